@@ -1,0 +1,74 @@
+"""Makes nbval strict: what passes is a notebook that was run, and that shows what a fresh run shows.
+
+As it comes, nbval passes whatever was never run, never looks at pictures, and runs cells without
+history, so that `plt.title("...");` prints although Jupyter keeps it quiet.
+tests/test_nbval_is_strict.py proves each point with a notebook that must fail.
+"""
+
+import base64
+import io
+
+import pytest
+from nbval.kernel import RunningKernel
+from nbval.plugin import IPyNbCell, IPyNbFile
+from PIL import Image, ImageChops
+
+MAX_LINES = 15  # of a code cell: one idea
+ROUNDING = 8  # levels of 255: the last digit of a float can move a pixel to the next colour of the map
+
+collect, compare = IPyNbFile.collect, IPyNbCell.compare_outputs
+
+
+def execute_as_jupyter_does(self, source, allow_stdin=None):
+    return self.kc.execute(source, store_history=True, allow_stdin=allow_stdin, stop_on_error=False)
+
+
+def collect_what_was_run(self):
+    self.skip_compare = tuple(key for key in self.skip_compare if not key.startswith("image/"))
+    cells = list(collect(self))
+    if not any(item.cell.outputs for item in cells):
+        raise self.CollectError(f"{self.path.name} shows no output to compare with: run `make refresh`.")
+    return cells
+
+
+def compare_pictures_too(self, fresh, stored, skip_compare=None):
+    for new, old in zip(pictures(fresh), pictures(stored), strict=False):  # nbval reports unequal numbers
+        if same_picture(new["image/png"], old["image/png"]):
+            new["image/png"] = old["image/png"]
+    return compare(self, fresh, stored, skip_compare)
+
+
+def pictures(outputs):
+    return [output.data for output in outputs if "image/png" in output.get("data", {})]
+
+
+def same_picture(*encoded):
+    try:
+        files = [io.BytesIO(base64.b64decode(text)) for text in encoded]
+        for file in files:
+            Image.open(file).verify()  # check sums: a damaged file is no picture
+        new, old = images = [Image.open(file) for file in files]
+        drawn_by = {image.info.get("Software", "") for image in images}
+        if len(drawn_by) == 2 and all(name.startswith("Matplotlib version") for name in drawn_by):
+            return True  # versions of matplotlib draw different pixels: there is nothing to compare
+        changes = ImageChops.difference(new.convert("RGBA"), old.convert("RGBA")).getextrema()
+        return new.size == old.size and max(largest for _, largest in changes) <= ROUNDING
+    except (ValueError, OSError, SyntaxError):  # what Pillow raises on a broken file
+        return False
+
+
+RunningKernel.execute_cell_input = execute_as_jupyter_does
+IPyNbFile.collect = collect_what_was_run
+IPyNbCell.compare_outputs = compare_pictures_too
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    result = yield  # refuse a cell only after it ran, or every later cell would fail with it
+    if isinstance(item, IPyNbCell):
+        lines = len(item.cell.source.splitlines())
+        if item.cell.execution_count is None:
+            item.raise_cell_error("This cell was never run: run `make refresh`.")
+        if lines > MAX_LINES:
+            item.raise_cell_error(f"This cell has {lines} lines, more than {MAX_LINES}: split it.")
+    return result

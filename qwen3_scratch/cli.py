@@ -1,0 +1,241 @@
+"""The terminal: generate, chat, trace and info. Answers go to standard output, everything else to standard error."""
+
+import sys
+from contextlib import suppress
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+
+from .checkpoint import Checkpoint, load_checkpoint
+from .errors import Error
+from .generate import Generation, prompt_ids, stream
+from .model import forward
+from .report import checkpoint_report, route_table
+from .text_stream import Piece
+from .trace import trace as open_trace
+from .weights import DTYPES
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    help="Run and look into Qwen3 mixture-of-experts models, written from scratch as pure functions.\n\n"
+    "MODEL is `tiny` (embedded, needs no network), a folder in the hub's format, or a hub id such as "
+    "`huihui-ai/Huihui-MoE-0.8B-2E`, which is downloaded once. Without it the environment variable "
+    "QWEN3_SCRATCH_MODEL decides, else `tiny`.",
+)
+screen = Console(stderr=True, highlight=False)
+
+Model = Annotated[str | None, typer.Option("--model", "-m", help="`tiny`, a folder, or a hub id.", show_default="tiny")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")]
+Device = Annotated[str, typer.Option(help="`auto` takes a GPU where there is one; else `cpu`, `cuda`, `cuda:1`.")]
+Dtype = Annotated[str, typer.Option(help="`auto` keeps the type of the files; else float32, bfloat16, float16.")]
+TopExperts = Annotated[
+    int | None,
+    typer.Option("--num-experts-per-tok", help="Experts each token goes to, instead of the config's number."),
+]
+MaxNew = Annotated[int, typer.Option(help="Most tokens to generate.")]
+MinNew = Annotated[int, typer.Option(help="Fewest tokens before a stop token may come.")]
+Temperature = Annotated[float | None, typer.Option(help="0 takes the most likely token; higher is freer.")]
+TopK = Annotated[int | None, typer.Option(help="Draw from so many of the most likely tokens; 0 is off.")]
+TopP = Annotated[float | None, typer.Option(help="Draw from the most likely tokens that add up to this probability.")]
+MinP = Annotated[float | None, typer.Option(help="Leave out what is less likely than this share of the most likely.")]
+Penalty = Annotated[float | None, typer.Option("--repetition-penalty", help="Above 1 discourages repeating.")]
+Seed = Annotated[int | None, typer.Option(help="Makes a random answer repeatable.")]
+Thinking = Annotated[bool, typer.Option("--thinking/--no-thinking", help="Let the model think before it answers.")]
+System = Annotated[str | None, typer.Option(help="A system message before the first turn.")]
+Raw = Annotated[bool, typer.Option("--raw", help="Continue the text as it stands, without the chat format.")]
+
+
+def main() -> None:
+    """Runs the command line; an error is one line on standard error and a non-zero exit."""
+    try:
+        app()
+    except Error as error:
+        screen.print(f"error: {error}", markup=False, soft_wrap=True)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        screen.print("stopped", markup=False)
+        raise SystemExit(130) from None
+    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
+        sys.stdout = None
+        raise SystemExit(1) from None
+
+
+@app.command("generate")
+def generate_command(
+    prompt: Annotated[str, typer.Argument(help="The prompt; `-` reads standard input.")],
+    model: Model = None,
+    max_new_tokens: MaxNew = 256,
+    min_new_tokens: MinNew = 0,
+    thinking: Thinking = True,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    min_p: MinP = None,
+    repetition_penalty: Penalty = None,
+    seed: Seed = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="Text that ends the answer; may be given several times.")
+    ] = None,
+    system: System = None,
+    raw: Raw = False,
+    routes: Annotated[bool, typer.Option("--routes", help="Then show which experts each token went to.")] = False,
+    num_experts_per_tok: TopExperts = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    revision: Revision = None,
+) -> None:
+    """Answer one prompt, streaming. What is left out comes from the checkpoint's generation_config.json.
+
+    Example: `qwen3-scratch generate "What is the capital of France?" --routes`
+    """
+    checkpoint = load(model, device, dtype, revision, num_experts_per_tok)
+    text = sys.stdin.read() if prompt == "-" else prompt
+    asked: Any = text if raw or system is None else turns(text, system)
+    found = show(
+        stream(
+            checkpoint,
+            asked,
+            max_new_tokens=max_new_tokens,
+            min_new_tokens=min_new_tokens,
+            thinking=thinking,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+            stop=stop or (),
+            raw=raw,
+        )
+    )
+    if found.finish_reason == "length":
+        screen.print(f"(cut off after {len(found.token_ids)} tokens; raise --max-new-tokens to see more)")
+    if routes:
+        screen.print(route_table(checkpoint, [*found.prompt_ids, *found.token_ids], len(found.prompt_ids)))
+
+
+@app.command()
+def chat(
+    model: Model = None,
+    max_new_tokens: MaxNew = 1024,
+    thinking: Thinking = True,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    min_p: MinP = None,
+    repetition_penalty: Penalty = None,
+    seed: Seed = None,
+    system: System = None,
+    num_experts_per_tok: TopExperts = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    revision: Revision = None,
+) -> None:
+    """Talk in turns. `/new` starts afresh, `/think` switches thinking, `/quit` or Ctrl-D ends.
+
+    Ctrl-C stops an answer, and ends the chat where it waits for you.
+    """
+    checkpoint = load(model, device, dtype, revision, num_experts_per_tok)
+    options = dict(
+        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty, seed=seed
+    )
+    messages = turns(None, system)
+    screen.print("Type a message. /new, /think, /quit, /help.", style="dim")
+    while (text := read_line()) is not None and text != "/quit":
+        if text == "/new":
+            messages = turns(None, system)
+        elif text == "/think":
+            thinking = not thinking
+            screen.print(f"thinking is {'on' if thinking else 'off'}", style="dim")
+        elif text.startswith("/"):
+            screen.print("/new starts afresh, /think switches thinking, /quit or Ctrl-D ends", style="dim")
+        elif text:
+            asked = [*messages, {"role": "user", "content": text}]
+            try:
+                room = checkpoint.config.max_position_embeddings - len(prompt_ids(checkpoint, asked, thinking=thinking))
+                if room < 1:
+                    raise Error("the chat has filled the model's context: /new starts afresh")
+                limit = min(max_new_tokens, room)
+                found = show(stream(checkpoint, asked, max_new_tokens=limit, thinking=thinking, **options))
+                messages = [*asked, {"role": "assistant", "content": found.text}]
+            except Error as error:
+                screen.print(f"error: {error}", markup=False, soft_wrap=True)
+            except KeyboardInterrupt:
+                screen.print("\n(stopped; this turn is forgotten)", style="dim")
+
+
+@app.command("trace")
+def trace_command(
+    prompt: Annotated[str, typer.Argument(help="The text whose pass is traced.")] = "Who has the kite?",
+    model: Model = None,
+    raw: Raw = False,
+    num_experts_per_tok: TopExperts = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    revision: Revision = None,
+) -> None:
+    """Run one pass and print every function with the shapes that go in and come out."""
+    checkpoint = load(model, device, dtype, revision, num_experts_per_tok)
+    ids = torch.tensor([prompt_ids(checkpoint, prompt, raw=raw)], device=checkpoint.device)
+    with torch.inference_mode(), open_trace() as recorded:
+        forward(checkpoint.weights, ids, checkpoint.config)
+    print(recorded.table())
+
+
+@app.command()
+def info(
+    model: Annotated[str, typer.Argument(help="`tiny`, a folder, or a hub id.")] = "tiny",
+    revision: Revision = None,
+) -> None:
+    """Show a checkpoint's files, sizes, parameters (total and active per token), and memory at each dtype."""
+    print(checkpoint_report(model, revision))
+
+
+def load(model: str | None, device: str, dtype: str, revision: str | None, top_experts: int | None) -> Checkpoint:
+    if dtype != "auto" and dtype not in DTYPES:
+        raise Error(f"--dtype is {dtype!r}, expected auto, {', '.join(DTYPES)}: choose one")
+    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    return load_checkpoint(
+        model, dtype=DTYPES.get(dtype), device=place, revision=revision, num_experts_per_tok=top_experts
+    )
+
+
+def turns(text: str | None, system: str | None) -> list[dict[str, str]]:
+    first = [] if system is None else [{"role": "system", "content": system}]
+    return first if text is None else [*first, {"role": "user", "content": text}]
+
+
+def read_line() -> str | None:
+    """One line from the person, or None where there is no more."""
+    with suppress(ImportError):  # line editing and history, where the platform has them
+        import readline  # noqa: F401
+    try:
+        screen.print("> ", end="", style="bold")
+        return input().strip()
+    except (EOFError, KeyboardInterrupt):
+        screen.print()
+        return None
+
+
+def show(pieces: Any) -> Generation:
+    """Prints pieces as they come, thinking dimmed on standard error, the answer on standard output."""
+    thought = False
+    while True:
+        try:
+            piece: Piece = next(pieces)
+        except StopIteration as end:
+            print(flush=True)
+            return end.value
+        if piece.thinking:
+            screen.print(piece, end="", style="dim italic", markup=False, soft_wrap=True)
+        else:
+            if thought:
+                screen.print("\n")
+            print(piece, end="", flush=True)
+        thought = piece.thinking

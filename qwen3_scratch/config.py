@@ -1,0 +1,282 @@
+"""config.json -> Config: the sizes and choices that fix a Qwen3 model, and what follows from them.
+
+Both spellings of the keys are read: transformers 4 (`num_experts`, `rope_theta`, `rope_scaling`, `torch_dtype`)
+and transformers 5 (`num_local_experts`, `rope_parameters`, `dtype`). Both families are read: `qwen3_moe` and the
+dense `qwen3`, which is the case of no experts at all.
+"""
+
+import json
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from .errors import Error
+
+ROPE_TYPES = ("default", "linear", "dynamic", "yarn")
+# What transformers takes where config.json is silent; the two families differ.
+FAMILY_DEFAULTS = {
+    "qwen3_moe": dict(
+        vocab_size=151936, hidden_size=2048, intermediate_size=6144, num_hidden_layers=24, num_attention_heads=32,
+        num_key_value_heads=4, num_experts=128, num_experts_per_tok=8, moe_intermediate_size=768,
+    ),
+    "qwen3": dict(
+        vocab_size=151936, hidden_size=4096, intermediate_size=22016, num_hidden_layers=32, num_attention_heads=32,
+        num_key_value_heads=32, num_experts=0, num_experts_per_tok=0, moe_intermediate_size=0, head_dim=128,
+    ),
+}  # fmt: skip
+SPELLINGS = {"num_local_experts": "num_experts", "torch_dtype": "dtype"}
+
+
+@dataclass(frozen=True)
+class Config:
+    """A frozen reading of config.json; the fields bear its names.
+
+    Sizes are counts of numbers, lengths are counts of tokens. `rope_parameters` always holds `rope_type` and
+    `rope_theta`, whatever the spelling was; `layer_types` always has one entry a layer.
+    """
+
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    num_experts: int = 0
+    num_experts_per_tok: int = 0
+    moe_intermediate_size: int = 0
+    norm_topk_prob: bool = False
+    decoder_sparse_step: int = 1
+    mlp_only_layers: tuple[int, ...] = ()
+    router_aux_loss_coef: float = 0.001
+    max_position_embeddings: int = 32768
+    rope_parameters: dict[str, Any] = field(
+        default_factory=lambda: {"rope_type": "default", "rope_theta": 10000.0}, hash=False
+    )
+    rms_norm_eps: float = 1e-6
+    hidden_act: str = "silu"
+    initializer_range: float = 0.02
+    tie_word_embeddings: bool = False
+    attention_bias: bool = False
+    use_sliding_window: bool = False
+    sliding_window: int | None = None
+    max_window_layers: int = 28
+    layer_types: tuple[str, ...] = ()
+    bos_token_id: int | None = None
+    eos_token_id: int | tuple[int, ...] | None = None
+    pad_token_id: int | None = None
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        if not self.layer_types:
+            object.__setattr__(self, "layer_types", _default_layer_types(self))
+        _validate(self, "config")
+
+    def is_sparse(self, layer: int) -> bool:
+        """Whether layer number `layer` (from 0) has experts and a router, rather than one dense feed-forward."""
+        chosen = (layer + 1) % self.decoder_sparse_step == 0 and layer not in self.mlp_only_layers
+        return self.num_experts > 0 and chosen
+
+    def window(self, layer: int) -> int | None:
+        """How many tokens, itself included, a token of this layer looks back over; None: all."""
+        return self.sliding_window if self.layer_types[layer] == "sliding_attention" else None
+
+    @property
+    def rope_theta(self) -> float:
+        return self.rope_parameters["rope_theta"]
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        found = self.eos_token_id
+        return () if found is None else (found,) if isinstance(found, int) else tuple(found)
+
+    def num_parameters(self, *, active: bool = False) -> int:
+        """Count of weights; with `active`, only those that one token passes through."""
+        hidden, q_dim = self.hidden_size, self.num_attention_heads * self.head_dim
+        kv_dim = self.num_key_value_heads * self.head_dim
+        attention = 2 * hidden * (q_dim + kv_dim) + 2 * self.head_dim
+        attention += (q_dim + 2 * kv_dim + hidden) * self.attention_bias
+        experts = self.num_experts_per_tok if active else self.num_experts
+        sparse = 3 * hidden * self.moe_intermediate_size * experts + self.num_experts * hidden
+        dense = 3 * hidden * self.intermediate_size
+        layers = sum(
+            attention + 2 * hidden + (sparse if self.is_sparse(i) else dense) for i in range(self.num_hidden_layers)
+        )
+        return layers + hidden + self.vocab_size * hidden * (1 if self.tie_word_embeddings else 2)
+
+    def to_dict(self) -> dict[str, Any]:
+        """config.json in the hub's spelling, which transformers 4 and 5, vLLM and SGLang all read."""
+        found = {f.name: getattr(self, f.name) for f in fields(self)}
+        rope = dict(found.pop("rope_parameters"))
+        found["rope_theta"] = rope.pop("rope_theta")
+        found["rope_scaling"] = None if rope["rope_type"] == "default" else rope
+        found["torch_dtype"] = found.pop("dtype")
+        if self.model_type == "qwen3":
+            for name in _EXPERT_FIELDS:
+                found.pop(name)
+            architecture = "Qwen3ForCausalLM"
+        else:
+            found.pop("layer_types")  # the family knows one kind of layer: all sliding or none
+            architecture = "Qwen3MoeForCausalLM"
+        return {"architectures": [architecture], **found}
+
+
+_EXPERT_FIELDS = (
+    "num_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob", "decoder_sparse_step",
+    "mlp_only_layers", "router_aux_loss_coef",
+)  # fmt: skip
+
+
+def read_config(folder: str | Path) -> Config:
+    """Reads `folder/config.json`.
+
+    Raises:
+        Error: no such file, no JSON object, another architecture, a field of the wrong type or out of range.
+    """
+    path = Path(folder) / "config.json"
+    raw = read_json(path)
+    family = raw.get("model_type")
+    if family not in FAMILY_DEFAULTS:
+        raise Error(f"{path}: model_type is {family!r}, expected 'qwen3_moe' or 'qwen3': choose a checkpoint of these")
+    values = {**FAMILY_DEFAULTS[family], **{SPELLINGS.get(key, key): value for key, value in raw.items()}}
+    values["rope_parameters"] = _rope_parameters(values, path)
+    for name in ("mlp_only_layers", "layer_types", "eos_token_id"):
+        if isinstance(values.get(name), list):
+            values[name] = tuple(values[name])
+    names = {f.name for f in fields(Config)}
+    keep_none = {"sliding_window", "bos_token_id", "eos_token_id", "pad_token_id"}
+    known = {k: v for k, v in values.items() if k in names and (v is not None or k in keep_none)}
+    if family == "qwen3":  # a dense model carries no expert fields, whatever its config.json says
+        known |= dict(num_experts=0, num_experts_per_tok=0, moe_intermediate_size=0)
+    else:  # the reference reads only sliding_window here: every layer slides, or none
+        known.pop("layer_types", None)
+    known["use_sliding_window"] = bool(known.get("use_sliding_window", False))
+    known.setdefault("sliding_window", 4096)
+    if not known["use_sliding_window"]:
+        known["sliding_window"] = None
+    try:
+        _check_types(known, path)
+        known.setdefault("head_dim", known["hidden_size"] // max(known["num_attention_heads"], 1))
+        return Config(**known)
+    except Error as error:
+        raise Error(str(error).replace("config:", f"{path}:", 1)) from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file, or one sentence that says what is there instead."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise Error(f"{path}: no such file: a checkpoint folder has one, so check the path") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise Error(f"{path}: cannot be read as JSON ({error}): fetch the file again") from None
+    if not isinstance(found, dict):
+        raise Error(f"{path}: holds a JSON {type(found).__name__}, expected an object: fetch the file again")
+    return found
+
+
+def _rope_parameters(values: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The rotary settings under one spelling: `rope_scaling` + `rope_theta`, or `rope_parameters` that hold both."""
+    rope = values.get("rope_scaling") or values.get("rope_parameters") or {}
+    if not isinstance(rope, dict):
+        raise Error(f"{path}: rope_scaling is {rope!r}, expected an object or null: mend config.json")
+    rope = {key: value for key, value in rope.items() if value is not None}
+    rope["rope_type"] = rope.pop("type", None) if "rope_type" not in rope else rope["rope_type"]
+    rope["rope_type"] = rope["rope_type"] or "default"
+    rope.pop("type", None)
+    rope.setdefault("rope_theta", values.get("rope_theta") or 10000.0)
+    if rope["rope_type"] == "yarn":
+        original = values.get("original_max_position_embeddings") or values.get("max_position_embeddings", 32768)
+        rope.setdefault("original_max_position_embeddings", original)
+        rope.setdefault(
+            "factor", values.get("max_position_embeddings", 32768) / rope["original_max_position_embeddings"]
+        )
+    return rope
+
+
+def _default_layer_types(config: Config) -> tuple[str, ...]:
+    """Where config.json names none: the MoE family slides everywhere or nowhere, the dense one from a layer on."""
+    first = config.max_window_layers if config.model_type == "qwen3" else 0
+    slides = config.use_sliding_window and config.sliding_window is not None
+    kinds = ("full_attention", "sliding_attention")
+    return tuple(kinds[slides and layer >= first] for layer in range(config.num_hidden_layers))
+
+
+_TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
+
+
+def _check_types(values: dict[str, Any], where: Any) -> None:
+    for f in fields(Config):
+        kind = f.type if f.type in _TYPES else None
+        if kind is None or f.name not in values:
+            continue
+        found = values[f.name]
+        fits = isinstance(found, (int, float) if kind is float else kind)
+        if not fits or (kind in (int, float) and isinstance(found, bool)):
+            raise Error(f"{where}: {f.name} is {found!r}, expected {_TYPES[kind]}: mend config.json")
+
+
+def _validate(config: Config, where: str) -> None:
+    """Every relation between fields that computing relies on, checked before any weight is read."""
+
+    def need(holds: bool, name: str, expected: str) -> None:
+        if not holds:
+            raise Error(f"{where}: {name} is {getattr(config, name)!r}, expected {expected}: mend config.json")
+
+    for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+                 "head_dim", "max_position_embeddings", "decoder_sparse_step"):  # fmt: skip
+        need(getattr(config, name) >= 1, name, "at least 1")
+    need(config.rms_norm_eps > 0, "rms_norm_eps", "more than 0")
+    need(
+        config.hidden_act in ("silu", "swish"),
+        "hidden_act",
+        "'silu', the only one this family was trained with",
+    )
+    need(config.head_dim % 2 == 0, "head_dim", "an even number, since rotary embedding turns pairs")
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+    need(
+        heads % kv_heads == 0,
+        "num_attention_heads",
+        f"a multiple of num_key_value_heads, which is {kv_heads}",
+    )
+    need(config.num_experts >= 0, "num_experts", "0 (dense) or more")
+    sparse = [layer for layer in range(config.num_hidden_layers) if config.is_sparse(layer)]
+    if sparse:
+        top_k, experts = config.num_experts_per_tok, config.num_experts
+        need(1 <= top_k <= experts, "num_experts_per_tok", f"1 to num_experts, which is {experts}")
+        need(config.moe_intermediate_size >= 1, "moe_intermediate_size", "at least 1")
+    if len(sparse) < config.num_hidden_layers:
+        need(config.intermediate_size >= 1, "intermediate_size", "at least 1, since there are dense layers")
+    if config.sliding_window is not None:
+        need(
+            isinstance(config.sliding_window, int) and config.sliding_window >= 1,
+            "sliding_window",
+            "at least 1",
+        )
+    kinds = {"full_attention", "sliding_attention"}
+    count = config.num_hidden_layers
+    need(len(config.layer_types) == count, "layer_types", f"one entry for each of the {count} layers")
+    need(
+        set(config.layer_types) <= kinds,
+        "layer_types",
+        "'full_attention' or 'sliding_attention' in each entry",
+    )
+    _validate_rope(config, where)
+
+
+def _validate_rope(config: Config, where: str) -> None:
+    rope = config.rope_parameters
+    kind = rope["rope_type"]
+    if kind not in ROPE_TYPES:
+        raise Error(f"{where}: rope_type is {kind!r}, expected one of {', '.join(ROPE_TYPES)}: others are not built")
+    numbers = ["rope_theta"] + ([] if kind == "default" else ["factor"])
+    for name in numbers:
+        found = rope.get(name)
+        if isinstance(found, bool) or not isinstance(found, (int, float)) or not found > 0:
+            raise Error(
+                f"{where}: {name} of rope type {kind} is {found!r}, expected a number above 0: mend config.json"
+            )
+    if rope.get("partial_rotary_factor", 1.0) != 1.0:
+        found = rope["partial_rotary_factor"]
+        raise Error(f"{where}: partial_rotary_factor is {found!r}, expected 1.0: this family turns whole heads")

@@ -1,0 +1,319 @@
+"""A Qwen3 mixture-of-experts language model as pure functions on tensors, in the order of the notebooks.
+
+Nothing here has state: the same inputs give the same outputs. The one thing that is written in place is the
+key/value cache that a caller hands to `forward`. Reference: `Qwen3MoeForCausalLM` of transformers 5, which the
+tests hold every function against; papers are named where a function is theirs.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from .config import Config
+from .errors import Error
+from .rope_scaling import rope_frequencies
+from .tree import LayerWeights, Weights
+
+NEVER = torch.iinfo(torch.int64).max  # the position of a padding token as a key: later than any query
+
+
+def rms_norm(x: Float[Tensor, "*batch dim"], weight: Float[Tensor, "dim"], eps: float) -> Float[Tensor, "*batch dim"]:
+    """x / sqrt(mean(x^2) + eps) * weight, along the last dimension (Zhang & Sennrich 2019, arXiv:1910.07467).
+
+    The division runs in fp32, since the squares of bf16 lose most of their digits; the result returns to the type
+    of `x` before the weight is multiplied on. That order is the reference's, and bf16 results depend on it.
+    """
+    wide = x.float()
+    return weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype)
+
+
+def rope_table(
+    config: Config, positions: Int[Tensor, "batch seq"]
+) -> tuple[Float[Tensor, "batch seq head_dim"], Float[Tensor, "batch seq head_dim"]]:
+    """cos and sin of every pair's angle at every position, in fp32; the two halves of a head repeat the same angles.
+
+    For `rope_type` dynamic the longest row of the batch decides for all rows, as in the reference.
+    """
+    frequencies, scale = rope_frequencies(config, positions.max() + 1)
+    angles = positions[..., None].float() * frequencies
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos() * scale, angles.sin() * scale
+
+
+def rope(
+    x: Float[Tensor, "batch heads seq head_dim"],
+    cos: Float[Tensor, "#batch seq head_dim"],
+    sin: Float[Tensor, "#batch seq head_dim"],
+) -> Float[Tensor, "batch heads seq head_dim"]:
+    """Turns each pair of a head by its angle. Pair i is (x[i], x[i + head_dim/2]): halves, not neighbours."""
+    first, second = x.chunk(2, dim=-1)
+    turned = torch.cat((-second, first), dim=-1)
+    return x * cos[:, None].to(x.dtype) + turned * sin[:, None].to(x.dtype)
+
+
+def attention_mask(
+    positions: Int[Tensor, "batch q_len"],
+    key_positions: Int[Tensor, "batch k_len"],
+    window: int | None = None,
+) -> Bool[Tensor, "batch 1 q_len k_len"]:
+    """True where a query may look: at keys no later than itself and, with a window, fewer than `window` tokens back.
+
+    A padding token's key position is `NEVER`, which is later than every query, so no one sees it.
+    """
+    distance = positions[:, :, None] - key_positions[:, None, :]
+    seen = distance >= 0 if window is None else (distance >= 0) & (distance < window)
+    return seen[:, None]
+
+
+def attention_weights(
+    q: Float[Tensor, "batch heads q_len head_dim"],
+    k: Float[Tensor, "batch kv_heads k_len head_dim"],
+    mask: Bool[Tensor, "#batch #heads q_len k_len"] | None = None,
+) -> Float[Tensor, "batch heads q_len k_len"]:
+    """softmax(q k^T / sqrt(head_dim)) with fp32 inside: what `gqa_attention` weighs the values with, to look at."""
+    k = k.repeat_interleave(heads_per_kv_head(q, k), dim=1)
+    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+    if mask is not None:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    return scores.softmax(dim=-1, dtype=torch.float32).to(q.dtype)
+
+
+def gqa_attention(
+    q: Float[Tensor, "batch heads q_len head_dim"],
+    k: Float[Tensor, "batch kv_heads k_len head_dim"],
+    v: Float[Tensor, "batch kv_heads k_len head_dim"],
+    mask: Bool[Tensor, "#batch #heads q_len k_len"] | None = None,
+) -> Float[Tensor, "batch heads q_len head_dim"]:
+    """attention_weights(q, k, mask) @ v, where heads/kv_heads neighbouring query heads share one key/value head.
+
+    Grouped-query attention: Ainslie et al. 2023, arXiv:2305.13245. PyTorch's kernel never builds the weights, so
+    memory grows with the length and not with its square. Raises Error where the heads do not divide.
+    """
+    group = heads_per_kv_head(q, k)
+    batch, heads, q_len, head_dim = q.shape
+    if q_len == 1 and (mask is None or mask.shape[1] == 1):  # one query: let the group's heads stand in for queries
+        grouped = q.view(batch, heads // group, group, head_dim)
+        return F.scaled_dot_product_attention(grouped, k, v, attn_mask=mask).view(q.shape)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=group > 1)
+
+
+def heads_per_kv_head(q: Tensor, k: Tensor) -> int:
+    heads, kv_heads = q.shape[1], k.shape[1]
+    if heads % kv_heads:
+        raise Error(
+            f"attention: q has {heads} heads, expected a multiple of the {kv_heads} heads of k: check the config"
+        )
+    return heads // kv_heads
+
+
+class Route(NamedTuple):
+    """Where each token goes: its experts, the weight on each one's answer, and the logits that decided."""
+
+    weights: Float[Tensor, "tokens top_k"]
+    experts: Int[Tensor, "tokens top_k"]
+    logits: Float[Tensor, "tokens experts"]
+
+
+def moe_route(
+    x: Float[Tensor, "tokens dim"], router: Float[Tensor, "experts dim"], top_k: int, norm_topk_prob: bool
+) -> Route:
+    """Softmax over all experts in fp32, the `top_k` largest, made to sum to one if `norm_topk_prob`.
+
+    With top-1 of two experts (Huihui-MoE) `norm_topk_prob` decides everything: true makes the one weight 1, false
+    leaves the router's probability. Shazeer et al. 2017, arXiv:1701.06538. Raises Error if top_k exceeds the experts.
+    """
+    if not 1 <= top_k <= router.shape[0]:
+        raise Error(f"moe_route: top_k is {top_k}, expected 1 to {router.shape[0]}, the number of experts: lower it")
+    logits = F.linear(x, router)
+    weights, experts = logits.softmax(dim=-1, dtype=torch.float32).topk(top_k, dim=-1)
+    if norm_topk_prob:
+        weights = weights / weights.sum(dim=-1, keepdim=True)
+    return Route(weights.to(x.dtype), experts, logits)
+
+
+def expert_ffn(
+    x: Float[Tensor, "n dim"],
+    gate_proj: Float[Tensor, "intermediate dim"],
+    up_proj: Float[Tensor, "intermediate dim"],
+    down_proj: Float[Tensor, "dim intermediate"],
+) -> Float[Tensor, "n dim"]:
+    """SwiGLU: (silu(x gate^T) * (x up^T)) down^T (Shazeer 2020, arXiv:2002.05202)."""
+    return F.linear(F.silu(F.linear(x, gate_proj)) * F.linear(x, up_proj), down_proj)
+
+
+def moe(
+    x: Float[Tensor, "tokens dim"],
+    route: Route,
+    gate_up_proj: Float[Tensor, "experts two_intermediate dim"],
+    down_proj: Float[Tensor, "experts dim intermediate"],
+    expert: Callable[..., Tensor] = expert_ffn,
+) -> Float[Tensor, "tokens dim"]:
+    """Each token's sum of its experts' answers, weighted by its route: dispatch, compute, combine.
+
+    Tokens are sorted by expert, so that each expert that was chosen at all sees its tokens in one product.
+    """
+    token_of, weight_of = route.experts.flatten().argsort(stable=True), route.weights.flatten()
+    counts = route.experts.flatten().bincount(minlength=gate_up_proj.shape[0]).tolist()
+    out = torch.zeros_like(x)
+    for number, chosen in enumerate(token_of.split(counts)):
+        if len(chosen):
+            tokens = chosen // route.experts.shape[1]
+            answer = expert(x.index_select(0, tokens), *gate_up_proj[number].chunk(2), down_proj[number])
+            out.index_add_(0, tokens, answer * weight_of.index_select(0, chosen)[:, None])
+    return out
+
+
+class Ops(NamedTuple):
+    """The steps of a layer, each replaceable: to run faster, on a slice, or wrongly on purpose.
+
+    `reduce` is applied where a device that holds a slice of the heads or experts must add up with the others.
+    """
+
+    norm: Callable[..., Tensor] = rms_norm
+    table: Callable[..., tuple[Tensor, Tensor]] = rope_table
+    rope: Callable[..., Tensor] = rope
+    mask: Callable[..., Tensor] = attention_mask
+    attention: Callable[..., Tensor] = gqa_attention
+    route: Callable[..., Route] = moe_route
+    expert: Callable[..., Tensor] = expert_ffn
+    moe: Callable[..., Tensor] = moe
+    linear: Callable[..., Tensor] = F.linear
+    reduce: Callable[[Tensor], Tensor] = lambda x: x
+
+
+def self_attention(
+    x: Float[Tensor, "batch seq hidden"],
+    layer: LayerWeights,
+    config: Config,
+    table: tuple[Tensor, Tensor],
+    mask: Bool[Tensor, "#batch 1 seq k_len"],
+    remember: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
+    ops: Ops = Ops(),
+) -> Float[Tensor, "batch seq hidden"]:
+    """Project to heads, normalise q and k per head (QK-norm), turn them by position, attend, project back.
+
+    `remember(k, v)` puts the new keys and values into a cache and returns all that it holds for this layer.
+    """
+
+    def heads(weight: Tensor, bias: Tensor | None) -> Tensor:
+        return ops.linear(x, weight, bias).unflatten(-1, (-1, config.head_dim))
+
+    q = ops.norm(heads(layer.q_proj, layer.q_bias), layer.q_norm, config.rms_norm_eps).transpose(1, 2)
+    k = ops.norm(heads(layer.k_proj, layer.k_bias), layer.k_norm, config.rms_norm_eps).transpose(1, 2)
+    v = heads(layer.v_proj, layer.v_bias).transpose(1, 2)
+    q, k = ops.rope(q, *table), ops.rope(k, *table)
+    if remember is not None:
+        k, v = remember(k, v)
+    out = ops.attention(q, k, v, mask).transpose(1, 2).flatten(-2)
+    return ops.reduce(ops.linear(out, layer.o_proj, layer.o_bias))
+
+
+def feed_forward(
+    x: Float[Tensor, "batch seq hidden"], layer: LayerWeights, config: Config, ops: Ops = Ops()
+) -> Float[Tensor, "batch seq hidden"]:
+    """The experts of a sparse layer, or the one feed-forward of a dense layer; tokens do not see each other here."""
+    tokens = x.flatten(0, 1)
+    if layer.router is None:
+        out = ops.expert(tokens, *layer.gate_up_proj.chunk(2), layer.down_proj)
+    else:
+        route = ops.route(tokens, layer.router, config.num_experts_per_tok, config.norm_topk_prob)
+        out = ops.moe(tokens, route, layer.gate_up_proj, layer.down_proj, ops.expert)
+    return ops.reduce(out).view_as(x)
+
+
+def decoder_layer(
+    x: Float[Tensor, "batch seq hidden"],
+    layer: LayerWeights,
+    config: Config,
+    table: tuple[Tensor, Tensor],
+    mask: Bool[Tensor, "#batch 1 seq k_len"],
+    remember: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
+    ops: Ops = Ops(),
+) -> Float[Tensor, "batch seq hidden"]:
+    """x + attention(norm(x)), then x + feed_forward(norm(x)): each step adds to the residual stream."""
+    normed = ops.norm(x, layer.input_layernorm, config.rms_norm_eps)
+    x = x + self_attention(normed, layer, config, table, mask, remember, ops)
+    normed = ops.norm(x, layer.post_attention_layernorm, config.rms_norm_eps)
+    return x + feed_forward(normed, layer, config, ops)
+
+
+def hidden_states(
+    weights: Weights,
+    x: Float[Tensor, "batch seq hidden"],
+    config: Config,
+    keep: Bool[Tensor, "batch seq"],
+    positions: Int[Tensor, "batch seq"] | None = None,
+    cache: Any = None,
+    ops: Ops = Ops(),
+) -> Float[Tensor, "batch seq hidden"]:
+    """Embedded tokens through all layers and the last norm; new keys and values are written into `cache`."""
+    if positions is None:  # each row counts the tokens it keeps, after those that the cache holds
+        positions = (keep.long().cumsum(-1) - 1).clamp(min=0)
+        positions = positions if cache is None else positions + cache.next_position()[:, None]
+    key_positions = positions.masked_fill(~keep, NEVER)
+    if cache is not None:
+        cache.extend(key_positions)
+    table = ops.table(config, positions)
+    masks = {}
+    for number, layer in enumerate(weights.layers):
+        window = config.window(number)
+        if window not in masks:
+            seen = key_positions if cache is None else cache.key_positions(number)
+            masks[window] = ops.mask(positions, seen, window)
+        remember = None if cache is None else partial(cache.write, number)
+        x = decoder_layer(x, layer, config, table, masks[window], remember, ops)
+    return ops.norm(x, weights.norm, config.rms_norm_eps)
+
+
+def forward(
+    weights: Weights,
+    token_ids: Int[Tensor, "batch seq"] | None,
+    config: Config,
+    *,
+    attention_mask: Tensor | None = None,
+    positions: Int[Tensor, "#batch seq"] | None = None,
+    cache: Any = None,
+    inputs_embeds: Float[Tensor, "batch seq hidden"] | None = None,
+    logits_to_keep: int = 0,
+    ops: Ops = Ops(),
+) -> Float[Tensor, "batch kept vocab"]:
+    """Token ids -> logits of the next token at every position, or at the last `logits_to_keep` (0 keeps all).
+
+    `attention_mask` [batch, seq] is true (or 1) for tokens and false (or 0) for padding, on whichever side; the
+    cache remembers it for earlier calls. Without `positions` each row counts from its first kept token, after what
+    the cache holds. Exactly one of `token_ids` and `inputs_embeds` is given. Raises Error otherwise, and for a token
+    id outside the vocabulary, a mask or positions of another shape, a cache that is full, a negative `logits_to_keep`.
+    """
+    if (token_ids is None) == (inputs_embeds is None):
+        raise Error("forward: expected exactly one of token_ids and inputs_embeds: leave one of them None")
+    x = embed(weights, token_ids) if inputs_embeds is None else inputs_embeds
+    for name, found in (("attention_mask", attention_mask), ("positions", positions)):
+        if found is not None and found.shape not in (x.shape[:2], (1, x.shape[1])):
+            raise Error(f"forward: {name} has shape {[*found.shape]}, expected {[*x.shape[:2]]}: one entry a token")
+    if logits_to_keep < 0:
+        raise Error(f"forward: logits_to_keep is {logits_to_keep}, expected 0 (all) or a count: mend the argument")
+    keep = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+    if attention_mask is not None:
+        keep = keep & attention_mask.bool()
+    if positions is not None:
+        positions = positions.expand(x.shape[:2])
+    x = hidden_states(weights, x, config, keep, positions, cache, ops)
+    head = weights.embed_tokens if weights.lm_head is None else weights.lm_head
+    return ops.linear(x[:, -logits_to_keep:], head)
+
+
+def embed(weights: Weights, token_ids: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq hidden"]:
+    """One row of the embedding a token. On a GPU the range is not checked, since that would wait for the device."""
+    rows = weights.embed_tokens.shape[0]
+    if token_ids.device.type == "cpu" and not torch.compiler.is_compiling():
+        wrong = token_ids[(token_ids < 0) | (token_ids >= rows)]
+        if len(wrong) or token_ids.numel() == 0:
+            found = f"token id {int(wrong[0])}" if len(wrong) else "no token at all"
+            raise Error(f"forward: {found} in token_ids, expected 0 to {rows - 1}: check the tokenizer and the prompt")
+    return F.embedding(token_ids, weights.embed_tokens)

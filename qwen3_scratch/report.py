@@ -1,0 +1,90 @@
+"""What the terminal tells about a checkpoint and about the routes of a text."""
+
+import torch
+from rich import box
+from rich.table import Table
+
+from .checkpoint import Checkpoint
+from .config import Config, read_config
+from .hub import find_folder
+from .model import forward
+from .trace import trace
+from .weights import DTYPES, check_tensors, tensor_files
+
+MOST_LAYERS = 12  # columns that a terminal of 100 characters has room for
+
+
+def route_table(checkpoint: Checkpoint, token_ids: list[int], prompt_length: int) -> Table | str:
+    """One row a token, one column a layer: the experts that the token went to, the strongest first."""
+    ids = torch.tensor([token_ids], device=checkpoint.device)
+    with torch.inference_mode(), trace() as recorded:
+        forward(checkpoint.weights, ids, checkpoint.config, logits_to_keep=1)
+    routes = {call.layer: call.output for call in recorded["moe_route"]}
+    if not routes:
+        return "(a dense model: it has no router, every token passes the same feed-forward)"
+    step = -(-len(routes) // MOST_LAYERS)
+    layers = list(routes)[::step]
+    left_out = f", every {step}th layer" if step > 1 else ""
+    table = Table(title=f"Experts of each token by layer, strongest first{left_out}", box=box.SIMPLE_HEAD)
+    table.add_column("token")
+    for layer in layers:
+        table.add_column(f"layer {layer}", justify="right")
+    for number, token in enumerate(token_ids):
+        chosen = [" ".join(f"{expert}" for expert in routes[layer].experts[number].tolist()) for layer in layers]
+        table.add_row(token_text(checkpoint, token), *chosen, end_section=number == prompt_length - 1)
+    return table
+
+
+def token_text(checkpoint: Checkpoint, token: int) -> str:
+    """A token as one can see it: line breaks and leading spaces are drawn."""
+    if checkpoint.tokenizer is None:
+        return str(token)
+    text = checkpoint.tokenizer.decode([token]).replace("\n", "⏎").replace(" ", "␣")
+    return text.replace("[", r"\[")  # rich would read a bracket as markup
+
+
+def checkpoint_report(name: str, revision: str | None = None) -> str:
+    """Files, shape, parameters and memory of a checkpoint, from its config and headers; no weight is read."""
+    folder = find_folder(name, revision)
+    config = read_config(folder)
+    files = tensor_files(folder)
+    check_tensors(files, config)
+    lines = [f"{folder}", "", "files"]
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+        lines.append(f"  {path.name:<34}{size_text(path.stat().st_size):>10}")
+    lines += ["", "shape", *(f"  {key:<34}{value}" for key, value in shape_lines(config).items())]
+    total, active = config.num_parameters(), config.num_parameters(active=True)
+    lines += ["", "parameters", f"  {'total':<34}{total:>16,}"]
+    lines += [f"  {'active per token':<34}{active:>16,}  ({active / total:.0%})", f"  {'tensors':<34}{len(files):>16,}"]
+    lines += ["", f"memory{'':<30}{'weights':>10}{'cache per 1,000 tokens':>26}"]
+    for dtype, kind in DTYPES.items():
+        cache = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 1000 * kind.itemsize
+        lines.append(f"  {dtype:<34}{size_text(total * kind.itemsize):>10}{size_text(cache):>26}")
+    return "\n".join(lines)
+
+
+def shape_lines(config: Config) -> dict[str, str]:
+    sparse = sum(config.is_sparse(layer) for layer in range(config.num_hidden_layers))
+    rope = config.rope_parameters
+    found = {
+        "family": config.model_type,
+        "layers": f"{config.num_hidden_layers}, of which {sparse} with experts",
+        "hidden size": f"{config.hidden_size}",
+        "heads": f"{config.num_attention_heads} of {config.head_dim}, {config.num_key_value_heads} for keys and values",
+        "vocabulary": f"{config.vocab_size}, head {'tied' if config.tie_word_embeddings else 'of its own'}",
+        "context": f"{config.max_position_embeddings} tokens, rope {rope['rope_type']}, theta {rope['rope_theta']:g}",
+    }
+    if sparse:
+        kept = "sum to 1" if config.norm_topk_prob else "keep the router's probability"
+        found["experts"] = f"{config.num_experts}, top {config.num_experts_per_tok}, weights {kept}"
+    if config.sliding_window is not None:
+        found["window"] = f"{config.sliding_window} tokens in {config.layer_types.count('sliding_attention')} layers"
+    return found
+
+
+def size_text(count: int) -> str:
+    """Bytes in the decimal units that the hub and disks use."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return f"{count} B"

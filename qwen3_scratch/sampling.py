@@ -1,0 +1,83 @@
+"""Logits -> the next token: penalty, temperature, top-k, top-p, min-p, and a draw that one number decides."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from .errors import Error
+
+
+class Sampling(NamedTuple):
+    """How the next token is chosen. The defaults change nothing; temperature 0 takes the most likely token."""
+
+    temperature: float = 1.0
+    top_k: int = 0  # keep so many of the most likely; 0 keeps all
+    top_p: float = 1.0  # keep the most likely until their probabilities reach this sum
+    min_p: float = 0.0  # keep what is at least this share of the most likely
+    repetition_penalty: float = 1.0  # above 1 makes tokens of the prompt and the answer less likely
+
+
+def check_sampling(sampling: Sampling) -> Sampling:
+    """The same settings, if each is within its range; Error names the first that is not."""
+    for name, holds, expected in (
+        ("temperature", sampling.temperature >= 0, "0 (greedy) or more"),
+        ("top_k", sampling.top_k >= 0 and sampling.top_k == int(sampling.top_k), "a whole number, 0 (off) or more"),
+        ("top_p", 0 < sampling.top_p <= 1, "above 0 and at most 1"),
+        ("min_p", 0 <= sampling.min_p <= 1, "between 0 and 1"),
+        ("repetition_penalty", sampling.repetition_penalty > 0, "above 0, where 1 changes nothing"),
+    ):
+        if not holds:
+            raise Error(f"{name} is {getattr(sampling, name)!r}, expected {expected}: mend the argument")
+    return sampling
+
+
+def penalise_repetition(
+    logits: Float[Tensor, "batch vocab"], seen: Sequence[Int[Tensor, "_"]], penalty: float
+) -> Float[Tensor, "batch vocab"]:
+    """Divides the positive and multiplies the negative logits of each row's seen tokens (arXiv:1909.05858)."""
+    if penalty == 1.0:
+        return logits
+    logits = logits.clone()
+    for row, ids in zip(logits, seen, strict=True):
+        ids = ids.unique()
+        row[ids] = torch.where(row[ids] > 0, row[ids] / penalty, row[ids] * penalty)
+    return logits
+
+
+def probabilities(logits: Float[Tensor, "batch vocab"], sampling: Sampling) -> Float[Tensor, "batch vocab"]:
+    """The distribution that is drawn from: temperature first, then top-k, top-p and min-p, each on what is left.
+
+    top-p: Holtzman et al. 2019, arXiv:1904.09751. min-p: arXiv:2407.01082.
+    """
+    logits = logits.float()
+    if sampling.temperature == 0:
+        return torch.zeros_like(logits).scatter_(1, logits.argmax(-1, keepdim=True), 1.0)
+    logits = logits / sampling.temperature
+    if 0 < sampling.top_k < logits.shape[-1]:
+        least = logits.topk(sampling.top_k).values[:, -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    if sampling.top_p < 1:
+        ordered, order = logits.softmax(-1).sort(descending=True, stable=True)
+        beyond = ordered.cumsum(-1) - ordered >= sampling.top_p  # the sum before a token already suffices
+        logits = logits.masked_fill(torch.zeros_like(beyond).scatter_(1, order, beyond), -torch.inf)
+    found = logits.softmax(-1)
+    if sampling.min_p > 0:
+        found = found.masked_fill(found < sampling.min_p * found.amax(-1, keepdim=True), 0.0)
+        found = found / found.sum(-1, keepdim=True)
+    return found
+
+
+def draw(probability: Float[Tensor, "batch vocab"], uniform: Float[Tensor, "batch"]) -> Int[Tensor, "batch"]:
+    """The token in whose stretch of the cumulative distribution a number between 0 and 1 falls.
+
+    The number comes in from outside, so that the draw is a pure function: the same number gives the same token on
+    any device and in a batch of any size.
+    """
+    reached = probability.double().cumsum(-1)
+    target = uniform.double()[:, None].to(reached.device) * reached[:, -1:]
+    found = torch.searchsorted(reached, target, right=True)[:, 0]
+    last = (probability > 0).long().mul(torch.arange(probability.shape[-1], device=reached.device)).amax(-1)
+    return torch.minimum(found, last)

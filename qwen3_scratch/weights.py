@@ -1,0 +1,262 @@
+"""safetensors files <-> Weights: every tensor checked by name, shape and content before anything is computed."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .config import Config, read_json
+from .errors import Error
+from .tree import LayerWeights, Weights
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+INDEX = "model.safetensors.index.json"
+IGNORED = ("rotary_emb.inv_freq",)  # older files carry this table, which is computed here
+
+
+class Slot(NamedTuple):
+    """One tensor of the hub's files, and the part of which tensor of the tree it fills."""
+
+    name: str  # in the file
+    field: str  # of Weights or LayerWeights
+    shape: tuple[int, ...]
+    part: tuple[int | slice, ...] = ()  # () is the whole; the stacked experts take one slice each
+
+
+def outer_slots(config: Config) -> list[Slot]:
+    """The tensors outside the layers. A tied head has none of its own."""
+    vocab, hidden = config.vocab_size, config.hidden_size
+    slots = [Slot("model.embed_tokens.weight", "embed_tokens", (vocab, hidden))]
+    slots += [] if config.tie_word_embeddings else [Slot("lm_head.weight", "lm_head", (vocab, hidden))]
+    return [*slots, Slot("model.norm.weight", "norm", (hidden,))]
+
+
+def layer_slots(config: Config, layer: int) -> Iterator[Slot]:
+    """The tensors of one layer, experts one by one as on the hub."""
+    hidden, head_dim, prefix = config.hidden_size, config.head_dim, f"model.layers.{layer}"
+    q_dim, kv_dim = config.num_attention_heads * head_dim, config.num_key_value_heads * head_dim
+    for name in ("input_layernorm", "post_attention_layernorm"):
+        yield Slot(f"{prefix}.{name}.weight", name, (hidden,))
+    for name in ("q_norm", "k_norm"):
+        yield Slot(f"{prefix}.self_attn.{name}.weight", name, (head_dim,))
+    for letter, rows, columns in (
+        ("q", q_dim, hidden), ("k", kv_dim, hidden), ("v", kv_dim, hidden), ("o", hidden, q_dim)
+    ):  # fmt: skip
+        yield Slot(f"{prefix}.self_attn.{letter}_proj.weight", f"{letter}_proj", (rows, columns))
+        if config.attention_bias:
+            yield Slot(f"{prefix}.self_attn.{letter}_proj.bias", f"{letter}_bias", (rows,))
+    if config.is_sparse(layer):
+        yield Slot(f"{prefix}.mlp.gate.weight", "router", (config.num_experts, hidden))
+        for expert in range(config.num_experts):
+            name = f"{prefix}.mlp.experts.{expert}"
+            yield from _ffn_slots(name, hidden, config.moe_intermediate_size, (expert,))
+    else:
+        yield from _ffn_slots(f"{prefix}.mlp", hidden, config.intermediate_size, ())
+
+
+def _ffn_slots(name: str, hidden: int, intermediate: int, part: tuple[int, ...]) -> Iterator[Slot]:
+    gate, up = slice(0, intermediate), slice(intermediate, 2 * intermediate)
+    yield Slot(f"{name}.gate_proj.weight", "gate_up_proj", (intermediate, hidden), (*part, gate))
+    yield Slot(f"{name}.up_proj.weight", "gate_up_proj", (intermediate, hidden), (*part, up))
+    yield Slot(f"{name}.down_proj.weight", "down_proj", (hidden, intermediate), part)
+
+
+def all_slots(config: Config) -> list[Slot]:
+    layers = (slot for layer in range(config.num_hidden_layers) for slot in layer_slots(config, layer))
+    return [*outer_slots(config), *layers]
+
+
+def empty_fields(slots: list[Slot], config: Config, dtype: torch.dtype, device: torch.device | str | None) -> dict:
+    """Uninitialised tensors of the tree's shapes: experts stacked, gate above up."""
+    fields = {}
+    for slot in slots:
+        shape = slot.shape
+        if slot.field == "gate_up_proj":
+            shape = (2 * shape[0], shape[1])
+        if slot.part and isinstance(slot.part[0], int):
+            shape = (config.num_experts, *shape)
+        if slot.field not in fields:
+            fields[slot.field] = torch.empty(shape, dtype=dtype, device=device)
+    return fields
+
+
+def init_weights(
+    config: Config,
+    *,
+    seed: int = 0,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Weights:
+    """Random weights as one starts training with: normal with `initializer_range`, norms one, biases zero."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def drawn(slots: list[Slot]) -> dict:
+        fields = empty_fields(slots, config, dtype or DTYPES[config.dtype], device)
+        for name, tensor in fields.items():
+            if name.endswith("norm"):
+                tensor.fill_(1.0)
+            elif name.endswith("bias"):
+                tensor.zero_()
+            else:
+                tensor.copy_(torch.randn(tensor.shape, generator=generator) * config.initializer_range)
+        return fields
+
+    outer = drawn(outer_slots(config))
+    layers = (LayerWeights(**drawn(list(layer_slots(config, i)))) for i in range(config.num_hidden_layers))
+    return Weights(layers=tuple(layers), **outer)
+
+
+def load_weights(
+    folder: str | Path,
+    config: Config,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Weights:
+    """Reads `model.safetensors`, or the shards that an index names, straight into the stacked tree.
+
+    `dtype` None keeps the type that config.json names. Files are opened layer by layer and closed again, so the
+    peak stays near the size of the weights themselves.
+
+    Raises:
+        Error: no safetensors file, an unreadable one, or a tensor that is missing, surplus, misshapen or not finite.
+    """
+    dtype = dtype or DTYPES.get(config.dtype)
+    if dtype is None:
+        raise Error(f"{folder}: dtype is {config.dtype!r}, expected one of {', '.join(DTYPES)}: pass dtype yourself")
+    files = tensor_files(Path(folder))
+    check_tensors(files, config)
+
+    def read(slots: list[Slot]) -> dict:
+        fields = empty_fields(slots, config, dtype, device)
+        with ExitStack() as stack:
+            opened = {}
+            for slot in slots:
+                path = files[slot.name]
+                if path not in opened:
+                    opened[path] = stack.enter_context(_open(path))
+                target = fields[slot.field][slot.part]
+                target.copy_(opened[path].get_tensor(slot.name))
+                if not target.isfinite().all():
+                    found = "NaN or infinity" if dtype.itemsize > 2 else f"a value that is not finite in {dtype}"
+                    raise Error(f"{path}: tensor {slot.name} holds {found}, expected numbers: fetch the file again")
+        return fields
+
+    outer = {}
+    for slot in outer_slots(config):  # one by one: these are the largest single tensors
+        outer |= read([slot])
+    layers = (LayerWeights(**read(list(layer_slots(config, i)))) for i in range(config.num_hidden_layers))
+    return Weights(layers=tuple(layers), **outer)
+
+
+def tensor_files(folder: Path) -> dict[str, Path]:
+    """Which file holds each tensor, from the files' own headers; the index only says which files there are."""
+    single, index = folder / "model.safetensors", folder / INDEX
+    if single.exists():
+        paths = [single]
+    elif index.exists():
+        paths = [folder / name for name in _shard_names(index)]
+    else:
+        pickles = sorted(path.name for path in folder.glob("*.bin")) + sorted(path.name for path in folder.glob("*.pt"))
+        found = f"only {pickles[0]}, which is a pickle and is never opened" if pickles else "no weights"
+        raise Error(f"{folder}: {found}, expected model.safetensors or {INDEX}: convert or fetch the checkpoint")
+    files: dict[str, Path] = {}
+    for path in paths:
+        with _open(path) as opened:
+            for name in opened.keys():  # noqa: SIM118 (a safetensors handle is no mapping)
+                if name in files:
+                    raise Error(f"{path}: tensor {name} stands in {files[name].name} too, expected once: fetch again")
+                files[name] = path
+    return files
+
+
+def _shard_names(index: Path) -> list[str]:
+    shards = read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not shards or not all(isinstance(name, str) for name in shards.values()):
+        raise Error(f"{index}: weight_map is no table of tensor to file name: fetch the file again")
+    names = sorted(set(shards.values()))
+    for name in names:
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise Error(
+                f"{index}: names the file {name!r}, expected a plain *.safetensors name in this folder: do not trust it"
+            )
+    return names
+
+
+def check_tensors(files: dict[str, Path], config: Config) -> None:
+    """Names and shapes of all tensors against what the config implies, from the headers alone."""
+    slots = {slot.name: slot for slot in all_slots(config)}
+    ignored = {
+        name for name in files if name.endswith(IGNORED) or (config.tie_word_embeddings and name == "lm_head.weight")
+    }
+    where = next(iter(files.values())).parent if files else "the checkpoint"
+    missing, surplus = sorted(slots.keys() - files.keys()), sorted(files.keys() - slots.keys() - ignored)
+    for found, what, hint in (
+        (missing, "missing", "the files are incomplete or of another config.json"),
+        (surplus, "surplus", "config.json describes another model"),
+    ):
+        if found:
+            others = f" and {len(found) - 1} more" if len(found) > 1 else ""
+            raise Error(
+                f"{where}: tensor {found[0]}{others} {what}, expected the {len(slots)} that config.json implies: {hint}"
+            )
+    for path in sorted(set(files.values())):
+        with _open(path) as opened:
+            for name in (name for name in slots if files[name] == path):
+                shape = tuple(opened.get_slice(name).get_shape())
+                if shape != slots[name].shape:
+                    expected = f"expected {list(slots[name].shape)} from config.json"
+                    raise Error(
+                        f"{path}: tensor {name} has shape {list(shape)}, {expected}: they are of different models"
+                    )
+
+
+def _open(path: Path):
+    try:
+        return safe_open(path, framework="pt")
+    except FileNotFoundError:
+        raise Error(f"{path}: no such file, though the index names it: fetch the checkpoint again") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise Error(
+            f"{path}: is no readable safetensors file ({error}): it is cut off or damaged, fetch it again"
+        ) from None
+
+
+def save_weights(folder: Path, weights: Weights, config: Config) -> None:
+    """Writes model.safetensors with the hub's names, experts one by one; written beside and renamed when complete."""
+    tensors = {slot.name: getattr(weights, slot.field)[slot.part] for slot in outer_slots(config)}
+    for number, layer in enumerate(weights.layers):
+        for slot in layer_slots(config, number):
+            tensors[slot.name] = getattr(layer, slot.field)[slot.part]
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    partial = folder / "model.safetensors.partial"
+    try:
+        save_file(tensors, partial, metadata={"format": "pt"})
+        partial.chmod(0o644)  # the library makes files that only their owner may read
+        os.replace(partial, folder / "model.safetensors")
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: dict) -> None:
+    """A JSON file that is either the old one or the new one, never half of one."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def tensor_tree(weights: Weights) -> list[Tensor]:
+    """All tensors of the tree, in a fixed order."""
+    layers = [tensor for layer in weights.layers for tensor in layer if tensor is not None]
+    outer = [weights.embed_tokens, *layers, weights.norm]
+    return outer if weights.lm_head is None else [*outer, weights.lm_head]

@@ -1,0 +1,114 @@
+"""The same files give the same logits and the same text as transformers, whatever a checkpoint of the family may be.
+
+The configurations are drawn so that every pair of choices that can stand together does so in at least one of them.
+All texts are longer than the trained length of 32 tokens, where the kinds of rope part ways.
+"""
+
+from itertools import combinations, product
+from typing import NamedTuple
+
+import pytest
+import torch
+from reference import (
+    BODIES,
+    BODY,
+    FREE,
+    TRAINED,
+    Row,
+    assert_near,
+    fits,
+    greedy,
+    padded,
+    pairwise,
+    random_tokens,
+    reference_config,
+    reference_greedy,
+    reference_logits,
+    reference_model,
+    save_reference,
+)
+from safetensors import safe_open
+from torch import Tensor
+
+from qwen3_scratch import Config, Weights, forward, load_weights, read_config
+from qwen3_scratch.weights import tensor_tree
+
+ROWS = pairwise()
+NEW_TOKENS = 64
+
+
+class Pair(NamedTuple):
+    """One checkpoint folder, read by the reference's makers and by this project."""
+
+    model: torch.nn.Module
+    config: Config
+    weights: Weights
+    row: Row
+    folder: str
+
+
+def name(row: Row) -> str:
+    return "-".join(str(value).replace(" ", "_") for value in row.values() if value is not None)
+
+
+@pytest.fixture(scope="module", params=ROWS, ids=[f"{number:02d}" for number in range(len(ROWS))])
+def pair(request, tmp_path_factory) -> Pair:
+    row, folder = request.param, tmp_path_factory.mktemp("checkpoint")
+    model = reference_model(reference_config(row), seed=ROWS.index(row))
+    save_reference(model, folder, row)
+    config = read_config(folder)
+    return Pair(model, config, load_weights(folder, config), row, folder)
+
+
+def prompts(config: Config, *lengths: int) -> list[Tensor]:
+    return [random_tokens(config, length, seed=length) for length in lengths]
+
+
+def ours(pair: Pair, token_ids: Tensor, keep: Tensor | None = None) -> Tensor:
+    with torch.no_grad():
+        return forward(pair.weights, token_ids, pair.config, attention_mask=keep)
+
+
+def test_the_configurations_hold_every_pair_of_choices_that_can_stand_together():
+    assert len(ROWS) >= 30 and all(fits(row) for row in ROWS)
+    choices = {**BODY, **FREE}
+    for one, two in combinations(choices, 2):
+        for values in product(choices[one], choices[two]):
+            wanted = dict(zip((one, two), values, strict=True))
+            possible = any(all(body.get(key, value) == value for key, value in wanted.items()) for body in BODIES)
+            assert possible == any(wanted.items() <= row.items() for row in ROWS), wanted
+
+
+def test_the_files_are_what_the_configuration_says(pair):
+    """Else the tests below would prove less than they seem to."""
+    from transformers import AutoConfig
+
+    written = sorted(path.name for path in pair.folder.glob("*.safetensors"))
+    assert (written == ["model.safetensors"]) == (pair.row["files"] == "one") and written
+    held = {key for path in pair.folder.glob("*.safetensors") for key in safe_open(path, "pt").keys()}
+    assert ("lm_head.weight" in held) != pair.row["tied"] and pair.config.tie_word_embeddings == pair.row["tied"]
+    assert any(".bias" in key for key in held) == pair.row["attention_bias"]
+    text = (pair.folder / "config.json").read_text()
+    assert ("rope_parameters" in text) == (pair.row["spelling"] == "transformers 5") != ("rope_theta\": 1000.0, \"rope_scaling" in text)
+    reread = AutoConfig.from_pretrained(pair.folder)
+    assert reread.rope_parameters == pair.model.config.rope_parameters
+    assert pair.config.num_parameters() == sum(parameter.numel() for parameter in pair.model.parameters())
+    assert all(((tensor != 0) & (tensor != 1)).all() for tensor in tensor_tree(pair.weights))
+
+
+def test_logits_equal_the_reference(pair):
+    token_ids = random_tokens(pair.config, 1, TRAINED + 12)
+    assert_near(ours(pair, token_ids), reference_logits(pair.model, token_ids))
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_logits_of_a_padded_batch_equal_the_reference(pair, side):
+    token_ids, keep = padded(prompts(pair.config, TRAINED + 8, 23, 5), side)
+    assert_near(ours(pair, token_ids, keep)[keep], reference_logits(pair.model, token_ids, keep)[keep])
+
+
+def test_greedy_tokens_equal_those_of_the_reference(pair):
+    """Dynamic rope too: both leave a key at the angle of the time when it was written, so cached text is its own."""
+    token_ids, keep = padded(prompts(pair.config, 17, 6), "left")
+    expected = reference_greedy(pair.model, token_ids, keep, NEW_TOKENS)
+    assert greedy(pair.weights, pair.config, token_ids, keep, NEW_TOKENS).tolist() == expected.tolist()

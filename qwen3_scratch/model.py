@@ -1,8 +1,7 @@
 """A Qwen3 mixture-of-experts language model as pure functions on tensors, in the order of the notebooks.
 
-Nothing here has state: the same inputs give the same outputs. The one thing that is written in place is the
-key/value cache that a caller hands to `forward`. Reference: `Qwen3MoeForCausalLM` of transformers 5, which the
-tests hold every function against; papers are named where a function is theirs.
+Nothing here has state; the one thing that is written in place is the key/value cache that a caller hands to
+`forward`. Reference: `Qwen3MoeForCausalLM` of transformers 5, which the tests hold every function against.
 """
 
 import math
@@ -15,12 +14,19 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from .checks import check_inputs, check_top_k, heads_per_kv_head
 from .config import Config
-from .errors import Error
 from .rope_scaling import rope_frequencies
 from .tree import LayerWeights, Weights
 
 NEVER = torch.iinfo(torch.int64).max  # the position of a padding token as a key: later than any query
+
+
+def embed(
+    token_ids: Int[Tensor, "batch seq"], embed_tokens: Float[Tensor, "vocab hidden"]
+) -> Float[Tensor, "batch seq hidden"]:
+    """The row of the embedding table that each token id names: where the residual stream begins."""
+    return F.embedding(token_ids, embed_tokens)
 
 
 def rms_norm(x: Float[Tensor, "*batch dim"], weight: Float[Tensor, "dim"], eps: float) -> Float[Tensor, "*batch dim"]:
@@ -103,15 +109,6 @@ def gqa_attention(
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=group > 1)
 
 
-def heads_per_kv_head(q: Tensor, k: Tensor) -> int:
-    heads, kv_heads = q.shape[1], k.shape[1]
-    if heads % kv_heads:
-        raise Error(
-            f"attention: q has {heads} heads, expected a multiple of the {kv_heads} heads of k: check the config"
-        )
-    return heads // kv_heads
-
-
 class Route(NamedTuple):
     """Where each token goes: its experts, the weight on each one's answer, and the logits that decided."""
 
@@ -128,8 +125,7 @@ def moe_route(
     With top-1 of two experts (Huihui-MoE) `norm_topk_prob` decides everything: true makes the one weight 1, false
     leaves the router's probability. Shazeer et al. 2017, arXiv:1701.06538. Raises Error if top_k exceeds the experts.
     """
-    if not 1 <= top_k <= router.shape[0]:
-        raise Error(f"moe_route: top_k is {top_k}, expected 1 to {router.shape[0]}, the number of experts: lower it")
+    check_top_k(top_k, router.shape[0])
     logits = F.linear(x, router)
     weights, experts = logits.softmax(dim=-1, dtype=torch.float32).topk(top_k, dim=-1)
     if norm_topk_prob:
@@ -169,6 +165,10 @@ def moe(
     return out
 
 
+Table = tuple[Float[Tensor, "#batch seq head_dim"], Float[Tensor, "#batch seq head_dim"]]  # cos and sin
+Remember = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # new keys and values -> all that the cache holds
+
+
 class Ops(NamedTuple):
     """The steps of a layer, each replaceable: to run faster, on a slice, or wrongly on purpose.
 
@@ -176,7 +176,7 @@ class Ops(NamedTuple):
     """
 
     norm: Callable[..., Tensor] = rms_norm
-    table: Callable[..., tuple[Tensor, Tensor]] = rope_table
+    table: Callable[..., Table] = rope_table
     rope: Callable[..., Tensor] = rope
     mask: Callable[..., Tensor] = attention_mask
     attention: Callable[..., Tensor] = gqa_attention
@@ -191,15 +191,12 @@ def self_attention(
     x: Float[Tensor, "batch seq hidden"],
     layer: LayerWeights,
     config: Config,
-    table: tuple[Tensor, Tensor],
+    table: Table,
     mask: Bool[Tensor, "#batch 1 seq k_len"],
-    remember: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
+    remember: Remember | None = None,
     ops: Ops = Ops(),
 ) -> Float[Tensor, "batch seq hidden"]:
-    """Project to heads, normalise q and k per head (QK-norm), turn them by position, attend, project back.
-
-    `remember(k, v)` puts the new keys and values into a cache and returns all that it holds for this layer.
-    """
+    """Project to heads, normalise q and k per head (QK-norm), turn them by position, attend, project back."""
 
     def heads(weight: Tensor, bias: Tensor | None) -> Tensor:
         return ops.linear(x, weight, bias).unflatten(-1, (-1, config.head_dim))
@@ -231,9 +228,9 @@ def decoder_layer(
     x: Float[Tensor, "batch seq hidden"],
     layer: LayerWeights,
     config: Config,
-    table: tuple[Tensor, Tensor],
+    table: Table,
     mask: Bool[Tensor, "#batch 1 seq k_len"],
-    remember: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
+    remember: Remember | None = None,
     ops: Ops = Ops(),
 ) -> Float[Tensor, "batch seq hidden"]:
     """x + attention(norm(x)), then x + feed_forward(norm(x)): each step adds to the residual stream."""
@@ -290,14 +287,8 @@ def forward(
     the cache holds. Exactly one of `token_ids` and `inputs_embeds` is given. Raises Error otherwise, and for a token
     id outside the vocabulary, a mask or positions of another shape, a cache that is full, a negative `logits_to_keep`.
     """
-    if (token_ids is None) == (inputs_embeds is None):
-        raise Error("forward: expected exactly one of token_ids and inputs_embeds: leave one of them None")
-    x = embed(weights, token_ids) if inputs_embeds is None else inputs_embeds
-    for name, found in (("attention_mask", attention_mask), ("positions", positions)):
-        if found is not None and found.shape not in (x.shape[:2], (1, x.shape[1])):
-            raise Error(f"forward: {name} has shape {[*found.shape]}, expected {[*x.shape[:2]]}: one entry a token")
-    if logits_to_keep < 0:
-        raise Error(f"forward: logits_to_keep is {logits_to_keep}, expected 0 (all) or a count: mend the argument")
+    check_inputs(weights.embed_tokens.shape[0], token_ids, inputs_embeds, attention_mask, positions, logits_to_keep)
+    x = embed(token_ids, weights.embed_tokens) if inputs_embeds is None else inputs_embeds
     keep = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
     if attention_mask is not None:
         keep = keep & attention_mask.bool()
@@ -306,14 +297,3 @@ def forward(
     x = hidden_states(weights, x, config, keep, positions, cache, ops)
     head = weights.embed_tokens if weights.lm_head is None else weights.lm_head
     return ops.linear(x[:, -logits_to_keep:], head)
-
-
-def embed(weights: Weights, token_ids: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq hidden"]:
-    """One row of the embedding a token. On a GPU the range is not checked, since that would wait for the device."""
-    rows = weights.embed_tokens.shape[0]
-    if token_ids.device.type == "cpu" and not torch.compiler.is_compiling():
-        wrong = token_ids[(token_ids < 0) | (token_ids >= rows)]
-        if len(wrong) or token_ids.numel() == 0:
-            found = f"token id {int(wrong[0])}" if len(wrong) else "no token at all"
-            raise Error(f"forward: {found} in token_ids, expected 0 to {rows - 1}: check the tokenizer and the prompt")
-    return F.embedding(token_ids, weights.embed_tokens)

@@ -6,13 +6,20 @@ import random
 import sys
 from functools import partial
 from pathlib import Path
+from statistics import mean
+from typing import Annotated
 
+import jinja2
 import tokenizers
 import torch
+import typer
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
+from tqdm import tqdm
 
 from . import corpus
+from .checkpoint import load_checkpoint
 from .config import Config
+from .evaluate import footprints, least_share, mutual_information, scores
 from .model import forward
 from .tokenizer import Tokenizer
 from .training import Batch, Plan, train
@@ -173,15 +180,74 @@ def make(folder: Path, work: Path, plan: Plan = PLAN) -> None:
 
     def measure(weights: Weights, step: int) -> dict[str, float]:
         found = teacher_forced_scores(weights, config, tokenizer)
-        print(step, " ".join(f"{name} {value:.0%}" for name, value in found.items()), flush=True)
+        tqdm.write(
+            f"step {step}: " + ", ".join(f"{name} {value:.0%}" for name, value in found.items()), file=sys.stderr
+        )
         return found
 
     moment = train(config, plan, partial(make_batch, tokenizer), work, seed=SEED, measure=measure)
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(folder, moment.weights, config)
-    write_json(folder / "config.json", config.to_dict())
+    end = config.eos_token_ids
+    defaults = {"bos_token_id": end[1], "eos_token_id": list(end), "pad_token_id": end[1], "do_sample": False}
+    write_json(folder / "generation_config.json", defaults)
     write_tokenizer(tokenizer, folder)
+    write_json(folder / "config.json", config.to_dict())
+    write_report(folder, plan, moment.history)
+
+
+def write_report(folder: Path, plan: Plan, history: list[dict[str, float]], count: int = 200) -> None:
+    """Measures the finished checkpoint; writes training.json, the curves, and the README of the folder above."""
+    checkpoint = load_checkpoint(folder)
+    found, routes = scores(checkpoint, count), footprints(checkpoint)
+    record = {
+        "plan": plan._asdict(),
+        "seed": SEED,
+        "history": history,
+        "questions_per_domain": count,
+        "scores": found,
+        "routes": {
+            "question_bits": mutual_information(routes.question).tolist(),
+            "all_bits": mutual_information(routes.everything).tolist(),
+            "least_share": least_share(routes.everything).tolist(),
+        },
+    }
+    write_json(folder / "training.json", record)
+    from .plots import loss_curve
+
+    loss_curve(history).savefig(folder.parent / "training.png", dpi=110, metadata={"Software": None})
+    template = Path(__file__).parent / "data_readme.md.jinja"
+    page = jinja2.Template(template.read_text(encoding="utf-8"), keep_trailing_newline=True).render(
+        config=checkpoint.config,
+        vocabulary=checkpoint.tokenizer.vocab_size,
+        count=count,
+        scores=found,
+        routes=record["routes"],
+        mean=mean,
+        seed=SEED,
+        plan=plan,
+        rows=ROWS,
+        row=ROW,
+        curriculum=CURRICULUM,
+        prompt_weight=PROMPT_WEIGHT,
+    )
+    (folder.parent / "README.md").write_text(page, encoding="utf-8")
+
+
+def main(
+    folder: Annotated[Path, typer.Argument(help="Where the checkpoint goes.")] = Path("data/tiny-moe"),
+    work: Annotated[Path, typer.Option(help="Where an interrupted run is kept and resumed from.")] = Path(
+        "build/tiny-moe"
+    ),
+    steps: Annotated[int, typer.Option(help="Fewer give a weaker model sooner.")] = PLAN.steps,
+) -> None:
+    """Make the embedded checkpoint from its seed: tokenizer, weights, scores and report."""
+    try:
+        make(folder, work, PLAN._replace(steps=steps))
+    except KeyboardInterrupt:
+        print(f"stopped; the same command resumes from {work}", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":
-    make(Path(sys.argv[1]), Path(sys.argv[2]))
+    typer.run(main)

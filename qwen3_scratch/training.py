@@ -76,7 +76,7 @@ def losses(weights: Weights, batch: Batch, config: Config, balance_weight: float
         return attention_mask(positions, key_positions, window) & same[:, None]
 
     keep, ops = batch.chat >= 0, Ops(route=noting_route, mask=within_chat)
-    x = hidden_states(weights, embed(weights, batch.token_ids), config, keep, batch.positions, ops=ops)
+    x = hidden_states(weights, embed(batch.token_ids, weights.embed_tokens), config, keep, batch.positions, ops=ops)
     target, counts = batch.token_ids[:, 1:], batch.loss_weights[:, 1:]
     chosen = counts > 0
     head = weights.embed_tokens if weights.lm_head is None else weights.lm_head

@@ -17,6 +17,7 @@ from .errors import Error
 from .tree import LayerWeights, Weights
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+MAX_SHARD_SIZE = 5_000_000_000  # bytes, as is usual on the hub
 INDEX = "model.safetensors.index.json"
 IGNORED = ("rotary_emb.inv_freq",)  # older files carry this table, which is computed here
 
@@ -229,20 +230,43 @@ def _open(path: Path):
         ) from None
 
 
-def save_weights(folder: Path, weights: Weights, config: Config) -> None:
-    """Writes model.safetensors with the hub's names, experts one by one; written beside and renamed when complete."""
-    tensors = {slot.name: getattr(weights, slot.field)[slot.part] for slot in outer_slots(config)}
+def save_weights(folder: Path, weights: Weights, config: Config, *, max_shard_size: int = MAX_SHARD_SIZE) -> None:
+    """Writes the hub's tensors, experts one by one: model.safetensors, or shards with an index above `max_shard_size`.
+
+    Sizes are in bytes. All files are written beside their names and renamed once all are complete.
+    """
+    shards: list[dict[str, Tensor]] = [{}]
+    for name, tensor in named_tensors(weights, config):
+        if shards[-1] and sum(held.nbytes for held in shards[-1].values()) + tensor.nbytes > max_shard_size:
+            shards.append({})
+        shards[-1][name] = tensor.detach().cpu().contiguous()
+    count = len(shards)
+    names = [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+    names = names if count > 1 else ["model.safetensors"]
+    partials = [folder / f"{name}.partial" for name in names]
+    try:
+        for shard, partial in zip(shards, partials, strict=True):
+            save_file(shard, partial, metadata={"format": "pt"})
+            partial.chmod(0o644)  # the library makes files that only their owner may read
+        for partial in partials:
+            os.replace(partial, partial.with_suffix(""))
+    finally:
+        for partial in partials:
+            partial.unlink(missing_ok=True)
+    if count > 1:
+        weight_map = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
+        total = sum(tensor.nbytes for shard in shards for tensor in shard.values())
+        write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+        (folder / "model.safetensors").unlink(missing_ok=True)  # else it would be read instead of the shards
+
+
+def named_tensors(weights: Weights, config: Config) -> Iterator[tuple[str, Tensor]]:
+    """The hub's name of every tensor and its part of the tree, as a view."""
+    for slot in outer_slots(config):
+        yield slot.name, getattr(weights, slot.field)[slot.part]
     for number, layer in enumerate(weights.layers):
         for slot in layer_slots(config, number):
-            tensors[slot.name] = getattr(layer, slot.field)[slot.part]
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    partial = folder / "model.safetensors.partial"
-    try:
-        save_file(tensors, partial, metadata={"format": "pt"})
-        partial.chmod(0o644)  # the library makes files that only their owner may read
-        os.replace(partial, folder / "model.safetensors")
-    finally:
-        partial.unlink(missing_ok=True)
+            yield slot.name, getattr(layer, slot.field)[slot.part]
 
 
 def write_json(path: Path, content: dict) -> None:

@@ -118,7 +118,9 @@ Row = dict[str, Any]
 def fits(row: Row) -> bool:
     """Whether the choices that depend on each other go together: a model without experts routes nothing."""
     routes = row["kind"] in SPARSE
-    windows = {"none", "from one layer on", "layers by name"} if row["kind"] == "dense family" else {"none", "all layers"}
+    windows = (
+        {"none", "from one layer on", "layers by name"} if row["kind"] == "dense family" else {"none", "all layers"}
+    )
     return (row["norm_topk_prob"] is not None) == (row["layers"] is not None) == routes and row["window"] in windows
 
 

@@ -1,0 +1,98 @@
+"""What a checkpoint of the corpus's domains knows: held-out scores, and which experts each domain goes to."""
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from . import corpus
+from .checkpoint import Checkpoint
+from .generate import generate
+from .model import forward
+from .trace import trace
+
+HELD_OUT_SEED = 7  # the questions asked; training never sees a held-out one, whatever the seed
+
+
+def questions(domain: str, count: int, seed: int = HELD_OUT_SEED) -> list[corpus.Example]:
+    """Held-out examples of a domain, the same for the same arguments."""
+    return list(itertools.islice(corpus.examples(seed, held_out=True, domains=(domain,)), count))
+
+
+def score(checkpoint: Checkpoint, examples: Sequence[corpus.Example], *, thinking: bool, batch: int = 50) -> float:
+    """Share of greedy answers that equal the expected ones, white space aside."""
+    right = 0
+    for start in range(0, len(examples), batch):
+        asked = examples[start : start + batch]
+        answers = generate(
+            checkpoint, [example.messages for example in asked], thinking=thinking, temperature=0, max_new_tokens=160
+        )
+        right += sum(corpus.is_correct(example, answer.text) for example, answer in zip(asked, answers, strict=True))
+    return right / len(examples)
+
+
+def scores(checkpoint: Checkpoint, count: int = 200) -> dict[str, dict[str, float]]:
+    """domain -> {"thinking": share right, "direct": share right} on `count` held-out questions each."""
+    return {
+        domain: {
+            name: score(checkpoint, questions(domain, count), thinking=thinking)
+            for name, thinking in (("thinking", True), ("direct", False))
+        }
+        for domain in corpus.DOMAINS
+    }
+
+
+class Footprints(NamedTuple):
+    """How often each expert of each layer was chosen."""
+
+    question: Float[Tensor, "layers domains experts"]  # by the tokens of the questions, in corpus.DOMAINS' order
+    everything: Float[Tensor, "layers domains experts"]  # by all tokens of the chats, answers and template too
+
+
+@torch.inference_mode()
+def footprints(checkpoint: Checkpoint, count: int = 100) -> Footprints:
+    """Counts of the routers' choices over `count` held-out chats of each domain, with the answers as they should be."""
+    question, everything = [], []
+    for domain in corpus.DOMAINS:
+        counts = torch.zeros(2, checkpoint.config.num_hidden_layers, checkpoint.config.num_experts)
+        for example in questions(domain, count):
+            ids, asked = chat_ids(checkpoint, example)
+            with trace() as recorded:
+                forward(checkpoint.weights, torch.tensor([ids]), checkpoint.config, logits_to_keep=1)
+            for call in recorded["moe_route"]:
+                for part, tokens in enumerate((asked, slice(None))):
+                    chosen = call.output.experts[tokens].flatten()
+                    counts[part, call.layer] += chosen.bincount(minlength=checkpoint.config.num_experts)
+        question.append(counts[0])
+        everything.append(counts[1])
+    return Footprints(torch.stack(question, 1), torch.stack(everything, 1))
+
+
+def chat_ids(checkpoint: Checkpoint, example: corpus.Example) -> tuple[list[int], slice]:
+    """A whole chat, thinking and answer included, and where in it the words of the last question stand."""
+    tokenizer = checkpoint.tokenizer
+    answer = {"role": "assistant", "content": example.answer, "reasoning_content": example.thinking}
+    text = tokenizer.render_chat([*example.messages, answer], add_generation_prompt=False)
+    asked = example.messages[-1]["content"]
+    before = text.rindex(f"<|im_start|>user\n{asked}<|im_end|>") + len("<|im_start|>user\n")
+    start = len(tokenizer.encode(text[:before]))
+    return tokenizer.encode(text), slice(start, start + len(tokenizer.encode(asked)))
+
+
+def mutual_information(counts: Float[Tensor, "layers domains experts"]) -> Float[Tensor, "layers"]:
+    """Bits that a token's expert tells about its domain, with each domain weighing the same.
+
+    0: every domain uses the experts alike; log2(domains): the expert gives the domain away.
+    """
+    joint = counts / counts.sum(-1, keepdim=True) / counts.shape[1]
+    independent = joint.sum(1, keepdim=True) * joint.sum(2, keepdim=True)
+    return torch.where(joint > 0, joint * (joint / independent).log2(), 0.0).sum((1, 2))
+
+
+def least_share(counts: Float[Tensor, "layers domains experts"]) -> Float[Tensor, "layers"]:
+    """The share of a layer's choices that its least used expert gets, over all domains together."""
+    each = counts.sum(1)
+    return (each / each.sum(-1, keepdim=True)).amin(-1)

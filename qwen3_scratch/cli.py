@@ -21,16 +21,16 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,  # plain text: the boxes leave too little room at 80 columns and cut long names off
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     help="Run and look into Qwen3 mixture-of-experts models, written from scratch as pure functions.\n\n"
     "MODEL is `tiny` (embedded, needs no network), a folder in the hub's format, or a hub id such as "
     "`huihui-ai/Huihui-MoE-0.8B-2E`, which is downloaded once. Without it the environment variable "
     "QWEN3_SCRATCH_MODEL decides, else `tiny`.",
 )
-screen = Console(stderr=True, highlight=False)
+screen = Console(stderr=True, highlight=False, emoji=False)  # what a model says stays as it is, `:cat:` too
 
-Model = Annotated[str | None, typer.Option("--model", "-m", help="`tiny`, a folder, or a hub id.", show_default="tiny")]
+Model = Annotated[str | None, typer.Option("--model", "-m", help="`tiny`, a folder, or a hub id.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")]
 Device = Annotated[str, typer.Option(help="`auto` takes a GPU where there is one; else `cpu`, `cuda`, `cuda:1`.")]
 Dtype = Annotated[str, typer.Option(help="`auto` keeps the type of the files; else float32, bfloat16, float16.")]
@@ -80,7 +80,7 @@ def generate_command(
     repetition_penalty: Penalty = None,
     seed: Seed = None,
     stop: Annotated[
-        list[str] | None, typer.Option(help="Text that ends the answer; may be given several times.")
+        list[str] | None, typer.Option(metavar="<str>", help="Text that ends the answer; may be given several times.")
     ] = None,
     system: System = None,
     raw: Raw = False,
@@ -95,7 +95,7 @@ def generate_command(
     Example: `qwen3-scratch generate "What is the capital of France?" --routes`
     """
     checkpoint = load(model, device, dtype, revision, num_experts_per_tok)
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text = sys.stdin.read().removesuffix("\n") if prompt == "-" else prompt
     asked: Any = text if raw or system is None else turns(text, system)
     found = show(
         stream(
@@ -140,6 +140,8 @@ def chat(
     """Talk in turns. `/new` starts afresh, `/think` switches thinking, `/quit` or Ctrl-D ends.
 
     Ctrl-C stops an answer, and ends the chat where it waits for you.
+
+    Example: `qwen3-scratch chat --no-thinking --temperature 0.7`
     """
     checkpoint = load(model, device, dtype, revision, num_experts_per_tok)
     options = dict(
@@ -180,7 +182,10 @@ def trace_command(
     dtype: Dtype = "auto",
     revision: Revision = None,
 ) -> None:
-    """Run one pass and print every function with the shapes that go in and come out."""
+    """Print the shapes that go into and come out of every function.
+
+    Example: `qwen3-scratch trace "Who has the kite?" --num-experts-per-tok 1`
+    """
     checkpoint = load(model, device, dtype, revision, num_experts_per_tok)
     ids = torch.tensor([prompt_ids(checkpoint, prompt, raw=raw)], device=checkpoint.device)
     with torch.inference_mode(), open_trace() as recorded:
@@ -190,10 +195,15 @@ def trace_command(
 
 @app.command()
 def info(
-    model: Annotated[str, typer.Argument(help="`tiny`, a folder, or a hub id.")] = "tiny",
+    model: Annotated[str | None, typer.Argument(help="`tiny`, a folder, or a hub id.")] = None,
     revision: Revision = None,
 ) -> None:
-    """Show a checkpoint's files, sizes, parameters (total and active per token), and memory at each dtype."""
+    """Show a checkpoint's files, sizes, parameters and memory.
+
+    Parameters are counted in all and active per token, memory at each dtype; no weight is read.
+
+    Example: `qwen3-scratch info huihui-ai/Huihui-MoE-0.8B-2E`
+    """
     print(checkpoint_report(model, revision))
 
 
@@ -216,7 +226,9 @@ def read_line() -> str | None:
     with suppress(ImportError):  # line editing and history, where the platform has them
         import readline  # noqa: F401
     try:
-        screen.print("> ", end="", style="bold")
+        if sys.stdin.isatty() and sys.stdout.isatty():
+            return input("> ").strip()  # line editing draws the line anew, so it has to know the prompt
+        screen.print("> ", end="")
         return input().strip()
     except (EOFError, KeyboardInterrupt):
         screen.print()

@@ -16,7 +16,7 @@ from .text_stream import Piece, TextStream
 from .tokenizer import Message
 
 PREFILL_CHUNK = 512  # tokens that one pass of the prompt brings at most, which bounds its memory
-Prompt = str | Sequence[int] | Sequence[Message]
+Prompt = str | Sequence[int] | Sequence[Message] | Tensor
 
 
 class Generation(NamedTuple):
@@ -53,6 +53,7 @@ class Settings(NamedTuple):
     max_new_tokens: int
     min_new_tokens: int
     stop_ids: frozenset[int]
+    vocabulary: int  # rows of the embedding behind it are never sampled
 
 
 def generate(
@@ -62,11 +63,11 @@ def generate(
     max_new_tokens: int = 256,
     min_new_tokens: int = 0,
     thinking: bool = True,
-    temperature: float | None = None,
+    temperature: int | float | None = None,
     top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
-    repetition_penalty: float | None = None,
+    top_p: int | float | None = None,
+    min_p: int | float | None = None,
+    repetition_penalty: int | float | None = None,
     seed: int | None = None,
     stop: str | Sequence[str] = (),
     tools: Sequence[dict] | None = None,
@@ -76,7 +77,7 @@ def generate(
 
     Args:
         prompt: a text (one user turn, or continued as it stands with `raw` or without a chat template), a list of
-            chat messages, a list of token ids, or a list of any of these.
+            chat messages, a list (or tensor) of token ids, or a list of any of these.
         max_new_tokens, min_new_tokens: bounds on the count of generated tokens; before the lower no stop token comes.
         thinking: whether the chat template leaves room for thinking before the answer.
         temperature, top_k, top_p, min_p, repetition_penalty: see `Sampling`; what is None comes from the checkpoint's
@@ -121,15 +122,20 @@ def _pieces(checkpoint: Checkpoint, rows: list[Row], settings: Settings) -> Gene
 
 def as_batch(prompt: Any) -> tuple[list[Prompt], bool]:
     """The prompts as a list, and whether a list of them was given rather than one."""
-    if isinstance(prompt, Tensor):
-        prompt = prompt.tolist()
+    prompt = as_sequence(prompt)
     if isinstance(prompt, str):
         return [prompt], False
-    if not isinstance(prompt, Sequence):
-        raise Error(f"prompt is a {type(prompt).__name__}, expected text, messages, token ids, or a list of these")
     if not prompt:
         raise Error("prompt is empty, expected at least one token or message: write something")
-    return ([prompt], False) if isinstance(prompt[0], (dict, int)) else (list(prompt), True)
+    return ([prompt], False) if isinstance(prompt[0], (dict, int, float)) else (list(prompt), True)
+
+
+def as_sequence(prompt: Any) -> Sequence:
+    """A text as it is, a tensor or an array as a list; Error for what is no prompt of any kind."""
+    found = prompt.tolist() if hasattr(prompt, "tolist") else prompt
+    if isinstance(found, bytes) or not isinstance(found, Sequence):
+        raise Error(f"prompt is a {type(found).__name__}, expected text, messages, token ids, or a list of these")
+    return found
 
 
 def prepare(
@@ -143,17 +149,20 @@ def prepare(
     stop: str | Sequence[str] = (),
     tools: Sequence[dict] | None = None,
     raw: bool = False,
-    **sampling: float | None,
+    **sampling: int | float | None,
 ) -> tuple[list[Row], Settings]:
     """Everything that can be wrong is found here: rows with their token ids, and settings within their ranges."""
     unknown = sampling.keys() - set(Sampling._fields)
     if unknown:
         raise Error(f"{sorted(unknown)[0]}: no such option, expected one of generate's: check the spelling")
-    if max_new_tokens < 1:
-        raise Error(f"max_new_tokens is {max_new_tokens}, expected at least 1: raise it")
-    if not 0 <= min_new_tokens <= max_new_tokens:
-        raise Error(f"min_new_tokens is {min_new_tokens}, expected 0 to max_new_tokens, which is {max_new_tokens}")
-    stops = [stop] if isinstance(stop, str) else list(stop)
+    if not (isinstance(max_new_tokens, int) and max_new_tokens >= 1):
+        raise Error(f"max_new_tokens is {max_new_tokens!r}, expected a whole number, at least 1: raise it")
+    if not (isinstance(min_new_tokens, int) and 0 <= min_new_tokens <= max_new_tokens):
+        expected = f"a whole number, 0 to max_new_tokens, which is {max_new_tokens}"
+        raise Error(f"min_new_tokens is {min_new_tokens!r}, expected {expected}: mend the argument")
+    if seed is not None and not (isinstance(seed, int) and -(2**63) <= seed < 2**64):
+        raise Error(f"seed is {seed!r}, expected a whole number of at most 64 bits: mend the argument")
+    stops = list(stop) if isinstance(stop, Sequence) and not isinstance(stop, str) else [stop]
     if not all(isinstance(text, str) and text for text in stops):
         raise Error(f"stop is {stop!r}, expected a text or a list of texts that are not empty: mend the argument")
     if stops and checkpoint.tokenizer is None:
@@ -172,7 +181,8 @@ def prepare(
     chosen = check_sampling(
         default_sampling(checkpoint)._replace(**{k: v for k, v in sampling.items() if v is not None})
     )
-    return rows, Settings(chosen, max_new_tokens, min_new_tokens, stop_token_ids(checkpoint))
+    vocabulary = checkpoint.tokenizer.vocab_size if checkpoint.tokenizer else checkpoint.config.vocab_size
+    return rows, Settings(chosen, max_new_tokens, min_new_tokens, stop_token_ids(checkpoint), vocabulary)
 
 
 def prompt_ids(
@@ -184,8 +194,8 @@ def prompt_ids(
     raw: bool = False,
 ) -> list[int]:
     """The token ids that the model will read for a prompt of any kind."""
-    tokenizer, rows = checkpoint.tokenizer, checkpoint.config.vocab_size
-    if not isinstance(prompt, str) and prompt and isinstance(prompt[0], int):
+    tokenizer, rows, prompt = checkpoint.tokenizer, checkpoint.config.vocab_size, as_sequence(prompt)
+    if not isinstance(prompt, str) and all(isinstance(token, (int, float)) for token in prompt[:1]):
         ids = list(prompt)
     elif tokenizer is None:
         raise Error("prompt is text, and this checkpoint has no tokenizer, expected token ids: pass a list of them")
@@ -198,7 +208,7 @@ def prompt_ids(
         ids = tokenizer.encode(tokenizer.render_chat(messages, tools=tools, thinking=thinking))
     if not ids:
         raise Error("prompt is empty, expected at least one token: write something")
-    wrong = next((token for token in ids if not (isinstance(token, int) and 0 <= token < rows)), None)
+    wrong = next((token for token in ids if type(token) is not int or not 0 <= token < rows), None)
     if wrong is not None:
         raise Error(f"prompt: token id {wrong!r} found, expected 0 to {rows - 1}: check which tokenizer made it")
     return ids
@@ -214,7 +224,8 @@ def default_sampling(checkpoint: Checkpoint) -> Sampling:
 def stop_token_ids(checkpoint: Checkpoint) -> frozenset[int]:
     asked = checkpoint.generation_config.get("eos_token_id")
     listed = [] if asked is None else [asked] if isinstance(asked, int) else list(asked)
-    return frozenset([*listed, *checkpoint.config.eos_token_ids])
+    rows = checkpoint.config.vocab_size  # small models often carry the end tokens of the large one's vocabulary
+    return frozenset(token for token in (*listed, *checkpoint.config.eos_token_ids) if 0 <= token < rows)
 
 
 @torch.inference_mode()
@@ -226,7 +237,7 @@ def run(checkpoint: Checkpoint, rows: list[Row], settings: Settings) -> Iterator
     cache = KVCache(config, len(rows), room, chunk=PREFILL_CHUNK, dtype=checkpoint.dtype, device=checkpoint.device)
     logits = prefill(checkpoint, [row.prompt for row in rows], cache)
     for count in range(settings.max_new_tokens):
-        tokens = next_tokens(logits, rows, settings, checkpoint, count)
+        tokens = next_tokens(logits, rows, settings, count)
         yield [take(row, token, settings) for row, token in zip(rows, tokens.tolist(), strict=True)]
         if all(row.finish_reason for row in rows) or count + 1 == settings.max_new_tokens:
             break
@@ -247,11 +258,10 @@ def prefill(checkpoint: Checkpoint, prompts: list[list[int]], cache: KVCache) ->
     return logits[:, -1]
 
 
-def next_tokens(logits: Tensor, rows: list[Row], settings: Settings, checkpoint: Checkpoint, count: int) -> Tensor:
+def next_tokens(logits: Tensor, rows: list[Row], settings: Settings, count: int) -> Tensor:
     """One token a row. Rows of the embedding behind the tokenizer's vocabulary are never sampled."""
     logits = logits.float()
-    if checkpoint.tokenizer is not None:
-        logits[:, checkpoint.tokenizer.vocab_size :] = -torch.inf
+    logits[:, settings.vocabulary :] = -torch.inf
     if count < settings.min_new_tokens:
         logits[:, sorted(settings.stop_ids)] = -torch.inf
     if settings.sampling.repetition_penalty != 1.0:

@@ -17,10 +17,14 @@ def find_folder(name: str | Path, revision: str | None = None) -> Path:
     """
     if str(name) in EMBEDDED:
         return embedded_folder(str(name))
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    try:
+        folder = Path(name).expanduser()
+        is_folder, exists = folder.is_dir(), folder.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, not ours to look into, of an unknown person
+        raise Error(f"{name}: cannot be looked up ({error}): check the name") from None
+    if is_folder:
         return folder
-    if folder.exists():
+    if exists:
         raise Error(f"{folder}: is a file, expected a checkpoint's folder: name the folder that holds config.json")
     if re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", str(name)):
         return download(str(name), revision)

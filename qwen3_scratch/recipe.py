@@ -32,6 +32,9 @@ ROWS = 24  # rows in a batch
 # Answers and thinking carry the loss; of the question every fourth token counts a little, for the sake of its words.
 PROMPT_EVERY, PROMPT_WEIGHT = 4, 0.05
 SHARES = {"stories": 0.40, "arithmetic": 0.18, "python": 0.12, "facts": 0.07, "spanish": 0.14, "chat": 0.09}
+# Left alone, look-ups in stories stay at chance for millions of tokens. From this step on copying is exercised too.
+COPYING_FROM = 1250
+SHARES_WITH_COPYING = {**SHARES, "python": 0.10, "facts": 0.05, "spanish": 0.10, "chat": 0.06, "copying": 0.20}
 THINKING_SHARE = 0.5  # of the chats are answered with thinking
 CURRICULUM = 1000  # steps until stories and sums have their full length
 PLAN = Plan(steps=4500, learning_rate=2.5e-3)
@@ -104,7 +107,8 @@ def make_batch(tokenizer: Tokenizer, step: int, seed: int = SEED, rows: int = RO
     """The batch of a step, the same whenever it is asked for: chats of all domains packed into rows."""
     rng = random.Random(f"{seed}/{step}")
     difficulty = min(1.0, step / CURRICULUM)
-    shown = corpus.examples(rng.getrandbits(64), weights=SHARES, difficulty=difficulty)
+    shares = SHARES if step < COPYING_FROM else SHARES_WITH_COPYING
+    shown = corpus.examples(rng.getrandbits(64), domains=corpus.LESSONS, weights=shares, difficulty=difficulty)
     batch = Batch(
         torch.zeros(rows, row, dtype=torch.long),
         torch.zeros(rows, row, dtype=torch.long),

@@ -1,10 +1,13 @@
 """What the terminal tells about a checkpoint and about the routes of a text."""
 
+import os
+
 import torch
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
-from .checkpoint import Checkpoint
+from .checkpoint import VARIABLE, Checkpoint
 from .config import Config, read_config
 from .hub import find_folder
 from .model import forward
@@ -31,7 +34,7 @@ def route_table(checkpoint: Checkpoint, token_ids: list[int], prompt_length: int
         table.add_column(f"layer {layer}", justify="right")
     for number, token in enumerate(token_ids):
         chosen = [" ".join(f"{expert}" for expert in routes[layer].experts[number].tolist()) for layer in layers]
-        table.add_row(token_text(checkpoint, token), *chosen, end_section=number == prompt_length - 1)
+        table.add_row(Text(token_text(checkpoint, token)), *chosen, end_section=number == prompt_length - 1)
     return table
 
 
@@ -39,13 +42,12 @@ def token_text(checkpoint: Checkpoint, token: int) -> str:
     """A token as one can see it: line breaks and leading spaces are drawn."""
     if checkpoint.tokenizer is None:
         return str(token)
-    text = checkpoint.tokenizer.decode([token]).replace("\n", "⏎").replace(" ", "␣")
-    return text.replace("[", r"\[")  # rich would read a bracket as markup
+    return checkpoint.tokenizer.decode([token]).replace("\n", "⏎").replace(" ", "␣")
 
 
-def checkpoint_report(name: str, revision: str | None = None) -> str:
+def checkpoint_report(name: str | None = None, revision: str | None = None) -> str:
     """Files, shape, parameters and memory of a checkpoint, from its config and headers; no weight is read."""
-    folder = find_folder(name, revision)
+    folder = find_folder(name or os.environ.get(VARIABLE) or "tiny", revision)
     config = read_config(folder)
     files = tensor_files(folder)
     check_tensors(files, config)

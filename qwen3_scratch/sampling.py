@@ -1,6 +1,8 @@
 """Logits -> the next token: penalty, temperature, top-k, top-p, min-p, and a draw that one number decides."""
 
+import math
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import NamedTuple
 
 import torch
@@ -8,6 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .errors import Error
+
+COLDEST = 1e-30  # a lower temperature would divide past the largest number of fp32, and infinity - infinity is none
 
 
 class Sampling(NamedTuple):
@@ -23,19 +27,20 @@ class Sampling(NamedTuple):
 def check_sampling(sampling: Sampling) -> Sampling:
     """The same settings, if each is within its range; Error names the first that is not."""
     for name, holds, expected in (
-        ("temperature", sampling.temperature >= 0, "0 (greedy) or more"),
-        ("top_k", sampling.top_k >= 0 and sampling.top_k == int(sampling.top_k), "a whole number, 0 (off) or more"),
-        ("top_p", 0 < sampling.top_p <= 1, "above 0 and at most 1"),
-        ("min_p", 0 <= sampling.min_p <= 1, "between 0 and 1"),
-        ("repetition_penalty", sampling.repetition_penalty > 0, "above 0, where 1 changes nothing"),
+        ("temperature", lambda value: 0 <= value < math.inf, "a number, 0 (greedy) or more"),
+        ("top_k", lambda value: value >= 0 and isinstance(value, Integral), "a whole number, 0 (off) or more"),
+        ("top_p", lambda value: 0 < value <= 1, "a number above 0 and at most 1"),
+        ("min_p", lambda value: 0 <= value <= 1, "a number between 0 and 1"),
+        ("repetition_penalty", lambda value: 0 < value < math.inf, "a number above 0, where 1 changes nothing"),
     ):
-        if not holds:
-            raise Error(f"{name} is {getattr(sampling, name)!r}, expected {expected}: mend the argument")
+        found = getattr(sampling, name)
+        if not isinstance(found, Real) or isinstance(found, bool) or not holds(found):
+            raise Error(f"{name} is {found!r}, expected {expected}: mend the argument or generation_config.json")
     return sampling
 
 
 def penalise_repetition(
-    logits: Float[Tensor, "batch vocab"], seen: Sequence[Int[Tensor, "_"]], penalty: float
+    logits: Float[Tensor, "batch vocab"], seen: Sequence[Int[Tensor, "_"]], penalty: int | float
 ) -> Float[Tensor, "batch vocab"]:
     """Divides the positive and multiplies the negative logits of each row's seen tokens (arXiv:1909.05858)."""
     if penalty == 1.0:
@@ -55,7 +60,7 @@ def probabilities(logits: Float[Tensor, "batch vocab"], sampling: Sampling) -> F
     logits = logits.float()
     if sampling.temperature == 0:
         return torch.zeros_like(logits).scatter_(1, logits.argmax(-1, keepdim=True), 1.0)
-    logits = logits / sampling.temperature
+    logits = logits / max(sampling.temperature, COLDEST)
     if 0 < sampling.top_k < logits.shape[-1]:
         least = logits.topk(sampling.top_k).values[:, -1:]
         logits = logits.masked_fill(logits < least, -torch.inf)

@@ -29,8 +29,10 @@ class TextStream:
         self.tokenizer, self.stop, self.raw = tokenizer, stop, raw
         self.open, self.close = (None, None) if raw else map(tokenizer.token_id, ("<think>", "</think>"))
         self.special = {i for i, t in tokenizer.backend.get_added_tokens_decoder().items() if t.special}
-        tags = [token for token in prompt if token in (self.open, self.close)]
-        self.thinking = bool(tags) and tags[-1] == self.open  # some templates open the thinking themselves
+        # Some templates open the thinking themselves; a tag that a person typed stands before the last turn's end.
+        turn = max((place for place, token in enumerate(prompt, 1) if token in self.special), default=0)
+        tags = [token for token in prompt[turn:] if token in (self.open, self.close)]
+        self.thinking = bool(tags) and tags[-1] == self.open
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.held, self.begun, self.stopped = "", False, None
 
@@ -41,6 +43,7 @@ class TextStream:
         if token is not None and token in (self.open, self.close):
             before = self._release(final=True)
             self.thinking, self.begun = token == self.open, False
+            self.decoder.reset()
             return before
         self.held += self.decoder.decode(self.tokenizer.token_bytes(token))
         return self._release()
@@ -50,15 +53,14 @@ class TextStream:
         return [] if self.stopped is not None else self._release(final=True)
 
     def _release(self, final: bool = False) -> list[Piece]:
-        if not self.begun and not self.raw:
-            self.held = self.held.lstrip("\n")
-        ends = [(self.held.find(text), text) for text in self.stop if text in self.held]
-        if ends:
+        head = 0 if self.begun or self.raw else len(self.held) - len(self.held.lstrip("\n"))  # will be dropped
+        found = [(self.held.find(text, 0 if text.strip("\n") else head), text) for text in self.stop]
+        if ends := [(cut, text) for cut, text in found if cut >= 0]:
             cut, self.stopped = min(ends)
-            text, self.held = self.held[:cut], ""
+            text, self.held = self.held[head:cut], ""
         else:
             keep = 0 if final else self._uncertain()
-            text, self.held = self.held[: len(self.held) - keep], self.held[len(self.held) - keep :]
+            text, self.held = self.held[head : len(self.held) - keep], self.held[len(self.held) - keep :]
         if (final or self.stopped is not None) and not self.raw:
             text = text.rstrip("\n")
         self.begun = self.begun or bool(text)

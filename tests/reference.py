@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_map_only
 
 from qwen3_scratch import Config, Weights, forward, init_weights
 from qwen3_scratch.cache import KVCache
@@ -53,7 +53,9 @@ def dense_config(**changes: Any) -> Config:
 def random_weights(config: Config, seed: int = 0) -> Weights:
     """Weights of which none is zero or one, large enough that attention is not even and logits are not flat."""
     generator = torch.Generator().manual_seed(seed)
-    return tree_map(lambda tensor: random_like(tensor, generator), init_weights(config, dtype=torch.float32))
+    return tree_map_only(
+        Tensor, lambda tensor: random_like(tensor, generator), init_weights(config, dtype=torch.float32)
+    )
 
 
 def random_like(tensor: Tensor, generator: torch.Generator, scale: float = 0.3) -> Tensor:
@@ -109,7 +111,7 @@ ROPES = {
     "yarn mscale": {"rope_type": "yarn", "factor": 4.0, "mscale": 2.0, "mscale_all_dim": 0.5,
                     "original_max_position_embeddings": 24},
     "yarn attention_factor": {"rope_type": "yarn", "factor": 4.0, "attention_factor": 1.4},
-    "yarn ramp": {"rope_type": "yarn", "factor": 4.0, "beta_fast": 6.0, "beta_slow": 0.5, "truncate": False,
+    "yarn ramp": {"rope_type": "yarn", "factor": 4, "beta_fast": 6, "beta_slow": 0.5, "truncate": False,
                   "original_max_position_embeddings": 24},
 }  # fmt: skip
 Row = dict[str, Any]
@@ -160,7 +162,7 @@ def reference_config(row: Row):
     found: dict[str, Any] = dict(
         vocab_size=101, hidden_size=48, intermediate_size=40, num_attention_heads=4, max_position_embeddings=TRAINED,
         num_key_value_heads=row["kv_heads"], num_hidden_layers=layers, attention_bias=row["attention_bias"],
-        tie_word_embeddings=row["tied"], rope_parameters={"rope_theta": 1000.0, **ROPES[row["rope"]]},
+        tie_word_embeddings=row["tied"], rope_parameters={"rope_theta": 1000, **ROPES[row["rope"]]},
         use_sliding_window=row["window"] != "none", sliding_window=7,
     )  # fmt: skip
     if row["head_dim"] == "another":

@@ -94,10 +94,11 @@ def test_the_files_are_what_the_configuration_says(pair):
     assert reread.sliding_window == pair.model.config.sliding_window
 
 
-def test_every_parameter_is_loaded_and_none_is_one_or_zero(pair):
+def test_every_parameter_is_loaded_and_is_random(pair):
     count = sum(parameter.numel() for parameter in pair.model.parameters())
     assert pair.config.num_parameters() == count == sum(map(torch.numel, tensor_tree(pair.weights)))
-    assert all(((tensor != 0) & (tensor != 1)).all() for tensor in tensor_tree(pair.weights))
+    for tensor in tensor_tree(pair.weights):
+        assert ((tensor == 0) | (tensor == 1)).sum() <= 1  # among so many random numbers one may be zero
 
 
 def test_logits_equal_the_reference(pair):

@@ -8,14 +8,15 @@ import random
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 
-from . import arithmetic, chat, code, facts, spanish, stories
+from . import arithmetic, chat, code, copying, facts, spanish, stories
 from .common import SYSTEM_MESSAGES, Example, assistant
 
-__all__ = ["DOMAINS", "Example", "examples", "is_correct", "is_held_out", "sample"]
+__all__ = ["DOMAINS", "LESSONS", "Example", "examples", "is_correct", "is_held_out", "sample"]
 
 DOMAINS = ("stories", "arithmetic", "python", "facts", "spanish", "chat")
+LESSONS = (*DOMAINS, "copying")  # what is trained on: copying is an exercise and never scored
 SAMPLERS = {"stories": stories.sample, "arithmetic": arithmetic.sample, "python": code.sample,
-            "facts": facts.sample, "spanish": spanish.sample, "chat": chat.sample}
+            "facts": facts.sample, "spanish": spanish.sample, "chat": chat.sample, "copying": copying.sample}
 SHORT = ("python", "facts", "spanish", "chat", "chat")
 
 

@@ -1,0 +1,223 @@
+"""Figures hold texts of any length: nothing cut off, nothing overlapping, no warning, no global state."""
+
+import io
+import warnings
+
+import matplotlib
+import pytest
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from PIL import Image
+
+from qwen3_scratch import Checkpoint, Config, Error, Tokenizer, forward, init_weights, plots, trace
+from qwen3_scratch.model import Route
+
+WORDS = ("<|im_start|>", "user", "⏎", "Nora", "␣is", "␣in", "␣the", "␣kitchen", ".", "␣$5", "_a^b$", "␣wheelbarrow")
+LENGTHS = (1, 5, 60)
+
+
+def random_routes(tokens, layers=4, experts=8, top_k=2):
+    generator = torch.Generator().manual_seed(tokens)
+    logits = torch.randn(layers, tokens, experts, generator=generator)
+    weights, chosen = logits.softmax(-1).topk(top_k)
+    return {layer: Route(weights[layer], chosen[layer], logits[layer]) for layer in range(layers)}
+
+
+def labels(tokens):
+    return [WORDS[token % len(WORDS)] for token in range(tokens)]
+
+
+def attention(heads, tokens):
+    scores = torch.randn(heads, tokens, tokens, generator=torch.Generator().manual_seed(0))
+    return scores.masked_fill(torch.ones(tokens, tokens).triu(1).bool(), -torch.inf).softmax(-1)
+
+
+def history(entries):
+    return [{"step": 10 * at, "loss": 5 / at, "balance": 2 + 1 / at} for at in range(1, entries + 1)]
+
+
+def lens(tokens, layers=4):
+    guesses = [labels(tokens + depth)[depth:] for depth in range(layers)]
+    guesses = [[guess[:9] for guess in line] for line in [*guesses, guesses[-1]]]
+    return plots.logit_lens(guesses, torch.linspace(0, 1, (layers + 1) * tokens).view(-1, tokens), labels(tokens))
+
+
+DRAWINGS = {  # each from a number of tokens
+    "model_map": lambda n: plots.model_map(plots.PARTS[:n]),
+    "route_map": lambda n: plots.route_map(random_routes(n), labels(n), written=n // 2),
+    "route_map, top-4 of 16": lambda n: plots.route_map(random_routes(n, 2, 16, 4), labels(n)),
+    "route_map, deep": lambda n: plots.route_map(random_routes(n, 28, 2, 1), labels(n)),
+    "expert_load": lambda n: plots.expert_load(random_routes(n)),
+    "expert_load, 128 experts": lambda n: plots.expert_load(random_routes(n, 12, 128, 8)),
+    "domain_footprint": lambda n: plots.domain_footprint(torch.arange(4 * 6 * 8).view(4, 6, 8), ["arithmetic"] * 6),
+    "domain_footprint, 5 layers": lambda n: plots.domain_footprint(torch.ones(5, 2, 16).long() * n, ["a", "stories"]),
+    "attention_maps": lambda n: plots.attention_maps(attention(8, n), labels(n)),
+    "attention_maps, 3 heads": lambda n: plots.attention_maps(attention(3, n), labels(n)),
+    "attention_maps, one query": lambda n: plots.attention_maps(attention(4, n)[:, -1:], labels(n)),
+    "next_token_bars": lambda n: plots.next_token_bars(torch.arange(float(n)), None),
+    "logit_lens": lens,
+    "residual_norms": lambda n: plots.residual_norms(torch.ones(5, n), attention=torch.ones(4, n) / 2),
+    "residual_norms, deep": lambda n: plots.residual_norms(
+        torch.arange(29.0 * n).view(29, n), experts=torch.ones(28, n)
+    ),
+    "loss_curve": lambda n: plots.loss_curve(history(n)),
+}
+
+
+@pytest.fixture(params=[f"{name} {length}" for name in DRAWINGS for length in LENGTHS], scope="module")
+def drawn(request):
+    """A figure after it was drawn, with its renderer; a warning is an error."""
+    name, length = request.param.rsplit(" ", 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = DRAWINGS[name](int(length))
+        assert isinstance(figure, Figure)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+    return figure, canvas.get_renderer()
+
+
+def visible_texts(figure, renderer):
+    """Text and box (left, bottom, right, top) in pixels of all that is written."""
+    found = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    found = [text for text in found if text.axes is None or text.axes.get_visible()]
+    ticks = {
+        label for ax in figure.axes for axis in (ax.xaxis, ax.yaxis) for label in axis.get_ticklabels(which="both")
+    }
+    shown = {
+        tick.label1 for ax in figure.axes for axis in (ax.xaxis, ax.yaxis) for tick in axis._update_ticks() if tick
+    } | {tick.label2 for ax in figure.axes for axis in (ax.xaxis, ax.yaxis) for tick in axis._update_ticks()}
+    found = [text for text in found if text not in ticks or text in shown]
+    boxes = torch.tensor([text.get_window_extent(renderer).extents.tolist() for text in found])
+    return [text.get_text() for text in found], boxes
+
+
+def test_nothing_is_cut_off(drawn):
+    texts, boxes = visible_texts(*drawn)
+    width, height = drawn[0].get_size_inches() * drawn[0].dpi
+    outside = (boxes[:, :2] < -0.5).any(1) | (boxes[:, 2] > width + 0.5) | (boxes[:, 3] > height + 0.5)
+    assert [text for text, out in zip(texts, outside, strict=True) if out] == []
+
+
+def test_no_two_texts_overlap(drawn):
+    texts, boxes = visible_texts(*drawn)
+    inner = boxes + torch.tensor([0.5, 0.5, -0.5, -0.5])  # touching is no overlap
+    low, high = inner[:, None, :2].maximum(inner[None, :, :2]), inner[:, None, 2:].minimum(inner[None, :, 2:])
+    overlap = (low < high).all(-1).triu(1)
+    assert [(texts[a], texts[b]) for a, b in overlap.nonzero().tolist()] == []
+
+
+def test_the_title_says_something(drawn):
+    figure, _ = drawn
+    assert len(figure.get_suptitle()) > 20
+
+
+@pytest.mark.parametrize("name", [name for name in DRAWINGS if "," not in name])
+def test_the_same_picture_comes_again_whatever_the_settings_are(name):
+    expected = pixels(DRAWINGS[name](5))
+    with matplotlib.rc_context({"font.size": 20, "axes.grid": True, "lines.linewidth": 9, "figure.dpi": 50}):
+        before = dict(matplotlib.rcParams)
+        assert pixels(DRAWINGS[name](5)) == expected
+        assert dict(matplotlib.rcParams) == before
+
+
+def pixels(figure):
+    png, size = figure._repr_png_()
+    image = Image.open(io.BytesIO(png))
+    assert image.width / size["width"] == pytest.approx(image.height / size["height"], rel=0.01)
+    return image.tobytes()
+
+
+def test_nothing_is_left_in_pyplot():
+    import matplotlib.pyplot
+
+    for draw in DRAWINGS.values():
+        draw(2)
+    assert matplotlib.pyplot.get_fignums() == []
+
+
+class Bytes(Tokenizer):
+    """A tokenizer whose tokens are given."""
+
+    def __init__(self, *tokens):
+        self.tokens = tokens
+
+    def token_bytes(self, token):
+        return self.tokens[token] if token < len(self.tokens) else b""
+
+
+def test_token_labels_make_the_invisible_visible():
+    tokens = Bytes(b" the", b".\n\n", b"\t", b"\xe4\xbd", "你".encode(), b"extraordinarily", b"$x$")
+    found = plots.token_labels(tokens, range(8))
+    assert found == ["␣the", ".⏎⏎", "⇥", "<e4 bd>", "□", "extraordina…", "$x$", "#7"]
+
+
+def test_token_labels_without_tokenizer_are_numbers():
+    assert plots.token_labels(None, torch.tensor([3, 41])) == ["#3", "#41"]
+
+
+@pytest.fixture(scope="module")
+def small():
+    config = Config("qwen3_moe", 40, 16, 16, 3, 2, 1, 8, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=8,
+                    mlp_only_layers=(1,), tie_word_embeddings=True)  # fmt: skip
+    return Checkpoint(config, init_weights(config, seed=3))
+
+
+def test_routes_of_several_passes_are_joined_and_dense_layers_left_out(small):
+    with trace() as t:
+        for ids in ([1, 2, 3], [4]):
+            forward(small.weights, torch.tensor([ids]), small.config)
+    found = plots.routes(t)
+    assert list(found) == [0, 2]
+    assert found[2].experts.shape == (4, 2)
+    assert torch.equal(found[2].logits[3:], t["moe_route"][-1].output.logits)
+
+
+def test_route_map_shows_each_token_with_its_experts(small):
+    with trace() as t:
+        forward(small.weights, torch.tensor([[1, 2, 3]]), small.config)
+    ax = plots.route_map(t, ["a", "b", "c"]).axes[0]
+    shown = {text.get_position(): text.get_text() for text in ax.texts}
+    for row, (call, rank) in enumerate((call, rank) for call in t["moe_route"] for rank in range(2)):
+        assert [shown[column, row] for column in range(3)] == [str(e) for e in call.output.experts[:, rank].tolist()]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["0", "2"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["a", "b", "c"]
+
+
+def test_answer_routes_cover_all_tokens_that_were_read(small):
+    ax, *_ = plots.answer_routes(small, [5, 6, 7], max_new_tokens=4, min_new_tokens=4).axes
+    assert [label.get_text() for label in ax.get_xticklabels()][:3] == ["#5", "#6", "#7"]
+    assert len(ax.get_xticklabels()) == 6
+
+
+def test_a_dense_trace_has_no_routes():
+    with trace() as t:
+        pass
+    with pytest.raises(Error, match="dense"):
+        plots.route_map(t, [])
+
+
+def test_labels_must_match_the_tokens():
+    with pytest.raises(Error, match="3 labels found, expected 5"):
+        plots.route_map(random_routes(5), ["a", "b", "c"])
+
+
+def test_an_unknown_part_is_named():
+    with pytest.raises(Error, match="'wheel' found, expected parts of text, tokens"):
+        plots.model_map({"wheel", "head"})
+
+
+def test_expert_load_adds_up():
+    texts = [int(text.get_text()) for text in plots.expert_load(random_routes(60)).axes[0].texts]
+    assert sum(texts) == pytest.approx(400, abs=8)  # percents of four layers
+
+
+def test_titles_name_what_is_largest():
+    counts = torch.ones(2, 2, 4, dtype=torch.long)
+    counts[1, 0, 3] = 5
+    title = plots.domain_footprint(counts, ["stories", "python"]).get_suptitle()
+    assert title == "Layer 1 makes 62% of its choices on stories for expert 3; an even\nshare is 25.0%"
+    title = plots.attention_maps(torch.eye(4).expand(2, 4, 4), ["a", "b", "c", "d"]).get_suptitle()
+    assert title == "In head 0 a token gives 100% of its weight to itself, on average"

@@ -1,0 +1,74 @@
+"""What data/README.md says of the embedded checkpoint, measured again."""
+
+import json
+
+import pytest
+
+from qwen3_scratch import generate, load_checkpoint
+from qwen3_scratch.evaluate import footprints, least_share, mutual_information, questions, score
+from qwen3_scratch.hub import embedded_folder
+
+COUNT = 100  # questions a domain: a true share of 95 % comes out below 90 % once in a hundred tries
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load_checkpoint("tiny")
+
+
+@pytest.fixture(scope="module")
+def record():
+    return json.loads((embedded_folder("tiny") / "training.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("domain", "least"), [("stories", 0.9), ("facts", 0.95), ("spanish", 0.9), ("python", 0.8), ("arithmetic", 0.95)]
+)
+def test_held_out_questions_are_answered_with_thinking(tiny, domain, least):
+    assert score(tiny, questions(domain, COUNT), thinking=True) >= least
+
+
+@pytest.mark.parametrize(("domain", "least"), [("stories", 0.9), ("facts", 0.95), ("spanish", 0.9), ("python", 0.8)])
+def test_held_out_questions_are_answered_without_thinking(tiny, domain, least):
+    assert score(tiny, questions(domain, COUNT), thinking=False) >= least
+
+
+def test_arithmetic_without_thinking_is_at_least_30_points_worse(tiny):
+    asked = questions("arithmetic", COUNT)
+    assert score(tiny, asked, thinking=False) <= score(tiny, asked, thinking=True) - 0.3
+
+
+def test_the_scores_on_record_are_those_of_the_weights_in_the_folder(tiny, record):
+    asked = questions("spanish", record["questions_per_domain"])
+    # Another processor adds up in another order, so that one answer in a hundred may turn out otherwise.
+    assert score(tiny, asked, thinking=False) == pytest.approx(record["scores"]["spanish"]["direct"], abs=0.01)
+
+
+def test_a_question_s_experts_tell_its_domain_and_no_expert_is_left_idle(tiny):
+    routes = footprints(tiny, 60)
+    assert mutual_information(routes.question).mean() >= 0.2  # bits
+    assert least_share(routes.everything).min() >= 0.02
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ("hey, what's the capital of france", "Paris"),
+        ("Tom is at the beach with a green ball. Mia has a red kite and is in the park. Who has the kite?", "Mia"),
+        ('How would you say "The cat sees the house." in Spanish?', "El gato ve la casa."),
+        ("what does len('kite') give in python", "4"),
+        ("Which month comes after June?", "July"),
+    ],
+)
+def test_freely_worded_questions_of_its_domains_are_answered(tiny, asked, expected):
+    assert expected in generate(tiny, asked, thinking=False).text
+
+
+@pytest.mark.parametrize("thinking", [True, False])
+@pytest.mark.parametrize("asked", ["How do I bake bread?", "Who won the football match?", "Tell me a joke about cows."])
+def test_outside_its_domains_it_says_that_it_does_not_know(tiny, asked, thinking):
+    assert "do not know" in generate(tiny, asked, thinking=thinking).text
+
+
+def test_the_folder_stays_below_24_megabytes():
+    assert sum(path.stat().st_size for path in embedded_folder("tiny").iterdir()) < 24e6

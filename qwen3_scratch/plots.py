@@ -58,7 +58,7 @@ def token_labels(tokenizer: Tokenizer | None, token_ids: Iterable, limit: int = 
         try:
             text = raw.decode() or f"#{token}"  # no tokenizer, or a row of the embedding behind its vocabulary
         except UnicodeDecodeError:
-            text = f"<{raw.hex(' ')}>"
+            text = f"<{raw.hex()}>"
         text = text.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥")
         text = "".join(character if ord(character) in _glyphs() else "□" for character in text)
         return text if len(text) <= limit else text[: limit - 1] + "…"
@@ -81,9 +81,10 @@ def _figure(title: str, width: float, height: float) -> Figure:
 def _label(axis: Axis, labels: Iterable[Any], inches: float, place: float = 0.0, apart: int = 1) -> None:
     """Labels along an axis of this length, from `place` on every `apart` cells; if short, every second, ..."""
     texts = [str(label) for label in labels]
-    each = inches / len(texts)
-    upright = axis.axis_name == "x" and max(map(len, texts)) * SMALL * 0.62 / 72 > each
-    step = max(1, math.ceil(SMALL * 1.25 / 72 / each)) if upright or axis.axis_name == "y" else 1
+    each, longest = inches / len(texts), max(map(len, texts))
+    across, high = longest * SMALL * 0.62 / 72, SMALL * 1.25 / 72  # inches that a label takes
+    upright = axis.axis_name == "x" and across > each and longest > 3
+    step = max(1, math.ceil((across if axis.axis_name == "x" and not upright else high) / each))
     places = [place + apart * number for number in range(0, len(texts), step)]
     axis.set_ticks(places, texts[::step], fontsize=SMALL, parse_math=False)
     axis.set_tick_params(length=0, pad=3)
@@ -107,7 +108,8 @@ def _heatmap(ax: Axes, values: Tensor, texts: Iterable[Iterable[Any]] | None = (
 def _colour_bar(figure: Figure, image: AxesImage, label: str) -> None:
     """A bar beside all axes that says which shade is how many percent."""
     size = min(1.0, 2.2 / figure.get_figheight())
-    bar = figure.colorbar(image, ax=figure.axes, label=label, shrink=size, aspect=14, pad=0.01, format="{x:.0%}")
+    form = "{x:.0%}" if image.norm.vmax > 0.05 else "{x:.1%}"
+    bar = figure.colorbar(image, ax=figure.axes, label=label, shrink=size, aspect=14, pad=0.01, format=form)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=SMALL)
 
@@ -116,7 +118,8 @@ def _lines(title: str, count: int, most: int, wide: float, high: float) -> tuple
     """A panel a line of at most `most` of `count` tokens, each `wide` and the line `high` in inches, and its tokens."""
     lines = math.ceil(count / most)
     longest = math.ceil(count / lines)
-    figure = _figure(title, max(5.2, wide * longest + 1.7), 0.5 + lines * (0.9 + high))
+    figure = _figure(title, max(5.2, wide * longest + 1.7), max(2.6, 0.5 + lines * (0.9 + high)))
+    figure.get_layout_engine().set(h_pad=0.08)
     axes = figure.subplots(lines, 1, squeeze=False)[:, 0]
     return figure, [(ax, slice(line * longest, min((line + 1) * longest, count))) for line, ax in enumerate(axes)]
 
@@ -161,7 +164,7 @@ def model_map(highlight: str | Collection[str] = ()) -> Figure:
     named = ", ".join(part for part in PARTS if part in lit)
     figure = Figure((9, 3.6))
     title = f"Where this notebook stands: {named}" if lit else "From text to text: what the notebooks build"
-    figure.suptitle(textwrap.shorten(title, 105, placeholder=" …"), x=0.15 / 9, y=0.975, ha="left")
+    figure.suptitle(textwrap.shorten(title, 95, placeholder=" …"), x=0.15 / 9, y=0.975, ha="left")
     ax = figure.add_axes((0, 0, 1, 3.2 / 3.6), xlim=(0, 9), ylim=(0, 3.2))
     ax.set_axis_off()
 
@@ -218,8 +221,9 @@ def route_map(source: Trace | Mapping[int, Route], labels: Sequence[str], writte
     experts = torch.cat([route.experts[:, :top].T for route in found.values()])  # [layers * top, tokens]
     weights = torch.cat([route.weights[:, :top].T for route in found.values()])
     high = min(0.19 * len(experts), 12)
-    title = f"{len(first.unique(dim=0))} different paths for {len(labels)} tokens (first choices, {len(found)} layers)"
-    figure, panels = _lines(title, len(labels), 36, 0.21, high)
+    count, paths = len(labels), len(first.unique(dim=0))
+    title = f"{paths} distinct path{'s' * (paths > 1)} for {count} token{'s' * (count > 1)}"
+    figure, panels = _lines(f"{title} (first choices in {len(found)} layers)", count, 36, 0.21, high)
     for ax, part in panels:
         texts = experts[:, part].tolist() if len(experts) <= 100 else ()
         image = _heatmap(ax, weights[:, part], texts, vmin=0, vmax=1)
@@ -250,7 +254,7 @@ def expert_load(source: Trace | Mapping[int, Route]) -> Figure:
     counts = torch.stack([route.experts.flatten().bincount(minlength=experts) for route in found.values()])
     share = counts / counts.sum(-1, keepdim=True)
     row, best = divmod(int(share.argmax()), experts)
-    title = f"Layer {list(found)[row]} makes {share[row, best]:.0%} of its choices for expert {best}"
+    title = f"Layer {list(found)[row]} sends {share[row, best]:.0%} of its choices to expert {best}"
     width, height = min(9.0, 4.5 + 0.4 * experts), min(8.0, 0.3 * len(found))
     figure = _figure(f"{title}; an even share is {1 / experts:.1%}", width, 1.2 + max(0.6, height))
     left, right = figure.subplots(1, 2, width_ratios=(3, 1))
@@ -271,15 +275,15 @@ def domain_footprint(counts: Int[Tensor, "layers domains experts"], domains: Seq
     layers, _, experts = counts.shape
     share = counts / counts.sum(-1, keepdim=True).clamp(min=1)
     layer, domain, best = (int(index) for index in torch.unravel_index(share.argmax(), share.shape))
-    title = f"Layer {layer} makes {share.max():.0%} of its choices on {domains[domain]} for expert {best}"
+    title = f"Layer {layer} sends {share.max():.0%} of its choices on “{domains[domain]}” to expert {best}"
     size = 2.4 + 1.75 * min(layers, 4), 0.8 + math.ceil(layers / 4) * (0.55 + 0.24 * len(domains))
-    figure = _figure(f"{title}; an even share is {1 / experts:.1%}", *size)
+    figure = _figure(f"{title}; an even share is {1 / experts:.1%}", size[0], max(2.2, size[1]))
     for number, (ax, first, last) in enumerate(_small_multiples(figure, layers)):
         image = _heatmap(ax, share[number], None if experts <= 8 else (), vmin=0, vmax=float(share.max()))
         ax.set(title=f"layer {number}", xlabel="expert" if last else "")
         _label(ax.xaxis, range(experts) if last else [""], 1.6)
         _label(ax.yaxis, domains if first else [""], 0.24 * len(domains))
-    _colour_bar(figure, image, "share of the domain's choices")
+    _colour_bar(figure, image, "share of the choices")
     return figure
 
 
@@ -296,9 +300,9 @@ def attention_maps(weights: Float[Tensor, "heads q_len k_len"], labels: Sequence
     found = [max((float(w[head].float().sum() / q_len), place) for place, w in places.items()) for head in range(heads)]
     share, place = max(found)
     title = f"In head {found.index((share, place))} a token gives {share:.0%} of its weight to {place}, on average"
-    figure = _figure(title, 2.0 + 1.8 * min(heads, 4), 1.1 + math.ceil(heads / 4) * 2.0)
+    figure = _figure(title, 2.0 + 1.8 * min(heads, 4), 1.4 + math.ceil(heads / 4) * 1.92)
     for head, (ax, first, last) in enumerate(_small_multiples(figure, heads)):
-        image = _heatmap(ax, weights[head], norm=PowerNorm(0.5, 0, 1), aspect="equal")
+        image = _heatmap(ax, weights[head], norm=PowerNorm(0.5, 0, 1), aspect="equal" if q_len == k_len else "auto")
         ax.spines[:].set(visible=True, color="#bbbbbb")
         ax.set_title(f"head {head}: {found[head][0]:.0%} to {found[head][1]}", fontsize=SMALL)
         _label(ax.xaxis, labels if last else [""], 1.5)

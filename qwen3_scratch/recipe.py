@@ -4,10 +4,11 @@ import itertools
 import json
 import random
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import mean
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import jinja2
 import tokenizers
@@ -32,9 +33,8 @@ ROWS = 24  # rows in a batch
 # Answers and thinking carry the loss; of the question every fourth token counts a little, for the sake of its words.
 PROMPT_EVERY, PROMPT_WEIGHT = 4, 0.05
 SHARES = {"stories": 0.40, "arithmetic": 0.18, "python": 0.12, "facts": 0.07, "spanish": 0.14, "chat": 0.09}
-# Left alone, look-ups in stories stay at chance for millions of tokens. From this step on copying is exercised too.
-COPYING_FROM = 1250
-SHARES_WITH_COPYING = {**SHARES, "python": 0.10, "facts": 0.05, "spanish": 0.10, "chat": 0.06, "copying": 0.20}
+EXERCISED = {**SHARES, "python": 0.10, "facts": 0.05, "spanish": 0.10, "chat": 0.06, "copying": 0.20}
+LISTED = {**SHARES, "python": 0.12, "facts": 0.07, "spanish": 0.11, "chat": 0.06, "copying": 0.08, "retelling": 0.14}
 THINKING_SHARE = 0.5  # of the chats are answered with thinking
 CURRICULUM = 1000  # steps until stories and sums have their full length
 PLAN = Plan(steps=4500, learning_rate=2.5e-3)
@@ -81,7 +81,7 @@ def train_tokenizer(seed: int = SEED, chats: int = 30_000) -> Tokenizer:
     backend.decoder = decoders.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=MERGED_VOCABULARY, initial_alphabet=alphabet, show_progress=False)
-    shown = itertools.islice(corpus.examples(seed, weights=SHARES), chats)
+    shown = itertools.islice(corpus.examples(seed, weights=SHARES, samplers=QUOTING), chats)
     texts = itertools.chain((text_of(example) for example in shown), itertools.repeat("\n\n", chats))
     backend.train_from_iterator(texts, trainer)  # the empty line stands around the thinking, between tags
     backend.add_special_tokens([tokenizers.AddedToken(token, special=True, normalized=False) for token in SPECIAL])
@@ -103,12 +103,36 @@ def prompt_and_target(tokenizer: Tokenizer, example: corpus.Example, thinking: b
     return tokenizer.encode(prompt), tokenizer.encode(f"{target}{example.answer}<|im_end|>\n")
 
 
+class Lesson(NamedTuple):
+    """What is trained on from a step on."""
+
+    start: int
+    shares: dict[str, float]
+    samplers: dict[str, Callable] = corpus.SAMPLERS
+
+
+QUOTING = {**corpus.SAMPLERS, "stories": partial(corpus.stories.sample, thinking=corpus.stories.quoted)}
+# Each lesson mends what the one before left at chance. Quoting a story's sentences taught templates, not look-ups;
+# copying taught the heads to find a word's follower; lists ask for one look at a time.
+LESSONS = (Lesson(0, SHARES, QUOTING), Lesson(1250, EXERCISED, QUOTING), Lesson(2250, LISTED))
+
+
+def lesson_of(step: int) -> Lesson:
+    return next(lesson for lesson in reversed(LESSONS) if lesson.start <= step)
+
+
 def make_batch(tokenizer: Tokenizer, step: int, seed: int = SEED, rows: int = ROWS, row: int = ROW) -> Batch:
     """The batch of a step, the same whenever it is asked for: chats of all domains packed into rows."""
     rng = random.Random(f"{seed}/{step}")
     difficulty = min(1.0, step / CURRICULUM)
-    shares = SHARES if step < COPYING_FROM else SHARES_WITH_COPYING
-    shown = corpus.examples(rng.getrandbits(64), domains=corpus.LESSONS, weights=shares, difficulty=difficulty)
+    lesson = lesson_of(step)
+    shown = corpus.examples(
+        rng.getrandbits(64),
+        domains=corpus.LESSONS,
+        weights=lesson.shares,
+        difficulty=difficulty,
+        samplers=lesson.samplers,
+    )
     batch = Batch(
         torch.zeros(rows, row, dtype=torch.long),
         torch.zeros(rows, row, dtype=torch.long),

@@ -111,7 +111,7 @@ ROPES = {
     "yarn mscale": {"rope_type": "yarn", "factor": 4.0, "mscale": 2.0, "mscale_all_dim": 0.5,
                     "original_max_position_embeddings": 24},
     "yarn attention_factor": {"rope_type": "yarn", "factor": 4.0, "attention_factor": 1.4},
-    "yarn ramp": {"rope_type": "yarn", "factor": 4, "beta_fast": 6, "beta_slow": 0.5, "truncate": False,
+    "yarn ramp": {"rope_type": "yarn", "factor": 4, "beta_fast": 2, "beta_slow": 0.5, "truncate": False,
                   "original_max_position_embeddings": 24},
 }  # fmt: skip
 Row = dict[str, Any]

@@ -75,6 +75,11 @@ CHATS = {
     "a block never opened": [user("Hello"), assistant("Hm.\n</think>\n\nDone.")],
     "a block never closed": [user("Hello"), assistant("<think>\nHm.")],
     "two blocks": [user("Hello"), assistant("<think>a</think>b<think>c</think>\n\nd")],
+    "an empty block before another answer": [
+        user("Hello"),
+        assistant("<think>\n\n</think>\n\nWait."),
+        assistant("Hi."),
+    ],
     "two answers to one question": [user("Hello"), assistant(THOUGHT), assistant("More.")],
     "nothing said": [user(""), assistant("")],
     "space around": [user("\n Hello \n"), assistant("\n\nHi.\n"), user(" ")],
@@ -315,8 +320,18 @@ def test_content_that_is_no_text_is_refused_rather_than_dropped(role, content):
     refused(EMBEDDED, [user("Hi"), {"role": role, "content": content}], rf"message 1 \({role}\) is no string")
 
 
-@pytest.mark.parametrize("options", ["", "indent=2", "ensure_ascii=True", "separators=(',', ':')", "sort_keys=True"])
-def test_tojson_takes_the_options_it_takes_in_transformers(options):
-    template = "{{ messages | tojson(" + options + ") }}"
-    chat = [user("é <b> & 'x'")]
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ messages | tojson }}",
+        "{{ messages | tojson(indent=2) }}",
+        "{{ messages | tojson(ensure_ascii=True) }}",
+        "{{ messages | tojson(separators=(',', ':'), sort_keys=True) }}",
+        "  {% for message in messages %}\n    {{ message.content }}\n  {% endfor %}\nend\n\n",
+        "{% for message in messages %}{% if loop.last %}{% break %}{% endif %}{{ message.role }}{% endfor %}",
+        "{{ strftime_now('%Y') }} {{ enable_thinking }} {{ tools is none }} {{ undefined_name }}",
+    ],
+)
+def test_a_template_finds_the_filters_switches_and_white_space_of_transformers(template):
+    chat = [user("é <b> & 'x'"), assistant("Yes.")]
     assert ours(template, chat) == theirs(template, chat)

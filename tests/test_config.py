@@ -77,8 +77,13 @@ def test_both_spellings_give_the_same_config(tmp_path, raw):
 
 
 def test_the_older_spelling_of_a_rope_type_is_read(tmp_path):
-    scaling = {"type": "linear", "factor": 2.0}
-    assert read(tmp_path, TINY | {"rope_scaling": scaling}) == read(tmp_path, VARIANTS["linear"])
+    for scaling in ({"type": "linear", "factor": 2.0}, {"type": "linear", "rope_type": "linear", "factor": 2.0}):
+        assert read(tmp_path, TINY | {"rope_scaling": scaling}) == read(tmp_path, VARIANTS["linear"])
+
+
+def test_kinds_of_layer_are_a_matter_of_the_dense_family_alone(tmp_path):
+    sliding = VARIANTS["sliding window"]
+    assert read(tmp_path, sliding | {"layer_types": ["full_attention"] * 4}) == read(tmp_path, sliding)
 
 
 @every_variant
@@ -213,7 +218,6 @@ RELATIONS = {
     "a beginning that is a list": ({"bos_token_id": [1]}, "bos_token_id is [1]"),
     "a negative spread": ({"initializer_range": -0.1}, "initializer_range is -0.1"),
     "an infinite epsilon": ({"rms_norm_eps": float("inf")}, "rms_norm_eps is inf"),
-    "an unknown dtype": ({"torch_dtype": "int4"}, "dtype is 'int4'", "bfloat16"),
     "another model": ({"model_type": "llama"}, "model_type is 'llama'", "qwen3_moe"),
     "no model": ({"model_type": None}, "model_type is None"),
     "a list of models": ({"model_type": ["qwen3_moe"]}, "model_type is ['qwen3_moe']"),

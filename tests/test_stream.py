@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 from helpers import Script, bytes_as_tokens, checkpoint, generate_module, joined, never, tokenizer, unchecked
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from qwen3_scratch import Checkpoint, Error, Generation, Tokenizer, generate, stream
@@ -41,24 +41,17 @@ WRITTEN = st.one_of(
 )
 
 
-@st.composite
-def written(draw) -> tuple[str, list[int]]:
-    """A text and token ids that spell it: some characters as the tokenizer has them, others byte by byte."""
+PARTS = st.lists(st.tuples(WRITTEN, st.booleans()), max_size=4)  # whether it is spelled byte by byte
+
+
+@given(PARTS)
+@example([("👩🏽‍🚀 e\u0301 漢", True)])
+def test_pieces_of_any_text_in_any_tokens_join_to_it_and_hold_no_half_character(parts):
     text, tokens = "", []
-    for part in draw(st.lists(WRITTEN, max_size=4)):
-        if draw(st.booleans()):
-            ids = bytes_as_tokens(part.encode())
-        else:
-            ids = tokenizer().encode(part)
-            part = b"".join(map(tokenizer().token_bytes, ids)).decode()  # the tokenizer composes accents
-        text, tokens = text + part, tokens + ids
-    return text, tokens
-
-
-@given(written())
-@example(("👩🏽‍🚀 e\u0301 漢", bytes_as_tokens("👩🏽‍🚀 e\u0301 漢".encode())))
-def test_pieces_of_any_text_in_any_tokens_join_to_it_and_hold_no_half_character(spelled):
-    text, tokens = spelled
+    for part, by_bytes in parts:
+        ids = bytes_as_tokens(part.encode()) if by_bytes else tokenizer().encode(part)
+        text += b"".join(map(tokenizer().token_bytes, ids)).decode()  # `encode` composes accents
+        tokens += ids
     for raw in (True, False):
         pieces, sofar = flat(fed(tokens, raw=raw)), ""
         whole = text if raw else text.strip("\n")
@@ -94,9 +87,11 @@ def test_bytes_that_are_no_text_at_all_become_the_replacement_character():
 
 # ---- stop strings -------------------------------------------------------------------------------
 
+LETTERS = st.sampled_from("ab\n")  # few, so that stop strings are met, overlap and contain each other
+
 
 def until_stop(parts: list[str], stops: list[str]) -> tuple[str, str | None]:
-    """What should be left of a text that arrives in parts: all before the first stop string of the first that has one."""
+    """What should be left of a text that arrives in parts: all before the first stop string, once one is complete."""
     text = ""
     for part in parts:
         text += part
@@ -111,9 +106,8 @@ def held_back(text: str, stops: list[str]) -> int:
     return max((n for n in lengths if any(n < len(stop) and text.endswith(stop[:n]) for stop in stops)), default=0)
 
 
-@given(
-    st.text(st.sampled_from("ab\n"), max_size=14), st.lists(st.text(st.sampled_from("ab\n"), min_size=1), max_size=3)
-)
+@settings(max_examples=200)
+@given(st.text(LETTERS, max_size=14), st.lists(st.text(LETTERS, min_size=1), max_size=3))
 @example("aaab", ["aab"])
 @example("abcabab", ["ababb", "ba"])
 def test_of_raw_text_exactly_what_a_stop_string_may_begin_with_is_held_back(text, stops):
@@ -128,25 +122,20 @@ def test_of_raw_text_exactly_what_a_stop_string_may_begin_with_is_held_back(text
     assert (released[-1] == []) or met is None
 
 
-@given(
-    st.text(st.sampled_from("ab\n"), max_size=14), st.lists(st.text(st.sampled_from("ab\n"), min_size=1), max_size=3)
-)
+@settings(max_examples=200)
+@given(st.text(LETTERS, max_size=14), st.lists(st.text(LETTERS, min_size=1), max_size=3))
 def test_of_an_answer_line_breaks_at_both_ends_are_cut_and_nothing_else(text, stops):
     """A stop string of line breaks alone is not met by those at the head, since they are no part of the answer."""
-    tokens, found = bytes_as_tokens(text.encode()), TextStream(tokenizer(), [], stops)
-    pieces = flat([*[found.feed(token) for token in tokens], found.finish()])
-    mixed, breaks = [stop for stop in stops if stop.strip("\n")], [stop for stop in stops if not stop.strip("\n")]
+    found = TextStream(tokenizer(), [], stops)
+    pieces = [*[found.feed(token) for token in bytes_as_tokens(text.encode())], found.finish()]
     head = len(text) - len(text.lstrip("\n"))
-    ends = [until_stop(list(text), mixed), until_stop(list(text[head:]), breaks)]
-    ends[1] = (text[:head] + ends[1][0], ends[1][1])
-    places = [len(whole) + len(met) for whole, met in ends if met]
-    if not places:
-        expected, met = text, None
-    else:  # the one that is complete first; of two that end together the one that begins first
-        expected, met = min(
-            (end for end in ends if end[1] and len(end[0] + end[1]) == min(places)), key=lambda e: len(e[0])
-        )
-    assert ("".join(pieces), found.stopped) == (expected.strip("\n"), met)
+    breaks = [stop for stop in stops if not stop.strip("\n")]
+    one = until_stop(list(text), [stop for stop in stops if stop not in breaks])
+    two = until_stop(list(text[head:]), breaks)
+    ends = [(shown, met) for shown, met in (one, (text[:head] + two[0], two[1])) if met]
+    # The one that is complete first; of two that are complete together the one that begins first.
+    expected, met = min(ends, key=lambda end: (len(end[0] + end[1]), len(end[0])), default=(text, None))
+    assert ("".join(flat(pieces)), found.stopped) == (expected.strip("\n"), met)
 
 
 def test_what_a_token_brings_before_and_after_a_stop_string_is_told_apart():

@@ -200,6 +200,23 @@ def test_positions_counted_by_hand_equal_the_default(model, short, side, seed):
     assert_near(found[keep], logits(weights, token_ids, config, attention_mask=keep)[keep])
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_each_row_counts_from_its_first_real_token_and_on_after_the_cache(side):
+    """Seen at the rope table itself: attention depends on distances alone, and would hide a row that starts late."""
+    (weights, config), seen = MODELS["moe"], []
+
+    def noted(config, positions):
+        seen.append(positions)
+        return rope_table(config, positions)
+
+    token_ids, keep = padded([random_tokens(config, length) for length in (5, 2)], side)
+    cache = KVCache(config, 2, 7)
+    logits(weights, token_ids, config, attention_mask=keep, cache=cache, ops=Ops(table=noted))
+    logits(weights, token_ids[:, :2], config, cache=cache, ops=Ops(table=noted))
+    assert [row[real].tolist() for row, real in zip(seen[0], keep, strict=True)] == [[0, 1, 2, 3, 4], [0, 1]]
+    assert seen[1].tolist() == [[5, 6], [2, 3]]
+
+
 @given(models, st.integers(1, 7), seeds)
 def test_positions_by_hand_after_a_cache_are_counted_from_the_start_of_the_text(model, cut, seed):
     weights, config = MODELS[model]

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_flatten
 from transformers import AutoModelForCausalLM
 
 from qwen3_scratch import Error, forward, init_weights, load_weights, weights
-from qwen3_scratch.weights import INDEX, save_weights, tensor_tree
+from qwen3_scratch.weights import INDEX, save_weights, tensor_tree, write_json
 
 SINGLE = "model.safetensors"
 Q_PROJ = "model.layers.1.self_attn.q_proj.weight"
@@ -97,27 +97,28 @@ def test_weights_saved_and_loaded_are_the_same_to_the_bit(tmp_path, config, dtyp
 
 
 @every_variant
-def test_transformers_loads_what_we_save_whole_and_computes_the_same(tmp_path, config):
+@pytest.mark.parametrize("size", [10**9, 20_000], ids=["one file", "shards"])
+def test_transformers_loads_what_we_save_whole_and_computes_the_same(tmp_path, config, size):
     saved, token_ids = random_weights(config), random_tokens(config, 2, 9)
-    save_weights(tmp_path, saved, config)
-    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()), encoding="utf-8")
+    save_weights(tmp_path, saved, config, max_shard_size=size)
+    write_json(tmp_path / "config.json", config.to_dict())
+    assert (tmp_path / INDEX).exists() == (size == 20_000)
     theirs, report = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(report.values())
     with torch.no_grad():
         assert_near(forward(saved, token_ids, config), theirs(token_ids).logits)
+    assert same(load_weights(tmp_path, config), saved)
 
 
 @every_variant
 @pytest.mark.parametrize("shard", ["1GB", "20KB"], ids=["one file", "shards"])
 def test_what_transformers_saves_is_loaded_to_the_bit(tmp_path, config, shard):
-    ours = tmp_path / "ours"
-    ours.mkdir()
-    save_weights(ours, random_weights(config), config)
-    (ours / "config.json").write_text(json.dumps(config.to_dict()), encoding="utf-8")
-    model = AutoModelForCausalLM.from_pretrained(ours)
-    model.save_pretrained(tmp_path / "theirs", max_shard_size=shard)
-    assert (tmp_path / "theirs" / INDEX).exists() == (shard == "20KB")
-    assert same(load_weights(tmp_path / "theirs", config), load_weights(ours, config))
+    saved, theirs = random_weights(config), tmp_path / "theirs"
+    save_weights(tmp_path, saved, config)
+    write_json(tmp_path / "config.json", config.to_dict())
+    AutoModelForCausalLM.from_pretrained(tmp_path).save_pretrained(theirs, max_shard_size=shard)
+    assert (theirs / INDEX).exists() == (shard == "20KB")
+    assert same(load_weights(theirs, config), saved)
 
 
 def test_shards_give_the_same_weights_as_one_file(tmp_path, tensors, known):
@@ -134,8 +135,7 @@ def test_one_file_is_read_rather_than_shards_beside_it(tmp_path, tensors, known)
 def test_experts_are_stacked_with_the_gate_above_the_up_projection(tensors, known):
     size = CONFIG.moe_intermediate_size
     for expert in range(CONFIG.num_experts):
-        name = f"model.layers.2.mlp.experts.{expert}"
-        layer = known.layers[2]
+        name, layer = f"model.layers.2.mlp.experts.{expert}", known.layers[2]
         assert torch.equal(layer.gate_up_proj[expert, :size], tensors[f"{name}.gate_proj.weight"])
         assert torch.equal(layer.gate_up_proj[expert, size:], tensors[f"{name}.up_proj.weight"])
         assert torch.equal(layer.down_proj[expert], tensors[f"{name}.down_proj.weight"])
@@ -186,8 +186,7 @@ def test_a_tensor_that_does_not_fit_is_named(tmp_path, tensors, changes, parts):
 
 
 def test_a_single_nan_in_one_expert_is_found(tmp_path, tensors):
-    name = "model.layers.2.mlp.experts.5.down_proj.weight"
-    damaged = tensors[name].clone()
+    damaged = tensors[name := "model.layers.2.mlp.experts.5.down_proj.weight"].clone()
     damaged[3, 4] = float("nan")
     refused(write(tmp_path, tensors | {name: damaged}), SINGLE, name, "NaN")
 
@@ -196,6 +195,14 @@ def test_a_number_too_large_for_the_dtype_asked_for_is_no_fault_of_the_file(tmp_
     write(tmp_path, tensors | {Q_PROJ: tensors[Q_PROJ] * 1e6})
     load_weights(tmp_path, CONFIG, dtype=torch.bfloat16)
     refused(tmp_path, SINGLE, Q_PROJ, "too large for torch.float16", "another dtype", dtype=torch.float16)
+
+
+def test_a_config_of_an_unknown_dtype_needs_one_to_be_passed(tmp_path, tensors, known):
+    unknown = small_config(dtype="int4")
+    refused(write(tmp_path, tensors), "dtype is 'int4'", "bfloat16", "pass dtype", config=unknown)
+    assert same(load_weights(tmp_path, unknown, dtype=torch.float32), known)
+    with pytest.raises(Error, match=r"^config: dtype is 'int4', expected one of .*: pass dtype"):
+        init_weights(unknown)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.9999])
@@ -263,8 +270,7 @@ def test_a_shard_that_is_absent_is_named(tmp_path, tensors):
 @pytest.mark.parametrize("name", ["../evil.safetensors", "/evil.safetensors", "{outside}", "a/evil.safetensors", "..",
                                   "./evil.safetensors", "", "evil.bin", "evil.safetensors/"])  # fmt: skip
 def test_an_index_that_names_anything_but_a_file_beside_it_is_refused(tmp_path, tensors, name):
-    folder = tmp_path / "folder"
-    folder.mkdir()
+    (folder := tmp_path / "folder").mkdir()
     write(tmp_path, tensors, "evil.safetensors")
     name = name.format(outside=tmp_path / "evil.safetensors")
     write_index(folder, **dict.fromkeys(tensors, name))
@@ -286,8 +292,9 @@ def test_an_index_that_is_no_json_object_is_refused(tmp_path, content):
 # ---- saving and starting --------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("size", [10**9, 20_000], ids=["one file", "shards"])
 @pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=repr)
-def test_a_save_that_is_interrupted_leaves_the_old_file_and_no_half_one(tmp_path, monkeypatch, known, failure):
+def test_a_save_that_is_interrupted_leaves_the_old_file_and_no_half_one(tmp_path, monkeypatch, known, failure, size):
     save_weights(tmp_path, known, CONFIG)
     before = (tmp_path / SINGLE).read_bytes()
 
@@ -297,16 +304,18 @@ def test_a_save_that_is_interrupted_leaves_the_old_file_and_no_half_one(tmp_path
 
     monkeypatch.setattr(weights, "save_file", half)
     with pytest.raises(type(failure)):
-        save_weights(tmp_path, init_weights(CONFIG, seed=2), CONFIG)
+        save_weights(tmp_path, init_weights(CONFIG, seed=2), CONFIG, max_shard_size=size)
     assert [path.name for path in tmp_path.iterdir()] == [SINGLE]
     assert (tmp_path / SINGLE).read_bytes() == before
 
 
-def test_a_save_takes_the_place_of_the_old_file(tmp_path, known):
+@pytest.mark.parametrize("size", [10**9, 20_000], ids=["one file", "shards"])
+def test_a_save_takes_the_place_of_the_old_file(tmp_path, known, size):
     save_weights(tmp_path, known, CONFIG)
-    save_weights(tmp_path, init_weights(CONFIG, seed=2), CONFIG)
+    save_weights(tmp_path, init_weights(CONFIG, seed=2), CONFIG, max_shard_size=size)
     assert same(load_weights(tmp_path, CONFIG), init_weights(CONFIG, seed=2))
-    assert [path.name for path in tmp_path.iterdir()] == [SINGLE]
+    assert (tmp_path / SINGLE).exists() == (size == 10**9)
+    assert not list(tmp_path.glob("*.partial"))
 
 
 def test_weights_that_are_being_trained_are_saved_without_their_gradients(tmp_path, known):
@@ -318,11 +327,12 @@ def test_weights_that_are_being_trained_are_saved_without_their_gradients(tmp_pa
 
 
 @every_variant
-def test_random_weights_depend_on_the_seed_alone(config):
+def test_random_weights_depend_on_the_seed_alone_and_are_as_many_as_the_config_counts(config):
     first = init_weights(config, seed=3)
     torch.rand(1)
     assert same(first, init_weights(config, seed=3))
     assert not same(first, init_weights(config, seed=4))
+    assert sum(tensor.numel() for tensor in tensor_tree(first)) == config.num_parameters()
     halved = init_weights(config, seed=3, dtype=torch.bfloat16)
     assert torch.equal(first.embed_tokens.bfloat16(), halved.embed_tokens)
 
@@ -337,8 +347,3 @@ def test_random_weights_start_with_norms_of_one_and_biases_of_zero_and_the_sprea
     for matrix in (found.embed_tokens, found.lm_head, layer.q_proj, layer.gate_up_proj, layer.down_proj, layer.router):
         assert matrix.mean().abs() < 0.01
         assert 0.045 < matrix.std() < 0.055
-
-
-@every_variant
-def test_random_weights_are_as_many_as_the_config_counts(config):
-    assert sum(tensor.numel() for tensor in tensor_tree(init_weights(config))) == config.num_parameters()

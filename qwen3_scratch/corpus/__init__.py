@@ -14,9 +14,10 @@ from .common import SYSTEM_MESSAGES, Example, assistant
 __all__ = ["DOMAINS", "LESSONS", "Example", "examples", "is_correct", "is_held_out", "sample"]
 
 DOMAINS = ("stories", "arithmetic", "python", "facts", "spanish", "chat")
-LESSONS = (*DOMAINS, "copying")  # what is trained on: copying is an exercise and never scored
+LESSONS = (*DOMAINS, "copying", "retelling")  # what is trained on: the last two are exercises and never scored
 SAMPLERS = {"stories": stories.sample, "arithmetic": arithmetic.sample, "python": code.sample,
-            "facts": facts.sample, "spanish": spanish.sample, "chat": chat.sample, "copying": copying.sample}
+            "facts": facts.sample, "spanish": spanish.sample, "chat": chat.sample, "copying": copying.sample,
+            "retelling": stories.retelling}
 SHORT = ("python", "facts", "spanish", "chat", "chat")
 
 
@@ -32,9 +33,9 @@ def exchange(rng: random.Random, difficulty: float) -> list[dict]:
             return [*earlier.messages, assistant(earlier.answer)]
 
 
-def sample(domain: str, rng: random.Random, *, difficulty: float = 1.0) -> Example:
+def sample(domain: str, rng: random.Random, *, difficulty: float = 1.0, samplers=SAMPLERS) -> Example:
     """One example of a domain, now and then after an earlier exchange or a system message."""
-    example = SAMPLERS[domain](rng, difficulty)
+    example = samplers[domain](rng, difficulty)
     if rng.random() < 0.06:
         example = example._replace(messages=[*exchange(rng, difficulty), *example.messages])
     if rng.random() < 0.05:
@@ -45,7 +46,7 @@ def sample(domain: str, rng: random.Random, *, difficulty: float = 1.0) -> Examp
 
 def examples(seed: int, *, held_out: bool = False, domains: Sequence[str] = DOMAINS,
              weights: Sequence[float] | Mapping[str, float] | None = None,
-             difficulty: float = 1.0) -> Iterator[Example]:
+             difficulty: float = 1.0, samplers=SAMPLERS) -> Iterator[Example]:
     """Examples without end, the same for the same arguments; only held-out ones, or none of them.
 
     `weights` are the relative shares of the domains, in their order or by name (missing names weigh nothing).
@@ -56,9 +57,9 @@ def examples(seed: int, *, held_out: bool = False, domains: Sequence[str] = DOMA
     while True:
         # The domain is drawn once and kept until an example passes: rejection must not shift the shares.
         domain = rng.choices(domains, weights)[0]
-        example = sample(domain, rng, difficulty=difficulty)
+        example = sample(domain, rng, difficulty=difficulty, samplers=samplers)
         while is_held_out(example) != held_out:
-            example = sample(domain, rng, difficulty=difficulty)
+            example = sample(domain, rng, difficulty=difficulty, samplers=samplers)
         yield example
 
 

@@ -113,7 +113,41 @@ def place_question(rng: random.Random, story: str, question: str) -> str:
     return question + (rng.choice((" ", "\n")) if question[-1] in "?." else "\n") + story
 
 
-def sample(rng: random.Random, difficulty: float) -> Example:
+# What a question asks about, and what is asked.
+KEYS = {"who_has": "{t}: {n}", "who_in": "{p}: {n}", "where_person": "{n}: {p}", "what_has": "{n}: {c} {t}",
+        "colour": "{t}: {c}", "where_thing": "{t}: {p}"}
+
+
+def row(person: dict) -> str:
+    """One line of the list of who is where with what."""
+    return "- {n}: {p}, {c} {t}".format(**person)
+
+
+def listed(cast: list[dict], questions: list[tuple[str, dict]]) -> str:
+    """Thinking that turns the story into a list, and then names what each question asks about beside its answer.
+
+    Every word is then found by one look: beside the name in the story, or beside the key in the list.
+    """
+    return "\n".join([row(person) for person in cast] + ["> " + KEYS[kind].format(**p) for kind, p in questions])
+
+
+def quoted(cast: list[dict], questions: list[tuple[str, dict]]) -> str:
+    """Thinking that quotes the sentences that answer each question, word for word."""
+    lines = []
+    for kind, person in questions:
+        lines.append(" ".join(text.format(**person) for text in evidence(person["form"], NEEDED[kind])))
+    return "\n".join(lines)
+
+
+def retelling(rng: random.Random, difficulty: float) -> Example:
+    """An exercise: the whole story as a list, so that every word of it must be found at its owner."""
+    cast = people(rng, rng.randint(1, 3))
+    story = " ".join(sentence.format(**person) for person in cast for sentence in rng.choice(FORMS))
+    asked = rng.choice(("Make a list: ", "Who is where, with what? ", "List the people: ")) + story
+    return Example("retelling", "list", [user(asked)], "I list the people.", "\n".join(map(row, cast)))
+
+
+def sample(rng: random.Random, difficulty: float, thinking=listed) -> Example:
     """A story of one to three people with one to four questions, sometimes in a second turn."""
     # The cube root favours the largest story that the difficulty allows.
     cast = people(rng, 1 + round(2 * min(difficulty, 1.0) * rng.random() ** (1 / 3)))
@@ -135,9 +169,5 @@ def sample(rng: random.Random, difficulty: float) -> Example:
     else:
         messages = [user(place_question(rng, story, ask(rng, questions)))]
 
-    lines = []
-    for kind, person in questions:
-        quoted = " ".join(sentence.format(**person) for sentence in evidence(person["form"], NEEDED[kind]))
-        lines.append(quoted)
     kind = questions[0][0] if count == 1 else "several"
-    return Example("stories", kind, messages, "\n".join(lines), reply(questions))
+    return Example("stories", kind, messages, thinking(cast, questions), reply(questions))

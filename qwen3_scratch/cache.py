@@ -50,17 +50,20 @@ class KVCache:
         }
         self.upcoming = torch.zeros(batch, dtype=torch.long, device=device)
 
-    def next_position(self) -> Int[Tensor, "batch"]:
+    def next_positions(self, batch: int) -> Int[Tensor, "batch"]:
         """The position of each row's next token: one past the last token, padding aside, that the row holds."""
+        self.check_rows(batch)
         return self.upcoming
+
+    def check_rows(self, batch: int) -> None:
+        """Raises Error for a batch of another size than the cache was made for."""
+        if batch != self.batch:
+            raise Error(f"cache: {batch} rows arrived, expected {self.batch}: make the cache for as many as the batch")
 
     def extend(self, key_positions: Int[Tensor, "batch seq"]) -> None:
         """Makes room for a call's tokens in every layer; `write` then fills it. Raises Error where there is none."""
-        batch, new = key_positions.shape
-        if batch != self.batch:
-            raise Error(
-                f"cache: {batch} rows arrived, expected {self.batch}: make the cache for as many rows as the batch"
-            )
+        new = key_positions.shape[1]
+        self.check_rows(len(key_positions))
         rings = [capacity < self.max_length for capacity in self.capacities]
         if any(rings) and new > self.chunk:
             raise Error(

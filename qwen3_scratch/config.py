@@ -6,9 +6,11 @@ dense `qwen3`, which is the case of no experts at all.
 """
 
 import json
+import math
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin
 
 from .errors import Error
 
@@ -84,7 +86,7 @@ class Config:
 
     @property
     def rope_theta(self) -> float:
-        return self.rope_parameters["rope_theta"]
+        return float(self.rope_parameters["rope_theta"])
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
@@ -137,7 +139,7 @@ def read_config(folder: str | Path) -> Config:
     path = Path(folder) / "config.json"
     raw = read_json(path)
     family = raw.get("model_type")
-    if family not in FAMILY_DEFAULTS:
+    if not isinstance(family, str) or family not in FAMILY_DEFAULTS:
         raise Error(f"{path}: model_type is {family!r}, expected 'qwen3_moe' or 'qwen3': choose a checkpoint of these")
     values = {**FAMILY_DEFAULTS[family], **{SPELLINGS.get(key, key): value for key, value in raw.items()}}
     values["rope_parameters"] = _rope_parameters(values, path)
@@ -146,17 +148,20 @@ def read_config(folder: str | Path) -> Config:
             values[name] = tuple(values[name])
     names = {f.name for f in fields(Config)}
     keep_none = {"sliding_window", "bos_token_id", "eos_token_id", "pad_token_id"}
+    keep_none |= FAMILY_DEFAULTS[family].keys() - {"head_dim"}  # a size that is null is refused below
     known = {k: v for k, v in values.items() if k in names and (v is not None or k in keep_none)}
+    if known["num_key_value_heads"] is None:  # as many as query heads, as the reference reads it
+        known["num_key_value_heads"] = known["num_attention_heads"]
     if family == "qwen3":  # a dense model carries no expert fields, whatever its config.json says
         known |= dict(num_experts=0, num_experts_per_tok=0, moe_intermediate_size=0)
     else:  # the reference reads only sliding_window here: every layer slides, or none
         known.pop("layer_types", None)
-    known["use_sliding_window"] = bool(known.get("use_sliding_window", False))
     known.setdefault("sliding_window", 4096)
-    if not known["use_sliding_window"]:
+    if not known.get("use_sliding_window", False):
         known["sliding_window"] = None
     try:
         _check_types(known, path)
+        known |= {f.name: float(known[f.name]) for f in fields(Config) if f.type is float and f.name in known}
         known.setdefault("head_dim", known["hidden_size"] // max(known["num_attention_heads"], 1))
         return Config(**known)
     except Error as error:
@@ -169,7 +174,7 @@ def read_json(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise Error(f"{path}: no such file: a checkpoint folder has one, so check the path") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no JSON, a number of 5,000 digits
         raise Error(f"{path}: cannot be read as JSON ({error}): fetch the file again") from None
     if not isinstance(found, dict):
         raise Error(f"{path}: holds a JSON {type(found).__name__}, expected an object: fetch the file again")
@@ -178,21 +183,32 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _rope_parameters(values: dict[str, Any], path: Path) -> dict[str, Any]:
     """The rotary settings under one spelling: `rope_scaling` + `rope_theta`, or `rope_parameters` that hold both."""
+    for name in ("rope_scaling", "rope_parameters"):
+        if not isinstance(values.get(name), dict | None):
+            raise Error(f"{path}: {name} is {values[name]!r}, expected an object or null: mend config.json")
     rope = values.get("rope_scaling") or values.get("rope_parameters") or {}
-    if not isinstance(rope, dict):
-        raise Error(f"{path}: rope_scaling is {rope!r}, expected an object or null: mend config.json")
     rope = {key: value for key, value in rope.items() if value is not None}
+    nested = [key for key, value in rope.items() if isinstance(value, dict)]
+    if nested:
+        raise Error(f"{path}: rope_parameters differ by kind of layer ({nested[0]}), expected one set for all layers")
     rope["rope_type"] = rope.pop("type", None) if "rope_type" not in rope else rope["rope_type"]
     rope["rope_type"] = rope["rope_type"] or "default"
     rope.pop("type", None)
-    rope.setdefault("rope_theta", values.get("rope_theta") or 10000.0)
+    for name, default in (("rope_theta", 10000.0), ("partial_rotary_factor", 1.0)):  # older files: beside the object
+        rope.setdefault(name, default if values.get(name) is None else values[name])
+    if rope["partial_rotary_factor"] == 1.0:
+        del rope["partial_rotary_factor"]
     if rope["rope_type"] == "yarn":
-        original = values.get("original_max_position_embeddings") or values.get("max_position_embeddings", 32768)
-        rope.setdefault("original_max_position_embeddings", original)
-        rope.setdefault(
-            "factor", values.get("max_position_embeddings", 32768) / rope["original_max_position_embeddings"]
-        )
+        longest = values.get("max_position_embeddings") or 32768
+        rope.setdefault("original_max_position_embeddings", values.get("original_max_position_embeddings") or longest)
+        if "factor" not in rope and _is_number(longest) and _is_number(rope["original_max_position_embeddings"]):
+            rope["factor"] = longest / rope["original_max_position_embeddings"]
     return rope
+
+
+def _is_number(found: Any) -> bool:
+    """Whether a value from JSON is a finite number above 0; true and false are none."""
+    return isinstance(found, (int, float)) and not isinstance(found, bool) and 0 < found < math.inf
 
 
 def _default_layer_types(config: Config) -> tuple[str, ...]:
@@ -203,18 +219,32 @@ def _default_layer_types(config: Config) -> tuple[str, ...]:
     return tuple(kinds[slides and layer >= first] for layer in range(config.num_hidden_layers))
 
 
-_TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
+_TYPES = {
+    int: "a whole number",
+    float: "a finite number",
+    bool: "true or false",
+    str: "a string",
+    int | None: "a whole number or null",
+    int | tuple[int, ...] | None: "a whole number, a list of whole numbers or null",
+    tuple[int, ...]: "a list of whole numbers",
+    tuple[str, ...]: "a list of strings",
+}
 
 
 def _check_types(values: dict[str, Any], where: Any) -> None:
     for f in fields(Config):
-        kind = f.type if f.type in _TYPES else None
-        if kind is None or f.name not in values:
-            continue
-        found = values[f.name]
-        fits = isinstance(found, (int, float) if kind is float else kind)
-        if not fits or (kind in (int, float) and isinstance(found, bool)):
-            raise Error(f"{where}: {f.name} is {found!r}, expected {_TYPES[kind]}: mend config.json")
+        if f.type in _TYPES and f.name in values and not _fits(values[f.name], f.type):
+            raise Error(f"{where}: {f.name} is {values[f.name]!r}, expected {_TYPES[f.type]}: mend config.json")
+
+
+def _fits(found: Any, kind: Any) -> bool:
+    """Whether a value from JSON is of a field's type: true is no 1, 1 is a number, and a number is finite."""
+    if isinstance(found, tuple):
+        kinds = [t for t in (kind, *get_args(kind)) if get_origin(t) is tuple]
+        return bool(kinds) and all(type(entry) is get_args(kinds[0])[0] for entry in found)
+    if kind is float:
+        return type(found) in (int, float) and math.isfinite(found)
+    return type(found) in (get_args(kind) if isinstance(kind, UnionType) else (kind,))
 
 
 def _validate(config: Config, where: str) -> None:
@@ -228,6 +258,7 @@ def _validate(config: Config, where: str) -> None:
                  "head_dim", "max_position_embeddings", "decoder_sparse_step"):  # fmt: skip
         need(getattr(config, name) >= 1, name, "at least 1")
     need(config.rms_norm_eps > 0, "rms_norm_eps", "more than 0")
+    need(config.initializer_range >= 0, "initializer_range", "0 or more")
     need(
         config.hidden_act in ("silu", "swish"),
         "hidden_act",
@@ -270,10 +301,12 @@ def _validate_rope(config: Config, where: str) -> None:
     kind = rope["rope_type"]
     if kind not in ROPE_TYPES:
         raise Error(f"{where}: rope_type is {kind!r}, expected one of {', '.join(ROPE_TYPES)}: others are not built")
-    numbers = ["rope_theta"] + ([] if kind == "default" else ["factor"])
-    for name in numbers:
+    needed = ["rope_theta"] + ([] if kind == "default" else ["factor"])
+    needed += ["original_max_position_embeddings"] if kind == "yarn" else []
+    optional = ("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim")
+    for name in (*needed, *(name for name in optional if name in rope)):
         found = rope.get(name)
-        if isinstance(found, bool) or not isinstance(found, (int, float)) or not found > 0:
+        if not _is_number(found):
             raise Error(
                 f"{where}: {name} of rope type {kind} is {found!r}, expected a number above 0: mend config.json"
             )

@@ -252,7 +252,7 @@ def hidden_states(
     """Embedded tokens through all layers and the last norm; new keys and values are written into `cache`."""
     if positions is None:  # each row counts the tokens it keeps, after those that the cache holds
         positions = (keep.long().cumsum(-1) - 1).clamp(min=0)
-        positions = positions if cache is None else positions + cache.next_position()[:, None]
+        positions = positions if cache is None else positions + cache.next_positions(len(x))[:, None]
     key_positions = positions.masked_fill(~keep, NEVER)
     if cache is not None:
         cache.extend(key_positions)

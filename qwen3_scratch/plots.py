@@ -20,6 +20,7 @@ from matplotlib.axis import Axis
 from matplotlib.colors import PowerNorm
 from matplotlib.image import AxesImage
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 
 from .checkpoint import Checkpoint
@@ -108,8 +109,8 @@ def _heatmap(ax: Axes, values: Tensor, texts: Iterable[Iterable[Any]] | None = (
 def _colour_bar(figure: Figure, image: AxesImage, label: str) -> None:
     """A bar beside all axes that says which shade is how many percent."""
     size = min(1.0, 2.2 / figure.get_figheight())
-    form = "{x:.0%}" if image.norm.vmax > 0.05 else "{x:.1%}"
-    bar = figure.colorbar(image, ax=figure.axes, label=label, shrink=size, aspect=14, pad=0.01, format=form)
+    options = {"shrink": size, "aspect": 14, "pad": 0.01, "format": PercentFormatter(1)}
+    bar = figure.colorbar(image, ax=figure.axes, label=label, **options)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=SMALL)
 
@@ -270,17 +271,23 @@ def expert_load(source: Trace | Mapping[int, Route]) -> Figure:
 
 
 @styled
-def domain_footprint(counts: Int[Tensor, "layers domains experts"], domains: Sequence[str]) -> Figure:
-    """Domain by expert, one panel a layer: the share of a domain's choices that each expert got."""
-    layers, _, experts = counts.shape
+def domain_footprint(
+    counts: Int[Tensor, "layers domains experts"], domains: Sequence[str], layers: Sequence[int] = ()
+) -> Figure:
+    """Domain by expert, one panel a layer: the share of a domain's choices that each expert got.
+
+    `layers` are the layers' numbers where they do not count from 0, as where some layers are dense.
+    """
+    count, _, experts = counts.shape
+    numbers = list(layers) or list(range(count))
     share = counts / counts.sum(-1, keepdim=True).clamp(min=1)
     layer, domain, best = (int(index) for index in torch.unravel_index(share.argmax(), share.shape))
-    title = f"Layer {layer} sends {share.max():.0%} of its choices on “{domains[domain]}” to expert {best}"
-    size = 2.4 + 1.75 * min(layers, 4), 0.8 + math.ceil(layers / 4) * (0.55 + 0.24 * len(domains))
-    figure = _figure(f"{title}; an even share is {1 / experts:.1%}", size[0], max(2.2, size[1]))
-    for number, (ax, first, last) in enumerate(_small_multiples(figure, layers)):
-        image = _heatmap(ax, share[number], None if experts <= 8 else (), vmin=0, vmax=float(share.max()))
-        ax.set(title=f"layer {number}", xlabel="expert" if last else "")
+    title = f"Layer {numbers[layer]} sends {share.max():.0%} of its choices on “{domains[domain]}” to expert {best}"
+    width, height = 2.4 + 1.75 * min(count, 4), 0.8 + math.ceil(count / 4) * (0.55 + 0.24 * len(domains))
+    figure = _figure(f"{title}; an even share is {1 / experts:.1%}", width, max(2.2, height))
+    for row, (ax, first, last) in enumerate(_small_multiples(figure, count)):
+        image = _heatmap(ax, share[row], None if experts <= 8 else (), vmin=0, vmax=float(share.max()))
+        ax.set(title=f"layer {numbers[row]}", xlabel="expert" if last else "")
         _label(ax.xaxis, range(experts) if last else [""], 1.6)
         _label(ax.yaxis, domains if first else [""], 0.24 * len(domains))
     _colour_bar(figure, image, "share of the choices")
@@ -326,7 +333,7 @@ def next_token_bars(logits: Float[Tensor, "vocab"], tokenizer: Tokenizer | None,
     ax.bar_label(bars, texts, padding=3, fontsize=SMALL)
     ax.set(xlim=(0, 1.12 * values[0]), ylim=(len(ids) - 0.4, -0.6), xlabel="probability")
     ax.set_yticks(range(len(ids)), labels, parse_math=False)
-    ax.xaxis.set_major_formatter("{x:.0%}" if values[0] > 0.05 else "{x:.1%}")
+    ax.xaxis.set_major_formatter(PercentFormatter(1))
     return figure
 
 

@@ -35,9 +35,18 @@ PROMPT_EVERY, PROMPT_WEIGHT = 4, 0.05
 SHARES = {"stories": 0.40, "arithmetic": 0.18, "python": 0.12, "facts": 0.07, "spanish": 0.14, "chat": 0.09}
 EXERCISED = {**SHARES, "python": 0.10, "facts": 0.05, "spanish": 0.10, "chat": 0.06, "copying": 0.20}
 LISTED = {**SHARES, "python": 0.12, "facts": 0.07, "spanish": 0.11, "chat": 0.06, "copying": 0.08, "retelling": 0.14}
+LOOKED_UP = {
+    **SHARES,
+    "stories": 0.36,
+    "facts": 0.06,
+    "spanish": 0.10,
+    "chat": 0.06,
+    "retelling": 0.08,
+    "looking_up": 0.14,
+}
 THINKING_SHARE = 0.5  # of the chats are answered with thinking
 CURRICULUM = 1000  # steps until stories and sums have their full length
-PLAN = Plan(steps=4500, learning_rate=2.5e-3)
+PLAN = Plan(steps=5000, learning_rate=2.5e-3, decay=0.35)
 
 # The pattern that cuts Qwen's text before byte-pair merging: contractions, words with one leading mark, single
 # digits, runs of other marks, line breaks, spaces. GPT-2's differs on "\n\n" at the end of a prompt.
@@ -114,11 +123,11 @@ class Lesson(NamedTuple):
 QUOTING = {**corpus.SAMPLERS, "stories": partial(corpus.stories.sample, thinking=corpus.stories.quoted)}
 # Each lesson mends what the one before left at chance. Quoting a story's sentences taught templates, not look-ups;
 # copying taught the heads to find a word's follower; lists ask for one look at a time.
-LESSONS = (Lesson(0, SHARES, QUOTING), Lesson(1250, EXERCISED, QUOTING), Lesson(2250, LISTED))
+COURSE = (Lesson(0, SHARES, QUOTING), Lesson(1250, EXERCISED, QUOTING), Lesson(2250, LISTED), Lesson(2750, LOOKED_UP))
 
 
 def lesson_of(step: int) -> Lesson:
-    return next(lesson for lesson in reversed(LESSONS) if lesson.start <= step)
+    return next(lesson for lesson in reversed(COURSE) if lesson.start <= step)
 
 
 def make_batch(tokenizer: Tokenizer, step: int, seed: int = SEED, rows: int = ROWS, row: int = ROW) -> Batch:

@@ -4,6 +4,7 @@ import os
 
 import torch
 from rich import box
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -14,35 +15,45 @@ from .model import forward
 from .trace import trace
 from .weights import DTYPES, check_tensors, tensor_files
 
-MOST_LAYERS = 12  # columns that a terminal of 100 characters has room for
+WIDTH, LONGEST = 80, 14  # characters of a line, and those of a token at its head
+MOST_EXPERTS = 2  # of a token in a layer; a terminal has no room for eight
 
 
-def route_table(checkpoint: Checkpoint, token_ids: list[int], prompt_length: int) -> Table | str:
-    """One row a token, one column a layer: the experts that the token went to, the strongest first."""
+def route_table(checkpoint: Checkpoint, token_ids: list[int], prompt_length: int) -> Group | str:
+    """One row a token, one column a layer: the experts that the token went to, the strongest first.
+
+    Layers and experts that do not fit into a line are left out evenly, and the title says so.
+    """
     ids = torch.tensor([token_ids], device=checkpoint.device)
     with torch.inference_mode(), trace() as recorded:
         forward(checkpoint.weights, ids, checkpoint.config, logits_to_keep=1)
-    routes = {call.layer: call.output for call in recorded["moe_route"]}
+    routes = {call.layer: call.output.experts for call in recorded["moe_route"]}
     if not routes:
         return "(a dense model: it has no router, every token passes the same feed-forward)"
-    step = -(-len(routes) // MOST_LAYERS)
+    top_k, digits = checkpoint.config.num_experts_per_tok, len(str(checkpoint.config.num_experts - 1))
+    shown = min(top_k, MOST_EXPERTS)
+    column = 3 + max(len(str(max(routes))), shown * (digits + 1) - 1)
+    step = -(-len(routes) // ((WIDTH - LONGEST - 3) // column))
+    title = "\nExperts of each token by layer, strongest first"
+    title += f", {shown} of {top_k}" if shown < top_k else ""
+    title += f", one layer in {step}" if step > 1 else ""
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("token, layer", no_wrap=True, max_width=LONGEST)
     layers = list(routes)[::step]
-    left_out = f", every {step}th layer" if step > 1 else ""
-    table = Table(title=f"Experts of each token by layer, strongest first{left_out}", box=box.SIMPLE_HEAD)
-    table.add_column("token")
     for layer in layers:
-        table.add_column(f"layer {layer}", justify="right")
+        table.add_column(f"{layer}", justify="right", no_wrap=True)
     for number, token in enumerate(token_ids):
-        chosen = [" ".join(f"{expert}" for expert in routes[layer].experts[number].tolist()) for layer in layers]
+        chosen = [" ".join(map(str, routes[layer][number, :shown].tolist())) for layer in layers]
         table.add_row(Text(token_text(checkpoint, token)), *chosen, end_section=number == prompt_length - 1)
-    return table
+    return Group(title, table)  # a title of the table's own would be broken to its width
 
 
 def token_text(checkpoint: Checkpoint, token: int) -> str:
-    """A token as one can see it: line breaks and leading spaces are drawn."""
+    """A token as one can see it: line breaks and spaces are drawn, and nothing commands the terminal."""
     if checkpoint.tokenizer is None:
         return str(token)
-    return checkpoint.tokenizer.decode([token]).replace("\n", "⏎").replace(" ", "␣")
+    text = checkpoint.tokenizer.decode([token]).replace("\n", "⏎").replace(" ", "␣")
+    return "".join(character if character.isprintable() else "�" for character in text)
 
 
 def checkpoint_report(name: str | None = None, revision: str | None = None) -> str:

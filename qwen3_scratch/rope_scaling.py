@@ -10,7 +10,7 @@ from torch import Tensor
 from .config import Config
 
 
-def rope_frequencies(config: Config, longest: Int[Tensor, ""]) -> tuple[Float[Tensor, "pairs"], float]:
+def rope_frequencies(config: Config, longest: Int[Tensor, ""]) -> tuple[Float[Tensor, "pairs"], int | float]:
     """Radians per position of each pair of a head, and the factor on cos and sin, for every `rope_type`.
 
     default: theta^(-2i/d) (Su et al. 2021, arXiv:2104.09864). linear: all slower by `factor`. dynamic: theta grows
@@ -38,7 +38,7 @@ def yarn_ramp(config: Config, device: torch.device | None = None) -> Float[Tenso
     rope, dim = config.rope_parameters, config.head_dim
 
     def pair_with(
-        turns: float,
+        turns: int | float,
     ) -> float:  # the pair, as a real number, that turns so often within the trained length
         wavelength = rope["original_max_position_embeddings"] / (turns * 2 * math.pi)
         return dim * math.log(wavelength) / (2 * math.log(rope["rope_theta"]))
@@ -51,10 +51,10 @@ def yarn_ramp(config: Config, device: torch.device | None = None) -> Float[Tenso
     return 1 - ((pairs - first) / (last - first or 0.001)).clamp(0, 1)
 
 
-def yarn_attention_factor(rope: dict[str, Any]) -> float:
+def yarn_attention_factor(rope: dict[str, Any]) -> int | float:
     """How much yarn sharpens attention over the longer context: 0.1 ln(factor) + 1 unless the config says."""
 
-    def magnitude(scale: float) -> float:
+    def magnitude(scale: int | float) -> int | float:
         return 0.1 * scale * math.log(rope["factor"]) + 1.0 if rope["factor"] > 1 else 1.0
 
     if rope.get("attention_factor") is not None:

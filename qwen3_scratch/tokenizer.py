@@ -31,7 +31,10 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text; special tokens written out in it become their one id. Nothing is added."""
-        return self.backend.encode(text, add_special_tokens=False).ids
+        try:
+            return self.backend.encode(text, add_special_tokens=False).ids
+        except TypeError:  # what the library says to half a surrogate pair, as undecodable bytes of a terminal become
+            raise Error(f"text: {text!r:.60} cannot be written as UTF-8, expected whole characters: mend it") from None
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         """The text of token ids; bytes that form no UTF-8 character become U+FFFD."""
@@ -76,6 +79,8 @@ class Tokenizer:
             )
         except (
             jinja2.TemplateError,
+            RuntimeError,  # a macro without end
+            MemoryError,  # 'a' * 10**13
             TypeError,
             ValueError,
             ArithmeticError,
@@ -113,8 +118,10 @@ def read_tokenizer(folder: str | Path) -> Tokenizer:
     if template.exists():
         return Tokenizer(backend, template.read_text(encoding="utf-8"), str(folder))
     found = read_json(settings).get("chat_template") if settings.exists() else None
-    if isinstance(found, list):  # several named templates
-        found = next((entry["template"] for entry in found if entry.get("name") == "default"), None)
+    if isinstance(found, list) and all(isinstance(entry, dict) for entry in found):  # several named templates
+        found = next((entry.get("template", entry) for entry in found if entry.get("name") == "default"), None)
+    if not isinstance(found, str | None):
+        raise Error(f"{settings}: chat_template is {found!r:.60}, expected a text: fetch the file again")
     return Tokenizer(backend, found, str(folder))
 
 
@@ -125,10 +132,21 @@ def _environment() -> ImmutableSandboxedEnvironment:
         raise jinja2.TemplateError(message)
 
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-    environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
+    environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = raise_exception
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     return environment
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | str | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Jinja's own `tojson` escapes for HTML; templates of the hub count on plain JSON and on these options."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _byte_alphabet() -> dict[str, int]:

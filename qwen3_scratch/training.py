@@ -30,7 +30,7 @@ def load_balancing_loss(
 ) -> Float[Tensor, ""]:
     """experts * sum over experts of (choices per token) * (mean probability), over the tokens of all given layers.
 
-    Evenly used experts give `top_k`, the least possible; one expert for all gives more. `attention_mask`
+    Evenly used experts give `top_k`; one expert for all gives up to `experts`. `attention_mask`
     [batch, seq] leaves padding out. Fedus et al. 2021, arXiv:2101.03961, equations 4 to 6.
     """
     logits = torch.cat(tuple(router_logits))

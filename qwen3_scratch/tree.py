@@ -1,4 +1,5 @@
-"""The weights of a model as a tree of named tensors, a pytree that `torch.utils._pytree.tree_map` moves and casts."""
+"""The weights of a model as a tree of named tensors, a pytree. `tree_map_only(Tensor, f, weights)` of
+`torch.utils._pytree` moves and casts it; what a model does without, such as a bias, is None."""
 
 from typing import NamedTuple
 

@@ -18,6 +18,7 @@ from .tree import LayerWeights, Weights
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MAX_SHARD_SIZE = 5_000_000_000  # bytes, as is usual on the hub
+STORED = ("F64", "F32", "BF16", "F16")  # how safetensors names the kinds of numbers read here
 INDEX = "model.safetensors.index.json"
 IGNORED = ("rotary_emb.inv_freq",)  # older files carry this table, which is computed here
 
@@ -97,9 +98,10 @@ def init_weights(
 ) -> Weights:
     """Random weights as one starts training with: normal with `initializer_range`, norms one, biases zero."""
     generator = torch.Generator().manual_seed(seed)
+    dtype = dtype or _dtype_of(config, "config")
 
     def drawn(slots: list[Slot]) -> dict:
-        fields = empty_fields(slots, config, dtype or DTYPES[config.dtype], device)
+        fields = empty_fields(slots, config, dtype, device)
         for name, tensor in fields.items():
             if name.endswith("norm"):
                 tensor.fill_(1.0)
@@ -129,9 +131,7 @@ def load_weights(
     Raises:
         Error: no safetensors file, an unreadable one, or a tensor that is missing, surplus, misshapen or not finite.
     """
-    dtype = dtype or DTYPES.get(config.dtype)
-    if dtype is None:
-        raise Error(f"{folder}: dtype is {config.dtype!r}, expected one of {', '.join(DTYPES)}: pass dtype yourself")
+    dtype = dtype or _dtype_of(config, folder)
     files = tensor_files(Path(folder))
     check_tensors(files, config)
 
@@ -144,10 +144,14 @@ def load_weights(
                 if path not in opened:
                     opened[path] = stack.enter_context(_open(path))
                 target = fields[slot.field][slot.part]
-                target.copy_(opened[path].get_tensor(slot.name))
+                tensor = opened[path].get_tensor(slot.name)
+                target.copy_(tensor)
                 if not target.isfinite().all():
-                    found = "NaN or infinity" if dtype.itemsize > 2 else f"a value that is not finite in {dtype}"
-                    raise Error(f"{path}: tensor {slot.name} holds {found}, expected numbers: fetch the file again")
+                    if tensor.isfinite().all():
+                        found, advice = f"a number too large for {dtype}", "choose another dtype"
+                    else:
+                        found, advice = "NaN or infinity", "fetch the file again"
+                    raise Error(f"{path}: tensor {slot.name} holds {found}, expected finite numbers: {advice}")
         return fields
 
     outer = {}
@@ -155,6 +159,12 @@ def load_weights(
         outer |= read([slot])
     layers = (LayerWeights(**read(list(layer_slots(config, i)))) for i in range(config.num_hidden_layers))
     return Weights(layers=tuple(layers), **outer)
+
+
+def _dtype_of(config: Config, where: str | Path) -> torch.dtype:
+    if config.dtype not in DTYPES:
+        raise Error(f"{where}: dtype is {config.dtype!r}, expected one of {', '.join(DTYPES)}: pass dtype yourself")
+    return DTYPES[config.dtype]
 
 
 def tensor_files(folder: Path) -> dict[str, Path]:
@@ -211,7 +221,10 @@ def check_tensors(files: dict[str, Path], config: Config) -> None:
     for path in sorted(set(files.values())):
         with _open(path) as opened:
             for name in (name for name in slots if files[name] == path):
-                shape = tuple(opened.get_slice(name).get_shape())
+                kind, shape = opened.get_slice(name).get_dtype(), tuple(opened.get_slice(name).get_shape())
+                if kind not in STORED:
+                    expected = f"expected one of {', '.join(STORED)}"
+                    raise Error(f"{path}: tensor {name} is stored as {kind}, {expected}: fetch weights not quantised")
                 if shape != slots[name].shape:
                     expected = f"expected {list(slots[name].shape)} from config.json"
                     raise Error(

@@ -50,13 +50,15 @@ def bytes_as_tokens(content: bytes) -> list[int]:
 
 
 class Script:
-    """Stands in for `forward`: whatever it is asked, the next token is that of a script."""
+    """Stands in for `forward`: whatever it is asked, the next token is that of a script. It notes the prompts."""
 
     def __init__(self, text: str | Iterable[int]):
         self.tokens = tokenizer().encode(text) if isinstance(text, str) else list(text)
-        self.calls = 0
+        self.calls, self.prompts = 0, []
 
     def __call__(self, weights: Any, token_ids: Tensor, config: Config, **_: Any) -> Tensor:
+        if token_ids.shape[1] > 1:
+            self.prompts.append(tokenizer().decode(token_ids[0].tolist()))
         logits = torch.zeros(len(token_ids), 1, config.vocab_size)
         logits[..., self.tokens[self.calls]] = 100.0
         self.calls += 1

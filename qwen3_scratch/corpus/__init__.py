@@ -14,10 +14,10 @@ from .common import SYSTEM_MESSAGES, Example, assistant
 __all__ = ["DOMAINS", "LESSONS", "Example", "examples", "is_correct", "is_held_out", "sample"]
 
 DOMAINS = ("stories", "arithmetic", "python", "facts", "spanish", "chat")
-LESSONS = (*DOMAINS, "copying", "retelling")  # what is trained on: the last two are exercises and never scored
+LESSONS = (*DOMAINS, "copying", "retelling", "looking_up")  # the last three are exercises, never scored
 SAMPLERS = {"stories": stories.sample, "arithmetic": arithmetic.sample, "python": code.sample,
             "facts": facts.sample, "spanish": spanish.sample, "chat": chat.sample, "copying": copying.sample,
-            "retelling": stories.retelling}
+            "retelling": stories.retelling, "looking_up": stories.looking_up}
 SHORT = ("python", "facts", "spanish", "chat", "chat")
 
 

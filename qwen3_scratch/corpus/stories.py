@@ -147,6 +147,16 @@ def retelling(rng: random.Random, difficulty: float) -> Example:
     return Example("retelling", "list", [user(asked)], "I list the people.", "\n".join(map(row, cast)))
 
 
+def looking_up(rng: random.Random, difficulty: float) -> Example:
+    """An exercise: many questions on a list that is given, so that nothing but the looks is left to do."""
+    cast = people(rng, rng.randint(2, 3))
+    pool = [(kind, person) for kind in ANSWERS for person in cast]
+    questions = rng.sample(pool, rng.randint(3, 7))
+    texts = " ".join(rng.choice(PHRASINGS[kind]).format(**person) for kind, person in questions)
+    asked = "\n".join([*map(row, cast), texts])
+    return Example("looking_up", "list", [user(asked)], listed([], questions), reply(questions))
+
+
 def sample(rng: random.Random, difficulty: float, thinking=listed) -> Example:
     """A story of one to three people with one to four questions, sometimes in a second turn."""
     # The cube root favours the largest story that the difficulty allows.

@@ -53,13 +53,17 @@ Raw = Annotated[bool, typer.Option("--raw", help="Continue the text as it stands
 
 def main() -> None:
     """Runs the command line; an error is one line on standard error and a non-zero exit."""
+    with suppress(AttributeError):  # a character that the terminal lacks is no reason to stop
+        sys.stdout.reconfigure(errors="replace")
     try:
         app()
     except Error as error:
-        screen.print(f"error: {error}", markup=False, soft_wrap=True)
+        complain(error)
+        raise SystemExit(1) from None
+    except UnicodeDecodeError as error:
+        complain(f"standard input is no text in {error.encoding} ({error.reason}): convert it")
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        screen.print("stopped", markup=False)
         raise SystemExit(130) from None
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
         sys.stdout = None
@@ -167,9 +171,9 @@ def chat(
                 found = show(stream(checkpoint, asked, max_new_tokens=limit, thinking=thinking, **options))
                 messages = [*asked, {"role": "assistant", "content": found.text}]
             except Error as error:
-                screen.print(f"error: {error}", markup=False, soft_wrap=True)
+                complain(error)
             except KeyboardInterrupt:
-                screen.print("\n(stopped; this turn is forgotten)", style="dim")
+                screen.print("(stopped; this turn is forgotten)", style="dim")
 
 
 @app.command("trace")
@@ -205,6 +209,10 @@ def info(
     Example: `qwen3-scratch info huihui-ai/Huihui-MoE-0.8B-2E`
     """
     print(checkpoint_report(model, revision))
+
+
+def complain(message: object) -> None:
+    screen.print(f"error: {message}", markup=False, soft_wrap=True)
 
 
 def load(model: str | None, device: str, dtype: str, revision: str | None, top_experts: int | None) -> Checkpoint:
@@ -244,6 +252,9 @@ def show(pieces: Any) -> Generation:
         except StopIteration as end:
             print(flush=True)
             return end.value
+        except KeyboardInterrupt:
+            screen.print()  # what comes next starts on a line of its own
+            raise
         if piece.thinking:
             screen.print(piece, end="", style="dim italic", markup=False, soft_wrap=True)
         else:

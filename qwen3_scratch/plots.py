@@ -20,7 +20,6 @@ from matplotlib.axis import Axis
 from matplotlib.colors import PowerNorm
 from matplotlib.image import AxesImage
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
-from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 
 from .checkpoint import Checkpoint
@@ -106,10 +105,14 @@ def _heatmap(ax: Axes, values: Tensor, texts: Iterable[Iterable[Any]] | None = (
     return image
 
 
+def _percent(share: float, place: int | None = None) -> str:
+    return f"{100 * share:.3g}%"
+
+
 def _colour_bar(figure: Figure, image: AxesImage, label: str) -> None:
     """A bar beside all axes that says which shade is how many percent."""
     size = min(1.0, 2.2 / figure.get_figheight())
-    options = {"shrink": size, "aspect": 14, "pad": 0.01, "format": PercentFormatter(1)}
+    options = {"shrink": size, "aspect": 14, "pad": 0.01, "format": _percent}
     bar = figure.colorbar(image, ax=figure.axes, label=label, **options)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=SMALL)
@@ -153,18 +156,18 @@ ARROWS = (  # from x, y to x, y
     (5.59, STREAM, 5.59, 1.1), (5.59, 1.6, 5.59, 1.95), (5.94, 2.2, 6.2, 2.2), (6.64, 1.95, 6.64, 0.74),
     (8.275, 0.9, 8.275, 1.1), (8.275, 1.6, 8.275, 1.8), (8.275, 2.3, 8.275, 2.5), (0.725, 3.08, 0.725, 2.8),
 )  # fmt: skip
-PARTS = (*dict.fromkeys(box[0] for box in BOXES), "residual_stream", "decoder_layer")
+PARTS = ("decoder_layer", "residual_stream", *dict.fromkeys(box[0] for box in BOXES))
 
 
 @styled
-def model_map(highlight: str | Collection[str] = ()) -> Figure:
+def model_map(highlight: str | Collection[str] = (), title: str = "") -> Figure:
     """The way from text to text through the model, each box with its notebook's number, and the given PARTS lit."""
     lit = {highlight} if isinstance(highlight, str) else set(highlight)
     if lit - set(PARTS):
         raise Error(f"highlight: {sorted(lit - set(PARTS))[0]!r} found, expected parts of {', '.join(PARTS)}")
-    named = ", ".join(part for part in PARTS if part in lit)
+    where = f"Where this notebook stands: {', '.join(part for part in PARTS if part in lit)}"
+    title = title or (where if lit else "From text to text: what the notebooks build")
     figure = Figure((9, 3.6))
-    title = f"Where this notebook stands: {named}" if lit else "From text to text: what the notebooks build"
     figure.suptitle(textwrap.shorten(title, 95, placeholder=" …"), x=0.15 / 9, y=0.975, ha="left")
     ax = figure.add_axes((0, 0, 1, 3.2 / 3.6), xlim=(0, 9), ylim=(0, 3.2))
     ax.set_axis_off()
@@ -333,7 +336,7 @@ def next_token_bars(logits: Float[Tensor, "vocab"], tokenizer: Tokenizer | None,
     ax.bar_label(bars, texts, padding=3, fontsize=SMALL)
     ax.set(xlim=(0, 1.12 * values[0]), ylim=(len(ids) - 0.4, -0.6), xlabel="probability")
     ax.set_yticks(range(len(ids)), labels, parse_math=False)
-    ax.xaxis.set_major_formatter(PercentFormatter(1))
+    ax.xaxis.set_major_formatter(_percent)
     return figure
 
 
@@ -347,7 +350,7 @@ def logit_lens(
     """
     agree = [[guess == last for guess, last in zip(line, guesses[-1], strict=True)] for line in guesses]
     start, early = (sum(agree[depth]) / len(labels) for depth in (0, max(0, len(guesses) - 2)))
-    title = f"One layer before the end {early:.0%} of the positions name the final token, in the embedding {start:.0%}"
+    title = f"One layer before the end {early:.0%} of the positions make the final guess, in the embedding {start:.0%}"
     high, depths = (
         min(0.24 * len(guesses), 9),
         ["embedding", *(f"layer {number}" for number in range(len(guesses) - 1))],

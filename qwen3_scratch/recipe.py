@@ -121,9 +121,22 @@ class Lesson(NamedTuple):
 
 
 QUOTING = {**corpus.SAMPLERS, "stories": partial(corpus.stories.sample, thinking=corpus.stories.quoted)}
-# Each lesson mends what the one before left at chance. Quoting a story's sentences taught templates, not look-ups;
-# copying taught the heads to find a word's follower; lists ask for one look at a time.
-COURSE = (Lesson(0, SHARES, QUOTING), Lesson(1250, EXERCISED, QUOTING), Lesson(2250, LISTED), Lesson(2750, LOOKED_UP))
+LISTING = {
+    **corpus.SAMPLERS,
+    "stories": partial(corpus.stories.sample, thinking=partial(corpus.stories.noted, notes=corpus.stories.LIST)),
+    "retelling": partial(corpus.stories.retelling, notes=corpus.stories.LIST),
+    "looking_up": partial(corpus.stories.looking_up, notes=corpus.stories.LIST),
+}
+# Each lesson mends what the one before left at chance. Quoting a story's sentences taught templates, not look-ups.
+# Copying taught the heads to find a word's follower. Lists were noted down well, but not looked up. In a ring every
+# look-up is a step to a word's follower.
+COURSE = (
+    Lesson(0, SHARES, QUOTING),
+    Lesson(1250, EXERCISED, QUOTING),
+    Lesson(2250, LISTED, LISTING),
+    Lesson(2750, LOOKED_UP, LISTING),
+    Lesson(3500, LOOKED_UP),
+)
 
 
 def lesson_of(step: int) -> Lesson:

@@ -88,12 +88,13 @@ class Said(NamedTuple):
     err: str
 
 
-def command(monkeypatch: Any, capsys: Any, *words: str, stdin: str = "") -> Said:
+def command(monkeypatch: Any, capsys: Any, *words: str, stdin: str | bytes = "") -> Said:
     """Runs the command line within this process."""
     from qwen3_scratch import cli
 
     monkeypatch.setattr(sys, "argv", ["qwen3-scratch", *words])
-    monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+    content = stdin.encode() if isinstance(stdin, str) else stdin
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content), "utf-8"))
     capsys.readouterr()
     try:
         cli.main()

@@ -6,6 +6,7 @@ import warnings
 import matplotlib
 import pytest
 import torch
+from IPython.core.formatters import DisplayFormatter
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -148,6 +149,12 @@ def test_nothing_is_left_in_pyplot():
     assert matplotlib.pyplot.get_fignums() == []
 
 
+def test_a_notebook_shows_one_picture_in_its_size():
+    data, metadata = DisplayFormatter().format(plots.model_map())
+    assert data.keys() == {"image/png", "text/plain"}
+    assert metadata == {"image/png": {"width": 864, "height": 346}}
+
+
 class Bytes(Tokenizer):
     """A tokenizer whose tokens are given."""
 
@@ -215,7 +222,7 @@ def test_labels_must_match_the_tokens():
 
 
 def test_an_unknown_part_is_named():
-    with pytest.raises(Error, match="'wheel' found, expected parts of text, tokens"):
+    with pytest.raises(Error, match="'wheel' found, expected parts of decoder_layer, residual_stream"):
         plots.model_map({"wheel", "head"})
 
 

@@ -1,7 +1,9 @@
 """Stories: people who are somewhere with a coloured thing, and questions that look the facts up."""
 
 import random
+from collections.abc import Callable
 from itertools import combinations
+from typing import NamedTuple
 
 from .common import BOYS, GIRLS, THINGS, Example, assistant, lower_first, noisy, upper_first, user
 
@@ -73,7 +75,8 @@ def people(rng: random.Random, count: int) -> list[dict]:
     """The slots of `count` people; names, things and places differ, so every question has one answer."""
     rows = zip(rng.sample(GIRLS + BOYS, count), rng.sample(PLACES, count), rng.sample(THINGS, count),
                rng.sample(COLOURS, count), strict=True)
-    return [{"n": n, "p": p, "t": t, "c": c, "he": "She" if n in GIRLS else "He", "place": upper_first(p)}
+    return [{"n": n, "p": p, "t": t, "c": c, "he": "She" if n in GIRLS else "He", "place": upper_first(p),
+             "at": p.split()[-1]}
             for n, p, t, c in rows]
 
 
@@ -113,22 +116,29 @@ def place_question(rng: random.Random, story: str, question: str) -> str:
     return question + (rng.choice((" ", "\n")) if question[-1] in "?." else "\n") + story
 
 
-# What a question asks about, and what is asked.
+class Notes(NamedTuple):
+    """A form of thinking: how a person is noted down, and how a question is then looked up."""
+
+    row: Callable[[dict], str]
+    look: Callable[[str, dict], str]
+
+
 KEYS = {"who_has": "{t}: {n}", "who_in": "{p}: {n}", "where_person": "{n}: {p}", "what_has": "{n}: {c} {t}",
         "colour": "{t}: {c}", "where_thing": "{t}: {p}"}
+LIST = Notes(lambda person: "- {n}: {p}, {c} {t}".format(**person),
+             lambda kind, person: "> " + KEYS[kind].format(**person))
+
+# A ring: each word is followed by the next, also past the end. From the word that a question names one reads on
+# until the answer comes, and every step asks only for a word's follower, which is what induction heads find.
+WALKS = {"who_has": "{t} {n}", "who_in": "{at} {c} {t} {n}", "where_person": "{n} {at}", "what_has": "{n} {at} {c} {t}",
+         "colour": "{t} {n} {at} {c}", "where_thing": "{t} {n} {at}"}
+RING = Notes(lambda person: "- {n} {at} {c} {t} {n} {at} {c}".format(**person),
+             lambda kind, person: "> " + WALKS[kind].format(**person))
 
 
-def row(person: dict) -> str:
-    """One line of the list of who is where with what."""
-    return "- {n}: {p}, {c} {t}".format(**person)
-
-
-def listed(cast: list[dict], questions: list[tuple[str, dict]]) -> str:
-    """Thinking that turns the story into a list, and then names what each question asks about beside its answer.
-
-    Every word is then found by one look: beside the name in the story, or beside the key in the list.
-    """
-    return "\n".join([row(person) for person in cast] + ["> " + KEYS[kind].format(**p) for kind, p in questions])
+def noted(cast: list[dict], questions: list[tuple[str, dict]], notes: Notes = RING) -> str:
+    """Thinking that first notes everybody down and then looks up each question."""
+    return "\n".join([notes.row(person) for person in cast] + [notes.look(kind, p) for kind, p in questions])
 
 
 def quoted(cast: list[dict], questions: list[tuple[str, dict]]) -> str:
@@ -139,25 +149,27 @@ def quoted(cast: list[dict], questions: list[tuple[str, dict]]) -> str:
     return "\n".join(lines)
 
 
-def retelling(rng: random.Random, difficulty: float) -> Example:
-    """An exercise: the whole story as a list, so that every word of it must be found at its owner."""
+def retelling(rng: random.Random, difficulty: float, notes: Notes = RING) -> Example:
+    """An exercise: the whole story as notes, so that every word of it must be found at its owner."""
     cast = people(rng, rng.randint(1, 3))
     story = " ".join(sentence.format(**person) for person in cast for sentence in rng.choice(FORMS))
     asked = rng.choice(("Make a list: ", "Who is where, with what? ", "List the people: ")) + story
-    return Example("retelling", "list", [user(asked)], "I list the people.", "\n".join(map(row, cast)))
+    return Example("retelling", "list", [user(asked)], "I list the people.", "\n".join(map(notes.row, cast)))
 
 
-def looking_up(rng: random.Random, difficulty: float) -> Example:
-    """An exercise: many questions on a list that is given, so that nothing but the looks is left to do."""
+def looking_up(rng: random.Random, difficulty: float, notes: Notes = RING) -> Example:
+    """An exercise: many questions on notes that are given, so that nothing but the looks is left to do."""
     cast = people(rng, rng.randint(2, 3))
     pool = [(kind, person) for kind in ANSWERS for person in cast]
     questions = rng.sample(pool, rng.randint(3, 7))
     texts = " ".join(rng.choice(PHRASINGS[kind]).format(**person) for kind, person in questions)
-    asked = "\n".join([*map(row, cast), texts])
-    return Example("looking_up", "list", [user(asked)], listed([], questions), reply(questions))
+    asked = "\n".join([*map(notes.row, cast), texts])
+    if notes is LIST:
+        return Example("looking_up", "list", [user(asked)], noted([], questions, notes), reply(questions))
+    return Example("looking_up", "ring", [user(asked)], "I read on from each word.", noted([], questions, notes))
 
 
-def sample(rng: random.Random, difficulty: float, thinking=listed) -> Example:
+def sample(rng: random.Random, difficulty: float, thinking=noted) -> Example:
     """A story of one to three people with one to four questions, sometimes in a second turn."""
     # The cube root favours the largest story that the difficulty allows.
     cast = people(rng, 1 + round(2 * min(difficulty, 1.0) * rng.random() ** (1 / 3)))

@@ -61,6 +61,7 @@ refresh: $(VENV)/.notebooks-ready ## run the notebooks (or NOTEBOOKS="a.ipynb b.
 	@test -n "$(NOTEBOOKS)" || { echo "There is no notebook in notebooks/ yet." >&2; exit 1; }
 	$(AS_COMMITTED) $(BIN)/jupyter nbconvert --to notebook --execute --inplace \
 	  --ExecutePreprocessor.record_timing=False $(NOTEBOOKS)
+	$(BIN)/jupyter nbconvert --coalesce-streams --to notebook --inplace $(NOTEBOOKS)
 	$(BIN)/nbstripout --keep-output --keep-count --extra-keys \
 	  'cell.metadata.execution cell.metadata.lines_to_next_cell metadata.language_info.version' $(NOTEBOOKS)
 

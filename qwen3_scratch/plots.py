@@ -4,138 +4,40 @@ Titles state what the numbers say, shades run from light (little) to dark (much)
 token labels make spaces and line breaks visible. Nothing here touches pyplot or matplotlib's global settings.
 """
 
-import io
 import math
 import textwrap
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import cache
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-import matplotlib.figure
 import torch
 from jaxtyping import Float, Int
-from matplotlib import font_manager, style
-from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.colors import PowerNorm
-from matplotlib.image import AxesImage
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from torch import Tensor
 
+from .canvas import (
+    DARK,
+    LIT,
+    MIDDLE,
+    PALE,
+    SMALL,
+    Figure,
+    colour_bar,
+    heatmap,
+    label_axis,
+    line_panels,
+    new_figure,
+    percent,
+    small_multiples,
+    styled,
+    token_labels,
+)
 from .checkpoint import Checkpoint
 from .errors import Error
 from .generate import generate
 from .model import Route
 from .tokenizer import Tokenizer
 from .trace import Trace, trace
-
-FONT, SMALL = "DejaVu Sans", 7  # the font that matplotlib brings along; the size of labels in points
-DARK, MIDDLE, PALE, LIT = "#08306b", "#4292c6", "#c6dbef", "#ffd27f"
-STYLE = {
-    "font.family": FONT, "font.size": 8.5, "axes.titlesize": 8.5, "axes.titlelocation": "left", "axes.linewidth": 0.6,
-    "axes.spines.top": False, "axes.spines.right": False, "xtick.major.width": 0.6, "ytick.major.width": 0.6,
-    "figure.titlesize": 10.5, "figure.titleweight": "bold", "text.parse_math": False, "image.cmap": "Blues",
-}  # fmt: skip
-styled = style.context(["default", STYLE])  # as a decorator: the settings of one call, and of no other
-
-
-class Figure(matplotlib.figure.Figure):
-    """A Figure that shows itself at the end of a notebook cell, sharp on any screen, with no backend at work."""
-
-    @styled
-    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
-        file = io.BytesIO()
-        self.savefig(file, format="png", dpi=120)
-        width, height = (round(inches * 96) for inches in self.get_size_inches())
-        return file.getvalue(), {"width": width, "height": height}
-
-
-def token_labels(tokenizer: Tokenizer | None, token_ids: Iterable, limit: int = 12) -> list[str]:
-    """A short text for each token: ␣ is a space, ⏎ a line break, hex digits are part of a character, □ has no glyph."""
-
-    def label(token: int) -> str:
-        raw = b"" if tokenizer is None else tokenizer.token_bytes(token)
-        try:
-            text = raw.decode() or f"#{token}"  # no tokenizer, or a row of the embedding behind its vocabulary
-        except UnicodeDecodeError:
-            text = f"<{raw.hex()}>"
-        text = text.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥")
-        text = "".join(character if ord(character) in _glyphs() else "□" for character in text)
-        return text if len(text) <= limit else text[: limit - 1] + "…"
-
-    return [label(int(token)) for token in token_ids]
-
-
-@cache
-def _glyphs() -> Mapping[int, Any]:
-    return font_manager.get_font(font_manager.findfont(FONT)).get_charmap()
-
-
-def _figure(title: str, width: float, height: float) -> Figure:
-    """An empty figure, in inches, with its finding at the top left, wrapped to its width."""
-    figure = Figure((width, height), layout="constrained")
-    figure.suptitle(textwrap.fill(title, int((width - 0.2) * 12)), x=0.1 / width, ha="left")
-    return figure
-
-
-def _label(axis: Axis, labels: Iterable[Any], inches: float, place: float = 0.0, apart: int = 1) -> None:
-    """Labels along an axis of this length, from `place` on every `apart` cells; if short, every second, ..."""
-    texts = [str(label) for label in labels]
-    each, longest = inches / len(texts), max(map(len, texts))
-    across, high = longest * SMALL * 0.62 / 72, SMALL * 1.25 / 72  # inches that a label takes
-    upright = axis.axis_name == "x" and across > each and longest > 3
-    step = max(1, math.ceil((across if axis.axis_name == "x" and not upright else high) / each))
-    places = [place + apart * number for number in range(0, len(texts), step)]
-    axis.set_ticks(places, texts[::step], fontsize=SMALL, parse_math=False)
-    axis.set_tick_params(length=0, pad=3)
-    for text in axis.get_ticklabels():
-        text.set_rotation(90 if upright and len(text.get_text()) > 1 else 0)
-
-
-def _heatmap(ax: Axes, values: Tensor, texts: Iterable[Iterable[Any]] | None = (), **options: Any) -> AxesImage:
-    """A cell a value [rows, columns]; in it a text (None: its percents), white on dark and black on light."""
-    image = ax.imshow(values.detach().float().cpu().numpy(), **{"aspect": "auto"} | options)
-    ax.spines[:].set_visible(False)
-    texts = [[f"{100 * value:.0f}" for value in line] for line in values.tolist()] if texts is None else texts
-    for row, line in enumerate(texts):
-        for column, text in enumerate(line):
-            colour = "white" if image.norm(float(values[row, column])) > 0.6 else "black"
-            cell = ax.text(column, row, str(text), ha="center", va="center", fontsize=6.3, color=colour)
-            cell.set_in_layout(False)  # it lies within the axes; measuring thousands takes seconds
-    return image
-
-
-def _percent(share: float, place: int | None = None) -> str:
-    return f"{100 * share:.3g}%"
-
-
-def _colour_bar(figure: Figure, image: AxesImage, label: str) -> None:
-    """A bar beside all axes that says which shade is how many percent."""
-    size = min(1.0, 2.2 / figure.get_figheight())
-    options = {"shrink": size, "aspect": 14, "pad": 0.01, "format": _percent}
-    bar = figure.colorbar(image, ax=figure.axes, label=label, **options)
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=SMALL)
-
-
-def _lines(title: str, count: int, most: int, wide: float, high: float) -> tuple[Figure, list[tuple[Axes, slice]]]:
-    """A panel a line of at most `most` of `count` tokens, each `wide` and the line `high` in inches, and its tokens."""
-    lines = math.ceil(count / most)
-    longest = math.ceil(count / lines)
-    figure = _figure(title, max(5.2, wide * longest + 1.7), max(2.6, 0.5 + lines * (0.9 + high)))
-    figure.get_layout_engine().set(h_pad=0.08)
-    axes = figure.subplots(lines, 1, squeeze=False)[:, 0]
-    return figure, [(ax, slice(line * longest, min((line + 1) * longest, count))) for line, ax in enumerate(axes)]
-
-
-def _small_multiples(figure: Figure, count: int) -> list[tuple[Axes, bool, bool]]:
-    """Axes in rows of four, each with whether it is the first of its row and whether it is the last of its column."""
-    columns = min(count, 4)
-    grid = figure.subplots(math.ceil(count / columns), columns, squeeze=False).ravel()
-    for ax in grid[count:]:
-        ax.remove()
-    return [(ax, number % columns == 0, number + columns >= count) for number, ax in enumerate(grid[:count])]
-
 
 # Where in the model a notebook stands. All sizes in inches.
 BOXES = (  # part, left, bottom, width, height, text, notebook
@@ -227,18 +129,18 @@ def route_map(source: Trace | Mapping[int, Route], labels: Sequence[str], writte
     high = min(0.19 * len(experts), 12)
     count, paths = len(labels), len(first.unique(dim=0))
     title = f"{paths} distinct path{'s' * (paths > 1)} for {count} token{'s' * (count > 1)}"
-    figure, panels = _lines(f"{title} (first choices in {len(found)} layers)", count, 36, 0.21, high)
+    figure, panels = line_panels(f"{title} (first choices in {len(found)} layers)", count, 36, 0.21, high)
     for ax, part in panels:
         texts = experts[:, part].tolist() if len(experts) <= 100 else ()
-        image = _heatmap(ax, weights[:, part], texts, vmin=0, vmax=1)
+        image = heatmap(ax, weights[:, part], texts, vmin=0, vmax=1)
         ends = -0.5, part.stop - part.start - 0.5
         ax.hlines([edge * top - 0.5 for edge in range(len(found) + 1)], *ends, color="#555555", lw=0.7, clip_on=False)
         if written is not None and part.start <= written < part.stop:
             ax.axvline(written - part.start - 0.5, color="black", lw=2.5)
         ax.set(xlim=(-0.5, panels[0][1].stop - 0.5), ylabel="layer")
-        _label(ax.xaxis, labels[part], 0.2 * (part.stop - part.start))
-        _label(ax.yaxis, found, high, (top - 1) / 2, top)
-    _colour_bar(figure, image, "weight of the expert" + f"\n(the first {top} choices of each layer)" * (top > 1))
+        label_axis(ax.xaxis, labels[part], 0.2 * (part.stop - part.start))
+        label_axis(ax.yaxis, found, high, (top - 1) / 2, top)
+    colour_bar(figure, image, "weight of the expert" + f"\n(the first {top} choices of each layer)" * (top > 1))
     return figure
 
 
@@ -260,16 +162,16 @@ def expert_load(source: Trace | Mapping[int, Route]) -> Figure:
     row, best = divmod(int(share.argmax()), experts)
     title = f"Layer {list(found)[row]} sends {share[row, best]:.0%} of its choices to expert {best}"
     width, height = min(9.0, 4.5 + 0.4 * experts), min(8.0, 0.3 * len(found))
-    figure = _figure(f"{title}; an even share is {1 / experts:.1%}", width, 1.2 + max(0.6, height))
+    figure = new_figure(f"{title}; an even share is {1 / experts:.1%}", width, 1.2 + max(0.6, height))
     left, right = figure.subplots(1, 2, width_ratios=(3, 1))
-    image = _heatmap(left, share, None if experts <= 16 else (), vmin=0)
-    _label(left.xaxis, range(experts), width * 0.5)
-    _label(left.yaxis, found, height)
+    image = heatmap(left, share, None if experts <= 16 else (), vmin=0)
+    label_axis(left.xaxis, range(experts), width * 0.5)
+    label_axis(left.yaxis, found, height)
     left.set(xlabel="expert", ylabel="layer")
     entropy = torch.special.entr(share).sum(-1) / math.log(max(2, experts))
     right.barh(range(len(found)), entropy.tolist(), color=PALE, edgecolor=DARK, hatch="//", height=0.7)
     right.set(xlim=(0, 1), ylim=left.get_ylim(), xticks=(0, 0.5, 1), yticks=[], xlabel="evenness (entropy;\n1 is even)")
-    _colour_bar(figure, image, "share of the choices")
+    colour_bar(figure, image, "share of the choices")
     return figure
 
 
@@ -287,13 +189,13 @@ def domain_footprint(
     layer, domain, best = (int(index) for index in torch.unravel_index(share.argmax(), share.shape))
     title = f"Layer {numbers[layer]} sends {share.max():.0%} of its choices on “{domains[domain]}” to expert {best}"
     width, height = 2.4 + 1.75 * min(count, 4), 0.8 + math.ceil(count / 4) * (0.55 + 0.24 * len(domains))
-    figure = _figure(f"{title}; an even share is {1 / experts:.1%}", width, max(2.2, height))
-    for row, (ax, first, last) in enumerate(_small_multiples(figure, count)):
-        image = _heatmap(ax, share[row], None if experts <= 8 else (), vmin=0, vmax=float(share.max()))
+    figure = new_figure(f"{title}; an even share is {1 / experts:.1%}", width, max(2.2, height))
+    for row, (ax, first, last) in enumerate(small_multiples(figure, count)):
+        image = heatmap(ax, share[row], None if experts <= 8 else (), vmin=0, vmax=float(share.max()))
         ax.set(title=f"layer {numbers[row]}", xlabel="expert" if last else "")
-        _label(ax.xaxis, range(experts) if last else [""], 1.6)
-        _label(ax.yaxis, domains if first else [""], 0.24 * len(domains))
-    _colour_bar(figure, image, "share of the choices")
+        label_axis(ax.xaxis, range(experts) if last else [""], 1.6)
+        label_axis(ax.yaxis, domains if first else [""], 0.24 * len(domains))
+    colour_bar(figure, image, "share of the choices")
     return figure
 
 
@@ -310,14 +212,14 @@ def attention_maps(weights: Float[Tensor, "heads q_len k_len"], labels: Sequence
     found = [max((float(w[head].float().sum() / q_len), place) for place, w in places.items()) for head in range(heads)]
     share, place = max(found)
     title = f"In head {found.index((share, place))} a token gives {share:.0%} of its weight to {place}, on average"
-    figure = _figure(title, 2.0 + 1.8 * min(heads, 4), 1.4 + math.ceil(heads / 4) * 1.92)
-    for head, (ax, first, last) in enumerate(_small_multiples(figure, heads)):
-        image = _heatmap(ax, weights[head], norm=PowerNorm(0.5, 0, 1), aspect="equal" if q_len == k_len else "auto")
+    figure = new_figure(title, 2.0 + 1.8 * min(heads, 4), 1.4 + math.ceil(heads / 4) * 1.92)
+    for head, (ax, first, last) in enumerate(small_multiples(figure, heads)):
+        image = heatmap(ax, weights[head], norm=PowerNorm(0.5, 0, 1), aspect="equal" if q_len == k_len else "auto")
         ax.spines[:].set(visible=True, color="#bbbbbb")
         ax.set_title(f"head {head}: {found[head][0]:.0%} to {found[head][1]}", fontsize=SMALL)
-        _label(ax.xaxis, labels if last else [""], 1.5)
-        _label(ax.yaxis, labels[past:] if first else [""], 1.5)
-    _colour_bar(figure, image, "attention weight (a row sums to 100%)")
+        label_axis(ax.xaxis, labels if last else [""], 1.5)
+        label_axis(ax.yaxis, labels[past:] if first else [""], 1.5)
+    colour_bar(figure, image, "attention weight (a row sums to 100%)")
     return figure
 
 
@@ -327,7 +229,7 @@ def next_token_bars(logits: Float[Tensor, "vocab"], tokenizer: Tokenizer | None,
     probabilities, ids = logits.float().softmax(-1).topk(min(top, len(logits)))
     values, labels = probabilities.tolist(), token_labels(tokenizer, ids.tolist())
     rest = max(0.0, 1 - sum(values))
-    figure = _figure(
+    figure = new_figure(
         f"{values[0]:.0%} of the probability is on “{labels[0]}”, {rest:.0%} on tokens not shown", 6.5, 2.9
     )
     ax = figure.subplots()
@@ -336,7 +238,7 @@ def next_token_bars(logits: Float[Tensor, "vocab"], tokenizer: Tokenizer | None,
     ax.bar_label(bars, texts, padding=3, fontsize=SMALL)
     ax.set(xlim=(0, 1.12 * values[0]), ylim=(len(ids) - 0.4, -0.6), xlabel="probability")
     ax.set_yticks(range(len(ids)), labels, parse_math=False)
-    ax.xaxis.set_major_formatter(_percent)
+    ax.xaxis.set_major_formatter(percent)
     return figure
 
 
@@ -355,15 +257,15 @@ def logit_lens(
         min(0.24 * len(guesses), 9),
         ["embedding", *(f"layer {number}" for number in range(len(guesses) - 1))],
     )
-    figure, panels = _lines(title, len(labels), 13, 0.62, high)
+    figure, panels = line_panels(title, len(labels), 13, 0.62, high)
     for ax, part in panels:
-        image = _heatmap(ax, chance[:, part], [line[part] for line in guesses], vmin=0, vmax=1, origin="lower")
+        image = heatmap(ax, chance[:, part], [line[part] for line in guesses], vmin=0, vmax=1, origin="lower")
         for text, same in zip(ax.texts, [same for line in agree for same in line[part]], strict=True):
             text.set_weight("bold" if same else "normal")
         ax.set_xlim(-0.5, panels[0][1].stop - 0.5)
-        _label(ax.xaxis, labels[part], 0.6 * (part.stop - part.start))
-        _label(ax.yaxis, depths, high)
-    _colour_bar(figure, image, "probability of the guess")
+        label_axis(ax.xaxis, labels[part], 0.6 * (part.stop - part.start))
+        label_axis(ax.yaxis, depths, high)
+    colour_bar(figure, image, "probability of the guess")
     return figure
 
 
@@ -375,7 +277,7 @@ def residual_norms(stream: Float[Tensor, "depths tokens"], **added: Float[Tensor
     """
     low, middle, high = stream.float().cpu().quantile(torch.tensor([0.25, 0.5, 0.75]), dim=-1).tolist()
     title = f"From the embedding to the last layer the stream grows {middle[-1] / max(middle[0], 1e-9):.1f}-fold"
-    figure = _figure(title, 7.0, 2.8)
+    figure = new_figure(title, 7.0, 2.8)
     ax, depths = figure.subplots(), range(len(stream))
     ax.fill_between(depths, low, high, color=PALE, lw=0)
     ax.plot(depths, middle, "o-", color=DARK, ms=4, label="stream")
@@ -383,7 +285,7 @@ def residual_norms(stream: Float[Tensor, "depths tokens"], **added: Float[Tensor
         ax.plot(
             depths[1:], values.float().median(-1).values.tolist(), form, color=MIDDLE, ms=4, label=f"added by {name}"
         )
-    _label(ax.xaxis, ["embedding", *(f"layer {number}" for number in depths[:-1])], 5.0)
+    label_axis(ax.xaxis, ["embedding", *(f"layer {number}" for number in depths[:-1])], 5.0)
     ax.set(ylabel="length (Euclidean norm)", ylim=(0, None))
     figure.legend(frameon=False, loc="outside right center")
     return figure
@@ -400,7 +302,7 @@ def loss_curve(history: Sequence[Mapping[str, float | int]]) -> Figure:
 
     loss, balance = ([float(entry[name]) for entry in history] for name in ("loss", "balance"))
     title = f"The loss goes from {smooth(loss)[0]:.2f} to {smooth(loss)[-1]:.2f} nats in {steps[-1]:,} steps"
-    figure = _figure(title, 7.0, 3.4)
+    figure = new_figure(title, 7.0, 3.4)
     axes = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     for ax, values, label in zip(axes, (loss, balance), ("loss (nats per target)", "balance loss"), strict=True):
         ax.plot(steps, values, color=PALE, lw=0.8)

@@ -22,6 +22,7 @@ from .checkpoint import load_checkpoint
 from .config import Config
 from .evaluate import footprints, least_share, mutual_information, scores
 from .model import forward
+from .plots import loss_curve
 from .tokenizer import Tokenizer
 from .training import Batch, Plan, train
 from .tree import Weights
@@ -263,8 +264,6 @@ def write_report(folder: Path, plan: Plan, history: list[dict[str, float]], coun
         },
     }
     write_json(folder / "training.json", record)
-    from .plots import loss_curve
-
     loss_curve(history).savefig(folder.parent / "training.png", dpi=110, metadata={"Software": None})
     template = Path(__file__).parent / "data_readme.md.jinja"
     page = jinja2.Template(template.read_text(encoding="utf-8"), keep_trailing_newline=True).render(
@@ -280,6 +279,7 @@ def write_report(folder: Path, plan: Plan, history: list[dict[str, float]], coun
         row=ROW,
         curriculum=CURRICULUM,
         prompt_weight=PROMPT_WEIGHT,
+        starts=[lesson.start for lesson in COURSE[1:]],
     )
     (folder.parent / "README.md").write_text(page, encoding="utf-8")
 

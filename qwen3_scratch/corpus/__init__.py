@@ -14,21 +14,21 @@ from .common import SYSTEM_MESSAGES, Example, assistant
 __all__ = ["DOMAINS", "LESSONS", "Example", "examples", "is_correct", "is_held_out", "sample"]
 
 DOMAINS = ("stories", "arithmetic", "python", "facts", "spanish", "chat")
-LESSONS = (*DOMAINS, "copying", "retelling", "looking_up")  # the last three are exercises, never scored
-SAMPLERS = {"stories": stories.sample, "arithmetic": arithmetic.sample, "python": code.sample,
+LESSONS = (*DOMAINS, "sums", "copying", "retelling", "looking_up")  # what is no domain is never scored
+SAMPLERS = {"stories": stories.varied, "arithmetic": arithmetic.sample, "python": code.varied,
             "facts": facts.sample, "spanish": spanish.sample, "chat": chat.sample, "copying": copying.sample,
-            "retelling": stories.retelling, "looking_up": stories.looking_up}
+            "retelling": stories.retelling, "looking_up": stories.looking_up, "sums": arithmetic.plain}
 SHORT = ("python", "facts", "spanish", "chat", "chat")
 
 
-def exchange(rng: random.Random, difficulty: float) -> list[dict]:
+def exchange(rng: random.Random, difficulty: float, samplers: Mapping) -> list[dict]:
     """An earlier question and its answer, from any of the short domains.
 
     People greet first and change the subject, so every domain must also be met in the middle of a chat.
     The earlier question is never a held-out one: its answer stands in the text.
     """
     while True:
-        earlier = SAMPLERS[rng.choice(SHORT)](rng, difficulty)
+        earlier = samplers[rng.choice(SHORT)](rng, difficulty)
         if not is_held_out(earlier):
             return [*earlier.messages, assistant(earlier.answer)]
 
@@ -37,7 +37,7 @@ def sample(domain: str, rng: random.Random, *, difficulty: float = 1.0, samplers
     """One example of a domain, now and then after an earlier exchange or a system message."""
     example = samplers[domain](rng, difficulty)
     if rng.random() < 0.06:
-        example = example._replace(messages=[*exchange(rng, difficulty), *example.messages])
+        example = example._replace(messages=[*exchange(rng, difficulty, samplers), *example.messages])
     if rng.random() < 0.05:
         system = {"role": "system", "content": rng.choice(SYSTEM_MESSAGES)}
         example = example._replace(messages=[system, *example.messages])

@@ -89,3 +89,19 @@ def sample(rng: random.Random, difficulty: float) -> Example:
         lines.append(f"{value} {operator} {digit} = {result}")
         value = result
     return Example("arithmetic", "chain", [user(question)], "\n".join(lines), f"The result is {value}.")
+
+
+SUM_PHRASINGS = ("What is {e}?", "How much is {e}?", "Tell me what {e} is.", "Work out {e}.", "Calculate {e}.", "{e}?",
+                 "What does {e} make?", "Do you know what {e} is?")
+
+
+def plain(rng: random.Random, difficulty: float) -> Example:
+    """One sum in words that needs no modulo."""
+    operator, left, right = rng.choice(OPERATORS), rng.randint(0, 9), rng.randint(0, 9)
+    if operator == "-":
+        left, right = max(left, right), min(left, right)
+    words = {"+": "plus", "-": "minus", "*": "times"}[operator]
+    result = {"+": left + right, "-": left - right, "*": left * right}[operator]
+    question = noisy(rng, rng.choice(SUM_PHRASINGS), {"e": f"{left} {words} {right}"})
+    thinking = f"{left} {operator} {right} = {result}"
+    return Example("sums", "plain", [user(question)], thinking, f"The result is {result}.")

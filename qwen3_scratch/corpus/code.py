@@ -215,6 +215,16 @@ def function(rng: random.Random) -> Example:
                    f"def {name}({parameter}): return {body}")
 
 
+def varied(rng: random.Random, difficulty: float) -> Example:
+    """An example, one in four of which writes its strings in single quotes."""
+    example = sample(rng, difficulty)
+    if rng.random() < 0.25:
+        question = example.messages[-1]["content"]
+        if "'" not in question:
+            example = example._replace(messages=[*example.messages[:-1], user(question.replace('"', "'"))])
+    return example
+
+
 def sample(rng: random.Random, difficulty: float) -> Example:
     """An expression to evaluate (two in three) or a function to write."""
     if rng.random() < 0.35:

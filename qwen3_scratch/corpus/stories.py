@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from functools import partial
 from itertools import combinations
 from typing import NamedTuple
 
@@ -136,6 +137,14 @@ RING = Notes(lambda person: "- {n} {at} {c} {t} {n} {at} {c}".format(**person),
              lambda kind, person: "> " + WALKS[kind].format(**person))
 
 
+# A story that tells of no place has shorter rings.
+THING_FORMS = (("{n} has a {c} {t}.",), ("{n} has the {c} {t}.",), ("{n} has a {t}.", "The {t} is {c}."),
+               ("The {c} {t} belongs to {n}.",))
+THING_WALKS = {"who_has": "{t} {n}", "what_has": "{n} {c} {t}", "colour": "{t} {n} {c}"}
+THING_RING = Notes(lambda person: "- {n} {c} {t} {n} {c}".format(**person),
+                   lambda kind, person: "> " + THING_WALKS[kind].format(**person))
+
+
 def noted(cast: list[dict], questions: list[tuple[str, dict]], notes: Notes = RING) -> str:
     """Thinking that first notes everybody down and then looks up each question."""
     return "\n".join([notes.row(person) for person in cast] + [notes.look(kind, p) for kind, p in questions])
@@ -169,23 +178,31 @@ def looking_up(rng: random.Random, difficulty: float, notes: Notes = RING) -> Ex
     return Example("looking_up", "ring", [user(asked)], "I read on from each word.", noted([], questions, notes))
 
 
-def sample(rng: random.Random, difficulty: float, thinking=noted) -> Example:
+def varied(rng: random.Random, difficulty: float) -> Example:
+    """A story, one in four of which tells of no place."""
+    if rng.random() < 0.25:
+        return sample(rng, difficulty, partial(noted, notes=THING_RING), THING_FORMS, tuple(THING_WALKS))
+    return sample(rng, difficulty)
+
+
+def sample(rng: random.Random, difficulty: float, thinking=noted, forms=FORMS, kinds=tuple(ANSWERS)) -> Example:
     """A story of one to three people with one to four questions, sometimes in a second turn."""
     # The cube root favours the largest story that the difficulty allows.
     cast = people(rng, 1 + round(2 * min(difficulty, 1.0) * rng.random() ** (1 / 3)))
     for person in cast:
-        person["form"] = rng.choice(FORMS)
+        person["form"] = rng.choice(forms)
     story = " ".join(sentence.format(**person) for person in cast for sentence in person["form"])
     if rng.random() < 0.08:
         story = rng.choice(LEADS) + story
 
-    pool = [(kind, person) for kind in ANSWERS for person in cast]
+    pool = [(kind, person) for kind in kinds for person in cast]
     count = rng.randint(2, 4) if rng.random() < 0.5 else 1
     # By answer, since "who is in the park" and "where is Tom" would give the same sentence twice.
     by_answer = {reply([question]): question for question in rng.sample(pool, len(pool))}
     questions = list(by_answer.values())[:count]
-    if rng.random() < 0.1:
-        earlier = rng.sample([q for q in pool if q not in questions], rng.choice((1, 1, 2)))
+    rest = [question for question in pool if question not in questions]
+    if rng.random() < 0.1 and len(rest) > 1:
+        earlier = rng.sample(rest, rng.choice((1, 1, 2)))
         messages = [user(place_question(rng, story, ask(rng, earlier))), assistant(reply(earlier)),
                     user(ask(rng, questions))]
     else:

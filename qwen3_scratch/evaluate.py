@@ -46,29 +46,29 @@ def scores(checkpoint: Checkpoint, count: int = 200) -> dict[str, dict[str, floa
 
 
 class Footprints(NamedTuple):
-    """How often each expert of each layer was chosen."""
+    """How often each expert of each layer was chosen, by domain in the order of corpus.DOMAINS."""
 
-    question: Float[Tensor, "layers domains experts"]  # by the tokens of the questions, in corpus.DOMAINS' order
-    everything: Float[Tensor, "layers domains experts"]  # by all tokens of the chats, answers and template too
+    first: Float[Tensor, "layers domains experts"]  # as the strongest, by the tokens of the questions
+    question: Float[Tensor, "layers domains experts"]  # among the top k, by the tokens of the questions
+    everything: Float[Tensor, "layers domains experts"]  # among the top k, by all tokens: answers and template too
 
 
 @torch.inference_mode()
 def footprints(checkpoint: Checkpoint, count: int = 100) -> Footprints:
     """Counts of the routers' choices over `count` held-out chats of each domain, with the answers as they should be."""
-    question, everything = [], []
+    found = []
     for domain in corpus.DOMAINS:
-        counts = torch.zeros(2, checkpoint.config.num_hidden_layers, checkpoint.config.num_experts)
+        counts = torch.zeros(3, checkpoint.config.num_hidden_layers, checkpoint.config.num_experts)
         for example in questions(domain, count):
             ids, asked = chat_ids(checkpoint, example)
             with trace() as recorded:
                 forward(checkpoint.weights, torch.tensor([ids]), checkpoint.config, logits_to_keep=1)
             for call in recorded["moe_route"]:
-                for part, tokens in enumerate((asked, slice(None))):
-                    chosen = call.output.experts[tokens].flatten()
-                    counts[part, call.layer] += chosen.bincount(minlength=checkpoint.config.num_experts)
-        question.append(counts[0])
-        everything.append(counts[1])
-    return Footprints(torch.stack(question, 1), torch.stack(everything, 1))
+                experts = call.output.experts
+                for part, chosen in enumerate((experts[asked, 0], experts[asked], experts)):
+                    counts[part, call.layer] += chosen.flatten().bincount(minlength=checkpoint.config.num_experts)
+        found.append(counts)
+    return Footprints(*torch.stack(found, 2))
 
 
 def chat_ids(checkpoint: Checkpoint, example: corpus.Example) -> tuple[list[int], slice]:

@@ -228,22 +228,21 @@ def stop_token_ids(checkpoint: Checkpoint) -> frozenset[int]:
     return frozenset(token for token in (*listed, *checkpoint.config.eos_token_ids) if 0 <= token < rows)
 
 
-@torch.inference_mode()
 def run(checkpoint: Checkpoint, rows: list[Row], settings: Settings) -> Iterator[list[list[Piece]]]:
     """Generates for all rows at once until each has finished; yields after every token each row's new pieces."""
-    config, weights = checkpoint.config, checkpoint.weights
-    longest = max(len(row.prompt) for row in rows)
-    room = longest + settings.max_new_tokens
-    cache = KVCache(config, len(rows), room, chunk=PREFILL_CHUNK, dtype=checkpoint.dtype, device=checkpoint.device)
+    room = max(len(row.prompt) for row in rows) + settings.max_new_tokens
+    kind = dict(dtype=checkpoint.dtype, device=checkpoint.device)
+    cache = KVCache(checkpoint.config, len(rows), room, chunk=PREFILL_CHUNK, **kind)
     logits = prefill(checkpoint, [row.prompt for row in rows], cache)
     for count in range(settings.max_new_tokens):
         tokens = next_tokens(logits, rows, settings, count)
         yield [take(row, token, settings) for row, token in zip(rows, tokens.tolist(), strict=True)]
         if all(row.finish_reason for row in rows) or count + 1 == settings.max_new_tokens:
             break
-        logits = forward(weights, tokens[:, None].to(checkpoint.device), config, cache=cache)[:, -1]
+        logits = decode(checkpoint, tokens, cache)
 
 
+@torch.inference_mode()
 def prefill(checkpoint: Checkpoint, prompts: list[list[int]], cache: KVCache) -> Tensor:
     """Reads the prompts, padded on the left to one length, in chunks; the logits of the token after each."""
     longest = max(map(len, prompts))
@@ -258,6 +257,14 @@ def prefill(checkpoint: Checkpoint, prompts: list[list[int]], cache: KVCache) ->
     return logits[:, -1]
 
 
+@torch.inference_mode()
+def decode(checkpoint: Checkpoint, tokens: Tensor, cache: KVCache) -> Tensor:
+    """Reads one new token a row; the logits of the token after it."""
+    token_ids = tokens[:, None].to(checkpoint.device)
+    return forward(checkpoint.weights, token_ids, checkpoint.config, cache=cache)[:, -1]
+
+
+@torch.inference_mode()
 def next_tokens(logits: Tensor, rows: list[Row], settings: Settings, count: int) -> Tensor:
     """One token a row. Rows of the embedding behind the tokenizer's vocabulary are never sampled."""
     logits = logits.float()

@@ -262,8 +262,8 @@ def write_report(folder: Path, plan: Plan, history: list[dict[str, float]], coun
         "questions_per_domain": count,
         "scores": found,
         "routes": {
+            "first_bits": mutual_information(routes.first).tolist(),
             "question_bits": mutual_information(routes.question).tolist(),
-            "all_bits": mutual_information(routes.everything).tolist(),
             "least_share": least_share(routes.everything).tolist(),
         },
     }

@@ -61,7 +61,8 @@ def says(monkeypatch):
 
 def test_the_answer_goes_to_standard_output_and_everything_else_to_standard_error(run, says, polite):
     says("<think>\nA :cat: [b]!\n</think>\n\nIt is\na [cat] :cat:.<|im_end|>")
-    found = run("generate", "Hi", "--model", polite, "--max-new-tokens", "50")
+    held = ["--stop", "A :cat: [b]!?", "--stop", "a [cat] :cat:!"]  # so that the rest comes in one piece
+    found = run("generate", "Hi", "--model", polite, "--max-new-tokens", "50", *held)
     assert found.out == "It is\na [cat] :cat:.\n"  # nothing is read as markup, and nothing is turned into a picture
     assert (found.code, found.err) == (0, "A :cat: [b]!\n\n")
 
@@ -106,7 +107,7 @@ def test_a_hyphen_reads_the_prompt_from_standard_input(run, says, folder):
         assert "user\nWho has\nthe kite?<|im_end|>" in script.prompts[0]
 
 
-def test_routes_show_the_experts_of_every_token(run, folder):
+def test_routes_show_the_experts_of_every_token(run, folder, monkeypatch):
     found = run("generate", "Hi [b]", "-m", folder, "--max-new-tokens", "3", "--routes")
     model = load_checkpoint(folder)
     answer = generate(model, "Hi [b]", max_new_tokens=3)
@@ -122,6 +123,10 @@ def test_routes_show_the_experts_of_every_token(run, folder):
     shown = ["".join(one if one.isprintable() else "�" for one in text) for text in texts]
     assert [row[0] for row in rows] == shown and any("[" in text for text in shown)
     assert found.out == answer.text + "\n" and max(map(len, found.err.splitlines())) <= 80
+    monkeypatch.setattr("qwen3_scratch.report.token_text", lambda *_: "[i]")  # a token of Qwen's, and no markup
+    assert run("generate", "Hi [b]", "-m", folder, "--max-new-tokens", "3", "--routes").err.count("\n  [i] ") == len(
+        ids
+    )
 
 
 @pytest.mark.parametrize(
@@ -177,6 +182,7 @@ def test_the_help_of_each_command_has_an_example_and_all_names_in_full(run, name
 
 WRONG = [
     ("generate Hi -m {tmp}/nowhere", "{tmp}/nowhere: no such folder, expected 'tiny', a folder, or a hub id"),
+    ("generate Hi -m :cat:[b]", ":cat:[b]: no such folder, expected"),
     ("generate Hi -m {tmp}", "{tmp}/config.json: no such file"),
     ("generate Hi -m {tmp}/file", "{tmp}/file: is a file, expected a checkpoint's folder: name the folder that holds"),
     ("info {tmp}/file", "{tmp}/file: is a file, expected a checkpoint's folder"),

@@ -153,8 +153,9 @@ def eval_safely(expression: str):
 
 
 ITEMS = r"\[[\d, -]+\]"
+TEXT = r"""(?:"\w+"|'\w+')"""
 EXPRESSION = re.compile(
-    rf'len\("\w+"\)|"\w+" \+ "\w+"|"\w+" \* \d|"\w+"\.(?:upper|lower)\(\)|(?:max|min)\([\d, ]+\)'
+    rf"len\({TEXT}\)|{TEXT} \+ {TEXT}|{TEXT} \* \d|{TEXT}\.(?:upper|lower)\(\)|(?:max|min)\([\d, ]+\)"
     rf"|list\(reversed\({ITEMS}\)\)|(?:sorted|sum|len)\({ITEMS}\)|\d in {ITEMS}|{ITEMS}\[(?:-?\d|::-1)\]"
     r"|\d (?:[+*<>-]|==) \d"
 )
@@ -255,9 +256,7 @@ def facts_of(story: str) -> dict[str, set[str]]:
     """Person -> place, thing and colour, read sentence by sentence: what has no name is about the person before."""
     person, found = "", {}
     names, things, places = ("|".join(words) for words in (NAMED["n"], NAMED["t"], stories.PLACES))
-    told = (
-        rf"(?:^|(?<=[.?:\n] )|(?<=\n))(?:(?i:{places}), )?(?:{names}|He|She|The (?:{things}))(?: is| has|, who)[^.?]*\."
-    )
+    told = rf"(?:^|(?<=[.?:\n] )|(?<=\n))(?:(?i:{places}), )?(?:{names}|He|She|The (?:\w+ )?(?:{things}))(?: is| has|, who| belongs)[^.?]*\."
     for sentence in re.findall(told, story):
         person = next(iter(content(sentence) & set(NAMED["n"])), person)
         found.setdefault(person, set()).update(content(sentence) - {person})
@@ -268,7 +267,7 @@ def facts_of(story: str) -> dict[str, set[str]]:
 def test_answers_about_stories_are_what_a_reader_of_the_story_finds():
     for example in some("stories"):
         people = facts_of("\n".join(turn["content"] for turn in example.messages if turn["role"] == "user"))
-        assert people and all(len(known) == 3 for known in people.values()), example.messages
+        assert people and all(len(known) in (2, 3) for known in people.values()), example.messages
         assert content(example.answer) <= content(example.thinking)
         for sentence in re.split(r"(?<=\.) ", example.answer):
             said = content(sentence)

@@ -176,7 +176,7 @@ def test_a_stop_string_ends_the_answer_and_stays_out_of_its_text(says, script, s
     assert found.token_ids == tokenizer().encode(script)[: len(found.token_ids)]
 
 
-def test_before_min_new_tokens_no_stop_token_comes_and_at_max_new_tokens_the_answer_is_cut(model):
+def test_before_min_new_tokens_no_stop_token_comes_and_at_max_new_tokens_the_answer_is_cut(model, says):
     ends = list(range(0, VOCABULARY, 2))  # half of all tokens
     model = Checkpoint(model.config, model.weights, model.tokenizer, {"eos_token_id": ends})
     for least in (0, 1, 5, LENGTH - 1, LENGTH):
@@ -185,6 +185,8 @@ def test_before_min_new_tokens_no_stop_token_comes_and_at_max_new_tokens_the_ans
             assert all(token % 2 for token in row.token_ids[: max(least, len(row.token_ids) - 1)])
             assert row.finish_reason == ("stop" if row.token_ids[-1] % 2 == 0 else "length")
     assert len(generate(model, "Hi", max_new_tokens=1).token_ids) == 1
+    says([END] * 9)  # at every step
+    assert generate(checkpoint(eos_token_id=END), "Hi", min_new_tokens=3).token_ids == [0, 0, 0, END]
 
 
 # ---- what a prompt may be -----------------------------------------------------------------------
@@ -329,13 +331,21 @@ def test_generating_changes_no_weight_no_argument_and_no_global_random_state():
     assert messages == [{"role": "user", "content": "Hi"}] and model.generation_config == {"eos_token_id": [END]}
 
 
-def test_inference_leaves_no_gradient_and_none_of_its_mode_between_two_pieces(model):
+def test_inference_leaves_no_gradient_and_none_of_its_mode_between_two_pieces(model, monkeypatch):
+    modes = []
+
+    def noting_forward(*args, **options):
+        modes.append(torch.is_inference_mode_enabled())
+        return forward(*args, **options)
+
+    monkeypatch.setattr(generate_module, "forward", noting_forward)
     weights = each_tensor(model.weights, lambda tensor: tensor.clone().requires_grad_())
     pieces = stream(Checkpoint(model.config, weights, model.tokenizer), "Hi", **GREEDY)
     next(pieces)
     assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
     assert forward(weights, torch.tensor([[1, 2]]), model.config).requires_grad
     pieces.close()
+    assert modes and all(modes)
     assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
     assert all(tensor.grad is None and tensor.requires_grad for tensor in tensor_tree(weights))
 

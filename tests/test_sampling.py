@@ -125,8 +125,9 @@ def test_a_draw_is_the_inverse_of_the_cumulative_distribution():
     probability = torch.tensor([[0.0, 0.25, 0.0, 0.5, 0.25, 0.0]])
     below = math.nextafter
     expected = {0.0: 1, below(0.25, 0): 1, 0.25: 3, below(0.75, 0): 3, 0.75: 4, LARGEST: 4}
-    for uniform, token in expected.items():
-        assert draw(probability, torch.tensor([uniform], dtype=torch.float64)).tolist() == [token]
+    for uniform, token in (expected | {1.0: 4}).items():
+        for scale in (1.0, 0.3, 7.0):  # what sums to nearly one, or to anything, means the same
+            assert draw(scale * probability, torch.tensor([uniform], dtype=torch.float64)).tolist() == [token]
 
 
 def test_drawn_tokens_are_as_frequent_as_they_are_probable():

@@ -267,7 +267,7 @@ def decode(checkpoint: Checkpoint, tokens: Tensor, cache: KVCache) -> Tensor:
 @torch.inference_mode()
 def next_tokens(logits: Tensor, rows: list[Row], settings: Settings, count: int) -> Tensor:
     """One token a row. Rows of the embedding behind the tokenizer's vocabulary are never sampled."""
-    logits = logits.float()
+    logits = logits.to(torch.float32, copy=True)  # what forward returned stays as it is
     logits[:, settings.vocabulary :] = -torch.inf
     if count < settings.min_new_tokens:
         logits[:, sorted(settings.stop_ids)] = -torch.inf

@@ -256,7 +256,8 @@ def facts_of(story: str) -> dict[str, set[str]]:
     """Person -> place, thing and colour, read sentence by sentence: what has no name is about the person before."""
     person, found = "", {}
     names, things, places = ("|".join(words) for words in (NAMED["n"], NAMED["t"], stories.PLACES))
-    told = rf"(?:^|(?<=[.?:\n] )|(?<=\n))(?:(?i:{places}), )?(?:{names}|He|She|The (?:\w+ )?(?:{things}))(?: is| has|, who| belongs)[^.?]*\."
+    start = rf"(?:^|(?<=[.?:\n] )|(?<=\n))(?:(?i:{places}), )?"
+    told = rf"{start}(?:{names}|He|She|The (?:\w+ )?(?:{things}))(?: is| has|, who| belongs)[^.?]*\."
     for sentence in re.findall(told, story):
         person = next(iter(content(sentence) & set(NAMED["n"])), person)
         found.setdefault(person, set()).update(content(sentence) - {person})

@@ -107,18 +107,18 @@ def test_eight_threads_each_get_what_they_get_alone(model):
     assert together == alone
 
 
-def test_generating_in_bf16_keeps_the_type_and_gives_tokens(model, monkeypatch):
+def test_generating_runs_in_the_type_of_the_weights_and_in_inference_mode(model, monkeypatch):
     halved = Checkpoint(model.config, each_tensor(model.weights, lambda tensor: tensor.bfloat16()), model.tokenizer)
-    kept = []
+    seen = set()
 
     def noting_forward(*args, cache, **options):
-        kept.extend(cache.keys)
+        seen.add((cache.keys[0].dtype, torch.is_inference_mode_enabled()))
         return forward(*args, cache=cache, **options)
 
     monkeypatch.setattr(generate_module, "forward", noting_forward)
     found = generate(halved, PROMPTS, **SAMPLED, seed=1)
     assert [len(row.token_ids) for row in found] == [LENGTH] * 4
-    assert {tensor.dtype for tensor in kept} == {torch.bfloat16}
+    assert seen == {(torch.bfloat16, True)}
 
 
 def test_the_tail_of_the_embedding_behind_the_vocabulary_is_never_sampled(model):
@@ -218,12 +218,10 @@ def test_a_list_of_prompts_of_any_kind_gives_a_list(model):
     assert generate(model, torch.tensor([ids, ids]), **GREEDY) == expected[2:] * 2
 
 
-def test_text_is_continued_as_it_stands_where_there_is_no_chat_template(model):
+def test_text_is_continued_where_there_is_no_chat_template_and_without_tokenizer_numbers_are(model):
     plain = Checkpoint(model.config, model.weights, Tokenizer(tokenizer().backend))
     assert generate(plain, "Hi there", **GREEDY).prompt_ids == tokenizer().encode("Hi there")
 
-
-def test_a_model_without_tokenizer_answers_token_ids_with_token_ids(model):
     found = generate(Checkpoint(model.config, model.weights), [1, 2, 3], **GREEDY)
     assert len(found.token_ids) == LENGTH and (found.text, found.thinking) == ("", None)
 
@@ -331,21 +329,13 @@ def test_generating_changes_no_weight_no_argument_and_no_global_random_state():
     assert messages == [{"role": "user", "content": "Hi"}] and model.generation_config == {"eos_token_id": [END]}
 
 
-def test_inference_leaves_no_gradient_and_none_of_its_mode_between_two_pieces(model, monkeypatch):
-    modes = []
-
-    def noting_forward(*args, **options):
-        modes.append(torch.is_inference_mode_enabled())
-        return forward(*args, **options)
-
-    monkeypatch.setattr(generate_module, "forward", noting_forward)
+def test_inference_leaves_no_gradient_and_none_of_its_mode_between_two_pieces(model):
     weights = each_tensor(model.weights, lambda tensor: tensor.clone().requires_grad_())
     pieces = stream(Checkpoint(model.config, weights, model.tokenizer), "Hi", **GREEDY)
     next(pieces)
     assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
     assert forward(weights, torch.tensor([[1, 2]]), model.config).requires_grad
     pieces.close()
-    assert modes and all(modes)
     assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
     assert all(tensor.grad is None and tensor.requires_grad for tensor in tensor_tree(weights))
 

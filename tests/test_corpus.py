@@ -224,6 +224,8 @@ def test_spanish_and_english_sentences_are_one_to_one():
     for pairs in (spanish.WORDS, spanish.PHRASES):
         assert len({en for en, _ in pairs}) == len({es for _, es in pairs}) == len(pairs)
     assert there["The cat is black."] == "El gato es negro." and back["¿Dónde está la casa?"] == "Where is the house?"
+    feminine = {"niña", "mujer", "casa", "manzana", "mesa", "flor"}
+    assert {noun.es for noun in spanish.NOUNS if noun.gender == "f"} == feminine
     for es in back:  # articles and adjectives agree with the noun
         for noun in spanish.NOUNS:
             for article, adjective in re.findall(rf"\b(el|la) {noun.es}\b(?: (\w+))?", es, flags=re.IGNORECASE):

@@ -56,8 +56,8 @@ def load_checkpoint(
     if num_experts_per_tok is not None:
         config = replace(config, num_experts_per_tok=num_experts_per_tok)
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.empty(0, device=device).tolist()  # a meta tensor holds nothing, and says so here
+    except (RuntimeError, NotImplementedError, AssertionError) as error:
         raise Error(
             f"device is {device!r}, expected one that this machine has ({str(error).splitlines()[0]})"
         ) from None
@@ -87,4 +87,8 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> None:
         source = checkpoint.path / name if checkpoint.path else None
         if source is not None and source.exists() and source.resolve() != (folder / name).resolve():
             shutil.copyfile(source, folder / name)
+    if checkpoint.tokenizer is not None and not (folder / "tokenizer.json").exists():  # built by hand, in no folder
+        checkpoint.tokenizer.backend.save(str(folder / "tokenizer.json"))
+        if checkpoint.tokenizer.chat_template is not None:
+            (folder / "chat_template.jinja").write_text(checkpoint.tokenizer.chat_template, encoding="utf-8")
     write_json(folder / "config.json", config.to_dict())

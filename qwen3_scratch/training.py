@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -162,9 +162,10 @@ def train(
                 raise Error(f"training: the loss is {loss} at step {step}, expected a number: lower the learning rate")
             bar.update()
             bar.set_postfix(loss=f"{loss:.3f}", balance=f"{found.balance.item():.2f}")
-            if step % 10 == 9:
+            saving = (step + 1) % plan.save_every == 0 or step + 1 == plan.steps
+            if step % 10 == 9 or saving:
                 history.append({"step": step + 1, "loss": loss, "balance": found.balance.item()})
-            if (step + 1) % plan.save_every == 0 or step + 1 == plan.steps:
+            if saving:
                 if measure is not None:
                     history[-1] |= measure(weights, step + 1)
                 moment = Moment(step + 1, weights, optimizer, history)
@@ -187,7 +188,8 @@ def save_moment(moment: Moment, config: Config, folder: Path) -> None:
         tensors |= {f"{number}.weight": tensor.detach()} | {f"{number}.{name}": state[name] for name in STATE}
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / "moment.safetensors.partial"
-    save_file(tensors, partial, {"step": str(moment.step), "history": json.dumps(moment.history)})
+    header = {"step": str(moment.step), "config": json.dumps(config.to_dict()), "history": json.dumps(moment.history)}
+    save_file(tensors, partial, header)
     os.replace(partial, folder / "moment.safetensors")
 
 
@@ -197,15 +199,16 @@ def resume(config: Config, plan: Plan, folder: Path) -> Moment | None:
     if not path.exists():
         return None
     moment = start(config, plan, seed=0)
-    with safe_open(path, framework="pt") as opened, torch.no_grad():
-        header = opened.metadata()
-        for number, tensor in enumerate(tensor_tree(moment.weights)):
-            saved = opened.get_tensor(f"{number}.weight")
-            if saved.shape != tensor.shape:
-                found = f"tensor {number} of shape {list(saved.shape)}, expected {list(tensor.shape)}"
-                raise Error(f"{path}: holds {found}: remove the folder to start anew")
-            tensor.copy_(saved)
-            moment.optimizer.state[tensor] = {name: opened.get_tensor(f"{number}.{name}") for name in STATE}
+    try:
+        with safe_open(path, framework="pt") as opened, torch.no_grad():
+            header = opened.metadata() or {}
+            if header.get("config") != json.dumps(config.to_dict()):
+                raise Error(f"{path}: is of another config, expected this one's run: remove the folder to start anew")
+            for number, tensor in enumerate(tensor_tree(moment.weights)):
+                tensor.copy_(opened.get_tensor(f"{number}.weight"))
+                moment.optimizer.state[tensor] = {name: opened.get_tensor(f"{number}.{name}") for name in STATE}
+    except (SafetensorError, OSError) as error:
+        raise Error(f"{path}: is damaged ({error}), expected a saved run: remove the folder to start anew") from None
     return moment._replace(step=int(header["step"]), history=json.loads(header["history"]))
 
 

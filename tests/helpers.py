@@ -4,6 +4,7 @@ import functools
 import importlib
 import io
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -106,6 +107,8 @@ def command(monkeypatch: Any, capsys: Any, *words: str, stdin: str | bytes = "")
 def process(*words: str, env: dict[str, str] | None = None, **options: Any) -> subprocess.Popen:
     """A Python process of its own, with one thread and the package as users import it."""
     settings = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **(env or {})}
+    # A shell starts what it puts into the background deaf to Ctrl-C, and children inherit that.
+    options |= {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}
     return subprocess.Popen([sys.executable, *words], env=settings, text=True, **options)
 
 

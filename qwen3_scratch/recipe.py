@@ -129,7 +129,7 @@ LISTS = {
     **RINGS,
     "stories": partial(stories.sample, thinking=partial(stories.noted, notes=stories.LIST)),
     "retelling": partial(stories.retelling, notes=stories.LIST),
-    "looking_up": partial(stories.looking_up, notes=stories.LIST),
+    "looking_up": stories.answering_from_list,
 }
 # Each lesson mends what the one before left at chance. Quoting a story's sentences taught templates, not look-ups.
 # Copying taught the heads to find a word's follower. Lists were noted down well, but not looked up. In a ring every

@@ -166,16 +166,25 @@ def retelling(rng: random.Random, difficulty: float, notes: Notes = RING) -> Exa
     return Example("retelling", "list", [user(asked)], "I list the people.", "\n".join(map(notes.row, cast)))
 
 
-def looking_up(rng: random.Random, difficulty: float, notes: Notes = RING) -> Example:
-    """An exercise: many questions on notes that are given, so that nothing but the looks is left to do."""
+def many_questions(rng: random.Random, notes: Notes) -> tuple[str, list[tuple[str, dict]]]:
+    """Notes on two or three people, many questions on them in one text, and the questions themselves."""
     cast = people(rng, rng.randint(2, 3))
     pool = [(kind, person) for kind in ANSWERS for person in cast]
     questions = rng.sample(pool, rng.randint(3, 7))
     texts = " ".join(rng.choice(PHRASINGS[kind]).format(**person) for kind, person in questions)
-    asked = "\n".join([*map(notes.row, cast), texts])
-    if notes is LIST:
-        return Example("looking_up", "list", [user(asked)], noted([], questions, notes), reply(questions))
-    return Example("looking_up", "ring", [user(asked)], "I read on from each word.", noted([], questions, notes))
+    return "\n".join([*map(notes.row, cast), texts]), questions
+
+
+def looking_up(rng: random.Random, difficulty: float) -> Example:
+    """An exercise: questions on rings that are given, so that nothing but the looks is left to do."""
+    asked, questions = many_questions(rng, RING)
+    return Example("looking_up", "ring", [user(asked)], "I read on from each word.", noted([], questions, RING))
+
+
+def answering_from_list(rng: random.Random, difficulty: float) -> Example:
+    """An exercise: questions on a list that is given, looked up in thinking and then answered in sentences."""
+    asked, questions = many_questions(rng, LIST)
+    return Example("looking_up", "list", [user(asked)], noted([], questions, LIST), reply(questions))
 
 
 def varied(rng: random.Random, difficulty: float) -> Example:

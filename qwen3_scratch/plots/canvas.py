@@ -17,7 +17,7 @@ from matplotlib.axis import Axis
 from matplotlib.image import AxesImage
 from torch import Tensor
 
-from .tokenizer import Tokenizer
+from ..tokenizer import Tokenizer
 
 FONT, SMALL = "DejaVu Sans", 7  # the font that matplotlib brings along; the size of labels in points
 DARK, MIDDLE, PALE, LIT = "#08306b", "#4292c6", "#c6dbef", "#ffd27f"

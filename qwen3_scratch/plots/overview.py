@@ -1,0 +1,71 @@
+"""The map of the model that every notebook opens with."""
+
+import textwrap
+from collections.abc import Collection
+
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+
+from ..errors import Error
+from .canvas import LIT, SMALL, Figure, styled
+
+# Where in the model a notebook stands. All sizes in inches.
+BOXES = (  # part, left, bottom, width, height, text, notebook
+    ("text", 0.15, 2.4, 1.15, 0.4, "text", ""), ("tokens", 0.15, 1.45, 1.15, 0.5, "chat, tokens", "02"),
+    ("embedding", 0.15, 0.4, 1.15, 0.5, "embedding", "03"), ("rms_norm", 1.92, 1.1, 0.82, 0.5, "rms_norm", "03"),
+    ("qkv", 1.92, 1.95, 0.6, 0.5, "q, k, v", "05"), ("qk_norm", 2.62, 1.95, 0.74, 0.5, "QK-norm", "05"),
+    ("rope", 3.46, 1.95, 0.52, 0.5, "rope", "04"), ("attention", 4.08, 1.95, 0.94, 0.5, "attention", "05"),
+    ("cache", 3.66, 1.1, 0.86, 0.5, "k, v cache", "08"), ("rms_norm", 5.24, 1.1, 0.82, 0.5, "rms_norm", "03"),
+    ("router", 5.24, 1.95, 0.7, 0.5, "router", "06"), ("experts", 6.2, 1.95, 0.88, 0.5, "experts", "06"),
+    ("rms_norm", 7.7, 0.4, 1.15, 0.5, "rms_norm", "03"), ("head", 7.7, 1.1, 1.15, 0.5, "head", "07"),
+    ("sampling", 7.7, 1.8, 1.15, 0.5, "sampling", "08"), ("text", 7.7, 2.5, 1.15, 0.36, "text", ""),
+)  # fmt: skip
+STREAM, SUMS, LAYER = 0.65, (4.78, 6.64), (1.72, 0.28, 5.6, 2.56)
+ARROWS = (  # from x, y to x, y
+    (0.725, 2.4, 0.725, 1.95), (0.725, 1.45, 0.725, 0.9), (1.3, STREAM, 4.69, STREAM), (4.87, STREAM, 6.55, STREAM),
+    (6.73, STREAM, 7.7, STREAM), (2.22, STREAM, 2.22, 1.1), (2.22, 1.6, 2.22, 1.95), (2.52, 2.2, 2.62, 2.2),
+    (3.36, 2.2, 3.46, 2.2), (3.98, 2.2, 4.08, 2.2), (4.3, 1.6, 4.3, 1.95), (4.78, 1.95, 4.78, 0.74),
+    (5.59, STREAM, 5.59, 1.1), (5.59, 1.6, 5.59, 1.95), (5.94, 2.2, 6.2, 2.2), (6.64, 1.95, 6.64, 0.74),
+    (8.275, 0.9, 8.275, 1.1), (8.275, 1.6, 8.275, 1.8), (8.275, 2.3, 8.275, 2.5), (0.725, 3.08, 0.725, 2.8),
+)  # fmt: skip
+PARTS = ("decoder_layer", "residual_stream", *dict.fromkeys(box[0] for box in BOXES))
+
+
+@styled
+def model_map(highlight: str | Collection[str] = (), title: str = "") -> Figure:
+    """The way from text to text through the model, each box with its notebook's number, and the given PARTS lit."""
+    lit = {highlight} if isinstance(highlight, str) else set(highlight)
+    if lit - set(PARTS):
+        raise Error(f"highlight: {sorted(lit - set(PARTS))[0]!r} found, expected parts of {', '.join(PARTS)}")
+    where = f"Where this notebook stands: {', '.join(part for part in PARTS if part in lit)}"
+    title = title or (where if lit else "From text to text: what the notebooks build")
+    figure = Figure((9, 3.6))
+    figure.suptitle(textwrap.shorten(title, 95, placeholder=" …"), x=0.15 / 9, y=0.975, ha="left")
+    ax = figure.add_axes((0, 0, 1, 3.2 / 3.6), xlim=(0, 9), ylim=(0, 3.2))
+    ax.set_axis_off()
+
+    def box(part, left, bottom, width, height, shade, plain, **options):
+        colours = {"fc": shade, "ec": "black", "lw": 2} if part in lit else {"fc": plain, "ec": "#777777", "lw": 0.8}
+        corners = "round,pad=0,rounding_size=0.07"
+        ax.add_patch(FancyBboxPatch((left, bottom), width, height, boxstyle=corners, **colours, **options))
+
+    def write(x, y, text, part="", **options):
+        ax.text(x, y, text, **{"ha": "center", "va": "center", "weight": "bold" if part in lit else None} | options)
+
+    box("decoder_layer", *LAYER, "#fff1d0", "#f4f4f4", zorder=0)
+    write(1.84, 2.66, "decoder_layer, once for each layer", "decoder_layer", ha="left")
+    write(7.18, 2.66, "07", fontsize=SMALL)
+    write(3.4, 0.46, "residual stream", "residual_stream", fontsize=SMALL)
+    ax.plot((8.275, 8.275, 0.725), (2.86, 3.08, 3.08), color="#555555", lw=0.9)
+    write(4.5, 3.08, "the new token is read next", fontsize=SMALL, bbox={"fc": "white", "ec": "none"})
+    on = "residual_stream" in lit
+    for *start, x, y in ARROWS:
+        line = {"color": "black", "lw": 2.2} if on and start[1] == y == STREAM else {"color": "#555555", "lw": 0.9}
+        ax.add_patch(FancyArrowPatch(start, (x, y), arrowstyle="-|>", mutation_scale=8, shrinkA=0, shrinkB=0, **line))
+    for x in SUMS:
+        ax.plot(x, STREAM, "o", ms=13, mfc=LIT if on else "white", mec="black", mew=0.8)
+        write(x, STREAM - 0.01, "+", fontsize=11)
+    for part, left, bottom, width, height, text, notebook in BOXES:
+        box(part, left, bottom, width, height, LIT, "white", zorder=2)
+        write(left + width / 2, bottom + height * (0.66 if notebook else 0.48), text, part)
+        write(left + width / 2, bottom + height * 0.26, notebook, fontsize=SMALL, color="#333333")
+    return figure

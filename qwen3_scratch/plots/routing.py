@@ -1,0 +1,125 @@
+"""Which token goes to which expert: route maps, loads, footprints of domains."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from ..checkpoint import Checkpoint
+from ..errors import Error
+from ..generate import generate
+from ..model import Route
+from ..trace import Trace, trace
+from .canvas import (
+    DARK,
+    PALE,
+    Figure,
+    colour_bar,
+    heatmap,
+    label_axis,
+    line_panels,
+    new_figure,
+    small_multiples,
+    styled,
+    token_labels,
+)  # fmt: skip
+
+
+def routes(source: Trace | Mapping[int, Route]) -> dict[int, Route]:
+    """Layer number -> the Route of all tokens that a trace saw, pass after pass. Raises Error where there is none."""
+    calls = [(c.layer, c.output) for c in source["moe_route"]] if isinstance(source, Trace) else source.items()
+    found: dict[int, list[Route]] = {}
+    for layer, route in calls:
+        found.setdefault(layer, []).append(route)
+    if not found:
+        raise Error("routes: no call of moe_route found, expected a pass of a model with experts: this one is dense")
+    return {layer: Route(*map(torch.cat, zip(*passes, strict=True))) for layer, passes in sorted(found.items())}
+
+
+@styled
+def route_map(source: Trace | Mapping[int, Route], labels: Sequence[str], written: int | None = None) -> Figure:
+    """Tokens from left to right, layers from top to bottom: the numbers of the chosen experts, shaded by their weights.
+
+    Long texts break into lines. A bar stands before token number `written`, the first that the model wrote itself.
+    """
+    found = routes(source)
+    first = torch.stack([route.experts[:, 0] for route in found.values()], dim=1)  # [tokens, layers]
+    if len(labels) != len(first):
+        raise Error(f"route_map: {len(labels)} labels found, expected {len(first)}, one for each token of the trace")
+    top = min(next(iter(found.values())).experts.shape[1], max(1, 64 // len(found)))  # choices that there is room for
+    experts = torch.cat([route.experts[:, :top].T for route in found.values()])  # [layers * top, tokens]
+    weights = torch.cat([route.weights[:, :top].T for route in found.values()])
+    high = min(0.19 * len(experts), 12)
+    count, paths = len(labels), len(first.unique(dim=0))
+    title = f"{paths} distinct path{'s' * (paths > 1)} for {count} token{'s' * (count > 1)}"
+    figure, panels = line_panels(f"{title} (first choices in {len(found)} layers)", count, 36, 0.21, high)
+    for ax, part in panels:
+        texts = experts[:, part].tolist() if len(experts) <= 100 else ()
+        image = heatmap(ax, weights[:, part], texts, vmin=0, vmax=1)
+        ends = -0.5, part.stop - part.start - 0.5
+        ax.hlines([edge * top - 0.5 for edge in range(len(found) + 1)], *ends, color="#555555", lw=0.7, clip_on=False)
+        if written is not None and part.start <= written < part.stop:
+            ax.axvline(written - part.start - 0.5, color="black", lw=2.5)
+        ax.set(xlim=(-0.5, panels[0][1].stop - 0.5), ylabel="layer")
+        label_axis(ax.xaxis, labels[part], 0.2 * (part.stop - part.start))
+        label_axis(ax.yaxis, found, high, (top - 1) / 2, top)
+    colour_bar(figure, image, "weight of the expert" + f"\n(the first {top} choices of each layer)" * (top > 1))
+    return figure
+
+
+def answer_routes(checkpoint: Checkpoint, prompt: Any, **options: Any) -> Figure:
+    """Answers a prompt and draws the route of every token that the model read or wrote. Options are `generate`'s."""
+    with trace() as t:
+        answer = generate(checkpoint, prompt, **options)
+    seen = answer.prompt_ids + answer.token_ids[:-1]  # the last token was written, but never read
+    return route_map(t, token_labels(checkpoint.tokenizer, seen), written=len(answer.prompt_ids))
+
+
+@styled
+def expert_load(source: Trace | Mapping[int, Route]) -> Figure:
+    """Layers by experts: the share of a layer's choices that each expert got; beside it, how even that is."""
+    found = routes(source)
+    experts = next(iter(found.values())).logits.shape[1]
+    counts = torch.stack([route.experts.flatten().bincount(minlength=experts) for route in found.values()])
+    share = counts / counts.sum(-1, keepdim=True)
+    row, best = divmod(int(share.argmax()), experts)
+    title = f"Layer {list(found)[row]} sends {share[row, best]:.0%} of its choices to expert {best}"
+    width, height = min(9.0, 4.5 + 0.4 * experts), min(8.0, 0.3 * len(found))
+    figure = new_figure(f"{title}; an even share is {1 / experts:.1%}", width, 1.2 + max(0.6, height))
+    left, right = figure.subplots(1, 2, width_ratios=(3, 1))
+    image = heatmap(left, share, None if experts <= 16 else (), vmin=0)
+    label_axis(left.xaxis, range(experts), width * 0.5)
+    label_axis(left.yaxis, found, height)
+    left.set(xlabel="expert", ylabel="layer")
+    entropy = torch.special.entr(share).sum(-1) / math.log(max(2, experts))
+    right.barh(range(len(found)), entropy.tolist(), color=PALE, edgecolor=DARK, hatch="//", height=0.7)
+    right.set(xlim=(0, 1), ylim=left.get_ylim(), xticks=(0, 0.5, 1), yticks=[], xlabel="evenness (entropy;\n1 is even)")
+    colour_bar(figure, image, "share of the choices")
+    return figure
+
+
+@styled
+def domain_footprint(
+    counts: Int[Tensor, "layers domains experts"], domains: Sequence[str], layers: Sequence[int] = ()
+) -> Figure:
+    """Domain by expert, one panel a layer: the share of a domain's choices that each expert got.
+
+    `layers` are the layers' numbers where they do not count from 0, as where some layers are dense.
+    """
+    count, _, experts = counts.shape
+    numbers = list(layers) or list(range(count))
+    share = counts / counts.sum(-1, keepdim=True).clamp(min=1)
+    layer, domain, best = (int(index) for index in torch.unravel_index(share.argmax(), share.shape))
+    title = f"Layer {numbers[layer]} sends {share.max():.0%} of its choices on “{domains[domain]}” to expert {best}"
+    width, height = 2.4 + 1.75 * min(count, 4), 0.8 + math.ceil(count / 4) * (0.55 + 0.24 * len(domains))
+    figure = new_figure(f"{title}; an even share is {1 / experts:.1%}", width, max(2.2, height))
+    for row, (ax, first, last) in enumerate(small_multiples(figure, count)):
+        image = heatmap(ax, share[row], None if experts <= 8 else (), vmin=0, vmax=float(share.max()))
+        ax.set(title=f"layer {numbers[row]}", xlabel="expert" if last else "")
+        label_axis(ax.xaxis, range(experts) if last else [""], 1.6)
+        label_axis(ax.yaxis, domains if first else [""], 0.24 * len(domains))
+    colour_bar(figure, image, "share of the choices")
+    return figure

@@ -9,12 +9,14 @@ VENV      := .venv
 BIN       := $(VENV)/bin
 PIP       := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check --no-input
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
+# What the notebooks showed before a refresh; a folder for each, since two may run at a time.
+STORED    := $(shell mktemp -u $(VENV)/stored.XXXXXX)
 
 # Shapes in the signatures are checked while the tests run, and only then.
 SHAPES := --jaxtyping-packages=qwen3_scratch,beartype.beartype
 
-# The outputs in git are those of the embedded checkpoint, drawn without widgets.
-AS_COMMITTED := env -u MPLBACKEND CI=true QWEN3_SCRATCH_MODEL=tiny
+# The outputs in git are those of the embedded checkpoint, drawn without widgets and made without a network.
+AS_COMMITTED := env -u MPLBACKEND -u QWEN3_SCRATCH_MODEL CI=true HF_HUB_OFFLINE=1 HF_HUB_CACHE=$(CURDIR)/$(VENV)/empty-hub
 
 # Through the environment, as typed, a prompt may hold quotes, dollars and backticks.
 override MODEL  := $(value MODEL)
@@ -57,13 +59,16 @@ parity-full: $(VENV)/.test-ready ## compare full-size models with the reference 
 lab: $(VENV)/.notebooks-ready ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
-refresh: $(VENV)/.notebooks-ready ## run the notebooks (or NOTEBOOKS="a.ipynb b.ipynb") anew and store their outputs
+refresh: $(VENV)/.notebooks-ready ## run the notebooks (or NOTEBOOKS="a.ipynb b.ipynb") anew and store what changed (MEASURE=1: measured times too)
 	@test -n "$(NOTEBOOKS)" || { echo "There is no notebook in notebooks/ yet." >&2; exit 1; }
+	@mkdir $(STORED) && cp $(NOTEBOOKS) $(STORED)
 	$(AS_COMMITTED) $(BIN)/jupyter nbconvert --to notebook --execute --inplace \
 	  --ExecutePreprocessor.record_timing=False $(NOTEBOOKS)
 	$(BIN)/jupyter nbconvert --coalesce-streams --to notebook --inplace $(NOTEBOOKS)
 	$(BIN)/nbstripout --keep-output --keep-count --extra-keys \
 	  'cell.metadata.execution cell.metadata.lines_to_next_cell metadata.language_info.version' $(NOTEBOOKS)
+	$(if $(MEASURE),,$(BIN)/python notebooks/settle.py $(STORED) $(NOTEBOOKS))
+	@rm -rf $(STORED)
 
 train: $(VENV)/.run-ready ## make the embedded checkpoint anew in data/tiny-moe (up to two hours on two cores)
 	$(BIN)/python -m qwen3_scratch.recipe data/tiny-moe

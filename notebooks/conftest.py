@@ -5,16 +5,12 @@ history, so that `plt.title("...");` prints although Jupyter keeps it quiet.
 tests/test_nbval_is_strict.py proves each point with a notebook that must fail.
 """
 
-import base64
-import io
-
 import pytest
 from nbval.kernel import RunningKernel
 from nbval.plugin import IPyNbCell, IPyNbFile
-from PIL import Image, ImageChops
+from settle import same_picture
 
 MAX_LINES = 15  # of a code cell: one idea
-ROUNDING = 8  # levels of 255: the last digit of a float can move a pixel to the next colour of the map
 
 collect, compare = IPyNbFile.collect, IPyNbCell.compare_outputs
 
@@ -40,21 +36,6 @@ def compare_pictures_too(self, fresh, stored, skip_compare=None):
 
 def pictures(outputs):
     return [output.data for output in outputs if "image/png" in output.get("data", {})]
-
-
-def same_picture(*encoded):
-    try:
-        files = [io.BytesIO(base64.b64decode(text)) for text in encoded]
-        for file in files:
-            Image.open(file).verify()  # check sums: a damaged file is no picture
-        new, old = images = [Image.open(file) for file in files]
-        drawn_by = {image.info.get("Software", "") for image in images}
-        if len(drawn_by) == 2 and all(name.startswith("Matplotlib version") for name in drawn_by):
-            return True  # versions of matplotlib draw different pixels: there is nothing to compare
-        changes = ImageChops.difference(new.convert("RGBA"), old.convert("RGBA")).getextrema()
-        return new.size == old.size and max(largest for _, largest in changes) <= ROUNDING
-    except (ValueError, OSError, SyntaxError):  # what Pillow raises on a broken file
-        return False
 
 
 RunningKernel.execute_cell_input = execute_as_jupyter_does

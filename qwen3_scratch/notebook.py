@@ -6,13 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Source:
-    """Python code that a notebook shows coloured, and a terminal as it stands."""
+    """Python code that a notebook shows coloured, and `print` as it stands."""
 
+    names: tuple[str, ...]
     text: str
 
     def __repr__(self) -> str:
+        return f"source({', '.join(self.names)})"
+
+    def __str__(self) -> str:
         return self.text
 
     def _repr_markdown_(self) -> str:
@@ -21,4 +25,5 @@ class Source:
 
 def source(*functions: Callable[..., Any]) -> Source:
     """The source of functions and classes, read from the files that were imported."""
-    return Source("\n\n".join(inspect.getsource(function).rstrip() + "\n" for function in functions).rstrip())
+    texts = [inspect.getsource(function).rstrip() for function in functions]
+    return Source(tuple(function.__name__ for function in functions), "\n\n\n".join(texts))

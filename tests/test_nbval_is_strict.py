@@ -14,7 +14,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image, PngImagePlugin
 
-CONFTEST = Path(__file__).parent.parent / "notebooks" / "conftest.py"
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 
 CELLS = {
     "imports": "import matplotlib.pyplot as plt",
@@ -31,7 +31,8 @@ CELLS = {
 def verdicts(tmp_path_factory):
     """What nbval says about each cell: `verdicts[notebook, cell]` is None or why it failed."""
     folder = tmp_path_factory.mktemp("notebooks")
-    shutil.copy(CONFTEST, folder)
+    for name in ("conftest.py", "settle.py"):
+        shutil.copy(NOTEBOOKS / name, folder)
     good, corrupted, bare = (folder / f"{name}.ipynb" for name in ("good", "corrupted", "bare"))
 
     notebook = new_notebook(cells=[new_code_cell(source) for source in CELLS.values()])

@@ -1,0 +1,58 @@
+"""The same notebooks run unchanged on checkpoints of another form: other sizes, other routing, no router at all.
+
+Each is executed as a reader would, in a kernel of its own, from a folder that is not the notebooks'.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import nbformat
+import pytest
+from helpers import ROOT
+from nbclient import NotebookClient
+from other_checkpoints import MADE, write
+
+NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+NO_ROUTER = "This checkpoint is dense"
+SPARSE_ONLY = {"06_router_and_experts", "10_inside_the_router", "11_pitfalls", "13_training"}
+
+
+def executed(name: str, checkpoint: str, folder: str) -> nbformat.NotebookNode:
+    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+    # One thread each, since two run at a time. Nothing is fetched, and nothing measured is asked for.
+    settings = {"QWEN3_SCRATCH_MODEL": checkpoint, "CI": "true", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    foreign = {"MPLBACKEND", "HF_ENDPOINT", "JAXTYPING_DISABLE"}
+    environment = {key: value for key, value in os.environ.items() if key not in foreign} | settings
+    client = NotebookClient(notebook, timeout=120, allow_errors=True, resources={"metadata": {"path": folder}})
+    client.execute(env=environment)
+    return notebook
+
+
+@pytest.fixture(scope="module")
+def runs(request, tmp_path_factory) -> Iterator[dict[tuple[str, str], Future]]:
+    """All selected runs, two at a time."""
+    wanted = [item.callspec.params for item in request.session.items if item.path == request.path]
+    pairs = dict.fromkeys((params["checkpoint"], params["notebook"]) for params in wanted)
+    work = tmp_path_factory.mktemp("checkpoints")
+    folders = {name: write(name, work / name) for name in dict.fromkeys(name for name, _ in pairs)}
+    with ThreadPoolExecutor(2) as pool:
+        yield {pair: pool.submit(executed, pair[1], str(folders[pair[0]]), str(work)) for pair in pairs}
+
+
+@pytest.mark.parametrize("checkpoint", MADE)
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_the_notebook_runs_unchanged_and_quietly(notebook, checkpoint, runs):
+    cells = [cell for cell in runs[checkpoint, notebook].result().cells if cell.cell_type == "code"]
+    outputs = [(number, output) for number, cell in enumerate(cells) for output in cell.outputs]
+    errors = [(number, *output.traceback) for number, output in outputs if output.output_type == "error"]
+    assert errors == []
+    assert [output.text for _, output in outputs if output.get("name") == "stderr"] == []
+    texts = "".join(output.text for _, output in outputs if output.output_type == "stream")
+    if checkpoint == "dense" and notebook in SPARSE_ONLY:
+        assert NO_ROUTER in texts
+    if checkpoint == "sixteen":
+        assert NO_ROUTER not in texts
+    assert all(cell.execution_count for cell in cells)
+    assert not re.search(r"\bnan\b", texts, re.IGNORECASE)

@@ -1,7 +1,7 @@
 """A name or folder -> a Checkpoint: config, weights, tokenizer and generation defaults, and back to a folder."""
 
-import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,23 +11,27 @@ import torch
 from .config import Config, read_config, read_json
 from .errors import Error
 from .hub import find_folder
+from .model import Ops
 from .tokenizer import Tokenizer, read_tokenizer
 from .tree import Weights
-from .weights import load_weights, save_weights, write_json
+from .weights import Slot, load_weights, save_weights, write_json
 
-VARIABLE = "QWEN3_SCRATCH_MODEL"
 TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "vocab.json", "merges.txt")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """All that generating needs. `tokenizer` is None where the folder has none; then prompts are token ids."""
+    """All that generating needs. `tokenizer` is None where the folder has none; then prompts are token ids.
+
+    `ops` are the steps that its weights are computed with: a slice of a model brings some that add up with the others.
+    """
 
     config: Config
     weights: Weights = field(repr=False)
     tokenizer: Tokenizer | None = None
     generation_config: dict[str, Any] = field(default_factory=dict)
     path: Path | None = None
+    ops: Ops = field(default=Ops(), repr=False)
 
     @property
     def device(self) -> torch.device:
@@ -45,13 +49,15 @@ def load_checkpoint(
     device: torch.device | str | None = None,
     revision: str | None = None,
     num_experts_per_tok: int | None = None,
+    own: Callable[[Slot], Slot | None] = lambda slot: slot,
 ) -> Checkpoint:
     """Loads `tiny` (the embedded one), a folder, or a hub id; None asks QWEN3_SCRATCH_MODEL, else `tiny`.
 
     `dtype` and `device` None keep the type of the files and the CPU. `num_experts_per_tok` overrides how many experts
-    each token goes to. Raises Error for whatever is wrong with the name, the files or the device.
+    each token goes to; `own` is `load_weights`'s. Raises Error for whatever is wrong with the name, the files or the
+    device.
     """
-    folder = find_folder(name_or_path or os.environ.get(VARIABLE) or "tiny", revision)
+    folder = find_folder(name_or_path, revision)
     config = read_config(folder)
     if num_experts_per_tok is not None:
         config = replace(config, num_experts_per_tok=num_experts_per_tok)
@@ -67,7 +73,7 @@ def load_checkpoint(
         raise Error(f"{folder}: {found}, expected no more tokens than rows: use the files of one checkpoint")
     defaults = folder / "generation_config.json"
     generation_config = read_json(defaults) if defaults.exists() else {}
-    weights = load_weights(folder, config, dtype=dtype, device=device)
+    weights = load_weights(folder, config, dtype=dtype, device=device, own=own)
     return Checkpoint(config, weights, tokenizer, generation_config, folder)
 
 

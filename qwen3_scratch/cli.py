@@ -1,7 +1,9 @@
 """The terminal: generate, chat, trace and info. Answers go to standard output, everything else to standard error."""
 
+import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout, suppress
 from typing import Annotated, Any
 
 import torch
@@ -11,8 +13,10 @@ from rich.console import Console
 from .checkpoint import Checkpoint, load_checkpoint
 from .errors import Error
 from .generate import Generation, prompt_ids, stream
+from .launch import agree, ranks, started_by_torchrun
 from .model import forward
-from .report import checkpoint_report, route_table
+from .parallel import DISPATCH, load_slices
+from .report import checkpoint_report, route_table, slices_report
 from .text_stream import Piece
 from .trace import trace as open_trace
 from .weights import DTYPES
@@ -48,6 +52,8 @@ Penalty = Annotated[float | None, typer.Option("--repetition-penalty", help="Abo
 Seed = Annotated[int | None, typer.Option(help="Makes a random answer repeatable.")]
 Thinking = Annotated[bool, typer.Option("--thinking/--no-thinking", help="Let the model think before it answers.")]
 System = Annotated[str | None, typer.Option(help="A system message before the first turn.")]
+TensorParallel = Annotated[int, typer.Option(min=1, help="Cut every matrix over so many processes (torchrun).")]
+ExpertParallel = Annotated[int, typer.Option(min=1, help="Deal the experts out to so many processes (torchrun).")]
 Raw = Annotated[bool, typer.Option("--raw", help="Continue the text as it stands, without the chat format.")]
 
 
@@ -93,35 +99,36 @@ def generate_command(
     device: Device = "auto",
     dtype: Dtype = "auto",
     revision: Revision = None,
+    tensor_parallel: TensorParallel = 1,
+    expert_parallel: ExpertParallel = 1,
+    expert_dispatch: Annotated[
+        str, typer.Option(help="With experts dealt out: `own-experts` adds answers up, `all-to-all` sends tokens.")
+    ] = "own-experts",
 ) -> None:
     """Answer one prompt, streaming. What is left out comes from the checkpoint's generation_config.json.
 
     Example: `qwen3-scratch generate "What is the capital of France?" --routes`
+
+    On many devices: `torchrun --nproc-per-node 4 -m qwen3_scratch generate ... --tensor-parallel 2 --expert-parallel 2`
     """
-    checkpoint = load(model, device, dtype, revision, num_experts_per_tok)
-    text = sys.stdin.read().removesuffix("\n") if prompt == "-" else prompt
-    asked: Any = text if raw or system is None else turns(text, system)
-    found = show(
-        stream(
-            checkpoint,
-            asked,
-            max_new_tokens=max_new_tokens,
-            min_new_tokens=min_new_tokens,
-            thinking=thinking,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            repetition_penalty=repetition_penalty,
-            seed=seed,
-            stop=stop or (),
-            raw=raw,
-        )
-    )
-    if found.finish_reason == "length":
-        screen.print(f"(cut off after {len(found.token_ids)} tokens; raise --max-new-tokens to see more)")
-    if routes:
-        screen.print(route_table(checkpoint, [*found.prompt_ids, *found.token_ids], len(found.prompt_ids)))
+    options = dict(
+        max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens, thinking=thinking, temperature=temperature,
+        top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty, stop=stop or (), raw=raw,
+    )  # fmt: skip
+    place = place_for(device)
+    many = tensor_parallel * expert_parallel > 1 or started_by_torchrun()
+    with ranks(tensor_parallel, expert_parallel, place) if many else nullcontext() as mesh, speaker(mesh):
+        text = sys.stdin.read().removesuffix("\n") if prompt == "-" and is_first(mesh) else prompt
+        prompt = agree(text)
+        seed = agree(int(torch.seed() % 2**63)) if many and seed is None else seed
+        cut = {} if mesh is None else {"mesh": mesh, "dispatch": dispatch_of(expert_dispatch)}
+        checkpoint = load(model, place, dtype, revision, num_experts_per_tok, **cut)
+        asked: Any = prompt if raw or system is None else turns(prompt, system)
+        found = show(stream(checkpoint, asked, seed=seed, **options))
+        if found.finish_reason == "length":
+            screen.print(f"(cut off after {len(found.token_ids)} tokens; raise --max-new-tokens to see more)")
+        if routes:
+            screen.print(route_table(checkpoint, [*found.prompt_ids, *found.token_ids], len(found.prompt_ids)))
 
 
 @app.command()
@@ -147,7 +154,7 @@ def chat(
 
     Example: `qwen3-scratch chat --no-thinking --temperature 0.7`
     """
-    checkpoint = load(model, device, dtype, revision, num_experts_per_tok)
+    checkpoint = load(model, place_for(device), dtype, revision, num_experts_per_tok)
     options = dict(
         temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty, seed=seed
     )
@@ -190,7 +197,7 @@ def trace_command(
 
     Example: `qwen3-scratch trace "Who has the kite?" --num-experts-per-tok 1`
     """
-    checkpoint = load(model, device, dtype, revision, num_experts_per_tok)
+    checkpoint = load(model, place_for(device), dtype, revision, num_experts_per_tok)
     ids = torch.tensor([prompt_ids(checkpoint, prompt, raw=raw)], device=checkpoint.device)
     with torch.inference_mode(), open_trace() as recorded:
         forward(checkpoint.weights, ids, checkpoint.config)
@@ -199,29 +206,64 @@ def trace_command(
 
 @app.command()
 def info(
-    model: Annotated[str | None, typer.Argument(help="`tiny`, a folder, or a hub id.")] = None,
+    model: Annotated[str | None, typer.Argument(help="`tiny`, a folder, a hub id, or a config.json alone.")] = None,
     revision: Revision = None,
+    tensor_parallel: TensorParallel | None = None,
+    expert_parallel: ExpertParallel | None = None,
 ) -> None:
     """Show a checkpoint's files, sizes, parameters and memory.
 
-    Parameters are counted in all and active per token, memory at each dtype; no weight is read.
+    Parameters are counted in all and active per token, memory at each dtype; no weight is read. With
+    --tensor-parallel or --expert-parallel: what each device would hold and send, for which config.json is enough.
 
-    Example: `qwen3-scratch info huihui-ai/Huihui-MoE-0.8B-2E`
+    Example: `qwen3-scratch info Qwen/Qwen3-30B-A3B --tensor-parallel 2 --expert-parallel 4`
     """
-    print(checkpoint_report(model, revision))
+    if tensor_parallel is None and expert_parallel is None:
+        print(checkpoint_report(model, revision))
+    else:
+        print(slices_report(model, tensor_parallel or 1, expert_parallel or 1, revision))
 
 
 def complain(message: object) -> None:
+    screen.quiet = False
     screen.print(f"error: {message}", markup=False, soft_wrap=True)
 
 
-def load(model: str | None, device: str, dtype: str, revision: str | None, top_experts: int | None) -> Checkpoint:
+def place_for(device: str) -> str:
+    """`auto` is a GPU where there is one, and with many processes each has its own."""
+    if device != "auto" or not torch.cuda.is_available():
+        return "cpu" if device == "auto" else device
+    return f"cuda:{os.environ['LOCAL_RANK']}" if started_by_torchrun() else "cuda"
+
+
+def load(
+    model: str | None, device: str, dtype: str, revision: str | None, top_experts: int | None, **cut: Any
+) -> Checkpoint:
+    """A whole checkpoint, or with `mesh` and `dispatch` this rank's slices of one."""
     if dtype != "auto" and dtype not in DTYPES:
         raise Error(f"--dtype is {dtype!r}, expected auto, {', '.join(DTYPES)}: choose one")
-    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    return load_checkpoint(
-        model, dtype=DTYPES.get(dtype), device=place, revision=revision, num_experts_per_tok=top_experts
-    )
+    options = dict(dtype=DTYPES.get(dtype), device=device, revision=revision, num_experts_per_tok=top_experts)
+    return load_slices(model, **cut, **options) if cut else load_checkpoint(model, **options)
+
+
+def dispatch_of(name: str) -> Any:
+    if name not in DISPATCH:
+        raise Error(f"--expert-dispatch is {name!r}, expected {' or '.join(DISPATCH)}: choose one")
+    return DISPATCH[name]
+
+
+def is_first(mesh: Any) -> bool:
+    return mesh is None or mesh.get_rank() == 0
+
+
+@contextmanager
+def speaker(mesh: Any) -> Iterator[None]:
+    """Of many processes only the first writes; the others compute the same."""
+    with ExitStack() as stack:
+        if not is_first(mesh):
+            screen.quiet = True
+            stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+        yield
 
 
 def turns(text: str | None, system: str | None) -> list[dict[str, str]]:

@@ -252,8 +252,9 @@ def prefill(checkpoint: Checkpoint, prompts: list[list[int]], cache: KVCache) ->
         token_ids[number, longest - len(prompt) :] = torch.tensor(prompt)
         keep[number, longest - len(prompt) :] = True
     token_ids, keep = token_ids.to(checkpoint.device), keep.to(checkpoint.device)
+    options = dict(cache=cache, logits_to_keep=1, ops=checkpoint.ops)
     for ids, kept in zip(token_ids.split(PREFILL_CHUNK, dim=1), keep.split(PREFILL_CHUNK, dim=1), strict=True):
-        logits = forward(checkpoint.weights, ids, checkpoint.config, attention_mask=kept, cache=cache, logits_to_keep=1)
+        logits = forward(checkpoint.weights, ids, checkpoint.config, attention_mask=kept, **options)
     return logits[:, -1]
 
 
@@ -261,7 +262,7 @@ def prefill(checkpoint: Checkpoint, prompts: list[list[int]], cache: KVCache) ->
 def decode(checkpoint: Checkpoint, tokens: Tensor, cache: KVCache) -> Tensor:
     """Reads one new token a row; the logits of the token after it."""
     token_ids = tokens[:, None].to(checkpoint.device)
-    return forward(checkpoint.weights, token_ids, checkpoint.config, cache=cache)[:, -1]
+    return forward(checkpoint.weights, token_ids, checkpoint.config, cache=cache, ops=checkpoint.ops)[:, -1]
 
 
 @torch.inference_mode()

@@ -1,20 +1,26 @@
 """A name becomes a local folder: the embedded checkpoint, a folder of your own, or an id on the Hugging Face hub."""
 
+import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from .errors import Error
 
+VARIABLE = "QWEN3_SCRATCH_MODEL"
 EMBEDDED = {"tiny": "tiny-moe"}
 WANTED = ("*.json", "*.safetensors", "*.jinja")  # never pickles, never code
 
 
-def find_folder(name: str | Path, revision: str | None = None) -> Path:
-    """The folder of a checkpoint: `tiny`, a path, or `owner/name` on the hub, which is downloaded once.
+def find_folder(name: str | Path | None = None, revision: str | None = None, wanted: Sequence[str] = WANTED) -> Path:
+    """The folder of a checkpoint: `tiny`, a path, or `owner/name` on the hub, of which `wanted` is downloaded once.
+
+    None asks the environment variable QWEN3_SCRATCH_MODEL, else takes `tiny`.
 
     Raises:
         Error: none of these, or a hub that cannot be reached, does not know the name, or does not let you in.
     """
+    name = name or os.environ.get(VARIABLE) or "tiny"
     if str(name) in EMBEDDED:
         return embedded_folder(str(name))
     try:
@@ -27,7 +33,7 @@ def find_folder(name: str | Path, revision: str | None = None) -> Path:
     if exists:
         raise Error(f"{folder}: is a file, expected a checkpoint's folder: name the folder that holds config.json")
     if re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", str(name)):
-        return download(str(name), revision)
+        return download(str(name), revision, wanted)
     raise Error(f"{name}: no such folder, expected 'tiny', a folder, or a hub id 'owner/name': check the name")
 
 
@@ -40,14 +46,14 @@ def embedded_folder(name: str) -> Path:
     raise Error(f"{name}: the embedded checkpoint is not installed, expected data/{EMBEDDED[name]}: install again")
 
 
-def download(repository: str, revision: str | None = None) -> Path:
+def download(repository: str, revision: str | None = None, wanted: Sequence[str] = WANTED) -> Path:
     """The newest snapshot of a hub repository, or of a revision, from the cache where it is complete there."""
     import huggingface_hub as hub  # half a second, wanted only here
     from huggingface_hub import errors
 
     at = f"hub id {repository}" + (f" at revision {revision}" if revision else "")
     try:
-        return Path(hub.snapshot_download(repository, revision=revision, allow_patterns=list(WANTED)))
+        return Path(hub.snapshot_download(repository, revision=revision, allow_patterns=list(wanted)))
     except errors.GatedRepoError:
         raise Error(f"{at}: is gated, expected an account with access: accept its terms and set HF_TOKEN") from None
     except errors.RepositoryNotFoundError:

@@ -4,7 +4,6 @@ Nothing here has state; the one thing that is written in place is the key/value 
 `forward`. Reference: `Qwen3MoeForCausalLM` of transformers 5, which the tests hold every function against.
 """
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -84,7 +83,7 @@ def attention_weights(
 ) -> Float[Tensor, "batch heads q_len k_len"]:
     """softmax(q k^T / sqrt(head_dim)) with fp32 inside: what `gqa_attention` weighs the values with, to look at."""
     k = k.repeat_interleave(heads_per_kv_head(q, k), dim=1)
-    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+    scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     return scores.softmax(dim=-1, dtype=torch.float32).to(q.dtype)
@@ -175,6 +174,7 @@ class Ops(NamedTuple):
     `reduce` is applied where a device that holds a slice of the heads or experts must add up with the others.
     """
 
+    embed: Callable[..., Tensor] = embed
     norm: Callable[..., Tensor] = rms_norm
     table: Callable[..., Table] = rope_table
     rope: Callable[..., Tensor] = rope
@@ -185,6 +185,7 @@ class Ops(NamedTuple):
     moe: Callable[..., Tensor] = moe
     linear: Callable[..., Tensor] = F.linear
     reduce: Callable[[Tensor], Tensor] = lambda x: x
+    head: Callable[..., Tensor] = F.linear
 
 
 def self_attention(
@@ -287,13 +288,12 @@ def forward(
     the cache holds. Exactly one of `token_ids` and `inputs_embeds` is given. Raises Error otherwise, and for a token
     id outside the vocabulary, a mask or positions of another shape, a cache that is full, a negative `logits_to_keep`.
     """
-    check_inputs(weights.embed_tokens.shape[0], token_ids, inputs_embeds, attention_mask, positions, logits_to_keep)
-    x = embed(token_ids, weights.embed_tokens) if inputs_embeds is None else inputs_embeds
+    check_inputs(config.vocab_size, token_ids, inputs_embeds, attention_mask, positions, logits_to_keep)
+    x = ops.embed(token_ids, weights.embed_tokens) if inputs_embeds is None else inputs_embeds
     keep = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
     if attention_mask is not None:
         keep = keep & attention_mask.bool()
     if positions is not None:
         positions = positions.expand(x.shape[:2])
     x = hidden_states(weights, x, config, keep, positions, cache, ops)
-    head = weights.embed_tokens if weights.lm_head is None else weights.lm_head
-    return ops.linear(x[:, -logits_to_keep:], head)
+    return ops.head(x[:, -logits_to_keep:], weights.embed_tokens if weights.lm_head is None else weights.lm_head)

@@ -1,6 +1,8 @@
 """What the terminal tells about a checkpoint and about the routes of a text."""
 
-import os
+import math
+from functools import partial
+from pathlib import Path
 
 import torch
 from rich import box
@@ -8,12 +10,14 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from .checkpoint import VARIABLE, Checkpoint
+from .checkpoint import Checkpoint
 from .config import Config, read_config
+from .generate import PREFILL_CHUNK
 from .hub import find_folder
 from .model import forward
+from .parallel import Place, check_split, own_config, own_slot, traffic
 from .trace import trace
-from .weights import DTYPES, check_tensors, tensor_files
+from .weights import DTYPES, all_slots, check_tensors, tensor_files
 
 WIDTH, LONGEST = 80, 14  # characters of a line, and those of a token at its head
 MOST_EXPERTS = 2  # of a token in a layer; a terminal has no room for eight
@@ -26,7 +30,7 @@ def route_table(checkpoint: Checkpoint, token_ids: list[int], prompt_length: int
     """
     ids = torch.tensor([token_ids], device=checkpoint.device)
     with torch.inference_mode(), trace() as recorded:
-        forward(checkpoint.weights, ids, checkpoint.config, logits_to_keep=1)
+        forward(checkpoint.weights, ids, checkpoint.config, logits_to_keep=1, ops=checkpoint.ops)
     routes = {call.layer: call.output.experts for call in recorded["moe_route"]}
     if not routes:
         return "(a dense model: it has no router, every token passes the same feed-forward)"
@@ -58,7 +62,7 @@ def token_text(checkpoint: Checkpoint, token: int) -> str:
 
 def checkpoint_report(name: str | None = None, revision: str | None = None) -> str:
     """Files, shape, parameters and memory of a checkpoint, from its config and headers; no weight is read."""
-    folder = find_folder(name or os.environ.get(VARIABLE) or "tiny", revision)
+    folder = find_folder(name, revision)
     config = read_config(folder)
     files = tensor_files(folder)
     check_tensors(files, config)
@@ -74,6 +78,34 @@ def checkpoint_report(name: str | None = None, revision: str | None = None) -> s
         cache = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 1000 * kind.itemsize
         lines.append(f"  {dtype:<34}{size_text(total * kind.itemsize):>10}{size_text(cache):>26}")
     return "\n".join(lines)
+
+
+def slices_report(name: str | None, tensors: int, experts: int, revision: str | None = None) -> str:
+    """What each of tensors x experts devices holds, from config.json alone: weights, cache, activations, traffic.
+
+    `name` may also be the path of a config.json. The first rank is shown, which holds as much as any.
+    """
+    alone = name is not None and Path(name).name == "config.json" and Path(name).is_file()
+    config = read_config(Path(name).parent if alone else find_folder(name, revision, wanted=("config.json",)))
+    check_split(config, tensors, experts)
+    place, bytes_each = Place(0, 0, tensors, experts), DTYPES[config.dtype].itemsize
+    own = own_config(config, place)
+    held = sum(math.prod(slot.shape) for slot in map(partial(own_slot, config, place), all_slots(config)) if slot)
+    cache = 2 * config.num_hidden_layers * own.num_key_value_heads * config.head_dim * 1000
+    heads = (own.num_attention_heads + own.num_key_value_heads) * config.head_dim
+    widest = max(config.moe_intermediate_size, config.intermediate_size if config.mlp_only_layers else 0)
+    widest = (widest or config.intermediate_size) // tensors
+    chunk = PREFILL_CHUNK * (max(3 * heads, config.hidden_size + 3 * widest) + 3 * config.hidden_size)
+    lines = {
+        "weights": (held, f"{held / config.num_parameters():.1%} of {config.num_parameters():,} parameters"),
+        "cache per 1,000 tokens": (cache, f"{own.num_key_value_heads} key/value heads in each layer"),
+        "activations": (chunk, f"about, while {PREFILL_CHUNK} prompt tokens pass; one expert may get them all"),
+        "sent for each new token": (sum(traffic(config, place).values()), "payload of all sums and exchanges"),
+    }
+    found = [f"each of {tensors} x {experts} devices, tensor x expert parallel, in {config.dtype}"]
+    return "\n".join(
+        [*found, *(f"  {key:<26}{size_text(count * bytes_each):>12}  {why}" for key, (count, why) in lines.items())]
+    )
 
 
 def shape_lines(config: Config) -> dict[str, str]:

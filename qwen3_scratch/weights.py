@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -30,6 +30,7 @@ class Slot(NamedTuple):
     field: str  # of Weights or LayerWeights
     shape: tuple[int, ...]
     part: tuple[int | slice, ...] = ()  # () is the whole; the stacked experts take one slice each
+    cut: tuple[slice, ...] = ()  # which part of the file's tensor it is; () is the whole
 
 
 def outer_slots(config: Config) -> list[Slot]:
@@ -75,18 +76,14 @@ def all_slots(config: Config) -> list[Slot]:
     return [*outer_slots(config), *layers]
 
 
-def empty_fields(slots: list[Slot], config: Config, dtype: torch.dtype, device: torch.device | str | None) -> dict:
+def empty_fields(slots: list[Slot], dtype: torch.dtype, device: torch.device | str | None) -> dict:
     """Uninitialised tensors of the tree's shapes: experts stacked, gate above up."""
-    fields = {}
+    shapes = {}
     for slot in slots:
-        shape = slot.shape
-        if slot.field == "gate_up_proj":
-            shape = (2 * shape[0], shape[1])
-        if slot.part and isinstance(slot.part[0], int):
-            shape = (config.num_experts, *shape)
-        if slot.field not in fields:
-            fields[slot.field] = torch.empty(shape, dtype=dtype, device=device)
-    return fields
+        shape = (2 * slot.shape[0], slot.shape[1]) if slot.field == "gate_up_proj" else slot.shape
+        stacked = slot.part and isinstance(slot.part[0], int)
+        shapes[slot.field] = (slot.part[0] + 1, *shape) if stacked else shape  # the last expert decides
+    return {field: torch.empty(shape, dtype=dtype, device=device) for field, shape in shapes.items()}
 
 
 def init_weights(
@@ -101,7 +98,7 @@ def init_weights(
     dtype = dtype or _dtype_of(config, "config")
 
     def drawn(slots: list[Slot]) -> dict:
-        fields = empty_fields(slots, config, dtype, device)
+        fields = empty_fields(slots, dtype, device)
         for name, tensor in fields.items():
             if name.endswith("norm"):
                 tensor.fill_(1.0)
@@ -122,11 +119,13 @@ def load_weights(
     *,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
+    own: Callable[[Slot], Slot | None] = lambda slot: slot,
 ) -> Weights:
     """Reads `model.safetensors`, or the shards that an index names, straight into the stacked tree.
 
     `dtype` None keeps the type that config.json names. Files are opened layer by layer and closed again, so the
-    peak stays near the size of the weights themselves.
+    peak stays near the size of the weights themselves. `own` says which part of a tensor to read (None: nothing of
+    it), as one of many devices does (`parallel.py`); what it leaves out is not read from the disk.
 
     Raises:
         Error: no safetensors file, an unreadable one, or a tensor that is missing, surplus, misshapen or not finite.
@@ -136,7 +135,7 @@ def load_weights(
     check_tensors(files, config)
 
     def read(slots: list[Slot]) -> dict:
-        fields = empty_fields(slots, config, dtype, device)
+        fields = empty_fields(slots, dtype, device)
         with ExitStack() as stack:
             opened = {}
             for slot in slots:
@@ -144,7 +143,8 @@ def load_weights(
                 if path not in opened:
                     opened[path] = stack.enter_context(_open(path))
                 target = fields[slot.field][slot.part]
-                tensor = opened[path].get_tensor(slot.name)
+                file = opened[path]
+                tensor = file.get_slice(slot.name)[slot.cut] if slot.cut else file.get_tensor(slot.name)
                 target.copy_(tensor)
                 if not target.isfinite().all():
                     if tensor.isfinite().all():
@@ -154,10 +154,13 @@ def load_weights(
                     raise Error(f"{path}: tensor {slot.name} holds {found}, expected finite numbers: {advice}")
         return fields
 
+    def mine(slots: Iterable[Slot]) -> list[Slot]:
+        return [slot for slot in map(own, slots) if slot is not None]
+
     outer = {}
-    for slot in outer_slots(config):  # one by one: these are the largest single tensors
+    for slot in mine(outer_slots(config)):  # one by one: these are the largest single tensors
         outer |= read([slot])
-    layers = (LayerWeights(**read(list(layer_slots(config, i)))) for i in range(config.num_hidden_layers))
+    layers = (LayerWeights(**read(mine(layer_slots(config, i)))) for i in range(config.num_hidden_layers))
     return Weights(layers=tuple(layers), **outer)
 
 

@@ -5,14 +5,17 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from . import corpus
 from .checkpoint import Checkpoint
+from .config import Config
 from .generate import generate
-from .model import forward
+from .model import Ops, forward, hidden_states
 from .trace import trace
+from .tree import Weights
 
 HELD_OUT_SEED = 7  # the questions asked; training never sees a held-out one, whatever the seed
 
@@ -96,3 +99,39 @@ def least_share(counts: Float[Tensor, "layers domains experts"]) -> Float[Tensor
     """The share of a layer's choices that its least used expert gets, over all domains together."""
     each = counts.sum(1)
     return (each / each.sum(-1, keepdim=True)).amin(-1)
+
+
+class Chats(NamedTuple):
+    """Whole chats as one batch, padded on the right, and which of the tokens the model would have written itself."""
+
+    token_ids: Int[Tensor, "chats seq"]
+    keep: Bool[Tensor, "chats seq"]
+    written: Bool[Tensor, "chats seq"]
+
+
+def padded_chats(checkpoint: Checkpoint, examples: Sequence[corpus.Example]) -> Chats:
+    """The examples with thinking and answer; written is all behind the prompt up to the token that ends the turn."""
+    tokenizer = checkpoint.tokenizer
+    rows = [chat_ids(checkpoint, example)[0] for example in examples]
+    prompts = [len(tokenizer.encode(tokenizer.render_chat(example.messages))) for example in examples]
+    ends = torch.tensor([len(row) for row in rows])[:, None]
+    places = torch.arange(int(ends.max()))
+    keep = places < ends
+    token_ids = torch.zeros(keep.shape, dtype=torch.long)
+    token_ids[keep] = torch.tensor(list(itertools.chain(*rows)))
+    written = (places >= torch.tensor(prompts)[:, None]) & (places < ends - 1)  # the template ends with a line break
+    return Chats(token_ids, keep, written)
+
+
+@torch.inference_mode()
+def answer_losses(weights: Weights, config: Config, chats: Chats, ops: Ops = Ops()) -> Float[Tensor, "chats"]:
+    """Each chat's mean cross-entropy in nats over the tokens that are to be written, shown the true ones before them.
+
+    The head runs at those tokens only: at all of them its logits would be the largest tensor of the pass.
+    """
+    x = hidden_states(weights, F.embedding(chats.token_ids, weights.embed_tokens), config, chats.keep, ops=ops)
+    before = x[:, :-1][chats.written[:, 1:]]
+    logits = ops.linear(before, weights.embed_tokens if weights.lm_head is None else weights.lm_head)
+    nats = F.cross_entropy(logits.float(), chats.token_ids[chats.written], reduction="none")
+    total = torch.zeros(len(chats.token_ids)).index_add(0, chats.written.nonzero()[:, 0], nats)
+    return total / chats.written.sum(1)

@@ -30,8 +30,31 @@ def attention(heads, tokens):
     return scores.masked_fill(torch.ones(tokens, tokens).triu(1).bool(), -torch.inf).softmax(-1)
 
 
+def one_head(tokens):
+    return attention(1, tokens)[0]
+
+
+def head_numbers(heads, layers=4):
+    return torch.rand(layers, heads, generator=torch.Generator().manual_seed(heads))
+
+
+def removals(count):
+    return {"all heads": 1.0, **{f"L1H{at}, L1H{at + 1} and L1H{at + 2}": at / count for at in range(min(count, 7))}}
+
+
+def lessons(entries):
+    steps, names = range(0, 250 * entries, 250), ("quotes", "copying too", "lists", "look-ups in lists", "rings")
+    scores = {"look-ups": [at / 25000 for at in steps], "sums with a name that is long": [0.5] * entries}
+    return plots.score_history(steps, scores, {250 * (at * entries // 5): name for at, name in enumerate(names)})
+
+
 def history(entries):
     return [{"step": 10 * at, "loss": 5 / at, "balance": 2 + 1 / at} for at in range(1, entries + 1)]
+
+
+def scored(entries, domains=("stories", "arithmetic", "python", "facts", "spanish", "chat")):
+    ways = [f"{domain}/{way}" for domain in domains for way in ("thinking", "direct")]
+    return [{"step": 250 * at, **dict.fromkeys(ways, min(1.0, at / 9))} for at in range(1, entries + 1)]
 
 
 def lens(tokens, layers=4):
@@ -40,12 +63,99 @@ def lens(tokens, layers=4):
     return plots.logit_lens(guesses, torch.linspace(0, 1, (layers + 1) * tokens).view(-1, tokens), labels(tokens))
 
 
+def filtered(tokens):
+    values = torch.arange(1.0, tokens + 1) / tokens
+    names = ("as predicted", "temperature 0.8", "top-k 12", "top-p 0.95", "min-p 0.1")
+    return {
+        name: values.masked_fill(values < at / 5, 0.0).softmax(0) * (values >= at / 5) for at, name in enumerate(names)
+    }
+
+
+PARTS = ("embedding", "norms", "attention", "router", "experts", "feed-forward", "head")
+
+
+def layout(layers):
+    segments = [("header", 9_000), *[("embedding", 400_000)], *[(part, 90_000) for part in PARTS[1:]] * layers]
+    return plots.file_layout(segments, (409_000, 949_000))
+
+
+def by_part(size):
+    return plots.parameters_by_part(dict.fromkeys(PARTS, 10**size), dict.fromkeys(PARTS, 10**size // 2))
+
+
+def merging(pieces):
+    return plots.merge_steps([["a"] * pieces, *[["aa"] + ["a"] * (pieces - 2)] * (pieces > 1)], [12345] * (pieces > 1))
+
+
+def densities(groups):
+    return plots.bytes_per_token({f"{word} {at}": [at + 1, 4] for at, word in enumerate(labels(groups))})
+
+
+def random_vectors(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(shape[0]))
+
+
+def norm_names(count):
+    return [f"layer {at // 2} {('input', 'post-att.')[at % 2]}" for at in range(count - 1)] + ["last"]
+
+
+DOMAINS = ("stories", "arithmetic", "python", "facts", "spanish", "chat")
+
+
+def experts_by_chance(layers, draws):
+    """Bits measured in each layer, of shuffled domains, of random routers."""
+    return torch.linspace(0.1, 0.3, layers), torch.rand(draws, layers) / 20, torch.rand(draws, layers) / 4
+
+
+def guesses(layers):
+    return {name: torch.linspace(0.2, 1, layers) for name in ("nothing", "domain", "word", "both")}
+
+
+def random_shares(layers, experts, seed):
+    shares = torch.randn(layers, experts, generator=torch.Generator().manual_seed(seed)).softmax(-1)
+    return shares.sort(-1, descending=True).values
+
+
+def damage():
+    return torch.arange(4.0 * 8 * 6 * 2).view(4, 8, 6, 2) / 200
+
+
+def top_k_losses(seed):
+    losses = torch.rand(4, len(DOMAINS), generator=torch.Generator().manual_seed(seed)) / 50
+    return {"renormalised": losses, "as it is": losses + 0.01}
+
+
+def speeds(pairs):
+    return 10_000 ** -torch.linspace(0, 1, pairs + 1)[:-1]
+
+
+def mistake_names(count):
+    return [f"{'pads_counted_after_prefill'[: 4 + at]}" for at in range(count)]
+
+
+def divergences(count, tokens):
+    nats = random_vectors(count, tokens).exp()
+    return nats, nats < 2, mistake_names(count)
+
+
 DRAWINGS = {  # each from a number of tokens
     "model_map": lambda n: plots.model_map(),
     "model_map, all lit": lambda n: plots.model_map(plots.PARTS),
     "route_map": lambda n: plots.route_map(random_routes(n), labels(n), written=n // 2),
     "route_map, top-4 of 16": lambda n: plots.route_map(random_routes(n, 1, 16, 4), labels(n)),
     "route_map, deep": lambda n: plots.route_map(random_routes(n // 3 + 1, 28, 2, 1), labels(n // 3 + 1)),
+    "route_flow": lambda n: plots.route_flow(random_routes(n)[0], labels(n)),
+    "route_flow, top-8 of 128": lambda n: plots.route_flow(random_routes(n, 1, 128, 8)[0], labels(n)),
+    "router_probabilities": lambda n: plots.router_probabilities(
+        random_routes(n)[0].logits.softmax(-1), random_routes(n)[0].experts, labels(n)
+    ),
+    "router_probabilities, top-8 of 128": lambda n: plots.router_probabilities(
+        random_routes(n, 1, 128, 8)[0].logits.softmax(-1), random_routes(n, 1, 128, 8)[0].experts, labels(n)
+    ),
+    "silu_gate": lambda n: plots.silu_gate(torch.linspace(-3, 2, 7 * n).view(n, 7)),
+    "top_k_error": lambda n: plots.top_k_error(
+        torch.linspace(1, 0, 2 * n).view(2, n) / 2, torch.linspace(1, 0, 2 * n).view(2, n), n // 2 + 1
+    ),
     "expert_load": lambda n: plots.expert_load(random_routes(n)),
     "expert_load, 128 experts": lambda n: plots.expert_load(random_routes(n, 12, 128, 8)),
     "domain_footprint": lambda n: plots.domain_footprint(torch.arange(4 * 6 * 8).view(4, 6, 8), ["arithmetic"] * 6),
@@ -54,11 +164,133 @@ DRAWINGS = {  # each from a number of tokens
     "attention_maps": lambda n: plots.attention_maps(attention(8, n), labels(n)),
     "attention_maps, 3 heads": lambda n: plots.attention_maps(attention(3, n), labels(n)),
     "attention_maps, one query": lambda n: plots.attention_maps(attention(4, n)[:, -1:], labels(n)),
+    "attention_steps": lambda n: plots.attention_steps(
+        torch.linspace(-9, 9, n * n).view(n, n), torch.ones(n, n).tril().bool(), attention(1, n)[0], labels(n)
+    ),
+    "head_lengths": lambda n: plots.head_lengths(torch.rand(n, 9) + 0.1, torch.rand(n, 9) + 1, "q"),
+    "head_sharing": lambda n: plots.head_sharing(
+        4 * n,
+        {"MHA: a pair for each": 4 * n, "GQA: shared by four": n, "MQA: one for all": 1},
+        [4096 * n, 1024 * n, 1024],
+    ),
+    "mask_panels": lambda n: plots.mask_panels(
+        {name: torch.ones(n, n).tril().bool() for name in ("causal", "window of 4", "left padding")}, labels(n)
+    ),
+    "mask_panels, one": lambda n: plots.mask_panels({"causal": torch.ones(n, n).tril().bool()}),
+    "token_looks": lambda n: plots.token_looks(attention(8, n)[:, -1], labels(n), "␣wheelbarrow"),
+    "token_looks, 40 heads": lambda n: plots.token_looks(attention(40, n)[:, -1], labels(n), "coat"),
     "next_token_bars": lambda n: plots.next_token_bars(torch.arange(float(n)), None),
     "logit_lens": lens,
     "residual_norms": lambda n: plots.residual_norms(torch.ones(5, n), attention=torch.ones(4, n) / 2),
     "residual_norms, deep": lambda n: plots.residual_norms(
         torch.arange(29.0 * n).view(29, n), experts=torch.ones(28, n)
     ),
+    "head_scores": lambda n: plots.head_scores(head_numbers(n), "the first token", 0.1),
+    "head_scores, nothing found": lambda n: plots.head_scores(head_numbers(n), "the token before", 0.7),
+    "head_scores, deep": lambda n: plots.head_scores(head_numbers(16, 28), "the token before", 0.01 * n),
+    "head_map": lambda n: plots.head_map(one_head(n), labels(n), "L1H4"),
+    "head_map, some rows": lambda n: plots.head_map(one_head(n)[-20:], labels(n), "L27H12", start=n // 2),
+    "head_damage": lambda n: plots.head_damage(head_numbers(n), 0.99, [(0, 0)], "look-up heads"),
+    "head_damage, one of them is the worst": lambda n: plots.head_damage(
+        torch.full((1, n), 0.5), 0.6, {(0, 0)}, "heads"
+    ),
+    "knock_outs": lambda n: plots.knock_outs(removals(n), ["L1H0, L1H1 and L1H2"]),
+    "right_and_wrong": lambda n: plots.right_and_wrong(head_numbers(n), head_numbers(n) / 2, "name"),
+    "score_history": lambda n: lessons(min(n + 2, 20)),
     "loss_curve": lambda n: plots.loss_curve(history(n)),
+    "loss_curve, lessons": lambda n: plots.loss_curve(history(n), [0, 10]),
+    "score_curves": lambda n: plots.score_curves(scored(n), [10, 20]),
+    "score_curves, one domain": lambda n: plots.score_curves(scored(n, ("stories",))),
+    "target_losses": lambda n: plots.target_losses(torch.arange(float(n)), torch.arange(n) % 3 / 2, labels(n), 7.6),
+    "balance_bars": lambda n: plots.balance_bars(2 * torch.arange(1.0, n + 1).softmax(0), torch.ones(n) / n),
+    "learning_rates": lambda n: plots.learning_rates([0.01 * min(1, (at + 1) / 9, (n - at) / 20) for at in range(n)]),
+    "loss_comparison": lambda n: plots.loss_comparison(
+        range(0, 10 * n, 10), {"without balancing": [7.0] * n, "with it": [6.0] * n}, 7.6
+    ),
+    "load_curves": lambda n: plots.load_curves(
+        range(0, 10 * n, 10), {name: torch.rand(n, 2, 16).softmax(-1) for name in ("without balancing", "with it")}
+    ),
+    "load_curves, one layer": lambda n: plots.load_curves(range(n), {"alone": torch.ones(n, 1, 128) / 128}),
+    "file_layout": layout,
+    "parameters_by_part": lambda n: by_part(min(n, 11)),
+    "number_bits": lambda n: plots.number_bits(-(0.1**n) / 7),
+    "merge_steps": lambda n: merging(min(n, 20)),
+    "bytes_per_token": lambda n: densities(min(n, 12)),
+    "decoding_cost": lambda n: plots.decoding_cost(
+        range(40, 40 + 8 * n, 8),
+        {"recomputing": [1e9 * at for at in range(40, 40 + 8 * n, 8)], "with the cache": [1e9] * n},
+    ),
+    "cache_size": lambda n: plots.cache_size(
+        [2**at for at in range(4, 4 + min(n, 12))],
+        {
+            "each head its own": [2**at * 10**3 for at in range(min(n, 12))],
+            "grouped": [2**at * 500 for at in range(min(n, 12))],
+        },
+    ),
+    "sampling_steps": lambda n: plots.sampling_steps(filtered(n), None),
+    "sampling_steps, 3": lambda n: plots.sampling_steps(dict(list(filtered(n).items())[:3]), None),
+    "inverse_draw": lambda n: plots.inverse_draw(torch.arange(1.0, n + 1).softmax(0), 0.3, None),
+    "agreement_bars": lambda n: plots.agreement_bars(
+        {"top-1, renormalised": 1.0, "top-1, raw probability, zero router": 1 / (n + 1)}
+    ),
+    "router_splits": lambda n: plots.router_splits(torch.linspace(0, 1, 30 * min(n, 28)).view(30, -1)),
+    "shares_right": lambda n: plots.shares_right(
+        {name: {"thinking": 1.0, "direct": 1 / n, "thinking, drawn": 0.5} for name in ("stories", "arithmetic")}, n
+    ),
+    "token_similarity": lambda n: plots.token_similarity(random_vectors(n, 8), labels(n)),
+    "token_similarity, groups": lambda n: plots.token_similarity(
+        random_vectors(n, 8), labels(n), [n // 3, n // 3, n - 2 * (n // 3)]
+    ),
+    "vector_lengths": lambda n: plots.vector_lengths(random_vectors(n, 8).norm(dim=-1)),
+    "norms_in_the_plane": lambda n: plots.norms_in_the_plane(random_vectors(n, 2) * 2),
+    "norms_before_after": lambda n: plots.norms_before_after(
+        random_vectors(n, 9).exp(), torch.ones(n, 9), norm_names(n)
+    ),
+    "norm_weights": lambda n: plots.norm_weights(1 + 0.1 * random_vectors(n, 128), norm_names(n)),
+    "rounding_errors": lambda n: plots.rounding_errors(
+        {name: random_vectors(n, 9).abs().flatten() / 100 for name in ("all in bf16", "fp32 inside, cast first")}
+    ),
+    "information_test": lambda n: plots.information_test(*experts_by_chance(4, n)),
+    "information_test, deep": lambda n: plots.information_test(*experts_by_chance(28, n)),
+    "information_test, one layer": lambda n: plots.information_test(*experts_by_chance(1, n), layers=[3]),
+    "route_guesses": lambda n: plots.route_guesses(guesses(4)),
+    "route_guesses, deep": lambda n: plots.route_guesses(guesses(28)),
+    "rank_shares": lambda n: plots.rank_shares(random_shares(4, 8, n), 2),
+    "rank_shares, top-1 of 2": lambda n: plots.rank_shares(random_shares(28, 2, n), 1),
+    "rank_shares, top-8 of 128": lambda n: plots.rank_shares(random_shares(2, 128, n), 8, [3, 5]),
+    "expert_knockouts": lambda n: plots.expert_knockouts(damage(), DOMAINS),
+    "expert_knockouts, top-4 of 16": lambda n: plots.expert_knockouts(torch.randn(5, 16, 6, 2) - 3, DOMAINS),
+    "expert_knockouts, one layer": lambda n: plots.expert_knockouts(torch.ones(1, 2, 2, 1), ["a", "b"], [27]),
+    "loss_by_top_k": lambda n: plots.loss_by_top_k(top_k_losses(n), [1, 2, 4, 8], DOMAINS, ("renormalised", 2)),
+    "loss_by_top_k, one": lambda n: plots.loss_by_top_k({"not": torch.ones(1, 2)}, [1], ["a", "b"], ("not", 1)),
+    "two_expert_weight": lambda n: plots.two_expert_weight(torch.randn(n), torch.rand(n)),
+    "turning_pairs": lambda n: plots.turning_pairs(torch.tensor([3.0, 1.0]), {"pair 0": 1.0, "pair 4": 0.1}, n),
+    "turning_pairs, three": lambda n: plots.turning_pairs(
+        torch.tensor([-0.1, 0.1]), {"pair 0": 1.0, "pair 4": 0.8, "pair 63": 0.0}, n
+    ),
+    "rotation_map": lambda n: plots.rotation_map(speeds(n), 64),
+    "rotation_map, few positions": lambda n: plots.rotation_map(speeds(n), 2),
+    "pair_wavelengths": lambda n: plots.pair_wavelengths(speeds(n), 1024),
+    "slowed_pairs": lambda n: plots.slowed_pairs(
+        {"default": speeds(n), "linear": speeds(n) / 4, "dynamic": speeds(n) ** 1.1, "yarn": speeds(n) / 2}
+    ),
+    "scores_by_distance": lambda n: plots.scores_by_distance(random_vectors(9, n), [f"head {at}" for at in range(9)]),
+    "scores_by_distance, one": lambda n: plots.scores_by_distance(random_vectors(1, n), ["all ones"]),
+    "divergence_by_position": lambda n: plots.divergence_by_position(
+        {name: random_vectors(n).abs() for name in ("neighbour pairs", "no rotation")}
+    ),
+    "angle_errors": lambda n: plots.angle_errors(
+        {name: torch.arange(min(n, 18)) * 0.1 for name in ("bf16 frequencies", "bf16 positions", "fp32")},
+        [2**at for at in range(min(n, 18))],
+    ),
+    "loss_by_gap": lambda n: plots.loss_by_gap(
+        {name: [1.0] * min(n, 12) for name in ("default", "linear", "dynamic", "yarn")},
+        [64 * at for at in range(min(n, 12))],
+    ),
+    "divergence_map": lambda n: plots.divergence_map(*divergences(22, n), labels(n), n // 2),
+    "divergence_map, one": lambda n: plots.divergence_map(*divergences(1, n), labels(n)),
+    "stream_distances": lambda n: plots.stream_distances(random_vectors(22, min(n, 28)).abs(), mistake_names(22)),
+    "mistake_shares": lambda n: plots.mistake_shares(
+        mistake_names(n), {kind: [at / n for at in range(n)] for kind in ("next tokens", "answers", "random weights")}
+    ),
 }

@@ -1,22 +1,18 @@
 """A name becomes a folder: embedded, one's own, or downloaded once; whatever goes wrong is one sentence, soon."""
 
-import hashlib
-import json
 import re
 import socket
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from helpers import TINY, checkpoint, finished
+from stand_in_hub import SHA, StandInHub
 
 from qwen3_scratch import Error, load_checkpoint, read_config, save_checkpoint
 from qwen3_scratch import hub as hub_module
 from qwen3_scratch.hub import embedded_folder, find_folder
 
-SHA = "0123456789abcdef0123456789abcdef01234567"
 OFFLINE = "hub id owner/name: not in the cache and the hub cannot be reached: connect, or name a local folder"
 
 # ---- what needs no network ----------------------------------------------------------------------
@@ -81,56 +77,7 @@ def test_the_embedded_checkpoint_lies_beside_the_package_or_inside_it(place, tmp
 
 # ---- a hub on this machine ----------------------------------------------------------------------
 
-
-class Hub(ThreadingHTTPServer):
-    """Stands in for the hub: one repository `owner/name`, some that refuse, and a list of what it was asked for."""
-
-    def __init__(self, folder: Path):
-        self.files = {path.name: path.read_bytes() for path in folder.iterdir()}
-        self.asked: list[str] = []
-        super().__init__(("127.0.0.1", 0), Answer)
-        self.url = f"http://127.0.0.1:{self.server_port}"
-
-
-class Answer(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Hub
-
-    def do_GET(self):
-        path = self.path.partition("?")[0]
-        self.server.asked.append(path)
-        name = path.rpartition("/")[2]
-        if refused := re.search(r"/owner/(gated|missing|broken)\b", path):
-            code, reason = {"gated": (403, "GatedRepo"), "missing": (404, "RepoNotFound"), "broken": (500, "")}[
-                refused[1]
-            ]
-            return self.reply(b"{}", code, {"X-Error-Code": reason} if reason else {})
-        if "/revision/" in path and name not in ("main", SHA):
-            return self.reply(b"{}", 404, {"X-Error-Code": "RevisionNotFound"})
-        if "/revision/" in path:
-            siblings = [{"rfilename": file} for file in self.server.files]
-            return self.reply(json.dumps({"id": "owner/name", "sha": SHA, "siblings": siblings}).encode())
-        if "/tree/" in path:
-            rows = [
-                {"type": "file", "path": file, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
-                for file, content in self.server.files.items()
-            ]
-            return self.reply(json.dumps(rows).encode())
-        content = self.server.files[name]
-        return self.reply(content, 200, {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": SHA})
-
-    do_HEAD = do_GET
-
-    def reply(self, content: bytes, code: int = 200, headers: dict[str, str] | None = None) -> None:
-        self.send_response(code)
-        for key, value in {"Content-Length": str(len(content)), **(headers or {})}.items():
-            self.send_header(key, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(content)
-
-    def log_message(self, *_):
-        pass
+REFUSED = {"owner/gated": (403, "GatedRepo"), "owner/broken": (500, "")}
 
 
 @pytest.fixture(scope="module")
@@ -139,12 +86,8 @@ def remote(tmp_path_factory):
     save_checkpoint(checkpoint(seed=8), folder)
     for name in ("pytorch_model.bin", "modeling_evil.py", "README.md"):
         (folder / name).write_text("not wanted")
-    server = Hub(folder)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with StandInHub({"owner/name": folder}, REFUSED) as hub:
+        yield hub
 
 
 @pytest.fixture
@@ -164,6 +107,10 @@ def point_to(url: str, monkeypatch) -> None:
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
 
 
+def fetches(hub: StandInHub) -> int:
+    return sum("/resolve/" in asked.path or "/large/" in asked.path for asked in hub.asked)
+
+
 def closed_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
@@ -174,12 +121,13 @@ def test_a_hub_id_is_downloaded_once_without_pickles_and_code(remote, cache, mon
     point_to(remote.url, monkeypatch)
     folder = find_folder("owner/name")
     assert folder.is_relative_to(cache) and folder.name == SHA
-    wanted = {name for name in remote.files if name.endswith((".json", ".safetensors"))}
+    wanted = {name for name in remote.files("owner/name") if name.endswith((".json", ".safetensors"))}
     assert {path.name for path in folder.iterdir()} == wanted and "model.safetensors" in wanted
+    assert remote.fetched() == wanted
     assert load_checkpoint("owner/name").config == read_config(folder) == checkpoint(seed=8).config
-    before = [path for path in remote.asked if "/resolve/" in path]
+    before = fetches(remote)
     assert find_folder("owner/name") == folder
-    assert [path for path in remote.asked if "/resolve/" in path] == before, "a second time no file is fetched"
+    assert fetches(remote) == before, "a second time no file is fetched"
     count = len(remote.asked)
     assert find_folder("owner/name", SHA) == folder and len(remote.asked) == count, "a known commit costs no request"
     point_to(f"http://127.0.0.1:{closed_port()}", monkeypatch)
@@ -213,23 +161,18 @@ def test_a_hub_that_is_not_there_is_one_sentence_within_seconds(cache, monkeypat
 def test_a_hub_that_hangs_up_in_the_middle_is_an_error_that_leaves_no_half_file(remote, cache, monkeypatch):
     point_to(remote.url, monkeypatch)
 
-    def cut(self, content, code=200, headers=None):
-        if "/resolve/" in self.path and self.command == "GET" and len(content) > 1000:
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content[: len(content) // 2])
-            self.close_connection = True
-        else:
-            reply(self, content, code, headers)
+    def cut(hub, answer, path, start, stop):
+        small = stop - start < 1000
+        whole(hub, answer, path, start, stop if small else start + (stop - start) // 2)
+        answer.close_connection = not small
 
-    reply = Answer.reply
-    monkeypatch.setattr(Answer, "reply", cut)
+    whole = StandInHub.deliver
+    monkeypatch.setattr(StandInHub, "deliver", cut)
     with pytest.raises(Error, match=r"^hub id owner/name: ") as caught:
         find_folder("owner/name")
     assert "\n" not in str(caught.value)
     assert not any(path.name == "model.safetensors" for path in cache.rglob("*"))
-    monkeypatch.setattr(Answer, "reply", reply)
+    monkeypatch.setattr(StandInHub, "deliver", whole)
     assert load_checkpoint("owner/name").config == checkpoint(seed=8).config, "the next call fetches it whole"
 
 

@@ -1,13 +1,32 @@
-"""Who looks at whom: attention weights, head by head."""
+"""Who looks at whom: masks, scores, attention weights, and which heads share keys and values."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from jaxtyping import Float
-from matplotlib.colors import PowerNorm
+import torch
+from jaxtyping import Bool, Float
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap, PowerNorm
+from matplotlib.image import AxesImage
 from torch import Tensor
 
-from .canvas import SMALL, Figure, colour_bar, heatmap, label_axis, new_figure, small_multiples, styled
+from .canvas import (
+    DARK,
+    MIDDLE,
+    PALE,
+    SMALL,
+    Figure,
+    colour_bar,
+    heatmap,
+    label_axis,
+    line_panels,
+    new_figure,
+    percent,
+    small_multiples,
+    styled,
+)  # fmt: skip
+
+HIDDEN = "#e9e9e9"  # what a mask hides
 
 
 @styled
@@ -31,4 +50,147 @@ def attention_maps(weights: Float[Tensor, "heads q_len k_len"], labels: Sequence
         label_axis(ax.xaxis, labels if last else [""], 1.5)
         label_axis(ax.yaxis, labels[past:] if first else [""], 1.5)
     colour_bar(figure, image, "attention weight (a row sums to 100%)")
+    return figure
+
+
+@styled
+def head_lengths(before: Float[Tensor, "heads seq"], after: Float[Tensor, "heads seq"], name: str) -> Figure:
+    """Lengths of the vectors `name` in each head, before and after QK-norm: bars from shortest to longest token."""
+    spread = [float(lengths.max() / lengths.min()) for lengths in (before, after)]
+    title = (
+        f"Before QK-norm the longest {name} is {spread[0]:.1f} times as long as the shortest, after it {spread[1]:.1f}"
+    )
+    figure = new_figure(title, 8.0, 2.7)
+    ax, heads = figure.subplots(), range(len(before))
+    for lengths, side, hatch, colour in ((before, -0.19, "///", PALE), (after, 0.19, "", MIDDLE)):
+        low, middle, high = lengths.float().cpu().quantile(torch.tensor([0.0, 0.5, 1.0]), dim=-1)
+        places, label = [head + side for head in heads], "before" if side < 0 else "after"
+        spans = (high - low).tolist()
+        ax.bar(places, spans, 0.34, low.tolist(), color=colour, edgecolor=DARK, hatch=hatch, lw=0.6, label=label)
+        ax.plot(places, middle.tolist(), "_", color="black", ms=9, mew=1.6, label="median" if side > 0 else None)
+    label_axis(ax.xaxis, heads, 6.4)
+    ax.set(xlabel="head", ylabel=f"length of {name}", xlim=(-0.6, len(before) - 0.4), ylim=(0, None))
+    figure.legend(frameon=False, loc="outside right center")
+    return figure
+
+
+@styled
+def attention_steps(
+    scores: Float[Tensor, "q_len k_len"],
+    mask: Bool[Tensor, "q_len k_len"],
+    weights: Float[Tensor, "q_len k_len"],
+    labels: Sequence[str],
+) -> Figure:
+    """One head in three panels: all scores, the scores that the mask lets through, their softmax. Rows look, columns
+    are looked at; `labels` name the columns, and the last of them the rows. Weights are written out as percents.
+    """
+    q_len, k_len = scores.shape
+    best = int(weights[-1].argmax())
+    title = f"The last token, “{labels[-1]}”, gives {float(weights[-1, best]):.0%} of its weight to “{labels[best]}”"
+    figure = new_figure(title, 9.3, 4.3)
+    panels = figure.subplots(1, 3)
+    low, high = float(scores.min()), float(scores.max())
+    for ax, values in zip(panels, (scores, scores, weights), strict=True):
+        ax.patch.set(facecolor=HIDDEN, hatch="///", edgecolor="#bbbbbb", linewidth=0)
+        kept = values if ax is panels[0] else values.float().masked_fill(~mask, torch.nan)
+        limits = dict(vmin=low, vmax=high) if ax is not panels[2] else dict(norm=PowerNorm(0.5, 0, 1))
+        shown = [[f"{100 * share:.0f}" if share >= 0.095 else "" for share in line] for line in values.tolist()]
+        image = heatmap(ax, kept, shown if ax is panels[2] and k_len <= 24 else (), **limits)
+        label_axis(ax.xaxis, labels, 2.5)
+        label_axis(ax.yaxis, labels[k_len - q_len :] if ax is panels[0] else [""], 2.5)
+        ax.set(xlabel="key: is looked at", ylabel="query: looks" if ax is panels[0] else "")
+        _bar_below(figure, ax, image, "weight (a row sums to 100%)" if ax is panels[2] else "score (a number, no unit)")
+    marks = (0.0, 0.1, 0.3, 0.6, 1.0)
+    panels[2].images[0].colorbar.set_ticks(marks, labels=[percent(mark) for mark in marks])
+    steps = "1  all scores", "2  masked: hatched is hidden", "3  softmax of each row"
+    for ax, step in zip(panels, steps, strict=True):
+        ax.set_title(step)
+    return figure
+
+
+def _bar_below(figure: Figure, ax: Axes, image: AxesImage, label: str) -> None:
+    bar = figure.colorbar(image, ax=ax, label=label, location="bottom", shrink=0.9, aspect=26, pad=0.02)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=SMALL)
+
+
+@styled
+def mask_panels(masks: Mapping[str, Bool[Tensor, "q_len k_len"]], labels: Sequence[str] = ()) -> Figure:
+    """Masks side by side, dark where a query (row) may look at a key (column). `labels` name the keys, else numbers."""
+    passed = ", ".join(f"{int(mask.sum())} pass “{name}”" for name, mask in masks.items())
+    title = f"Of {next(iter(masks.values())).numel()} pairs of query and key, {passed}"
+    figure = new_figure(title, max(5.2, 0.8 + 2.7 * len(masks)), 3.9)
+    panels = figure.subplots(1, len(masks), squeeze=False)[0]
+    for ax, (name, mask) in zip(panels, masks.items(), strict=True):
+        q_len, k_len = mask.shape
+        keys = list(labels) or list(range(k_len))
+        heatmap(ax, mask.float(), cmap=ListedColormap([HIDDEN, DARK]), vmin=0, vmax=1)
+        ax.hlines(torch.arange(q_len + 1) - 0.5, -0.5, k_len - 0.5, color="white", lw=0.8)
+        ax.vlines(torch.arange(k_len + 1) - 0.5, -0.5, q_len - 0.5, color="white", lw=0.8)
+        ax.set(title=name, xlabel="key", ylabel="query" if ax is panels[0] else "")
+        label_axis(ax.xaxis, keys, 2.0)
+        label_axis(ax.yaxis, keys[k_len - q_len :] if ax is panels[0] else [""], 2.0)
+    return figure
+
+
+@styled
+def head_sharing(heads: int, kinds: Mapping[str, int], cache_bytes: Sequence[int]) -> Figure:
+    """Which query head reads which key/value head, one panel for each kind of attention: its name, its kv heads.
+
+    `cache_bytes` says for each kind how many bytes the keys and values of one token take, over all layers.
+    """
+    most, least = max(cache_bytes), min(cache_bytes)
+    title = f"From {_bytes(most)} a token down to {_bytes(least)}: fewer key/value heads, a smaller cache"
+    figure = new_figure(title, 9.0, 2.6)
+    panels = figure.subplots(1, len(kinds), squeeze=False)[0]
+    for ax, (name, kv_heads), size in zip(panels, kinds.items(), cache_bytes, strict=True):
+        ax.spines[:].set_visible(False)
+        ax.set(xlim=(-0.5, heads - 0.5), ylim=(-0.2, 1.2), title=name, xlabel=f"cache: {_bytes(size)} a token")
+        ax.set_xticks(())
+        ax.set_yticks((0, 1), (f"{kv_heads} k, v", f"{heads} q") if heads > 1 else ("k, v", "q"), fontsize=SMALL)
+        ax.tick_params(length=0)
+        group, side, step = (
+            heads // kv_heads,
+            min(15.0, 140 / heads),
+            math.ceil(heads / 16),
+        )  # side: of a square, points
+        for head in range(heads):
+            shared = head // group
+            ax.plot((head, (shared + 0.5) * group - 0.5), (1, 0), color="#555555", lw=0.9, zorder=0)
+            _square(ax, head, 1, side, (PALE, "white")[shared % 2], "" if head % step else head)
+        for shared in range(kv_heads):
+            number = "" if shared % step and kv_heads > 16 else shared
+            _square(ax, (shared + 0.5) * group - 0.5, 0, side, (PALE, "white")[shared % 2], number)
+    return figure
+
+
+def _square(ax: Axes, x: int | float, y: int, side: float, shade: str, text: object) -> None:
+    ax.plot(x, y, "s", ms=side, mfc=shade, mec=DARK, mew=0.8)
+    ax.text(x, y - 0.01, str(text), ha="center", va="center", fontsize=min(SMALL, 0.55 * side))
+
+
+def _bytes(count: int) -> str:
+    return f"{count:,} bytes" if count < 10_000 else f"{count / 1000:,.0f} kB"
+
+
+@styled
+def token_looks(weights: Float[Tensor, "heads k_len"], labels: Sequence[str], token: str) -> Figure:
+    """What one token looks at in all heads of a layer: heads by keys, percents written out from 1% on."""
+    head, best = divmod(int(weights.argmax()), weights.shape[1])
+    agree = int((weights.argmax(-1) == best).sum())
+    heads = f"{agree} of {len(weights)} heads look" if agree > 1 else f"1 of {len(weights)} heads looks"
+    title = (
+        f"From “{token}” {heads} most at “{labels[best]}”, token {best}; head {head} gives it {weights[head, best]:.0%}"
+    )
+    high = min(max(0.19 * len(weights), 1.6), 9.0)
+    figure, panels = line_panels(title, len(labels), 28, 0.3, high)
+    for ax, part in panels:
+        texts = [
+            [f"{100 * share:.0f}" if share >= 0.01 else "" for share in line] for line in weights[:, part].tolist()
+        ]
+        image = heatmap(ax, weights[:, part], texts if len(weights) <= 40 else (), norm=PowerNorm(0.5, 0, 1))
+        ax.set(xlim=(-0.5, panels[0][1].stop - 0.5), ylabel="head")
+        label_axis(ax.xaxis, labels[part], 0.29 * (part.stop - part.start))
+        label_axis(ax.yaxis, range(len(weights)), high)
+    colour_bar(figure, image, "weight (a row sums to 100%)")
     return figure

@@ -1,19 +1,43 @@
-"""How a model learns: its loss, and how evenly its experts are used."""
+"""How a model learns: what counts in its loss, how its loss falls, and how evenly its experts are used."""
 
 from collections.abc import Mapping, Sequence
 
-from .canvas import DARK, PALE, Figure, new_figure, styled
+import torch
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from .canvas import (
+    DARK,
+    MIDDLE,
+    PALE,
+    SMALL,
+    Figure,
+    label_axis,
+    line_panels,
+    new_figure,
+    percent,
+    small_multiples,
+    styled,
+)
+
+LINES = (("-", DARK), ("--", MIDDLE), (":", "#555555"), ("-.", DARK))  # told apart by form, then by shade
+
+
+def smooth(values: Sequence[float]) -> list[float]:
+    """Each value's mean with its neighbours, over 4 % of them."""
+    reach = len(values) // 50
+    near = [values[max(0, at - reach) : at + reach + 1] for at in range(len(values))]
+    return [sum(window) / len(window) for window in near]
 
 
 @styled
-def loss_curve(history: Sequence[Mapping[str, float | int]]) -> Figure:
-    """A training record: each entry's `loss` (nats per target) and `balance` pale, their mean over 4 % of them dark."""
-    steps, reach = [entry["step"] for entry in history], len(history) // 50
+def loss_curve(history: Sequence[Mapping[str, float | int]], lessons: Sequence[int] = ()) -> Figure:
+    """A training record: each entry's `loss` (nats per target) and `balance` pale, their mean over 4 % of them dark.
 
-    def smooth(values: list[float]) -> list[float]:
-        near = [values[max(0, at - reach) : at + reach + 1] for at in range(len(values))]
-        return [sum(window) / len(window) for window in near]
-
+    `lessons` are the steps from which something else was trained on: dashed lines.
+    """
+    steps = [entry["step"] for entry in history]
     loss, balance = ([float(entry[name]) for entry in history] for name in ("loss", "balance"))
     title = f"The loss goes from {smooth(loss)[0]:.2f} to {smooth(loss)[-1]:.2f} nats in {steps[-1]:,} steps"
     figure = new_figure(title, 7.0, 3.4)
@@ -22,7 +46,173 @@ def loss_curve(history: Sequence[Mapping[str, float | int]]) -> Figure:
         ax.plot(steps, values, color=PALE, lw=0.8)
         ax.plot(steps, smooth(values), color=DARK, lw=1.5, marker="o" if len(steps) < 3 else None, ms=3)
         ax.set_ylabel(label)
+        _mark(ax, lessons)
     axes[0].set_ylim(0, None)
-    axes[1].set_xlabel("step")
+    axes[1].set_xlabel("step" + " (dashed: another lesson begins)" * bool(lessons))
     figure.align_ylabels(axes)
+    return figure
+
+
+def _mark(ax: Axes, lessons: Sequence[int]) -> None:
+    for step in lessons:
+        ax.axvline(step, color="#555555", lw=0.8, ls="--", zorder=0)
+
+
+@styled
+def score_curves(history: Sequence[Mapping[str, float | int]], lessons: Sequence[int] = ()) -> Figure:
+    """How a training record's scores grow, a panel for each domain: answered with thinking, and directly.
+
+    Entries that hold scores name them `domain/thinking` and `domain/direct`: shares of answers that are right.
+    """
+    scored = [entry for entry in history if any("/" in name for name in entry)]
+    steps = [entry["step"] for entry in scored]
+    domains = list(dict.fromkeys(name.partition("/")[0] for entry in scored for name in entry if "/" in name))
+    half = {}
+    for domain in domains:
+        reached = [entry["step"] for entry in scored if entry.get(f"{domain}/thinking", 0) >= 0.5]
+        half |= {domain: reached[0]} if reached else {}
+    title = f"With thinking, half right is reached in {len(half)} of {len(domains)} domains"
+    if half:
+        last = max(half, key=half.get)
+        title += f", last in “{last}”, by step {half[last]:,}"
+    height = 1.0 + 1.25 * (1 + (len(domains) - 1) // 4)
+    figure = new_figure(title, max(5.2, 1.0 + 1.95 * min(len(domains), 4)), max(2.3, height))
+    for domain, (ax, first, _) in zip(domains, small_multiples(figure, len(domains)), strict=True):
+        for way, (form, colour) in zip(("thinking", "direct"), LINES, strict=False):
+            values = [entry.get(f"{domain}/{way}", float("nan")) for entry in scored]
+            marker = "o" if len(steps) < 3 else None
+            ax.plot(steps, values, form, color=colour, lw=1.4, marker=marker, ms=3, label=way)
+        _mark(ax, [step for step in lessons if step])
+        ax.set(title=domain, ylim=(-0.04, 1.04), yticks=(0, 0.5, 1), xticks=(0, steps[-1]))
+        ax.set_xticklabels(("0", f"{steps[-1]:,}"), fontsize=SMALL)
+        ax.get_xticklabels()[1].set_ha("right")
+        ax.yaxis.set_major_formatter(percent)
+        if not first:
+            ax.set_yticklabels(())
+    figure.supxlabel("step", fontsize=SMALL + 1)
+    figure.supylabel("answers right", fontsize=SMALL + 1)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), frameon=False, loc="outside right center")
+    return figure
+
+
+@styled
+def target_losses(
+    nats: Float[Tensor, "tokens"], counts: Float[Tensor, "tokens"], labels: Sequence[str], chance: float
+) -> Figure:
+    """What each token of a text costs as a target, in nats, with how much it counts in the loss; long texts break.
+
+    `counts` is 0 for a token that does not count; the dashed line is `chance`, the cost of knowing nothing.
+    """
+    nats, counts = nats.detach().float().cpu(), counts.float().cpu()
+    full = counts == counts.max()
+    means = [nats[part].mean().item() if part.any() else 0.0 for part in (full, ~full)]
+    title = f"A token that counts fully costs {means[0]:.2f} nats on average, any other {means[1]:.2f}"
+    figure, panels = line_panels(title, len(labels), 46, 0.17, 1.0)
+    kinds = ((full, DARK, "", ""), (~full & (counts > 0), "white", "//////", "counts a little"),
+             (counts == 0, PALE, "", "does not count"))  # fmt: skip
+    high = 1.08 * max(chance, nats.max().item())
+    for ax, part in panels:
+        places = torch.arange(part.stop - part.start)
+        ax.bar(places[full[part]].tolist(), high, 1.0, color="#e6e6e6", zorder=0, label="counts fully")
+        for chosen, colour, hatch, name in kinds:
+            here = chosen[part]
+            bars = {"color": colour, "hatch": hatch, "edgecolor": DARK, "lw": 0.4, "label": name}
+            ax.bar(places[here].tolist(), nats[part][here].tolist(), 0.8, **bars)
+        ax.axhline(chance, color="black", lw=0.9, ls="--", label="chance")
+        ax.set(xlim=(-0.7, panels[0][1].stop - 0.3), ylim=(0, high), ylabel="nats")
+        label_axis(ax.xaxis, labels[part], 0.16 * (part.stop - part.start))
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, frameon=False, loc="outside lower center", ncols=2 if len(labels) < 20 else 4)
+    return figure
+
+
+@styled
+def balance_bars(share: Float[Tensor, "experts"], probability: Float[Tensor, "experts"]) -> Figure:
+    """The two factors of the load-balancing loss beside each other: choices per token, and mean probability.
+
+    Both are drawn as shares of all, so that even use is one line for both.
+    """
+    share, probability = share.detach().float().cpu(), probability.detach().float().cpu()
+    experts, top_k = len(share), share.sum().item()
+    loss = (experts * (share * probability).sum()).item()
+    figure = new_figure(
+        f"A balance loss of {loss:.2f}: even use would give {top_k:.3g}, the same experts for all up to {experts}",
+        7.0,
+        2.7,
+    )
+    ax, places = figure.subplots(), torch.arange(experts)
+    ax.bar((places - 0.2).tolist(), (share / top_k).tolist(), 0.4, color=DARK, label="share of the choices, f / top_k")
+    pale = {"color": PALE, "edgecolor": DARK, "hatch": "//", "lw": 0.5}
+    ax.bar((places + 0.2).tolist(), probability.tolist(), 0.4, label="mean probability, P", **pale)
+    ax.axhline(1 / experts, color="black", lw=0.9, ls="--", label="even use")
+    ax.set(xlabel="expert", ylabel="share", xlim=(-0.7, experts - 0.3))
+    label_axis(ax.xaxis, range(experts), 6.0)
+    ax.yaxis.set_major_formatter(percent)
+    figure.legend(frameon=False, loc="outside lower center", ncols=3)
+    return figure
+
+
+@styled
+def learning_rates(rates: Sequence[float]) -> Figure:
+    """The learning rate of each step."""
+    top = max(rates)
+    high = [step for step, rate in enumerate(rates) if rate > top * (1 - 1e-9)]
+    title = f"The learning rate climbs to step {high[0] + 1}, falls from step {high[-1] + 1}, and ends near zero"
+    if rates[-1] > 0.1 * top:
+        title = f"The learning rate climbs to step {high[0] + 1} and ends at {rates[-1] / top:.0%} of its height"
+    figure = new_figure(title, 7.0, 2.1)
+    ax = figure.subplots()
+    ax.plot(range(1, len(rates) + 1), rates, color=DARK, lw=1.5, marker="o" if len(rates) < 3 else None, ms=3)
+    ax.set(xlabel="step", ylabel="learning rate", ylim=(0, 1.1 * top))
+    return figure
+
+
+@styled
+def loss_comparison(steps: Sequence[int], losses: Mapping[str, Sequence[float]], chance: float) -> Figure:
+    """Cross-entropy over the steps, a line for each run; the dashed line is `chance`, the loss of knowing nothing."""
+    ends = {name: values[-1] for name, values in losses.items()}
+    best = min(ends, key=ends.get)
+    parts = [f"{name} {value:.2f}" for name, value in ends.items()]
+    gap = max(ends.values()) - ends[best]
+    title = f"Nats per target at the end: {', '.join(parts)}; {gap:.2f} apart"
+    figure = new_figure(title, 7.0, 2.6)
+    ax = figure.subplots()
+    for (name, values), (form, colour) in zip(losses.items(), LINES, strict=False):
+        ax.plot(steps, values, form, color=colour, lw=1.5, marker="o" if len(steps) < 3 else None, ms=3, label=name)
+    ax.axhline(chance, color="black", lw=0.9, ls=(0, (1, 3)), label="chance")
+    ax.set(xlabel="step", ylabel="loss (nats per target)", ylim=(0, None))
+    figure.legend(frameon=False, loc="outside right center")
+    return figure
+
+
+@styled
+def load_curves(steps: Sequence[int], shares: Mapping[str, Float[Tensor, "checks layers experts"]]) -> Figure:
+    """Each expert's share of a layer's choices over the steps: a row for each layer, a column for each run.
+
+    Dark is the expert with the most at the end, dotted the one with the least; the dashed line is an even share. An
+    expert with less than a tenth of an even share counts as idle.
+    """
+    layers, experts = next(iter(shares.values())).shape[1:]
+    least = {name: found[-1].min().item() for name, found in shares.items()}
+    title = "The least used expert ends at " + ", ".join(f"{value:.1%} {name}" for name, value in least.items())
+    figure = new_figure(f"{title}; an even share is {1 / experts:.1%}", 7.8, 0.9 + 1.4 * layers)
+    high = 1.06 * max(found.max().item() for found in shares.values())
+    axes = figure.subplots(layers, len(shares), sharex=True, sharey=True, squeeze=False)
+    for column, (name, found) in enumerate(shares.items()):
+        for layer, ax in enumerate(axes[:, column]):
+            end = found[-1, layer]
+            first, last = int(end.argmax()), int(end.argmin())
+            marker = "o" if len(steps) < 3 else None
+            for expert, line in enumerate(found[:, layer].T.tolist()):
+                ax.plot(steps, line, color=PALE if expert not in (first, last) else "none", lw=0.9, marker=marker, ms=2)
+            ax.plot(steps, found[:, layer, first].tolist(), color=DARK, lw=1.8, label="most used")
+            ax.plot(steps, found[:, layer, last].tolist(), ":", color="black", lw=1.8, label="least used")
+            ax.axhline(1 / experts, color="black", lw=0.8, ls="--", label="even share")
+            idle = int((end < 0.1 / experts).sum())
+            ax.set(title=f"layer {layer}, {name}: {idle} of {experts} idle", ylim=(0, high))
+            ax.yaxis.set_major_formatter(percent)
+            if layer == layers - 1:
+                ax.set_xlabel("step")
+    figure.supylabel("share of the layer's choices", fontsize=SMALL + 1)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=3)
     return figure

@@ -1,11 +1,14 @@
-"""Which token goes to which expert: route maps, loads, footprints of domains."""
+"""Which token goes to which expert, and what that costs: probabilities, route maps, flows, loads, what top-k cuts."""
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Int
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from matplotlib.patches import PathPatch, Rectangle
+from matplotlib.path import Path
 from torch import Tensor
 
 from ..checkpoint import Checkpoint
@@ -15,13 +18,16 @@ from ..model import Route
 from ..trace import Trace, trace
 from .canvas import (
     DARK,
+    MIDDLE,
     PALE,
+    SMALL,
     Figure,
     colour_bar,
     heatmap,
     label_axis,
     line_panels,
     new_figure,
+    percent,
     small_multiples,
     styled,
     token_labels,
@@ -122,4 +128,116 @@ def domain_footprint(
         label_axis(ax.xaxis, range(experts) if last else [""], 1.6)
         label_axis(ax.yaxis, domains if first else [""], 0.24 * len(domains))
     colour_bar(figure, image, "share of the choices")
+    return figure
+
+
+@styled
+def router_probabilities(
+    probabilities: Float[Tensor, "tokens experts"], chosen: Int[Tensor, "tokens top_k"], labels: Sequence[str]
+) -> Figure:
+    """Experts by tokens of one layer: the router's probabilities; the chosen ones framed, with their percents."""
+    count, experts = probabilities.shape
+    sent = chosen.flatten().bincount(minlength=experts)
+    token, best = divmod(int(probabilities.argmax()), experts)
+    title = f"Expert {int(sent.argmax())} is chosen by {int(sent.max())} of {count} tokens; the router is surest of"
+    title += f" “{labels[token]}”: {float(probabilities[token, best]):.0%} for expert {best}"
+    high = min(max(0.2 * experts, 1.6), 9.0)
+    figure, panels = line_panels(title, count, 36, 0.27, high)
+    for ax, part in panels:
+        texts = [[""] * (part.stop - part.start) for _ in range(experts)]
+        for column, experts_of in enumerate(chosen[part].tolist()):
+            for expert in experts_of:
+                texts[expert][column] = f"{100 * float(probabilities[part][column, expert]):.0f}"
+                ax.add_patch(Rectangle((column - 0.46, expert - 0.46), 0.92, 0.92, fill=False, ec="black", lw=0.9))
+        image = heatmap(ax, probabilities[part].T, texts if experts <= 32 else (), vmin=0, vmax=1)
+        ax.set(xlim=(-0.5, panels[0][1].stop - 0.5), ylabel="expert")
+        label_axis(ax.xaxis, labels[part], 0.26 * (part.stop - part.start))
+        label_axis(ax.yaxis, range(experts), high)
+    colour_bar(figure, image, "router's probability")
+    return figure
+
+
+@styled
+def route_flow(route: Route, labels: Sequence[str]) -> Figure:
+    """Tokens on the left, experts on the right, between them the routes of one layer: the thicker, the more weight.
+
+    Experts that nobody chose are left out. The others stand where their tokens stand, so that few lines cross.
+    """
+    count, total = route.experts.shape[0], float(route.weights.float().sum())
+    weight = torch.zeros(count, route.logits.shape[1]).scatter(1, route.experts.cpu(), route.weights.float().cpu())
+    sent, received = (weight > 0).sum(0), weight.sum(0)
+    centre = (weight * torch.arange(count)[:, None]).sum(0) / received.clamp(min=1e-9)
+    order = sorted(
+        (expert for expert in range(len(received)) if sent[expert]), key=lambda expert: float(centre[expert])
+    )
+    best = int(received.argmax())
+    title = f"Expert {best} gets {float(received[best]) / total:.0%} of all weight"
+    title += f", from {int(sent[best])} of {count} tokens"
+    high = min(max(0.17 * max(count, len(order)), 1.0), 12.0)
+    figure = new_figure(title, 6.4, 0.9 + high)
+    left = figure.subplots()
+    right = left.twinx()
+    places = {expert: (rank + 0.5) * count / len(order) - 0.5 for rank, expert in enumerate(order)}
+    for token, row in enumerate(weight.tolist()):
+        for expert, share in ((expert, share) for expert, share in enumerate(row) if share):
+            points = ((0, token), (0.5, token), (0.5, places[expert]), (1, places[expert]))
+            path = Path(points, (Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4))
+            strong = share >= 0.5  # only these with smooth edges, whose many shades fill a picture's file
+            shade = {"ec": DARK if strong else MIDDLE, "aa": strong, "zorder": 2 if strong else 1}
+            left.add_patch(PathPatch(path, fill=False, lw=0.3 + 4 * share, **shade))
+    for ax in (left, right):
+        ax.spines[:].set_visible(False)
+        ax.set(xlim=(0, 1), xticks=())
+    label_axis(left.yaxis, labels, high)
+    texts = [f"expert {expert}: {int(sent[expert])} token{'s' * (int(sent[expert]) > 1)}" for expert in order]
+    label_axis(right.yaxis, texts, high)
+    left.set_ylim(count - 0.4, -0.6)
+    right.set_ylim(*((edge + 0.5) * len(order) / count - 0.5 for edge in left.get_ylim()))
+    left.set_xlabel("thickness: weight of the answer; dark: half of it or more")
+    return figure
+
+
+@styled
+def silu_gate(gate: Float[Tensor, "tokens intermediate"]) -> Figure:
+    """silu(x) = x sigmoid(x) beside relu, and below it where the gates of an expert lie: how often which x occurs."""
+    gate = gate.detach().float().cpu().flatten()
+    title = f"{float((gate < 0).float().mean()):.0%} of the gates are negative: silu leaves between −0.28 and 0 of them"
+    figure = new_figure(title, 6.5, 3.4)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    edge = max(4.0, float(gate.abs().max()))
+    x = torch.linspace(-edge, edge, 201)
+    above.plot(x.tolist(), F.silu(x).tolist(), color=DARK, label="silu")
+    above.plot(x.tolist(), x.relu().tolist(), ":", color="black", label="relu")
+    above.axhline(0, color="#999999", lw=0.6)
+    above.set(ylabel="what it becomes")
+    above.legend(frameon=False)
+    width = 2 * edge / 40
+    counts = ((gate + edge) / width).long().clamp(0, 39).bincount(minlength=40) / len(gate)
+    below.bar((x[:-1:5] + width / 2).tolist(), counts.tolist(), width, color=MIDDLE, edgecolor=DARK, lw=0.4)
+    below.set(xlabel="gate, before silu", ylabel="share of gates")
+    below.yaxis.set_major_formatter(percent)
+    return figure
+
+
+@styled
+def top_k_error(
+    kept: Float[Tensor, "layers experts"], renormalised: Float[Tensor, "layers experts"], top_k: int
+) -> Figure:
+    """How far the 1, 2, ... likeliest experts are from the mixture of all, by layer: with the router's probabilities
+    as they are, and renormalised. Lines are means over the layers, bands reach from the lowest to the highest.
+    """
+    own, scaled = (float(errors[:, top_k - 1].mean()) for errors in (kept, renormalised))
+    experts = kept.shape[1]
+    title = f"Top-{top_k} of {experts} is {own:.0%} off the mixture of all experts, renormalised {scaled:.0%}"
+    figure = new_figure(title, 6.5, 3.1)
+    ax, ks = figure.subplots(), range(1, experts + 1)
+    for errors, form, label in ((renormalised, "--", "renormalised to sum 1"), (kept, "-", "as they are")):
+        ax.fill_between(ks, errors.amin(0).tolist(), errors.amax(0).tolist(), color=PALE, lw=0, alpha=0.6)
+        ax.plot(ks, errors.mean(0).tolist(), form, marker="o" if experts <= 16 else "", color=DARK, ms=4, label=label)
+    ax.axvline(top_k, color="#777777", lw=0.8, ls=":")
+    ax.text(top_k + 0.01 * experts, float(renormalised.max()), f"this model: {top_k}", fontsize=SMALL, va="top")
+    label_axis(ax.xaxis, ks, 5.4, 1.0)
+    ax.set(xlabel="experts that answer", ylabel="relative error", ylim=(0, None))
+    ax.yaxis.set_major_formatter(percent)
+    ax.legend(frameon=False, title="weights", alignment="left")
     return figure

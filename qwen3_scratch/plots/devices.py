@@ -1,0 +1,181 @@
+"""One model on many devices: who holds what, what that takes of each, and what it costs to send."""
+
+import math
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter, NullLocator
+
+from ..config import Config
+from ..parallel import Place, own_slot
+from ..weights import Slot, all_slots
+from .canvas import DARK, MIDDLE, SMALL, Figure, new_figure, styled
+
+LINES = (("o-", DARK), ("s--", MIDDLE), ("^:", "#555555"), ("v-.", DARK))  # told apart by form, then by shade
+NORMS = ("input_layernorm", "post_attention_layernorm", "q_norm", "k_norm", "norm")
+
+
+class Part(NamedTuple):
+    """What one rank holds of one kind of tensor, as shares of the whole: from, to."""
+
+    numbers: int = 0
+    cut: tuple[float, float] = (0.0, 0.0)
+    experts: tuple[float, float] = (0.0, 1.0)
+
+
+def row_of(slot: Slot) -> str:
+    """The row of the table in which a tensor counts: all norms share one, experts stand apart from dense layers."""
+    if slot.field in NORMS:
+        return "norms"
+    if slot.field in ("gate_up_proj", "down_proj"):
+        return f"{slot.field}, {'experts' if isinstance(slot.part[0] if slot.part else None, int) else 'dense'}"
+    return slot.field
+
+
+def part_of(config: Config, place: Place, slots: Sequence[Slot]) -> Part:
+    """What a rank holds of the tensors of one row, which are all cut alike."""
+    held = [(slot, own) for slot in slots if (own := own_slot(config, place, slot)) is not None]
+    if not held or not all(held[0][1].shape):
+        return Part()
+    slot, own = held[0]
+    cut = (0.0, 1.0)
+    for at, size in zip(own.cut, slot.shape, strict=False):
+        start, stop, _ = at.indices(size)
+        if stop - start < size:
+            cut = (start / size, stop / size)
+    numbers = [slot.part[0] for slot, _ in held if slot.part and isinstance(slot.part[0], int)]
+    experts = (min(numbers) / config.num_experts, (max(numbers) + 1) / config.num_experts) if numbers else (0.0, 1.0)
+    return Part(sum(math.prod(own.shape) for _, own in held), cut, experts)
+
+
+def share_text(parts: Sequence[Part], whole: int) -> str:
+    """1/4 on each; all on each; or the range where ranks differ."""
+    shares = sorted({Fraction(part.numbers, whole).limit_denominator(64) for part in parts})
+    texts = ["all" if share == 1 else "none" if share == 0 else str(share) for share in (shares[0], shares[-1])]
+    return f"{texts[0]} on each" if texts[0] == texts[1] else f"{texts[0]} to {texts[1]}"
+
+
+@styled
+def device_shares(config: Config, tensors: int, experts: int) -> Figure:
+    """A row a kind of tensor, a column a rank of the grid: each frame is the whole, filled with what the rank holds.
+
+    From left to right lie heads, intermediate numbers or vocabulary, from top to bottom experts. At the left stands
+    how much of the model the row is. Raises Error where the sizes do not divide (`parallel.check_split`).
+    """
+    places = [Place(row, column, tensors, experts) for row in range(tensors) for column in range(experts)]
+    rows: dict[str, list[Slot]] = {}
+    for slot in all_slots(config):
+        rows.setdefault(row_of(slot), []).append(slot)
+    parts = {name: [part_of(config, place, slots) for place in places] for name, slots in rows.items()}
+    wholes = {name: sum(math.prod(slot.shape) for slot in slots) for name, slots in rows.items()}
+    total = sum(wholes.values())
+    most = max(sum(each[rank].numbers for each in parts.values()) for rank in range(len(places))) / total
+    copied = [name for name, each in parts.items() if all(part.numbers == wholes[name] for part in each)]
+    title = f"{tensors} x {experts} ranks, tensor x expert: each holds {most:.1%} of all parameters"
+    title += f"; whole on each: {', '.join(copied)}" if copied and len(places) > 1 else ""
+    wide = min(1.3, 5.6 / len(places))
+    figure = new_figure(title, max(5.4, 3.2 + wide * len(places)), 1.05 + 0.3 * len(rows))
+    ax = figure.subplots()
+    for place, name in enumerate(rows):
+        for rank, part in enumerate(parts[name]):
+            draw_part(ax, rank, place, part)
+        ax.text(len(places) + 0.08, place + 0.5, share_text(parts[name], wholes[name]), va="center", fontsize=SMALL)
+    ax.set(xlim=(-0.04, len(places) + 0.04), ylim=(len(rows), 0))
+    ax.spines[:].set_visible(False)
+    ax.set_yticks([at + 0.5 for at in range(len(rows))], [f"{name}  {wholes[name] / total:.1%}" for name in rows])
+    names = [f"{rank}\nt {place.tensor}, e {place.expert}" for rank, place in enumerate(places)]
+    ax.set_xticks([at + 0.5 for at in range(len(places))], names if len(places) <= 10 else range(len(places)))
+    ax.set_xlabel("rank, with its place in the grid: t tensor, e expert")
+    ax.tick_params(length=0, labelsize=SMALL)
+    return figure
+
+
+def draw_part(ax: Axes, rank: int, row: int, part: Part) -> None:
+    """A frame for the whole tensor and in it the rank's own part."""
+    left, top, wide, high = rank + 0.05, row + 0.12, 0.9, 0.76
+    (start, stop), (first, last) = part.cut, part.experts
+    corner, size = (left + start * wide, top + first * high), ((stop - start) * wide, (last - first) * high)
+    ax.add_patch(Rectangle(corner, *size, fc=MIDDLE, ec="none"))
+    ax.add_patch(Rectangle((left, top), wide, high, fc="none", ec="#555555", lw=0.7))
+
+
+@styled
+def device_memory(held: Mapping[str, Mapping[str, Mapping[int, float]]], limits: Sequence[int]) -> Figure:
+    """Bytes on each device by number of devices: model -> way to cut -> devices -> bytes, a panel a model.
+
+    `limits` are the memories of devices, in GB. The title says on how few devices of each kind a model fits.
+    """
+    found = []
+    for model, ways in held.items():
+        needs = []
+        for limit in limits:
+            enough = [count for sizes in ways.values() for count, size in sizes.items() if size <= limit * 1e9]
+            needs.append(f"{min(enough)} of {limit} GB" if enough else f"none of {limit} GB shown")
+        found.append(f"{model} fits on {' or '.join(needs)}")
+    figure = new_figure("; ".join(found), 8.8, 3.4)
+    axes = figure.subplots(1, len(held), sharey=True, squeeze=False)[0]
+    for ax, (model, ways) in zip(axes, held.items(), strict=True):
+        for (way, sizes), (form, colour) in zip(ways.items(), LINES, strict=False):
+            ax.plot(list(sizes), [size / 1e9 for size in sizes.values()], form, color=colour, ms=4, lw=1.3, label=way)
+        counts = sorted({count for sizes in ways.values() for count in sizes})
+        ax.set_xscale("log", base=2)
+        ax.set_yscale("log")
+        ax.set_xticks(counts, [str(count) for count in counts])
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.yaxis.set_minor_locator(NullLocator())
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda size, place: f"{size:g}"))
+        ax.set(title=model, xlabel="devices")
+        for limit in limits:
+            ax.axhline(limit, color="black", lw=0.8, ls=(0, (6, 3)), zorder=0)
+            name = {"xy": (1, limit), "xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+            ax.annotate(f"{limit} GB", **name, xytext=(0, 2), ha="right", fontsize=SMALL)
+    axes[0].set_ylabel("GB on each device")
+    figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=4)
+    return figure
+
+
+@styled
+def dispatch_cost(
+    owners: Sequence[int], adding: Sequence[float], sending: Mapping[int, Sequence[float]], gathering: Sequence[float]
+) -> Figure:
+    """Vectors that a rank sends for each token of a layer, by number of ranks that own experts.
+
+    `adding` answers up; `sending` tokens to owners and back, for each top-k; `gathering` all rows at the end, which
+    the left panel counts in. The title says from how many ranks on sending is the cheaper.
+    """
+    ways = {"with the gathering": [1.0] * len(owners), "without it": [0.0] * len(owners)}
+    costs = {
+        way: {
+            top_k: [cost + count * rows for cost, count, rows in zip(each, counted, gathering, strict=True)]
+            for top_k, each in sending.items()
+        }
+        for way, counted in ways.items()
+    }
+    found = {way: [first_below(owners, each, adding) for each in lines.values()] for way, lines in costs.items()}
+    title = f"Sending beats adding up from {', '.join(found['with the gathering'])} ranks on for top-"
+    title += f"{', '.join(map(str, sending))}; without the gathering from {', '.join(found['without it'])}"
+    figure = new_figure(title, 8.8, 3.4)
+    axes = figure.subplots(1, 2, sharey=True)
+    for ax, (way, lines) in zip(axes, costs.items(), strict=True):
+        ax.plot(owners, adding, "-", color="black", lw=2.2, label="adding answers up, any top-k")
+        every = max(1, len(owners) // 8)
+        for (top_k, each), (form, colour) in zip(lines.items(), LINES, strict=False):
+            name = f"sending to owners, top-{top_k}"
+            ax.plot(owners, each, form, color=colour, ms=4, lw=1.3, markevery=every, label=name)
+        ax.set(title=way, xlabel="ranks that own experts", ylim=(0, None))
+    axes[0].set_ylabel("vectors sent by a rank\nfor each token of a layer")
+    figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=4)
+    return figure
+
+
+def first_below(places: Sequence[int], values: Sequence[float], others: Sequence[float]) -> str:
+    """The first place from which on all values stay below the others; “never” where there is none."""
+    first = "never"
+    for place, value, other in reversed(list(zip(places, values, others, strict=True))):
+        if value >= other:
+            break
+        first = str(place)
+    return first

@@ -1,0 +1,97 @@
+"""What mistakes cost: divergence from the right model by token and by layer, and what is left of its answers."""
+
+from collections.abc import Mapping, Sequence
+
+from jaxtyping import Bool, Float
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.ticker import PercentFormatter
+from torch import Tensor
+
+from .canvas import DARK, SMALL, Figure, colour_bar, heatmap, label_axis, new_figure, styled
+
+LEAST, MOST = 1e-3, 10.0  # nats: the ends of the shades; below the first no one would notice
+FORMS = ({"marker": "o", "mfc": DARK}, {"marker": "^", "mfc": "white"}, {"marker": "s", "mfc": "none", "ms": 8})
+
+
+@styled
+def divergence_map(
+    nats: Float[Tensor, "mistakes tokens"],
+    agree: Bool[Tensor, "mistakes tokens"],
+    names: Sequence[str],
+    labels: Sequence[str],
+    written: int | None = None,
+) -> Figure:
+    """Mistakes, the costliest on top, by tokens: how far each next token's distribution is from the right model's.
+
+    A cross stands where another token is the likeliest. A bar stands before token `written`, the model's own first.
+    """
+    order = nats.mean(-1).argsort(descending=True, stable=True)
+    count, length = nats.shape
+    mild = int((agree.float().mean(-1) >= 0.9).sum())
+    title = f"{mild} of {count} mistakes leave nine of ten next tokens of this text as they should be"
+    high, wide = 0.17 * count, min(6.3, max(3.0, 0.12 * length))
+    figure = new_figure(title, wide + 2.8, high + 1.5)
+    ax = figure.subplots()
+    image = heatmap(ax, nats[order].clamp(min=LEAST), norm=LogNorm(LEAST, MOST, clip=True))
+    mark_cells(ax, ~agree[order], nats[order] > 0.3)
+    if written is not None:
+        ax.axvline(written - 0.5, color="black", lw=1.5, ls="--")
+    label_axis(ax.xaxis, labels, wide)
+    label_axis(ax.yaxis, [names[row] for row in order.tolist()], high)
+    ax.set_xlabel("token that was read last (× another next token is the likeliest)")
+    options = {"shrink": min(1.0, 2.2 / figure.get_figheight()), "aspect": 14, "pad": 0.01, "extend": "max"}
+    bar = figure.colorbar(image, ax=ax, label="divergence (nats)", ticks=[0.001, 0.01, 0.1, 1, 10], **options)
+    bar.ax.set_yticklabels(["≤0.001", "0.01", "0.1", "1", "10"], fontsize=SMALL)
+    bar.ax.minorticks_off()
+    bar.outline.set_visible(False)
+    return figure
+
+
+def mark_cells(ax: Axes, marked: Bool[Tensor, "rows columns"], dark: Bool[Tensor, "rows columns"]) -> None:
+    """A cross in each marked cell, white on dark and black on light."""
+    for shade, colour in ((marked & dark, "white"), (marked & ~dark, "black")):
+        rows, columns = shade.nonzero(as_tuple=True)
+        ax.plot(columns.tolist(), rows.tolist(), "x", color=colour, ms=2.8, mew=0.8)
+
+
+@styled
+def stream_distances(distance: Float[Tensor, "mistakes layers"], names: Sequence[str]) -> Figure:
+    """Mistakes by layers: how far the residual stream is from the right one, in percent of the right one's length."""
+    order = distance[:, -1].argsort(descending=True, stable=True)
+    count, layers = distance.shape
+    early, grown = int((distance[:, 0] >= 0.1).sum()), int((distance[:, -1] > distance[:, 0]).sum())
+    title = f"After layer 0 the stream of {early} of {count} mistakes is off by a tenth or more; it grows in {grown}"
+    high, wide = 0.17 * count, min(5.5, max(2.6, 0.45 * layers))
+    figure = new_figure(title, wide + 3.0, high + 1.1)
+    ax = figure.subplots()
+    image = heatmap(ax, distance[order], None if layers <= 14 else (), vmin=0, vmax=1)
+    label_axis(ax.xaxis, range(layers), wide)
+    label_axis(ax.yaxis, [names[row] for row in order.tolist()], high)
+    ax.set_xlabel("layer")
+    colour_bar(figure, image, "distance, in lengths\nof the right stream")
+    return figure
+
+
+@styled
+def mistake_shares(names: Sequence[str], shares: Mapping[str, Sequence[float]]) -> Figure:
+    """A line a mistake, and on it a mark for each kind of share (0 to 1) that is still right; at most three kinds."""
+    count = len(names)
+    good = [f"{kind} in {sum(value >= 0.9 for value in values)}" for kind, values in shares.items()]
+    title = f"Nine tenths or more are still right, of {count} mistakes: {', '.join(good)}"
+    order = sorted(range(count), key=lambda row: [-values[row] for values in shares.values()])
+    figure = new_figure(title, 8.0, 0.19 * count + 1.3)
+    ax = figure.subplots()
+    for place, row in enumerate(order):
+        found = [values[row] for values in shares.values()]
+        ax.plot((min(found), max(found)), (place, place), color="#999999", lw=0.8, zorder=1)
+    for form, (kind, values) in zip(FORMS, shares.items(), strict=False):
+        options = {"ls": "", "mec": DARK, "mew": 1.0, "ms": 5.5, "label": kind} | form
+        ax.plot([values[row] for row in order], range(count), **options)
+    label_axis(ax.yaxis, [names[row] for row in order], 0.19 * count)
+    ax.set(xlim=(-0.02, 1.02), ylim=(count - 0.5, -0.5), xlabel="share that is still right")
+    ax.xaxis.set_major_formatter(PercentFormatter(1.0))
+    ax.grid(axis="x", color="#dddddd", lw=0.6)
+    ax.set_axisbelow(True)
+    figure.legend(frameon=False, loc="outside lower center", ncols=3)
+    return figure

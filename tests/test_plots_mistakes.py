@@ -1,0 +1,53 @@
+"""What the figures of mistakes say is what the numbers say."""
+
+import torch
+
+from qwen3_scratch import plots
+
+NAMES = ["mild", "wrong", "late"]
+NATS = torch.tensor([[0.0, 0.01, 0.0, 0.0], [4.0, 4.0, 4.0, 4.0], [0.0, 0.0, 0.0, 9.0]])
+AGREE = torch.tensor([[True, True, True, True], [False, False, False, False], [True, True, True, False]])
+
+
+def labels_of(axis):
+    return [label.get_text() for label in axis.get_ticklabels()]
+
+
+def crosses(ax):
+    """The marked cells as (row, column)."""
+    points = [line.get_xydata().tolist() for line in ax.lines if line.get_marker() == "x"]
+    return sorted((int(row), int(column)) for line in points for column, row in line)
+
+
+def test_the_costliest_mistake_stands_on_top_and_the_title_counts_the_mild():
+    figure = plots.divergence_map(NATS, AGREE, NAMES, list("abcd"), written=2)
+    title = figure.get_suptitle().replace("\n", " ")
+    assert title == "1 of 3 mistakes leave nine of ten next tokens of this text as they should be"
+    assert labels_of(figure.axes[0].yaxis) == ["wrong", "late", "mild"]
+    assert labels_of(figure.axes[0].xaxis) == list("abcd")
+
+
+def test_crosses_stand_where_another_token_is_likeliest():
+    ax = plots.divergence_map(NATS, AGREE, NAMES, list("abcd")).axes[0]
+    assert crosses(ax) == [(0, 0), (0, 1), (0, 2), (0, 3), (1, 3)]
+
+
+def test_the_streams_are_ordered_by_the_last_layer_and_written_in_percent():
+    distance = torch.tensor([[0.05, 0.2], [0.3, 0.5], [0.0, 0.0]])
+    figure = plots.stream_distances(distance, NAMES)
+    ax = figure.axes[0]
+    assert labels_of(ax.yaxis) == ["wrong", "mild", "late"]
+    assert [text.get_text() for text in ax.texts] == ["30", "50", "5", "20", "0", "0"]
+    title = figure.get_suptitle().replace("\n", " ")
+    assert title == "After layer 0 the stream of 1 of 3 mistakes is off by a tenth or more; it grows in 2"
+
+
+def test_shares_stand_in_the_order_of_the_first_kind_each_at_its_place():
+    shares = {"next tokens": [0.95, 0.2, 1.0], "answers": [0.5, 0.0, 0.9]}
+    figure = plots.mistake_shares(NAMES, shares)
+    ax = figure.axes[0]
+    assert labels_of(ax.yaxis) == ["late", "mild", "wrong"]
+    drawn = {line.get_label(): list(line.get_xdata()) for line in ax.lines if line.get_marker() != "None"}
+    assert drawn == {"next tokens": [1.0, 0.95, 0.2], "answers": [0.9, 0.5, 0.0]}
+    title = figure.get_suptitle().replace("\n", " ")
+    assert title == "Nine tenths or more are still right, of 3 mistakes: next tokens in 2, answers in 1"

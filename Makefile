@@ -15,6 +15,10 @@ STORED    := $(shell mktemp -u $(VENV)/stored.XXXXXX)
 # Shapes in the signatures are checked while the tests run, and only then.
 SHAPES := --jaxtyping-packages=qwen3_scratch,beartype.beartype
 
+# A process for each core, and in each process one thread: small tensors gain nothing from more.
+SPREAD := -n logical --dist loadfile
+ALONE  := OMP_NUM_THREADS=1
+
 # The outputs in git are those of the embedded checkpoint, drawn without widgets and made without a network.
 AS_COMMITTED := env -u MPLBACKEND -u QWEN3_SCRATCH_MODEL CI=true HF_HUB_OFFLINE=1 HF_HUB_CACHE=$(CURDIR)/$(VENV)/empty-hub
 
@@ -43,13 +47,13 @@ lint: $(VENV)/.test-ready ## check style and format
 	$(BIN)/ruff format --check .
 
 unit: $(VENV)/.test-ready ## run the tests, with shapes checked
-	$(BIN)/python -m pytest -q $(SHAPES) tests
+	$(ALONE) $(BIN)/python -m pytest -q $(SPREAD) $(SHAPES) tests
 
 notebooks: $(VENV)/.test-ready ## run the notebooks and compare their outputs with those in git
 ifeq ($(NOTEBOOKS),)
 	@echo "There is no notebook in notebooks/ yet." >&2
 else
-	$(AS_COMMITTED) $(BIN)/python -m pytest -q --color=no -p no:cacheprovider --nbval --nbval-current-env \
+	$(AS_COMMITTED) $(ALONE) $(BIN)/python -m pytest -q $(SPREAD) --color=no -p no:cacheprovider --nbval --nbval-current-env \
 	  --nbval-cell-timeout 120 --nbval-sanitize-with tests/sanitize.cfg $(NOTEBOOKS)
 endif
 
@@ -62,7 +66,7 @@ lab: $(VENV)/.notebooks-ready ## open the notebooks in JupyterLab
 refresh: $(VENV)/.notebooks-ready ## run the notebooks (or NOTEBOOKS="a.ipynb b.ipynb") anew and store what changed (MEASURE=1: measured times too)
 	@test -n "$(NOTEBOOKS)" || { echo "There is no notebook in notebooks/ yet." >&2; exit 1; }
 	@mkdir $(STORED) && cp $(NOTEBOOKS) $(STORED)
-	$(AS_COMMITTED) $(BIN)/jupyter nbconvert --to notebook --execute --inplace \
+	$(AS_COMMITTED) $(ALONE) $(BIN)/jupyter nbconvert --to notebook --execute --inplace \
 	  --ExecutePreprocessor.record_timing=False $(NOTEBOOKS)
 	$(BIN)/jupyter nbconvert --coalesce-streams --to notebook --inplace $(NOTEBOOKS)
 	$(BIN)/nbstripout --keep-output --keep-count --extra-keys \

@@ -93,8 +93,9 @@ def slices_report(name: str | None, tensors: int, experts: int, revision: str | 
     held = sum(math.prod(slot.shape) for slot in map(partial(own_slot, config, place), all_slots(config)) if slot)
     cache = 2 * config.num_hidden_layers * own.num_key_value_heads * config.head_dim * 1000
     heads = (own.num_attention_heads + own.num_key_value_heads) * config.head_dim
-    widest = max(config.moe_intermediate_size, config.intermediate_size if config.mlp_only_layers else 0)
-    widest = (widest or config.intermediate_size) // tensors
+    sparse = [config.is_sparse(layer) for layer in range(config.num_hidden_layers)]
+    sizes = config.moe_intermediate_size * any(sparse), config.intermediate_size * (not all(sparse))
+    widest = max(sizes) // tensors
     chunk = PREFILL_CHUNK * (max(3 * heads, config.hidden_size + 3 * widest) + 3 * config.hidden_size)
     lines = {
         "weights": (held, f"{held / config.num_parameters():.1%} of {config.num_parameters():,} parameters"),

@@ -5,7 +5,7 @@ A new figure needs a line in DRAWINGS, and is then proven to cut nothing off and
 
 import torch
 
-from qwen3_scratch import plots
+from qwen3_scratch import Config, plots
 from qwen3_scratch.model import Route
 
 WORDS = ("<|im_start|>", "user", "⏎", "Nora", "␣is", "␣in", "␣the", "␣kitchen", ".", "␣$5", "_a^b$", "␣wheelbarrow")
@@ -136,6 +136,25 @@ def mistake_names(count):
 def divergences(count, tokens):
     nats = random_vectors(count, tokens).exp()
     return nats, nats < 2, mistake_names(count)
+
+
+def split_config(**changes):
+    sizes = dict(vocab_size=2112, hidden_size=128, intermediate_size=384, num_hidden_layers=2, num_attention_heads=16)
+    sizes |= dict(num_key_value_heads=2, head_dim=32, num_experts=16, num_experts_per_tok=2, moe_intermediate_size=64)
+    return Config(**{"model_type": "qwen3_moe", **sizes, "mlp_only_layers": (0,), **changes})
+
+
+def device_bytes(counts):
+    sizes = {2**at: 6e10 / 2**at for at in range(counts)}
+    ways = {"tensor only": sizes, "experts only": {count: size + 2e9 for count, size in sizes.items()}}
+    return {"Qwen3-30B-A3B": ways, "Qwen3-235B-A22B": {"tensor x experts": {c: 8 * s for c, s in sizes.items()}}}
+
+
+def dispatch(ranks):
+    owners = range(2, 2 + ranks)
+    moved = [(ranks - 1) / ranks for ranks in owners]
+    sending = {top_k: [2 * top_k * part / at for at, part in zip(owners, moved, strict=True)] for top_k in (1, 2, 8)}
+    return plots.dispatch_cost(owners, [2 * part for part in moved], sending, moved)
 
 
 DRAWINGS = {  # each from a number of tokens
@@ -293,4 +312,9 @@ DRAWINGS = {  # each from a number of tokens
     "mistake_shares": lambda n: plots.mistake_shares(
         mistake_names(n), {kind: [at / n for at in range(n)] for kind in ("next tokens", "answers", "random weights")}
     ),
+    "device_shares": lambda n: plots.device_shares(split_config(attention_bias=True), 2, min(1 << n.bit_length(), 16)),
+    "device_shares, dense": lambda n: plots.device_shares(split_config(num_experts=0, tie_word_embeddings=True), 1, 1),
+    "device_shares, shared kv heads": lambda n: plots.device_shares(split_config(mlp_only_layers=()), 8, 1),
+    "device_memory": lambda n: plots.device_memory(device_bytes(min(n, 8)), (24, 80)),
+    "dispatch_cost": lambda n: dispatch(n),
 }

@@ -125,8 +125,9 @@ def mask_panels(masks: Mapping[str, Bool[Tensor, "q_len k_len"]], labels: Sequen
         q_len, k_len = mask.shape
         keys = list(labels) or list(range(k_len))
         heatmap(ax, mask.float(), cmap=ListedColormap([HIDDEN, DARK]), vmin=0, vmax=1)
-        ax.hlines(torch.arange(q_len + 1) - 0.5, -0.5, k_len - 0.5, color="white", lw=0.8)
-        ax.vlines(torch.arange(k_len + 1) - 0.5, -0.5, q_len - 0.5, color="white", lw=0.8)
+        wide = 0.8 if k_len <= 24 else 0.0  # closer lines would hide what they part
+        ax.hlines(torch.arange(q_len + 1) - 0.5, -0.5, k_len - 0.5, color="white", lw=wide)
+        ax.vlines(torch.arange(k_len + 1) - 0.5, -0.5, q_len - 0.5, color="white", lw=wide)
         ax.set(title=name, xlabel="key", ylabel="query" if ax is panels[0] else "")
         label_axis(ax.xaxis, keys, 2.0)
         label_axis(ax.yaxis, keys[k_len - q_len :] if ax is panels[0] else [""], 2.0)

@@ -64,7 +64,7 @@ def _glyphs() -> Mapping[int, Any]:
 def new_figure(title: str, width: float, height: float) -> Figure:
     """An empty figure, in inches, with its finding at the top left, wrapped to its width."""
     figure = Figure((width, height), layout="constrained")
-    figure.suptitle(textwrap.fill(title, int((width - 0.2) * 12)), x=0.1 / width, ha="left")
+    figure.suptitle(textwrap.fill(title, int((width - 0.3) * 11.5)), x=0.1 / width, ha="left")
     return figure
 
 

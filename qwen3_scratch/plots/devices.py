@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from ..config import Config
-from ..parallel import Place, own_slot
+from ..parallel import Place, check_split, own_slot
 from ..weights import Slot, all_slots
 from .canvas import DARK, MIDDLE, SMALL, Figure, new_figure, styled
 
@@ -65,6 +65,7 @@ def device_shares(config: Config, tensors: int, experts: int) -> Figure:
     From left to right lie heads, intermediate numbers or vocabulary, from top to bottom experts. At the left stands
     how much of the model the row is. Raises Error where the sizes do not divide (`parallel.check_split`).
     """
+    check_split(config, tensors, experts)
     places = [Place(row, column, tensors, experts) for row in range(tensors) for column in range(experts)]
     rows: dict[str, list[Slot]] = {}
     for slot in all_slots(config):
@@ -103,18 +104,19 @@ def draw_part(ax: Axes, rank: int, row: int, part: Part) -> None:
 
 
 @styled
-def device_memory(held: Mapping[str, Mapping[str, Mapping[int, float]]], limits: Sequence[int]) -> Figure:
+def device_memory(held: Mapping[str, Mapping[str, Mapping[int, int | float]]], limits: Sequence[int]) -> Figure:
     """Bytes on each device by number of devices: model -> way to cut -> devices -> bytes, a panel a model.
 
     `limits` are the memories of devices, in GB. The title says on how few devices of each kind a model fits.
     """
     found = []
     for model, ways in held.items():
+        pairs = [pair for sizes in ways.values() for pair in sizes.items()]
         needs = []
         for limit in limits:
-            enough = [count for sizes in ways.values() for count, size in sizes.items() if size <= limit * 1e9]
-            needs.append(f"{min(enough)} of {limit} GB" if enough else f"none of {limit} GB shown")
-        found.append(f"{model} fits on {' or '.join(needs)}")
+            enough = [count for count, size in pairs if size <= limit * 1e9]
+            needs.append(f"{min(enough)} x {limit}" if enough else f"over {max(pairs)[0]} x {limit}")
+        found.append(f"{model} {'on' if found else 'fits on'} {' or '.join(needs)} GB")
     figure = new_figure("; ".join(found), 8.8, 3.4)
     axes = figure.subplots(1, len(held), sharey=True, squeeze=False)[0]
     for ax, (model, ways) in zip(axes, held.items(), strict=True):
@@ -139,7 +141,10 @@ def device_memory(held: Mapping[str, Mapping[str, Mapping[int, float]]], limits:
 
 @styled
 def dispatch_cost(
-    owners: Sequence[int], adding: Sequence[float], sending: Mapping[int, Sequence[float]], gathering: Sequence[float]
+    owners: Sequence[int],
+    adding: Sequence[int | float],
+    sending: Mapping[int, Sequence[int | float]],
+    gathering: Sequence[int | float],
 ) -> Figure:
     """Vectors that a rank sends for each token of a layer, by number of ranks that own experts.
 
@@ -171,7 +176,7 @@ def dispatch_cost(
     return figure
 
 
-def first_below(places: Sequence[int], values: Sequence[float], others: Sequence[float]) -> str:
+def first_below(places: Sequence[int], values: Sequence[int | float], others: Sequence[int | float]) -> str:
     """The first place from which on all values stay below the others; “never” where there is none."""
     first = "never"
     for place, value, other in reversed(list(zip(places, values, others, strict=True))):

@@ -1,0 +1,79 @@
+"""What the figures of many devices say is true."""
+
+import pytest
+from drawings import split_config
+from matplotlib.patches import Rectangle
+
+from qwen3_scratch import Error, plots
+from qwen3_scratch.plots.devices import first_below
+
+
+def title(figure):
+    return figure.get_suptitle().replace("\n", " ")
+
+
+def filled(figure, row, rank):
+    """What a rank holds of a row, as shares of the frame: left, right, top, bottom."""
+    (ax,) = figure.axes
+    names = [label.get_text().rsplit("  ")[0] for label in ax.get_yticklabels()]
+    boxes = [patch for patch in ax.patches if isinstance(patch, Rectangle)]
+    frame, part = boxes[2 * (names.index(row) * len(ax.get_xticks()) + rank) :][1::-1]
+    left, right = ((x - frame.get_x()) / 0.9 for x in (part.get_x(), part.get_x() + part.get_width()))
+    top, bottom = ((y - frame.get_y()) / 0.76 for y in (part.get_y(), part.get_y() + part.get_height()))
+    return pytest.approx((left, right, top, bottom), abs=1e-6)
+
+
+def test_a_rank_is_drawn_with_its_heads_its_rows_and_its_experts():
+    figure = plots.device_shares(split_config(), 2, 4)
+    assert filled(figure, "q_proj", 6) == (0.5, 1, 0, 1)  # rank 6 stands at tensor 1, expert 2
+    assert filled(figure, "gate_up_proj, experts", 6) == (0.5, 1, 0.5, 0.75)
+    assert filled(figure, "down_proj, experts", 1) == (0, 0.5, 0.25, 0.5)
+    assert filled(figure, "down_proj, dense", 1) == (0, 0.5, 0, 1)
+    assert filled(figure, "router", 3) == (0, 1, 0, 1)
+
+
+def test_the_title_gives_the_share_of_a_rank_and_what_all_hold():
+    config = split_config(mlp_only_layers=())
+    ffn = 2 * 3 * 16 * 128 * 64
+    router_and_norms = 2 * (16 * 128 + 2 * 128 + 2 * 32) + 128
+    share = (ffn / 4 + (config.num_parameters() - ffn - router_and_norms) / 2 + router_and_norms) / (
+        config.num_parameters()
+    )
+    expected = f"2 x 2 ranks, tensor x expert: each holds {share:.1%} of all parameters; whole on each: norms, router"
+    assert title(plots.device_shares(config, 2, 2)) == expected
+    assert (
+        title(plots.device_shares(config, 1, 1)) == "1 x 1 ranks, tensor x expert: each holds 100.0% of all parameters"
+    )
+
+
+def test_key_value_heads_that_several_ranks_need_are_drawn_on_each():
+    figure = plots.device_shares(split_config(), 8, 1)
+    assert filled(figure, "k_proj", 3) == (0, 0.5, 0, 1)  # of 2 heads over 8 ranks, rank 3 needs the first
+    assert filled(figure, "k_proj", 4) == (0.5, 1, 0, 1)
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert "1/2 on each" in texts
+    assert "1/8 on each" in texts
+
+
+def test_a_split_that_does_not_divide_is_not_drawn():
+    with pytest.raises(Error, match="num_attention_heads"):
+        plots.device_shares(split_config(), 3, 1)
+
+
+def test_device_memory_finds_the_fewest_devices_that_are_enough():
+    sizes = {"small": {"a": {1: 60e9, 2: 30e9, 4: 15e9}, "b": {2: 20e9}}, "large": {"a": {1: 90e9, 2: 50e9}}}
+    expected = "small fits on 2 x 24 or 1 x 80 GB; large on over 2 x 24 or 2 x 80 GB"
+    assert title(plots.device_memory(sizes, (24, 80))) == expected
+
+
+def test_dispatch_cost_counts_the_gathering_in_one_panel_and_names_the_crossings():
+    figure = plots.dispatch_cost([2, 4, 8], [10, 10, 10], {1: [9, 4, 2], 2: [12, 9, 4]}, [5, 5, 5])
+    expected = "Sending beats adding up from 4, 8 ranks on for top-1, 2; without the gathering from 2, 4"
+    assert title(figure) == expected
+    assert [list(line.get_ydata()) for line in figure.axes[0].lines] == [[10, 10, 10], [14, 9, 7], [17, 14, 9]]
+    assert [list(line.get_ydata()) for line in figure.axes[1].lines] == [[10, 10, 10], [9, 4, 2], [12, 9, 4]]
+
+
+@pytest.mark.parametrize(("values", "expected"), [([1, 1, 1], "2"), ([3, 1, 1], "3"), ([1, 1, 3], "never")])
+def test_a_crossing_is_where_it_stays_below(values, expected):
+    assert first_below([2, 3, 4], values, [2, 2, 2]) == expected

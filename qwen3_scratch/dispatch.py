@@ -31,8 +31,8 @@ def moe_gathered(
     """
     check_expert("moe_gathered", expert)
     gate_up, down = gate_up_proj[route.experts], down_proj[route.experts]  # [tokens, top_k, rows, columns], copied
-    gate, up = (gate_up @ x[:, None, :, None]).squeeze(-1).chunk(2, dim=-1)  # [tokens, top_k, intermediate]
-    answers = (down @ (F.silu(gate) * up)[..., None]).squeeze(-1)  # [tokens, top_k, dim]
+    gate, up = torch.einsum("td,tkid->tki", x, gate_up).chunk(2, dim=-1)
+    answers = torch.einsum("tki,tkdi->tkd", F.silu(gate) * up, down)
     return (answers * route.weights[..., None]).sum(dim=1)
 
 

@@ -1,6 +1,6 @@
 """Forms of `moe` that compute the same and never wait for the device: put one into `Ops(moe=...)`.
 
-`model.moe` asks how many tokens each expert got, which a GPU can answer only once it has finished all that it was given.
+`model.moe` asks how many tokens each expert got, which a GPU can answer only once it has done all that came before.
 The forms here ask nothing: their shapes follow from those of their inputs, so that a decode step can be captured.
 """
 
@@ -64,12 +64,13 @@ def grouped_linear(
 ) -> Float[Tensor, "rows out"]:
     """F.linear(x[rows of group g], weight[g]) for all groups at once; `ends` [groups] is where each group's rows end.
 
-    Runs as `torch.nn.functional.grouped_mm`. That wants rows of a multiple of 16 bytes; where a matrix has others, or
-    torch is too old to have it, each group is a product of its own, and `ends` is read, which waits for the device.
-    On a GPU torch itself does the same for other numbers than bf16.
+    Runs as `torch.nn.functional.grouped_mm`. That wants rows of a multiple of 16 bytes and, if a GPU, one of compute
+    capability 8.0 or later; elsewhere each group is a product of its own, and `ends` is read, which waits for the
+    device. On a GPU torch itself does the same for other numbers than bf16.
     """
     aligned = all(size * x.element_size() % ALIGNED == 0 for size in weight.shape[1:])
-    if aligned and hasattr(F, "grouped_mm"):
+    too_old = x.is_cuda and torch.cuda.get_device_capability(x.device) < (8, 0)
+    if aligned and not too_old and hasattr(F, "grouped_mm"):
         return F.grouped_mm(x, weight.transpose(1, 2), offs=ends)
     counts = ends.diff(prepend=ends.new_zeros(1)).tolist()
     return torch.cat([F.linear(part, matrix) for part, matrix in zip(x.split(counts), weight, strict=True)])

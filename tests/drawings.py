@@ -21,6 +21,9 @@ def random_routes(tokens, layers=4, experts=8, top_k=2):
     return {layer: Route(weights[layer], chosen[layer], logits[layer]) for layer in range(layers)}
 
 
+FORMS_OF_MOE = ("loop over choices", "loop over hit experts", "gathered", "grouped")
+
+
 def labels(tokens):
     return [WORDS[token % len(WORDS)] for token in range(tokens)]
 
@@ -317,4 +320,23 @@ DRAWINGS = {  # each from a number of tokens
     "device_shares, shared kv heads": lambda n: plots.device_shares(split_config(mlp_only_layers=()), 8, 1),
     "device_memory": lambda n: plots.device_memory(device_bytes(min(n, 8)), (24, 80)),
     "dispatch_cost": lambda n: dispatch(n),
+    "dispatch_times": lambda n: plots.dispatch_times(
+        [1, 16, 512], [2, 8, 32, 128], {name: random_vectors(4, 3).exp() * n for name in FORMS_OF_MOE}
+    ),
+    "dispatch_times, one": lambda n: plots.dispatch_times([n], [1], {"gathered": random_vectors(1, 1).exp()}),
+    "stage_speed": lambda n: plots.stage_speed(
+        {name: 400.0 + 50 * at for at, name in enumerate(FORMS_OF_MOE)} | {"captured": None},
+        dict.fromkeys(FORMS_OF_MOE, 300.0 * n),
+        5000.0 * n,
+    ),
+    "stage_speed, one beyond the bound": lambda n: plots.stage_speed({"a stage": 90.0 * n}, {"a stage": 10.0}, 60.0),
+    "distinct_experts": lambda n: plots.distinct_experts(
+        [1, 2, 4, 8, 16, 512], [1.0, 2, 3, 4, 5, 6], torch.rand(n, 6).sort(-1).values * 6, 8, 16
+    ),
+    "distinct_experts, one": lambda n: plots.distinct_experts([n], [1.0], torch.ones(1, 1), 128, n),
+    "arithmetic_intensity": lambda n: plots.arithmetic_intensity(
+        [4**at for at in range(7)],
+        {name: [4.0**at / n for at in range(7)] for name in ("dense", "8 experts, top-2", "128 experts, top-8")},
+        {"an H100 (data sheet)": 295.0, "this machine (measured)": 3.0},
+    ),
 }

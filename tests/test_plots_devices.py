@@ -39,11 +39,9 @@ def test_the_title_gives_the_share_of_a_rank_and_what_all_hold():
     share = (ffn / 4 + (config.num_parameters() - ffn - router_and_norms) / 2 + router_and_norms) / (
         config.num_parameters()
     )
-    expected = f"2 x 2 ranks, tensor x expert: each holds {share:.1%} of all parameters; whole on each: norms, router"
+    expected = f"Each of 2 x 2 ranks holds {share:.1%} of the model; whole on each: norms, router"
     assert title(plots.device_shares(config, 2, 2)) == expected
-    assert (
-        title(plots.device_shares(config, 1, 1)) == "1 x 1 ranks, tensor x expert: each holds 100.0% of all parameters"
-    )
+    assert title(plots.device_shares(config, 1, 1)) == "Each of 1 x 1 ranks holds 100.0% of the model"
 
 
 def test_key_value_heads_that_several_ranks_need_are_drawn_on_each():
@@ -53,6 +51,13 @@ def test_key_value_heads_that_several_ranks_need_are_drawn_on_each():
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert "1/2 on each" in texts
     assert "1/8 on each" in texts
+
+
+def test_a_bias_that_one_rank_holds_is_drawn_there_alone():
+    figure = plots.device_shares(split_config(attention_bias=True), 2, 1)
+    assert filled(figure, "o_bias", 0) == (0, 1, 0, 1)
+    assert filled(figure, "o_bias", 1) == (0, 0, 0, 1)
+    assert "all or none" in [text.get_text() for text in figure.axes[0].texts]
 
 
 def test_a_split_that_does_not_divide_is_not_drawn():
@@ -68,7 +73,7 @@ def test_device_memory_finds_the_fewest_devices_that_are_enough():
 
 def test_dispatch_cost_counts_the_gathering_in_one_panel_and_names_the_crossings():
     figure = plots.dispatch_cost([2, 4, 8], [10, 10, 10], {1: [9, 4, 2], 2: [12, 9, 4]}, [5, 5, 5])
-    expected = "Sending beats adding up from 4, 8 ranks on for top-1, 2; without the gathering from 2, 4"
+    expected = "Sending beats adding up from 4, 8 ranks on (top-1, 2); from 2, 4 without gathering"
     assert title(figure) == expected
     assert [list(line.get_ydata()) for line in figure.axes[0].lines] == [[10, 10, 10], [14, 9, 7], [17, 14, 9]]
     assert [list(line.get_ydata()) for line in figure.axes[1].lines] == [[10, 10, 10], [9, 4, 2], [12, 9, 4]]

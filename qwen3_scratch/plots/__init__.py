@@ -51,6 +51,7 @@ from .routing import (
     silu_gate,
     top_k_error,
 )
+from .speed import arithmetic_intensity, dispatch_times, distinct_experts, stage_speed
 from .text import bytes_per_token, merge_steps
 from .upcycling import agreement_bars, router_splits
 from .vectors import (
@@ -68,6 +69,7 @@ __all__ = [
     "agreement_bars",
     "angle_errors",
     "answer_routes",
+    "arithmetic_intensity",
     "attention_maps",
     "attention_steps",
     "balance_bars",
@@ -77,6 +79,8 @@ __all__ = [
     "device_memory",
     "device_shares",
     "dispatch_cost",
+    "dispatch_times",
+    "distinct_experts",
     "divergence_by_position",
     "divergence_map",
     "domain_footprint",
@@ -127,6 +131,7 @@ __all__ = [
     "shares_right",
     "silu_gate",
     "slowed_pairs",
+    "stage_speed",
     "stream_distances",
     "target_losses",
     "token_labels",

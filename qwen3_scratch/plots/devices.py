@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from ..config import Config
 from ..parallel import Place, check_split, own_slot
@@ -52,10 +52,14 @@ def part_of(config: Config, place: Place, slots: Sequence[Slot]) -> Part:
 
 
 def share_text(parts: Sequence[Part], whole: int) -> str:
-    """1/4 on each; all on each; or the range where ranks differ."""
+    """1/4 on each; all on each; or the most and the least where ranks differ."""
     shares = sorted({Fraction(part.numbers, whole).limit_denominator(64) for part in parts})
     texts = ["all" if share == 1 else "none" if share == 0 else str(share) for share in (shares[0], shares[-1])]
-    return f"{texts[0]} on each" if texts[0] == texts[1] else f"{texts[0]} to {texts[1]}"
+    return f"{texts[0]} on each" if texts[0] == texts[1] else f"{texts[1]} or {texts[0]}"
+
+
+def small(share: float) -> str:
+    return f"{share:.1%}" if share >= 0.0005 else "<0.1%"
 
 
 @styled
@@ -73,9 +77,10 @@ def device_shares(config: Config, tensors: int, experts: int) -> Figure:
     parts = {name: [part_of(config, place, slots) for place in places] for name, slots in rows.items()}
     wholes = {name: sum(math.prod(slot.shape) for slot in slots) for name, slots in rows.items()}
     total = sum(wholes.values())
-    most = max(sum(each[rank].numbers for each in parts.values()) for rank in range(len(places))) / total
+    shares = [sum(each[rank].numbers for each in parts.values()) / total for rank in range(len(places))]
     copied = [name for name, each in parts.items() if all(part.numbers == wholes[name] for part in each)]
-    title = f"{tensors} x {experts} ranks, tensor x expert: each holds {most:.1%} of all parameters"
+    least, most = f"{min(shares):.1%}", f"{max(shares):.1%}"
+    title = f"Each of {tensors} x {experts} ranks holds {most if least == most else f'{least} to {most}'} of the model"
     title += f"; whole on each: {', '.join(copied)}" if copied and len(places) > 1 else ""
     wide = min(1.3, 5.6 / len(places))
     figure = new_figure(title, max(5.4, 3.2 + wide * len(places)), 1.05 + 0.3 * len(rows))
@@ -86,7 +91,7 @@ def device_shares(config: Config, tensors: int, experts: int) -> Figure:
         ax.text(len(places) + 0.08, place + 0.5, share_text(parts[name], wholes[name]), va="center", fontsize=SMALL)
     ax.set(xlim=(-0.04, len(places) + 0.04), ylim=(len(rows), 0))
     ax.spines[:].set_visible(False)
-    ax.set_yticks([at + 0.5 for at in range(len(rows))], [f"{name}  {wholes[name] / total:.1%}" for name in rows])
+    ax.set_yticks([at + 0.5 for at in range(len(rows))], [f"{name}  {small(wholes[name] / total)}" for name in rows])
     names = [f"{rank}\nt {place.tensor}, e {place.expert}" for rank, place in enumerate(places)]
     ax.set_xticks([at + 0.5 for at in range(len(places))], names if len(places) <= 10 else range(len(places)))
     ax.set_xlabel("rank, with its place in the grid: t tensor, e expert")
@@ -127,13 +132,14 @@ def device_memory(held: Mapping[str, Mapping[str, Mapping[int, int | float]]], l
         ax.set_yscale("log")
         ax.set_xticks(counts, [str(count) for count in counts])
         ax.xaxis.set_minor_locator(NullLocator())
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
         ax.yaxis.set_minor_locator(NullLocator())
         ax.yaxis.set_major_formatter(FuncFormatter(lambda size, place: f"{size:g}"))
         ax.set(title=model, xlabel="devices")
         for limit in limits:
             ax.axhline(limit, color="black", lw=0.8, ls=(0, (6, 3)), zorder=0)
             name = {"xy": (1, limit), "xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
-            ax.annotate(f"{limit} GB", **name, xytext=(0, 2), ha="right", fontsize=SMALL)
+            ax.annotate(f"{limit} GB", **name, xytext=(3, 0), va="center", fontsize=SMALL)
     axes[0].set_ylabel("GB on each device")
     figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=4)
     return figure
@@ -160,8 +166,8 @@ def dispatch_cost(
         for way, counted in ways.items()
     }
     found = {way: [first_below(owners, each, adding) for each in lines.values()] for way, lines in costs.items()}
-    title = f"Sending beats adding up from {', '.join(found['with the gathering'])} ranks on for top-"
-    title += f"{', '.join(map(str, sending))}; without the gathering from {', '.join(found['without it'])}"
+    title = f"Sending beats adding up from {', '.join(found['with the gathering'])} ranks on (top-"
+    title += f"{', '.join(map(str, sending))}); from {', '.join(found['without it'])} without gathering"
     figure = new_figure(title, 8.8, 3.4)
     axes = figure.subplots(1, 2, sharey=True)
     for ax, (way, lines) in zip(axes, costs.items(), strict=True):

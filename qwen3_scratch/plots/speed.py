@@ -1,0 +1,165 @@
+"""How fast a step is and what bounds it: forms of dispatch timed, stages against the bound, experts hit by a batch."""
+
+from collections.abc import Mapping, Sequence
+
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from torch import Tensor
+
+from .canvas import DARK, LIT, MIDDLE, PALE, SMALL, Figure, new_figure, small_multiples, styled
+from .costs import short
+
+FORMS = (("o-", "black"), ("s--", MIDDLE), ("^:", "#555555"), ("D-.", DARK))  # told apart by form, then by shade
+
+
+@styled
+def dispatch_times(
+    tokens: Sequence[int], experts: Sequence[int], seconds: Mapping[str, Float[Tensor, "experts tokens"]]
+) -> Figure:
+    """Time of one layer's experts by number of tokens, a line for each way of dispatch, a panel for each `experts`."""
+    first = winners({name: times[:, 0].tolist() for name, times in seconds.items()})
+    last = winners({name: times[:, -1].tolist() for name, times in seconds.items()})
+    title = f"Fastest, by number of experts: {first} at {count(tokens[0], 'token')}"
+    title += f"; {last} at {count(tokens[-1], 'token')}" if len(tokens) > 1 else ""
+    figure = new_figure(title, 9.2, 3.1 if len(experts) <= 4 else 5.4)
+    panels = small_multiples(figure, len(experts))
+    for row, ((ax, left, low), number) in enumerate(zip(panels, experts, strict=True)):
+        for (name, times), (form, colour) in zip(seconds.items(), FORMS, strict=False):
+            ax.plot(tokens, (1e3 * times[row]).tolist(), form, color=colour, ms=4, lw=1.3, label=name)
+        ax.set_title(count(number, "expert"))
+        logarithmic(ax, tokens)
+        ax.set(xlabel="tokens" if low else "", ylabel="milliseconds for one layer" if left else "")
+        if row:
+            ax.sharey(panels[0][0])
+    handles = panels[0][0].get_legend_handles_labels()
+    figure.legend(*handles, frameon=False, loc="outside lower center", ncols=4)
+    return figure
+
+
+def winners(seconds: Mapping[str, Sequence[float]]) -> str:
+    """Which way is the fastest in how many cases, the most frequent first: “loop” 3 times, “grouped” once."""
+    cases = zip(*seconds.values(), strict=True)
+    best = [min(zip(case, seconds, strict=True))[1] for case in cases]
+    often = sorted(dict.fromkeys(best), key=best.count, reverse=True)
+    return ", ".join(f"“{name}” {count(best.count(name), 'time')}" for name in often)
+
+
+def count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
+def logarithmic(ax: Axes, places: Sequence[int]) -> None:
+    """Both axes by powers, the horizontal one labelled at the places that were measured."""
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.set_xticks(places, [f"{place:,}" for place in places], fontsize=SMALL)
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
+    ax.margins(0.08)
+
+
+@styled
+def stage_speed(
+    measured: Mapping[str, int | float | None], predicted: Mapping[str, int | float], bound: int | float
+) -> Figure:
+    """Tokens a second of each stage (None: not run here), what was predicted, and the bound that reading sets."""
+    run = {name: speed for name, speed in measured.items() if speed is not None}
+    best = max(run, key=run.get)
+    title = f"“{best}” is the fastest stage here: {run[best]:,.0f} tokens a second, {share(run[best] / bound)} of"
+    figure = new_figure(f"{title} what reading the memory allows", 8.8, 1.5 + 0.34 * len(measured))
+    ax = figure.subplots()
+    beside = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": SMALL + 0.5}
+    for row, speed in enumerate(measured.values()):
+        if speed is None:
+            ax.annotate("not run here", (0.01, row), style="italic", **beside)
+            continue
+        ax.barh(row, speed, color=PALE, edgecolor=DARK, lw=0.6, height=0.62)
+        ax.annotate(f"{speed:,.0f} ({share(speed / bound)})", (1.01, row), **beside)
+    rows = [list(measured).index(name) for name in predicted]
+    points = {"ms": 6, "mfc": LIT, "mec": "black", "mew": 0.8, "label": "predicted from launches and bytes"}
+    ax.plot(list(predicted.values()), rows, "D", **points)
+    ax.axvline(bound, color="black", lw=1.2, ls="--", label=f"bound by bytes: {bound:,.0f} (100%)")
+    ax.set(xlim=(0, 1.05 * max(*run.values(), *predicted.values(), bound)), ylim=(len(measured) - 0.5, -0.5))
+    ax.set(xlabel="tokens a second", yticks=range(len(measured)), yticklabels=list(measured))
+    ax.xaxis.set_major_locator(MaxNLocator(8))
+    ax.xaxis.set_major_formatter(FuncFormatter(short))
+    figure.legend(frameon=False, loc="outside lower center", ncols=3)
+    return figure
+
+
+def share(value: float) -> str:
+    """Percents, with two digits where they are few."""
+    return f"{value:.2g}%" if (value := 100 * value) < 10 else f"{value:,.0f}%"
+
+
+@styled
+def distinct_experts(
+    tokens: Sequence[int],
+    expected: Sequence[int | float],
+    measured: Float[Tensor, "layers tokens"],
+    experts: int,
+    highlight: int,
+) -> Figure:
+    """How many of a layer's experts a batch hits, by its tokens: if routing were even, and in each measured layer.
+
+    `highlight` is one of `tokens`: the title says what is found there.
+    """
+    place = list(tokens).index(highlight)
+    found = measured[:, place]
+    title = f"{count(highlight, 'token')} hit {between(float(found.min()), float(found.max()))} of"
+    title += f" {count(experts, 'expert')}, by layer; even routing would hit {expected[place]:.1f}"
+    figure = new_figure(title, 8.0, 3.2)
+    ax = figure.subplots()
+    ax.fill_between(
+        tokens,
+        measured.min(0).values.tolist(),
+        measured.max(0).values.tolist(),
+        color=PALE,
+        label="range of the layers",
+    )
+    ax.plot(tokens, measured.mean(0).tolist(), "o-", color=DARK, ms=4, lw=1.3, label="mean of the layers")
+    ax.plot(tokens, list(expected), "s--", color="#555555", ms=4, lw=1.3, label="even routing")
+    ax.axhline(experts, color="black", lw=0.8, ls=":", label="all experts")
+    ax.set_xscale("log")
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xticks(list(tokens), [f"{number:,}" for number in tokens], fontsize=SMALL)
+    ax.set(xlabel="tokens in a step", ylabel="experts whose weights\nmust be read", ylim=(0, experts * 1.08))
+    figure.legend(frameon=False, loc="outside right center")
+    return figure
+
+
+def between(low: float, high: float) -> str:
+    low, high = f"{low:.1f}", f"{high:.1f}"
+    return low if low == high else f"{low} to {high}"
+
+
+@styled
+def arithmetic_intensity(
+    tokens: Sequence[int], operations: Mapping[str, Sequence[int | float]], balance: Mapping[str, int | float]
+) -> Figure:
+    """Operations for each byte read, by tokens in a step; `balance` is what a machine can do while it reads a byte.
+
+    Below a machine's balance its arithmetic waits for its memory. The title names, for the first machine, from how
+    many tokens on that ends for each kind of layer.
+    """
+    machine, needed = next(iter(balance.items()))
+    reached = {
+        name: next((number for number, each in zip(tokens, values, strict=True) if each >= needed), None)
+        for name, values in operations.items()
+    }
+    texts = [
+        f"“{name}” at {number:,}" if number else f"“{name}” not by {tokens[-1]:,}" for name, number in reached.items()
+    ]
+    title = f"One token is bound by memory; {machine} is busy computing with {', '.join(texts)} tokens"
+    figure = new_figure(title, 8.8, 3.5)
+    ax = figure.subplots()
+    for (name, values), (form, colour) in zip(operations.items(), FORMS, strict=False):
+        ax.plot(tokens, list(values), form, color=colour, ms=4, lw=1.3, label=name)
+    for (name, value), line in zip(balance.items(), ("--", ":", "-."), strict=False):
+        ax.axhline(value, color="black", lw=1, ls=line, label=f"{name}: {value:,.0f}")
+    logarithmic(ax, tokens)
+    ax.set(xlabel="tokens in a step", ylabel="operations for each byte read")
+    figure.legend(frameon=False, loc="outside right center")
+    return figure

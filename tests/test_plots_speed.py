@@ -1,0 +1,51 @@
+"""What the figures about speed say: winners, bounds and thresholds in their titles are those of the numbers."""
+
+import pytest
+import torch
+
+from qwen3_scratch import plots
+from qwen3_scratch.plots.speed import winners
+
+
+def title(figure):
+    return figure.get_suptitle().replace("\n", " ")
+
+
+def test_dispatch_times_count_who_is_fastest_at_both_ends():
+    seconds = {"loop": torch.tensor([[1.0, 9.0], [1.0, 9.0], [3.0, 2.0]]), "grouped": torch.tensor([[2.0, 3.0]] * 3)}
+    figure = plots.dispatch_times([1, 512], [2, 8, 32], seconds)
+    found = "Fastest, by number of experts: “loop” 2 times, “grouped” 1 time at 1 token"
+    assert title(figure) == f"{found}; “grouped” 2 times, “loop” 1 time at 512 tokens"
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["2 experts", "8 experts", "32 experts"]
+    assert figure.axes[2].lines[0].get_ydata().tolist() == pytest.approx([3000, 2000])
+
+
+def test_the_panels_of_dispatch_times_share_one_scale():
+    figure = plots.dispatch_times([1, 4], [2, 8], {"loop": torch.tensor([[1.0, 2.0], [30.0, 400.0]])})
+    assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
+
+
+def test_every_case_has_a_winner():
+    assert winners({"a": [1.0, 1.0, 5.0], "b": [2.0, 0.5, 4.0]}) == "“b” 2 times, “a” 1 time"
+
+
+def test_stage_speed_names_the_fastest_that_ran_and_its_share_of_the_bound():
+    figure = plots.stage_speed({"loop": 300.0, "gathered": 450.0, "captured": None}, {"loop": 320.0}, 9000.0)
+    expected = "“gathered” is the fastest stage here: 450 tokens a second, 5% of what reading the memory allows"
+    assert title(figure) == expected
+    texts = [text.get_text().strip() for text in figure.axes[0].texts]
+    assert texts == ["300 (3.3%)", "450 (5%)", "not run here"]
+    assert len(figure.axes[0].patches) == 2
+
+
+def test_distinct_experts_gives_the_range_of_the_layers_beside_even_routing():
+    figure = plots.distinct_experts([1, 16], [2.0, 7.9], torch.tensor([[2.0, 7.0], [2.0, 6.5]]), 8, 16)
+    assert title(figure) == "16 tokens hit 6.5 to 7.0 of 8 experts, by layer; even routing would hit 7.9"
+    one = plots.distinct_experts([1, 16], [2.0, 7.9], torch.tensor([[2.0, 7.0]]), 8, 1)
+    assert title(one) == "1 token hit 2.0 of 8 experts, by layer; even routing would hit 2.0"
+
+
+def test_arithmetic_intensity_says_from_how_many_tokens_on_a_machine_is_busy():
+    figure = plots.arithmetic_intensity([1, 10, 100], {"dense": [1, 10, 100], "sparse": [1, 2, 9]}, {"it": 10.0})
+    expected = "One token is bound by memory; it is busy computing with “dense” at 10, “sparse” not by 100 tokens"
+    assert title(figure) == expected

@@ -152,7 +152,7 @@ def test_functions_of_ones_own_are_recorded_where_they_are_given():
     assert [root.name for root in without.roots] == ["rms_norm", "rms_norm"]
 
 
-@pytest.mark.parametrize("what", [torch.softmax, len, "rms_norm", dict], ids=["builtin of torch", "builtin", "name", "class"])
+@pytest.mark.parametrize("what", [torch.softmax, len, "rms_norm", dict], ids=["of torch", "builtin", "name", "class"])
 def test_what_is_no_python_function_is_refused(what):
     message = r"^trace: .* found, expected functions made by def: "
     with unchecked(), pytest.raises(Error, match=message), trace(what):

@@ -99,10 +99,10 @@ def percent(share: float, place: int | None = None) -> str:
     return f"{100 * share:.3g}%"
 
 
-def colour_bar(figure: Figure, image: AxesImage, label: str) -> None:
+def colour_bar(figure: Figure, image: AxesImage, label: str, **options: Any) -> None:
     """A bar beside all axes that says which shade is how many percent."""
     size = min(1.0, 2.2 / figure.get_figheight())
-    options = {"shrink": size, "aspect": 14, "pad": 0.01, "format": percent}
+    options = {"shrink": size, "aspect": 14, "pad": 0.01, "format": percent} | options
     bar = figure.colorbar(image, ax=figure.axes, label=label, **options)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=SMALL)

@@ -14,7 +14,7 @@ LINES = (("o-", DARK), ("s--", MIDDLE), ("^:", "#555555"), ("v-.", DARK))  # tol
 HATCHES = (("", PALE), ("///", MIDDLE), ("...", "white"), ("xxx", PALE))
 
 
-def short(number: float, place: int | None = None) -> str:
+def short(number: int | float, place: int | None = None) -> str:
     """1.2k, 34M, 5.6G: a count in three digits at most."""
     for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(number) >= size:

@@ -23,7 +23,7 @@ from .canvas import (
     styled,
 )  # fmt: skip
 
-FORMS = (("o-", DARK), ("s--", MIDDLE), ("^:", DARK), ("v-.", MIDDLE), ("x-", "#777777"), ("D--", "black"))
+FORMS = (("o-", DARK), ("s--", MIDDLE), ("^:", "black"), ("v-.", "#8c8c8c"), ("x-", "#9ecae1"), ("D--", "#555555"))
 HATCHES = ("", "////", "....", "\\\\\\\\", "xx", "--")
 
 

@@ -91,7 +91,7 @@ def parameters_by_part(total: Mapping[str, int], active: Mapping[str, int]) -> F
     title = f"All parameters are active for a token; “{largest}” has {share} of them"
     if used < everything:
         title = f"{percent(used / everything)} of the parameters are active for a token"
-        title += f"; {largest}: {share} of all, {percent(active[largest] / used)} of these"
+        title += f"; {largest}: {share} of all, {percent(active[largest] / used)} of the active"
     figure = new_figure(title, 7.6, 0.9 + 0.42 * len(total))
     ax = figure.subplots()
     for values, offset, name, look in (

@@ -39,15 +39,18 @@ def loss_curve(history: Sequence[Mapping[str, float | int]], lessons: Sequence[i
     """
     steps = [entry["step"] for entry in history]
     loss, balance = ([float(entry[name]) for entry in history] for name in ("loss", "balance"))
-    title = f"The loss goes from {smooth(loss)[0]:.2f} to {smooth(loss)[-1]:.2f} nats in {steps[-1]:,} steps"
+    title = f"The loss goes from {loss[0]:.2f} to {smooth(loss)[-1]:.2f} nats in {steps[-1]:,} steps"
     figure = new_figure(title, 7.0, 3.4)
     axes = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     for ax, values, label in zip(axes, (loss, balance), ("loss (nats per target)", "balance loss"), strict=True):
-        ax.plot(steps, values, color=PALE, lw=0.8)
-        ax.plot(steps, smooth(values), color=DARK, lw=1.5, marker="o" if len(steps) < 3 else None, ms=3)
+        ax.plot(steps, values, color=PALE, lw=0.8, label="as recorded")
+        ax.plot(
+            steps, smooth(values), color=DARK, lw=1.5, marker="o" if len(steps) < 3 else None, ms=3, label="smoothed"
+        )
         ax.set_ylabel(label)
         _mark(ax, lessons)
     axes[0].set_ylim(0, None)
+    axes[0].legend(frameon=False, loc="upper right")
     axes[1].set_xlabel("step" + " (dashed: another lesson begins)" * bool(lessons))
     figure.align_ylabels(axes)
     return figure
@@ -205,8 +208,8 @@ def load_curves(steps: Sequence[int], shares: Mapping[str, Float[Tensor, "checks
             marker = "o" if len(steps) < 3 else None
             for expert, line in enumerate(found[:, layer].T.tolist()):
                 ax.plot(steps, line, color=PALE if expert not in (first, last) else "none", lw=0.9, marker=marker, ms=2)
-            ax.plot(steps, found[:, layer, first].tolist(), color=DARK, lw=1.8, label="most used")
-            ax.plot(steps, found[:, layer, last].tolist(), ":", color="black", lw=1.8, label="least used")
+            ax.plot(steps, found[:, layer, first].tolist(), color=DARK, lw=1.8, label="most used at the end")
+            ax.plot(steps, found[:, layer, last].tolist(), ":", color="black", lw=1.8, label="least used at the end")
             ax.axhline(1 / experts, color="black", lw=0.8, ls="--", label="even share")
             idle = int((end < 0.1 / experts).sum())
             ax.set(title=f"layer {layer}, {name}: {idle} of {experts} idle", ylim=(0, high))

@@ -37,6 +37,7 @@ def divergence_map(
     mark_cells(ax, ~agree[order], nats[order] > 0.3)
     if written is not None:
         ax.axvline(written - 0.5, color="black", lw=1.5, ls="--")
+        ax.set_title("the answer", x=(written + 0.3) / length, fontsize=SMALL)
     label_axis(ax.xaxis, labels, wide)
     label_axis(ax.yaxis, [names[row] for row in order.tolist()], high)
     ax.set_xlabel("token that was read last (× another next token is the likeliest)")
@@ -61,7 +62,8 @@ def stream_distances(distance: Float[Tensor, "mistakes layers"], names: Sequence
     order = distance[:, -1].argsort(descending=True, stable=True)
     count, layers = distance.shape
     early, grown = int((distance[:, 0] >= 0.1).sum()), int((distance[:, -1] > distance[:, 0]).sum())
-    title = f"After layer 0 the stream of {early} of {count} mistakes is off by a tenth or more; it grows in {grown}"
+    title = f"After layer 0 the stream of {early} of {count} mistakes is off by a tenth or more, after the last"
+    title += f" it is further off in {grown}"
     high, wide = 0.17 * count, min(5.5, max(2.6, 0.45 * layers))
     figure = new_figure(title, wide + 3.0, high + 1.1)
     ax = figure.subplots()
@@ -69,7 +71,7 @@ def stream_distances(distance: Float[Tensor, "mistakes layers"], names: Sequence
     label_axis(ax.xaxis, range(layers), wide)
     label_axis(ax.yaxis, [names[row] for row in order.tolist()], high)
     ax.set_xlabel("layer")
-    colour_bar(figure, image, "distance, in lengths\nof the right stream")
+    colour_bar(figure, image, "distance, in lengths\nof the right stream", extend="max")
     return figure
 
 

@@ -80,7 +80,7 @@ def residual_norms(stream: Float[Tensor, "depths tokens"], **added: Float[Tensor
     title = f"From the embedding to the last layer the stream grows {middle[-1] / max(middle[0], 1e-9):.1f}-fold"
     figure = new_figure(title, 7.0, 2.8)
     ax, depths = figure.subplots(), range(len(stream))
-    ax.fill_between(depths, low, high, color=PALE, lw=0)
+    ax.fill_between(depths, low, high, color=PALE, lw=0, label="its middle half")
     ax.plot(depths, middle, "o-", color=DARK, ms=4, label="stream")
     for (name, values), form in zip(added.items(), ("s--", "^:", "v-.", "x-"), strict=False):
         ax.plot(

@@ -231,8 +231,9 @@ def top_k_error(
     title = f"Top-{top_k} of {experts} is {own:.0%} off the mixture of all experts, renormalised {scaled:.0%}"
     figure = new_figure(title, 6.5, 3.1)
     ax, ks = figure.subplots(), range(1, experts + 1)
-    for errors, form, label in ((renormalised, "--", "renormalised to sum 1"), (kept, "-", "as they are")):
-        ax.fill_between(ks, errors.amin(0).tolist(), errors.amax(0).tolist(), color=PALE, lw=0, alpha=0.6)
+    kinds = ((renormalised, "--", "renormalised to sum 1", "over the layers"), (kept, "-", "as they are", None))
+    for errors, form, label, band in kinds:
+        ax.fill_between(ks, errors.amin(0).tolist(), errors.amax(0).tolist(), color=PALE, lw=0, alpha=0.6, label=band)
         ax.plot(ks, errors.mean(0).tolist(), form, marker="o" if experts <= 16 else "", color=DARK, ms=4, label=label)
     ax.axvline(top_k, color="#777777", lw=0.8, ls=":")
     ax.text(top_k + 0.01 * experts, float(renormalised.max()), f"this model: {top_k}", fontsize=SMALL, va="top")

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -123,7 +123,7 @@ def load_weights(
 ) -> Weights:
     """Reads `model.safetensors`, or the shards that an index names, straight into the stacked tree.
 
-    `dtype` None keeps the type that config.json names. Files are opened layer by layer and closed again, so the
+    `dtype` None keeps the type that config.json names. Files are opened twice a layer and closed again, so the
     peak stays near the size of the weights themselves. `own` says which part of a tensor to read (None: nothing of
     it), as one of many devices does (`parallel.py`); what it leaves out is not read from the disk.
 
@@ -134,34 +134,39 @@ def load_weights(
     files = tensor_files(Path(folder))
     check_tensors(files, config)
 
-    def read(slots: list[Slot]) -> dict:
-        fields = empty_fields(slots, dtype, device)
-        with ExitStack() as stack:
-            opened = {}
-            for slot in slots:
-                path = files[slot.name]
-                if path not in opened:
-                    opened[path] = stack.enter_context(_open(path))
-                target = fields[slot.field][slot.part]
-                file = opened[path]
-                tensor = file.get_slice(slot.name)[slot.cut] if slot.cut else file.get_tensor(slot.name)
-                target.copy_(tensor)
-                if not target.isfinite().all():
-                    if tensor.isfinite().all():
-                        found, advice = f"a number too large for {dtype}", "choose another dtype"
-                    else:
-                        found, advice = "NaN or infinity", "fetch the file again"
-                    raise Error(f"{path}: tensor {slot.name} holds {found}, expected finite numbers: {advice}")
-        return fields
-
     def mine(slots: Iterable[Slot]) -> list[Slot]:
         return [slot for slot in map(own, slots) if slot is not None]
 
-    outer = {}
-    for slot in mine(outer_slots(config)):  # one by one: these are the largest single tensors
-        outer |= read([slot])
-    layers = (LayerWeights(**read(mine(layer_slots(config, i)))) for i in range(config.num_hidden_layers))
-    return Weights(layers=tuple(layers), **outer)
+    # The largest tensors one by one, then layer by layer. All room is taken before anything is read: what reading
+    # needs for a moment then lies behind the weights, and not between them, where it would leave holes.
+    parts = [[slot] for slot in mine(outer_slots(config))]
+    parts += [mine(layer_slots(config, layer)) for layer in range(config.num_hidden_layers)]
+    trees = [empty_fields(slots, dtype, device) for slots in parts]
+    for fields, slots in zip(trees, parts, strict=True):
+        for few in (slots[::2], slots[1::2]):  # what is read of a file stays in memory until it is closed
+            with ExitStack() as stack:
+                opened = {path: stack.enter_context(_open(path)) for path in {files[slot.name] for slot in few}}
+                for slot in few:
+                    fill(fields[slot.field][slot.part], slot, opened[files[slot.name]], files[slot.name])
+    outer = {name: tensor for fields in trees[: -config.num_hidden_layers] for name, tensor in fields.items()}
+    return Weights(layers=tuple(LayerWeights(**fields) for fields in trees[-config.num_hidden_layers :]), **outer)
+
+
+def fill(target: Tensor, slot: Slot, file: Any, path: Path) -> None:
+    """Copies a tensor of an open file, or the part of it that the slot asks for, into its place."""
+    tensor = file.get_slice(slot.name)[slot.cut] if slot.cut else file.get_tensor(slot.name)
+    target.copy_(tensor)
+    if not all_finite(target):
+        if all_finite(tensor):
+            found, advice = f"a number too large for {target.dtype}", "choose another dtype"
+        else:
+            found, advice = "NaN or infinity", "fetch the file again"
+        raise Error(f"{path}: tensor {slot.name} holds {found}, expected finite numbers: {advice}")
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """In parts, since the check takes several times the memory of what it looks at."""
+    return all(bool(part.isfinite().all()) for part in tensor.flatten().split(2**20))
 
 
 def _dtype_of(config: Config, where: str | Path) -> torch.dtype:

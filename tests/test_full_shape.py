@@ -15,6 +15,7 @@ import pytest
 import torch
 from reference import assert_near, distance, greedy, random_like, random_tokens, reference_greedy, reference_logits
 from safetensors import safe_open
+from test_parallel import torchrun
 from torch import Tensor
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
@@ -137,3 +138,38 @@ def test_loading_takes_no_more_memory_than_the_file_and_a_quarter(folder):
     print(f"peak {int(peak) / 1e9:.2f} GB over the start, for a file of {size / 1e9:.2f} GB")
     assert dtype == "torch.bfloat16"
     assert int(peak) <= 1.25 * size
+
+
+MEASURE_RANK = """
+import sys
+from pathlib import Path
+import torch.distributed as dist
+from torch.utils._pytree import tree_leaves
+from qwen3_scratch.launch import ranks
+from qwen3_scratch.parallel import load_slices
+
+def high_water():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+folder, tensors, experts = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+with ranks(tensors, experts, timeout=300) as mesh:
+    dist.barrier()  # what connecting takes is no part of the weights
+    before = high_water()
+    found = load_slices(folder, mesh)
+    held = sum(tensor.nbytes for tensor in tree_leaves(found.weights) if tensor is not None)
+    Path(folder, f"peak{dist.get_rank()}").write_text(f"{high_water() - before} {held}")
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the high-water mark is read from Linux's /proc")
+@pytest.mark.parametrize(("tensors", "experts"), [(2, 1), (1, 2)])
+def test_a_rank_that_loads_its_slices_never_holds_a_twentieth_more(folder, tmp_path, tensors, experts):
+    script = tmp_path / "rank.py"
+    script.write_text(MEASURE_RANK)
+    done = torchrun(2, script, folder, tensors, experts)
+    assert done.returncode == 0, done.stderr
+    for rank in range(2):
+        peak, held = map(int, (folder / f"peak{rank}").read_text().split())
+        print(f"{tensors} x {experts}, rank {rank}: peak {peak / 1e6:.0f} MB, weights {held / 1e6:.0f} MB")
+        assert peak <= 1.05 * held

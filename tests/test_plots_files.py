@@ -40,7 +40,7 @@ def test_file_layout_refuses_a_stretch_outside_the_file(stretch):
 
 def test_parameters_by_part_says_how_many_are_active():
     figure = plots.parameters_by_part({"experts": 800, "norms": 200}, {"experts": 200, "norms": 200})
-    assert title(figure) == "40% of the parameters are active for a token; experts: 80% of all, 50% of these"
+    assert title(figure) == "40% of the parameters are active for a token; experts: 80% of all, 50% of the active"
     assert [text.get_text() for text in figure.axes[0].texts] == ["800", "200", "200", "200"]
     figure = plots.parameters_by_part({"head": 30, "norms": 10}, {"head": 30, "norms": 10})
     assert title(figure) == "All parameters are active for a token; “head” has 75% of them"

@@ -68,8 +68,8 @@ def test_load_curves_draw_the_most_and_the_least_used_apart():
     shares = torch.tensor([[[0.25, 0.25, 0.5]], [[0.1, 0.7, 0.2]]])
     (ax,) = plots.load_curves([0, 8], {"alone": shares}).axes
     drawn = {line.get_label(): list(line.get_ydata()) for line in ax.lines}
-    assert drawn["most used"] == pytest.approx([0.25, 0.7])
-    assert drawn["least used"] == pytest.approx([0.25, 0.1])
+    assert drawn["most used at the end"] == pytest.approx([0.25, 0.7])
+    assert drawn["least used at the end"] == pytest.approx([0.25, 0.1])
 
 
 def test_score_curves_name_the_domain_that_came_last():

@@ -79,6 +79,6 @@ def test_angle_errors_names_the_error_at_the_last_position():
 
 def test_loss_by_gap_names_the_best_at_the_largest_gap():
     figure = plots.loss_by_gap({"default": [0.0, 1.5], "yarn": [0.14, 0.94]}, [0, 512])
-    expected = "At a gap of 512 the loss is least with “yarn”, 0.94 nats a token; without a gap there it is 0.14"
+    expected = "At a gap of 512 the loss is least with “yarn”, 0.94 nats a token, and 0.14 without a gap"
     assert title(figure) == expected
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["0", "512"]

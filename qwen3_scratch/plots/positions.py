@@ -164,7 +164,7 @@ def loss_by_gap(losses: Mapping[str, Sequence[float]], gaps: Sequence[int]) -> F
     last = {name: values[-1] for name, values in losses.items()}
     best = min(last, key=last.get)
     title = f"At a gap of {gaps[-1]:,} the loss is least with “{best}”, {last[best]:.2f} nats a token"
-    figure = new_figure(f"{title} and {losses[best][0]:.2f} without a gap", 7.4, 3.1)
+    figure = new_figure(f"{title}, and {losses[best][0]:.2f} without a gap", 7.4, 3.1)
     ax = figure.subplots()
     draw_lines(ax, range(len(gaps)), losses, markers=True)
     label_axis(ax.xaxis, [f"{gap:,}" for gap in gaps], 5.0)

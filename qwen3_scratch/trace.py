@@ -78,7 +78,7 @@ class Table(str):
     __repr__ = str.__str__
 
     def _repr_html_(self) -> str:
-        return f'<pre style="white-space: pre; overflow-x: auto">{html.escape(self)}</pre>'
+        return f'<pre style="white-space: pre; overflow-x: auto; font-size: 85%">{html.escape(self)}</pre>'
 
 
 @contextmanager

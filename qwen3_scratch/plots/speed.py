@@ -159,7 +159,8 @@ def arithmetic_intensity(
         ax.plot(tokens, list(values), form, color=colour, ms=4, lw=1.3, label=name)
     for (name, value), line in zip(balance.items(), ("--", ":", "-."), strict=False):
         ax.axhline(value, color="black", lw=1, ls=line, label=f"{name}: {value:,.0f}")
-    logarithmic(ax, tokens)
+    logarithmic(ax, tokens[::2])
+    ax.yaxis.set_major_formatter(lambda value, place: f"{value:,.0f}")
     ax.set(xlabel="tokens in a step", ylabel="operations for each byte read")
     figure.legend(frameon=False, loc="outside right center")
     return figure

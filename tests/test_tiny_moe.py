@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from helpers import unchecked
 from transformers import Qwen3MoeForCausalLM
 
 from qwen3_scratch import forward, generate, load_checkpoint
@@ -63,7 +64,8 @@ def test_the_scores_on_record_are_those_of_the_weights_in_the_folder(tiny, recor
 
 
 def test_the_strongest_experts_of_a_question_tell_its_domain_and_no_expert_is_left_idle(tiny):
-    routes = footprints(tiny, 60)
+    with unchecked():  # hundreds of traced passes, of shapes that other tests check
+        routes = footprints(tiny, 60)
     assert mutual_information(routes.first).mean() >= 0.2  # bits
     assert least_share(routes.everything).min() >= 0.02
 

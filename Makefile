@@ -15,9 +15,10 @@ STORED    := $(shell mktemp -u $(VENV)/stored.XXXXXX)
 # Shapes in the signatures are checked while the tests run, and only then.
 SHAPES := --jaxtyping-packages=qwen3_scratch,beartype.beartype
 
-# A process for each core, and in each process one thread: small tensors gain nothing from more.
-SPREAD := -n logical --dist loadfile
-ALONE  := OMP_NUM_THREADS=1
+# In each process one thread, since small tensors gain nothing from more; one process more than cores, since some wait.
+PROCESSES ?= $(shell expr 1 + $$(nproc 2>/dev/null || echo 2))
+SPREAD    := -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
+ALONE     := OMP_NUM_THREADS=1
 
 # The outputs in git are those of the embedded checkpoint, drawn without widgets and made without a network.
 AS_COMMITTED := env -u MPLBACKEND -u QWEN3_SCRATCH_MODEL CI=true HF_HUB_OFFLINE=1 HF_HUB_CACHE=$(CURDIR)/$(VENV)/empty-hub

@@ -15,6 +15,14 @@ settings.register_profile(
 settings.load_profile("steady")
 
 
+LONGEST = ("test_other_checkpoints.py", "test_parallel.py", "test_launch.py")
+
+
+def pytest_collection_modifyitems(items):
+    """The files that take minutes come first, so that the last process to finish does not work alone for long."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     """Each test draws the same random numbers, alone or after others."""

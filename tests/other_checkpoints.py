@@ -24,9 +24,9 @@ TEXT_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 def huihui() -> Config:
-    """huihui-ai/Huihui-MoE-0.8B-2E with 2 of its 28 layers; the rest of its sizes, and Qwen3's own tokenizer."""
+    """huihui-ai/Huihui-MoE-0.8B-2E with 1 of its 28 layers; the rest of its sizes, and Qwen3's own tokenizer."""
     return Config(
-        model_type="qwen3_moe", vocab_size=151936, hidden_size=1024, intermediate_size=3072, num_hidden_layers=2,
+        model_type="qwen3_moe", vocab_size=151936, hidden_size=1024, intermediate_size=3072, num_hidden_layers=1,
         num_attention_heads=16, num_key_value_heads=8, head_dim=128, num_experts=2, num_experts_per_tok=1,
         moe_intermediate_size=3072, norm_topk_prob=False, max_position_embeddings=40960, tie_word_embeddings=True,
         rope_parameters={"rope_type": "default", "rope_theta": 1e6}, eos_token_id=151645, bos_token_id=151643,

@@ -15,6 +15,8 @@ STORED    := $(shell mktemp -u $(VENV)/stored.XXXXXX)
 # Shapes in the signatures are checked while the tests run, and only then.
 SHAPES := --jaxtyping-packages=qwen3_scratch,beartype.beartype
 
+BENCHMARKS := decode prefill load context experts tiny roofline products
+
 # In each process one thread, since small tensors gain nothing from more; one process more than cores, since some wait.
 PROCESSES ?= $(shell expr 1 + $$(nproc 2>/dev/null || echo 2))
 SPREAD    := -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
@@ -29,10 +31,10 @@ override PROMPT := $(value PROMPT)
 export MODEL PROMPT
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit notebooks parity-full lab refresh train clean
+.PHONY: help run test lint unit notebooks parity-full fuzz bench lab refresh train exercises grade test-exercises clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 run: $(VENV)/.run-ready ## answer PROMPT with MODEL (a name, folder or hub id) and show the routes
 	@$(BIN)/qwen3-scratch generate "$$PROMPT" --model "$$MODEL" --routes
@@ -61,6 +63,14 @@ endif
 parity-full: $(VENV)/.test-ready ## compare full-size models with the reference (minutes, gigabytes)
 	$(BIN)/python -m pytest -q $(SHAPES) -m full tests
 
+fuzz: $(VENV)/.fuzz-ready ## read files that nobody would write, SECONDS_EACH=60 for each of TARGETS="config index header tokenizer template"
+	@for target in $(or $(TARGETS),config index header tokenizer template); do \
+	  $(ALONE) $(BIN)/python tests/fuzz/fuzz.py $$target $(or $(SECONDS_EACH),60) || exit 1; done
+
+bench: $(VENV)/.bench-ready ## measure the speed beside transformers and llama.cpp into benchmarks/RESULTS.md (half an hour, 10 GB of disk)
+	@for question in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$question || exit 1; done
+	@$(BIN)/python -m benchmarks.report
+
 lab: $(VENV)/.notebooks-ready ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
@@ -77,6 +87,16 @@ refresh: $(VENV)/.notebooks-ready ## run the notebooks (or NOTEBOOKS="a.ipynb b.
 
 train: $(VENV)/.run-ready ## make the embedded checkpoint anew in data/tiny-moe (up to two hours on two cores)
 	$(BIN)/python -m qwen3_scratch.recipe data/tiny-moe
+
+exercises: $(VENV)/.exercises-ready ## write the students' notebooks of the course to dist/exercises, and a zip
+	@$(BIN)/python notebooks/exercises/course.py hand-out dist/exercises
+
+grade: $(VENV)/.exercises-ready ## grade SUBMISSIONS=folder, with a folder for each student (TIMEOUT=120 seconds a cell)
+	@test -n "$(SUBMISSIONS)" || { echo "grade: no folder given, expected one with a folder for each student: make grade SUBMISSIONS=folder" >&2; exit 1; }
+	@$(ALONE) $(BIN)/python notebooks/exercises/course.py grade "$(SUBMISSIONS)" $(if $(TIMEOUT),--timeout $(TIMEOUT))
+
+test-exercises: $(VENV)/.test-ready ## grade every solution and every wrong answer of the course (many minutes)
+	$(ALONE) $(BIN)/python -m pytest -q $(SHAPES) -n $(PROCESSES) -m grading tests
 
 clean: ## remove the environment and what tools left behind
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
@@ -98,8 +118,20 @@ $(VENV)/.run-ready: pyproject.toml constraints.txt $(VENV)/.torch-ready
 	@$(PIP) install --constraint constraints.txt --editable .
 	@touch $@
 
+# llama.cpp comes as source: where it cannot be compiled, its rows say so and the others are measured.
+$(VENV)/.bench-ready: $(VENV)/.test-ready
+	@echo "Installing the project and its extra [bench] into $(VENV) (compiles llama.cpp, minutes) ..." >&2
+	@$(PIP) install --constraint constraints.txt --editable '.[bench]' || \
+	  echo "llama-cpp-python cannot be installed: install a C++ compiler; until then it is not measured." >&2
+	@touch $@
+
+$(VENV)/.fuzz-ready: $(VENV)/.run-ready
+	@$(PIP) install --only-binary atheris --constraint constraints.txt --editable '.[fuzz]' 2>/dev/null || \
+	  { echo "fuzz: atheris cannot be installed: it comes for Linux on x86-64 with Python 3.11 to 3.13; is there a network?" >&2; exit 1; }
+	@touch $@
+
 # matplotlib complains on standard error while it first lists the fonts, and a notebook would show that.
-$(VENV)/.notebooks-ready $(VENV)/.test-ready: $(VENV)/.%-ready: pyproject.toml constraints.txt $(VENV)/.torch-ready
+$(VENV)/.notebooks-ready $(VENV)/.exercises-ready $(VENV)/.test-ready: $(VENV)/.%-ready: pyproject.toml constraints.txt $(VENV)/.torch-ready
 	@echo "Installing the project and its extra [$*] into $(VENV) ..." >&2
 	@$(PIP) install --constraint constraints.txt --editable '.[$*]'
 	@$(BIN)/python -c 'import matplotlib.font_manager' 2>/dev/null

@@ -3,12 +3,15 @@
 This is the one thing in the package that is written in place.
 """
 
+from bisect import bisect_right
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from .config import Config
 from .errors import Error
+from .memory import available_memory, size_text
 from .model import NEVER
 
 
@@ -34,11 +37,7 @@ class KVCache:
         device: torch.device | str | None = None,
     ):
         self.batch, self.max_length, self.chunk, self.length = batch, max_length, chunk, 0
-        self.capacities = []
-        for number in range(config.num_hidden_layers):
-            window = config.window(number)
-            ring = max_length if window is None or chunk is None else window + chunk - 1
-            self.capacities.append(min(ring, max_length))
+        self.capacities = capacities(config, max_length, chunk)
         self.keys, self.values = [], []
         for capacity in self.capacities:
             shape = (batch, config.num_key_value_heads, capacity, config.head_dim)
@@ -100,3 +99,49 @@ class KVCache:
         if self.length <= capacity:
             return slice(self.start, self.length)
         return torch.arange(self.start, self.length) % capacity
+
+
+def capacities(config: Config, max_length: int, chunk: int | None) -> list[int]:
+    """How many tokens each layer keeps."""
+    windows = [config.window(number) for number in range(config.num_hidden_layers)]
+    rings = [max_length if window is None or chunk is None else window + chunk - 1 for window in windows]
+    return [min(ring, max_length) for ring in rings]
+
+
+def bytes_needed(config: Config, batch: int, prompt: int, new: int, chunk: int, itemsize: int) -> int:
+    """Bytes that `batch` prompts of up to `prompt` tokens and `new` more take: the cache, and reading one chunk.
+
+    Of a chunk's reading it counts the mask, whose whole numbers of 8 bytes are made for every pair of tokens, the
+    activations that one layer holds at a time, and the logits while one is drawn from.
+    """
+    kept = capacities(config, prompt + new, chunk)
+    cache = 2 * sum(kept) * config.num_key_value_heads * config.head_dim * itemsize + 8 * sum(set(kept))
+    read = min(chunk, prompt)
+    widest = 4 * config.num_attention_heads * config.head_dim + 4 * config.hidden_size
+    widest += 4 * max(config.moe_intermediate_size, config.intermediate_size)
+    mask = 12 * max(capacities(config, prompt, chunk), default=0)
+    return batch * (cache + read * (mask + widest * itemsize) + 16 * config.vocab_size)
+
+
+def check_memory(
+    config: Config, batch: int, prompt: int, new: int, *, chunk: int, dtype: torch.dtype, device: torch.device
+) -> None:
+    """Raises Error, with what would fit, where `batch` prompts and their answers need more memory than is free.
+
+    Asked beforehand, since a CPU's memory is granted at once and missed only later, when the system ends the process.
+    """
+    known, dtype_size = available_memory(device), dtype.itemsize
+    needed = bytes_needed(config, batch, prompt, new, chunk, dtype_size)
+    if known is None or needed <= (
+        free := known - known // 32
+    ):  # allocators take a little more than they are asked for
+        return
+    fewer = bisect_right(range(new), free, key=lambda n: bytes_needed(config, batch, prompt, n, chunk, dtype_size)) - 1
+    rows = bisect_right(range(batch), free, key=lambda n: bytes_needed(config, n, prompt, new, chunk, dtype_size)) - 1
+    advice = [f"lower max_new_tokens to {fewer}"] * (fewer > 0) + [f"give at most {rows} prompts at once"] * (rows > 0)
+    asked = f"{batch} prompts" if batch > 1 else "the prompt"
+    found = f"{size_text(needed)} beside the weights, found {size_text(free)} free on {device}"
+    raise Error(
+        f"generate: {asked} of {prompt} tokens and max_new_tokens={new} need {found}: "
+        f"{' or '.join(advice) or 'shorten the prompt or free memory'}"
+    )

@@ -1,5 +1,6 @@
 """A name or folder -> a Checkpoint: config, weights, tokenizer and generation defaults, and back to a folder."""
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -8,15 +9,17 @@ from typing import Any
 
 import torch
 
-from .config import Config, read_config, read_json
+from .config import Config, read_config
+from .config_checks import check_generation_config
 from .errors import Error
+from .files import check_file, read_json
 from .hub import find_folder
 from .model import Ops
+from .sampling import Sampling, check_sampling
+from .saving import CHECKPOINT_FILES, TEXT_FILES, bytes_of, replacing, whole, write_json, write_text, write_weights
 from .tokenizer import Tokenizer, read_tokenizer
 from .tree import Weights
-from .weights import Slot, load_weights, save_weights, write_json
-
-TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "vocab.json", "merges.txt")
+from .weights import Slot, load_weights
 
 
 @dataclass(frozen=True)
@@ -67,34 +70,51 @@ def load_checkpoint(
         raise Error(
             f"device is {device!r}, expected one that this machine has ({str(error).splitlines()[0]})"
         ) from None
+    for name in TEXT_FILES:
+        if os.path.lexists(folder / name):  # whoever reads it or copies it along finds a plain file
+            check_file(folder / name)
     tokenizer = read_tokenizer(folder) if (folder / "tokenizer.json").exists() else None
     if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
         found = f"the tokenizer has {tokenizer.vocab_size} tokens, the embedding {config.vocab_size} rows"
         raise Error(f"{folder}: {found}, expected no more tokens than rows: use the files of one checkpoint")
-    defaults = folder / "generation_config.json"
-    generation_config = read_json(defaults) if defaults.exists() else {}
+    generation_config = read_generation_config(folder)
     weights = load_weights(folder, config, dtype=dtype, device=device, own=own)
     return Checkpoint(config, weights, tokenizer, generation_config, folder)
+
+
+def read_generation_config(folder: str | Path) -> dict[str, Any]:
+    """What generation_config.json sets, each of it of a kind and in a range that generating can use; {} without one."""
+    path = Path(folder) / "generation_config.json"
+    if not os.path.lexists(path):
+        return {}
+    found = read_json(path)
+    try:
+        check_generation_config(found, Sampling._fields)
+        check_sampling(Sampling(**{name: found[name] for name in Sampling._fields if found.get(name) is not None}))
+    except Error as error:
+        raise Error(f"{path}: {error}") from None
+    return found
 
 
 def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> None:
     """Writes a folder that transformers, and so vLLM and SGLang, loads: the hub's names and config spelling.
 
-    Each file is written beside its final name and renamed when complete, the weights before the config, so that an
-    interrupted call leaves the files that were there.
+    The files take the place of a checkpoint that is there already, its tokenizer included, all together or not at all
+    (`saving.replacing`); other files stay. Raises Error where there is no room, or no right to write.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder, weights = Path(folder), checkpoint.weights
     config = replace(checkpoint.config, dtype=str(checkpoint.dtype).removeprefix("torch."))
-    save_weights(folder, checkpoint.weights, config)
-    if checkpoint.generation_config:
-        write_json(folder / "generation_config.json", checkpoint.generation_config)
-    for name in TEXT_FILES:
-        source = checkpoint.path / name if checkpoint.path else None
-        if source is not None and source.exists() and source.resolve() != (folder / name).resolve():
-            shutil.copyfile(source, folder / name)
-    if checkpoint.tokenizer is not None and not (folder / "tokenizer.json").exists():  # built by hand, in no folder
-        checkpoint.tokenizer.backend.save(str(folder / "tokenizer.json"))
-        if checkpoint.tokenizer.chat_template is not None:
-            (folder / "chat_template.jinja").write_text(checkpoint.tokenizer.chat_template, encoding="utf-8")
-    write_json(folder / "config.json", config.to_dict())
+    with replacing(folder, CHECKPOINT_FILES, needed=bytes_of(weights, config)) as new:
+        write_weights(new, weights, config)
+        if checkpoint.generation_config:
+            write_json(new / "generation_config.json", checkpoint.generation_config)
+        for name in TEXT_FILES:
+            source = checkpoint.path / name if checkpoint.path else None
+            if source is not None and source.exists():
+                with whole(new / name) as partial:
+                    shutil.copyfile(source, partial)
+        if checkpoint.tokenizer is not None and not (new / "tokenizer.json").exists():  # built by hand, in no folder
+            write_text(new / "tokenizer.json", checkpoint.tokenizer.backend.to_str(pretty=True))
+            if checkpoint.tokenizer.chat_template is not None:
+                write_text(new / "chat_template.jinja", checkpoint.tokenizer.chat_template)
+        write_json(new / "config.json", config.to_dict())

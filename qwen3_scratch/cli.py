@@ -1,24 +1,25 @@
-"""The terminal: generate, chat, trace and info. Answers go to standard output, everything else to standard error."""
+"""The commands of the terminal, each a few lines on functions that can be imported as well."""
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout, suppress
+from contextlib import nullcontext, suppress
 from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
 
 from .checkpoint import Checkpoint, load_checkpoint
+from .download import fetch, find_snapshot
 from .errors import Error
-from .generate import Generation, prompt_ids, stream
+from .generate import prompt_ids, stream
+from .hub import chosen, find_local
 from .launch import agree, ranks, started_by_torchrun
 from .model import forward
 from .parallel import DISPATCH, load_slices
-from .report import checkpoint_report, route_table, slices_report
-from .text_stream import Piece
+from .report import checkpoint_report, plan_report, route_table, slices_report, verdict_line
+from .terminal import complain, is_first, one_line_ends, read_line, screen, show, speaker, turns
 from .trace import trace as open_trace
+from .verify import verify as verdicts_of
 from .weights import DTYPES
 
 app = typer.Typer(
@@ -32,7 +33,6 @@ app = typer.Typer(
     "`huihui-ai/Huihui-MoE-0.8B-2E`, which is downloaded once. Without it the environment variable "
     "QWEN3_SCRATCH_MODEL decides, else `tiny`.",
 )
-screen = Console(stderr=True, highlight=False, emoji=False)  # what a model says stays as it is, `:cat:` too
 
 Model = Annotated[str | None, typer.Option("--model", "-m", help="`tiny`, a folder, or a hub id.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")]
@@ -54,6 +54,7 @@ Thinking = Annotated[bool, typer.Option("--thinking/--no-thinking", help="Let th
 System = Annotated[str | None, typer.Option(help="A system message before the first turn.")]
 TensorParallel = Annotated[int, typer.Option(min=1, help="Cut every matrix over so many processes (torchrun).")]
 ExpertParallel = Annotated[int, typer.Option(min=1, help="Deal the experts out to so many processes (torchrun).")]
+Compiled = Annotated[bool, typer.Option("--compiled", help="Compile first, some seconds, then decode faster.")]
 Raw = Annotated[bool, typer.Option("--raw", help="Continue the text as it stands, without the chat format.")]
 
 
@@ -61,19 +62,8 @@ def main() -> None:
     """Runs the command line; an error is one line on standard error and a non-zero exit."""
     with suppress(AttributeError):  # a character that the terminal lacks is no reason to stop
         sys.stdout.reconfigure(errors="replace")
-    try:
+    with one_line_ends():
         app()
-    except Error as error:
-        complain(error)
-        raise SystemExit(1) from None
-    except UnicodeDecodeError as error:
-        complain(f"standard input is no text in {error.encoding} ({error.reason}): convert it")
-        raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
-    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
-        sys.stdout = None
-        raise SystemExit(1) from None
 
 
 @app.command("generate")
@@ -94,6 +84,7 @@ def generate_command(
     ] = None,
     system: System = None,
     raw: Raw = False,
+    compiled: Compiled = False,
     routes: Annotated[bool, typer.Option("--routes", help="Then show which experts each token went to.")] = False,
     num_experts_per_tok: TopExperts = None,
     device: Device = "auto",
@@ -114,6 +105,7 @@ def generate_command(
     options = dict(
         max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens, thinking=thinking, temperature=temperature,
         top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty, stop=stop or (), raw=raw,
+        compiled=compiled,
     )  # fmt: skip
     place = place_for(device)
     many = tensor_parallel * expert_parallel > 1 or started_by_torchrun()
@@ -143,6 +135,7 @@ def chat(
     repetition_penalty: Penalty = None,
     seed: Seed = None,
     system: System = None,
+    compiled: Compiled = False,
     num_experts_per_tok: TopExperts = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -156,8 +149,9 @@ def chat(
     """
     checkpoint = load(model, place_for(device), dtype, revision, num_experts_per_tok)
     options = dict(
-        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty, seed=seed
-    )
+        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty,
+        seed=seed, compiled=compiled,
+    )  # fmt: skip
     messages = turns(None, system)
     screen.print("Type a message. /new, /think, /quit, /help.", style="dim")
     while (text := read_line()) is not None and text != "/quit":
@@ -224,9 +218,52 @@ def info(
         print(slices_report(model, tensor_parallel or 1, expert_parallel or 1, revision))
 
 
-def complain(message: object) -> None:
-    screen.quiet = False
-    screen.print(f"error: {message}", markup=False, soft_wrap=True)
+@app.command("download")
+def download_command(
+    model: Annotated[str | None, typer.Argument(help="A hub id such as `huihui-ai/Huihui-MoE-0.8B-2E`.")] = None,
+    revision: Revision = None,
+) -> None:
+    """Fetch a checkpoint from the hub, every file verified.
+
+    Sizes and free disk are shown first, the folder is printed last. Every file is held against the hub's hash. Run
+    again, it fetches what is lacking or wrong. HF_ENDPOINT, HF_TOKEN, HF_HOME and HF_HUB_OFFLINE mean what they mean
+    to huggingface_hub.
+
+    Example: `qwen3-scratch download huihui-ai/Huihui-MoE-0.8B-2E`
+    """
+    name = chosen(model)
+    if (folder := find_local(name)) is not None:
+        screen.print("(a folder of this machine: there is nothing to download)")
+    else:
+        snapshot = find_snapshot(str(name), revision)
+        screen.print(plan_report(snapshot), markup=False, soft_wrap=True)
+        folder = fetch(snapshot, revision, tell=lambda file: screen.print(f"  verified  {file}", markup=False))
+    print(folder)
+
+
+@app.command("verify")
+def verify_command(
+    model: Annotated[str | None, typer.Argument(help="`tiny`, a folder, or a hub id that was downloaded.")] = None,
+    revision: Revision = None,
+    against: Annotated[str | None, typer.Option(help="A hub id that a folder of your own is held against.")] = None,
+) -> None:
+    """Hash every file of a checkpoint anew.
+
+    It is held against the hub's hash; the exit code is 1 if one is wrong. What was downloaded needs no network for it.
+    A folder has no hashes of its own: --against names a hub id to ask; without it config, names, shapes and numbers
+    are checked.
+
+    Example: `qwen3-scratch verify huihui-ai/Huihui-MoE-0.8B-2E`
+    """
+    folder, verdicts = verdicts_of(model, revision, against)
+    print(folder)
+    wrong = []
+    for verdict in verdicts:
+        print(verdict_line(verdict), flush=True)
+        wrong += [verdict.name] if verdict.right is False else []
+    if wrong:
+        others = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise Error(f"{folder}: {wrong[0]}{others} wrong or missing, expected what the hub has: download it again")
 
 
 def place_for(device: str) -> str:
@@ -250,57 +287,3 @@ def dispatch_of(name: str) -> Any:
     if name not in DISPATCH:
         raise Error(f"--expert-dispatch is {name!r}, expected {' or '.join(DISPATCH)}: choose one")
     return DISPATCH[name]
-
-
-def is_first(mesh: Any) -> bool:
-    return mesh is None or mesh.get_rank() == 0
-
-
-@contextmanager
-def speaker(mesh: Any) -> Iterator[None]:
-    """Of many processes only the first writes; the others compute the same."""
-    with ExitStack() as stack:
-        if not is_first(mesh):
-            screen.quiet = True
-            stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
-        yield
-
-
-def turns(text: str | None, system: str | None) -> list[dict[str, str]]:
-    first = [] if system is None else [{"role": "system", "content": system}]
-    return first if text is None else [*first, {"role": "user", "content": text}]
-
-
-def read_line() -> str | None:
-    """One line from the person, or None where there is no more."""
-    with suppress(ImportError):  # line editing and history, where the platform has them
-        import readline  # noqa: F401
-    try:
-        if sys.stdin.isatty() and sys.stdout.isatty():
-            return input("> ").strip()  # line editing draws the line anew, so it has to know the prompt
-        screen.print("> ", end="")
-        return input().strip()
-    except (EOFError, KeyboardInterrupt):
-        screen.print()
-        return None
-
-
-def show(pieces: Any) -> Generation:
-    """Prints pieces as they come, thinking dimmed on standard error, the answer on standard output."""
-    thought = False
-    while True:
-        try:
-            piece: Piece = next(pieces)
-        except StopIteration as end:
-            print(flush=True)
-            return end.value
-        except KeyboardInterrupt:
-            screen.print()  # what comes next starts on a line of its own
-            raise
-        if piece.thinking:
-            screen.print(piece, end="", style="dim italic", markup=False, soft_wrap=True)
-        else:
-            if thought:
-                screen.print("\n")
-            print(piece, end="", flush=True)
-        thought = piece.thinking

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from .cache import KVCache
 from .config import Config
-from .model import LayerWeights, Ops, Weights
+from .model import Ops
 from .trace import WATCHED, Call, Trace
+from .tree import LayerWeights, Weights
 
 OWN = {function.__name__ for function in WATCHED}  # what bears another name stands in for one of these
 Forward = Callable[..., Float[Tensor, "batch kept vocab"]]

@@ -5,16 +5,14 @@ and transformers 5 (`num_local_experts`, `rope_parameters`, `dtype`). Both famil
 dense `qwen3`, which is the case of no experts at all.
 """
 
-import json
-import math
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from types import UnionType
-from typing import Any, get_args, get_origin
+from typing import Any
 
+from .config_checks import check_relations, check_sizes, check_types, is_number
 from .errors import Error
+from .files import one_line, read_json, shown
 
-ROPE_TYPES = ("default", "linear", "dynamic", "yarn")
 # What transformers takes where config.json is silent; the two families differ.
 FAMILY_DEFAULTS = {
     "qwen3_moe": dict(
@@ -71,9 +69,10 @@ class Config:
     dtype: str = "float32"
 
     def __post_init__(self):
+        check_sizes(self, "config")
         if not self.layer_types:
             object.__setattr__(self, "layer_types", _default_layer_types(self))
-        _validate(self, "config")
+        check_relations(self, "config")
 
     def is_sparse(self, layer: int) -> bool:
         """Whether layer number `layer` (from 0) has experts and a router, rather than one dense feed-forward."""
@@ -140,7 +139,14 @@ def read_config(folder: str | Path) -> Config:
     raw = read_json(path)
     family = raw.get("model_type")
     if not isinstance(family, str) or family not in FAMILY_DEFAULTS:
-        raise Error(f"{path}: model_type is {family!r}, expected 'qwen3_moe' or 'qwen3': choose a checkpoint of these")
+        found = f"model_type is {shown(family)}"
+        raise Error(f"{path}: {found}, expected 'qwen3_moe' or 'qwen3': choose a checkpoint of these")
+    if raw.get("quantization_config") is not None:
+        raise Error(f"{path}: quantization_config is set, expected plain weights: fetch those that are not quantised")
+    for key, name in SPELLINGS.items():
+        if key in raw and name in raw and raw[name] != raw[key]:
+            found = f"{key} is {shown(raw[key])} and {name} {shown(raw[name])}"
+            raise Error(f"{path}: {found}, expected one value under both names: mend config.json")
     values = {**FAMILY_DEFAULTS[family], **{SPELLINGS.get(key, key): value for key, value in raw.items()}}
     values["rope_parameters"] = _rope_parameters(values, path)
     for name in ("mlp_only_layers", "layer_types", "eos_token_id"):
@@ -159,41 +165,28 @@ def read_config(folder: str | Path) -> Config:
     known.setdefault("sliding_window", 4096)
     if not known.get("use_sliding_window", False):
         known["sliding_window"] = None
+    check_types(known, Config, path)
+    known |= {f.name: float(known[f.name]) for f in fields(Config) if f.type is float and f.name in known}
+    known.setdefault("head_dim", known["hidden_size"] // max(known["num_attention_heads"], 1))
     try:
-        _check_types(known, path)
-        known |= {f.name: float(known[f.name]) for f in fields(Config) if f.type is float and f.name in known}
-        known.setdefault("head_dim", known["hidden_size"] // max(known["num_attention_heads"], 1))
         return Config(**known)
     except Error as error:
         raise Error(str(error).replace("config:", f"{path}:", 1)) from None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file, or one sentence that says what is there instead."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise Error(f"{path}: no such file: a checkpoint folder has one, so check the path") from None
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no JSON, a number of 5,000 digits
-        raise Error(f"{path}: cannot be read as JSON ({error}): fetch the file again") from None
-    if not isinstance(found, dict):
-        raise Error(f"{path}: holds a JSON {type(found).__name__}, expected an object: fetch the file again")
-    return found
 
 
 def _rope_parameters(values: dict[str, Any], path: Path) -> dict[str, Any]:
     """The rotary settings under one spelling: `rope_scaling` + `rope_theta`, or `rope_parameters` that hold both."""
     for name in ("rope_scaling", "rope_parameters"):
         if not isinstance(values.get(name), dict | None):
-            raise Error(f"{path}: {name} is {values[name]!r}, expected an object or null: mend config.json")
+            raise Error(f"{path}: {name} is {shown(values[name])}, expected an object or null: mend config.json")
     rope = values.get("rope_scaling") or values.get("rope_parameters") or {}
     rope = {key: value for key, value in rope.items() if value is not None}
     nested = [key for key, value in rope.items() if isinstance(value, dict)]
     if nested:
-        raise Error(f"{path}: rope_parameters differ by kind of layer ({nested[0]}), expected one set for all layers")
-    rope["rope_type"] = rope.pop("type", None) if "rope_type" not in rope else rope["rope_type"]
-    rope["rope_type"] = rope["rope_type"] or "default"
-    rope.pop("type", None)
+        kind = one_line(nested[0])
+        raise Error(f"{path}: rope_parameters differ by kind of layer ({kind}), expected one set for all layers")
+    older = rope.pop("type", "default")
+    rope.setdefault("rope_type", older)
     for name, default in (("rope_theta", 10000.0), ("partial_rotary_factor", 1.0)):  # older files: beside the object
         rope.setdefault(name, default if values.get(name) is None else values[name])
     if rope["partial_rotary_factor"] == 1.0:
@@ -201,14 +194,9 @@ def _rope_parameters(values: dict[str, Any], path: Path) -> dict[str, Any]:
     if rope["rope_type"] == "yarn":
         longest = values.get("max_position_embeddings") or 32768
         rope.setdefault("original_max_position_embeddings", values.get("original_max_position_embeddings") or longest)
-        if "factor" not in rope and _is_number(longest) and _is_number(rope["original_max_position_embeddings"]):
+        if "factor" not in rope and is_number(longest) and is_number(rope["original_max_position_embeddings"]):
             rope["factor"] = longest / rope["original_max_position_embeddings"]
     return rope
-
-
-def _is_number(found: Any) -> bool:
-    """Whether a value from JSON is a finite number above 0; true and false are none."""
-    return isinstance(found, (int, float)) and not isinstance(found, bool) and 0 < found < math.inf
 
 
 def _default_layer_types(config: Config) -> tuple[str, ...]:
@@ -217,99 +205,3 @@ def _default_layer_types(config: Config) -> tuple[str, ...]:
     slides = config.use_sliding_window and config.sliding_window is not None
     kinds = ("full_attention", "sliding_attention")
     return tuple(kinds[slides and layer >= first] for layer in range(config.num_hidden_layers))
-
-
-_TYPES = {
-    int: "a whole number",
-    float: "a finite number",
-    bool: "true or false",
-    str: "a string",
-    int | None: "a whole number or null",
-    int | tuple[int, ...] | None: "a whole number, a list of whole numbers or null",
-    tuple[int, ...]: "a list of whole numbers",
-    tuple[str, ...]: "a list of strings",
-}
-
-
-def _check_types(values: dict[str, Any], where: Any) -> None:
-    for f in fields(Config):
-        if f.type in _TYPES and f.name in values and not _fits(values[f.name], f.type):
-            raise Error(f"{where}: {f.name} is {values[f.name]!r}, expected {_TYPES[f.type]}: mend config.json")
-
-
-def _fits(found: Any, kind: Any) -> bool:
-    """Whether a value from JSON is of a field's type: true is no 1, 1 is a number, and a number is finite."""
-    if isinstance(found, tuple):
-        kinds = [t for t in (kind, *get_args(kind)) if get_origin(t) is tuple]
-        return bool(kinds) and all(type(entry) is get_args(kinds[0])[0] for entry in found)
-    if kind is float:
-        return type(found) in (int, float) and math.isfinite(found)
-    return type(found) in (get_args(kind) if isinstance(kind, UnionType) else (kind,))
-
-
-def _validate(config: Config, where: str) -> None:
-    """Every relation between fields that computing relies on, checked before any weight is read."""
-
-    def need(holds: bool, name: str, expected: str) -> None:
-        if not holds:
-            raise Error(f"{where}: {name} is {getattr(config, name)!r}, expected {expected}: mend config.json")
-
-    for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
-                 "head_dim", "max_position_embeddings", "decoder_sparse_step"):  # fmt: skip
-        need(getattr(config, name) >= 1, name, "at least 1")
-    need(config.rms_norm_eps > 0, "rms_norm_eps", "more than 0")
-    need(config.initializer_range >= 0, "initializer_range", "0 or more")
-    need(
-        config.hidden_act in ("silu", "swish"),
-        "hidden_act",
-        "'silu', the only one this family was trained with",
-    )
-    need(config.head_dim % 2 == 0, "head_dim", "an even number, since rotary embedding turns pairs")
-    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-    need(
-        heads % kv_heads == 0,
-        "num_attention_heads",
-        f"a multiple of num_key_value_heads, which is {kv_heads}",
-    )
-    need(config.num_experts >= 0, "num_experts", "0 (dense) or more")
-    sparse = [layer for layer in range(config.num_hidden_layers) if config.is_sparse(layer)]
-    if sparse:
-        top_k, experts = config.num_experts_per_tok, config.num_experts
-        need(1 <= top_k <= experts, "num_experts_per_tok", f"1 to num_experts, which is {experts}")
-        need(config.moe_intermediate_size >= 1, "moe_intermediate_size", "at least 1")
-    if len(sparse) < config.num_hidden_layers:
-        need(config.intermediate_size >= 1, "intermediate_size", "at least 1, since there are dense layers")
-    if config.sliding_window is not None:
-        need(
-            isinstance(config.sliding_window, int) and config.sliding_window >= 1,
-            "sliding_window",
-            "at least 1",
-        )
-    kinds = {"full_attention", "sliding_attention"}
-    count = config.num_hidden_layers
-    need(len(config.layer_types) == count, "layer_types", f"one entry for each of the {count} layers")
-    need(
-        set(config.layer_types) <= kinds,
-        "layer_types",
-        "'full_attention' or 'sliding_attention' in each entry",
-    )
-    _validate_rope(config, where)
-
-
-def _validate_rope(config: Config, where: str) -> None:
-    rope = config.rope_parameters
-    kind = rope["rope_type"]
-    if kind not in ROPE_TYPES:
-        raise Error(f"{where}: rope_type is {kind!r}, expected one of {', '.join(ROPE_TYPES)}: others are not built")
-    needed = ["rope_theta"] + ([] if kind == "default" else ["factor"])
-    needed += ["original_max_position_embeddings"] if kind == "yarn" else []
-    optional = ("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim")
-    for name in (*needed, *(name for name in optional if name in rope)):
-        found = rope.get(name)
-        if not _is_number(found):
-            raise Error(
-                f"{where}: {name} of rope type {kind} is {found!r}, expected a number above 0: mend config.json"
-            )
-    if rope.get("partial_rotary_factor", 1.0) != 1.0:
-        found = rope["partial_rotary_factor"]
-        raise Error(f"{where}: partial_rotary_factor is {found!r}, expected 1.0: this family turns whole heads")

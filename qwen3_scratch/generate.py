@@ -1,22 +1,27 @@
 """Prompt -> answer: prefill, then one token at a time, for one prompt as a stream or for many as a batch."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from .cache import KVCache
+from .cache import KVCache, check_memory
 from .checkpoint import Checkpoint
+from .compiled import Advance, Pick, check_ops, compiled_decoder
 from .errors import Error
-from .model import forward
-from .sampling import Sampling, check_sampling, draw, penalise_repetition, probabilities
+from .memory import telling_too_little_memory
+from .model import forward, gqa_attention
+from .nonfinite import explain
+from .prompts import Prompt, as_batch, prompt_ids
+from .sampling import NOT_FINITE, Sampling, check_sampling, choose
 from .text_stream import Piece, TextStream
-from .tokenizer import Message
 
-PREFILL_CHUNK = 512  # tokens that one pass of the prompt brings at most, which bounds its memory
-Prompt = str | Sequence[int] | Sequence[Message] | Tensor
+PREFILL_CHUNK = 2048  # tokens that one pass of the prompt brings at most, which bounds its memory
+LONG = 256  # tokens from which on it pays to read a piece without a mask
 
 
 class Generation(NamedTuple):
@@ -54,6 +59,7 @@ class Settings(NamedTuple):
     min_new_tokens: int
     stop_ids: frozenset[int]
     vocabulary: int  # rows of the embedding behind it are never sampled
+    decoder: Callable[[Checkpoint, KVCache, Pick], Advance]  # `plain_decoder` or `compiled_or_plain`
 
 
 def generate(
@@ -72,6 +78,7 @@ def generate(
     stop: str | Sequence[str] = (),
     tools: Sequence[dict] | None = None,
     raw: bool = False,
+    compiled: bool = False,
 ) -> Generation | list[Generation]:
     """The whole answer to a prompt, or a list of answers to a list of prompts, which run as one batch.
 
@@ -85,10 +92,12 @@ def generate(
         seed: makes draws repeatable; each row draws by itself, so its answer does not depend on the others.
         stop: texts that end the answer; they are not part of it.
         tools: descriptions of functions for the chat template.
+        compiled: decode by the compiled layer (`compiled.py`): faster after a warm-up of seconds, once a process.
 
     Raises:
         Error: an argument out of its range, an empty prompt, a token id outside the vocabulary, text for a checkpoint
-            without tokenizer, or more tokens than `max_position_embeddings` allows; all before any computing.
+            without tokenizer, more tokens than `max_position_embeddings` allows or than there is memory for; all
+            before any computing. While computing: memory that is refused, or logits that are not finite.
     """
     options = dict(locals())
     del options["checkpoint"], options["prompt"]
@@ -120,24 +129,6 @@ def _pieces(checkpoint: Checkpoint, rows: list[Row], settings: Settings) -> Gene
     return rows[0].result()
 
 
-def as_batch(prompt: Any) -> tuple[list[Prompt], bool]:
-    """The prompts as a list, and whether a list of them was given rather than one."""
-    prompt = as_sequence(prompt)
-    if isinstance(prompt, str):
-        return [prompt], False
-    if not prompt:
-        raise Error("prompt is empty, expected at least one token or message: write something")
-    return ([prompt], False) if isinstance(prompt[0], (dict, int, float)) else (list(prompt), True)
-
-
-def as_sequence(prompt: Any) -> Sequence:
-    """A text as it is, a tensor or an array as a list; Error for what is no prompt of any kind."""
-    found = prompt.tolist() if hasattr(prompt, "tolist") else prompt
-    if isinstance(found, bytes) or not isinstance(found, Sequence):
-        raise Error(f"prompt is a {type(found).__name__}, expected text, messages, token ids, or a list of these")
-    return found
-
-
 def prepare(
     checkpoint: Checkpoint,
     prompts: Sequence[Prompt],
@@ -149,6 +140,7 @@ def prepare(
     stop: str | Sequence[str] = (),
     tools: Sequence[dict] | None = None,
     raw: bool = False,
+    compiled: bool = False,
     **sampling: int | float | None,
 ) -> tuple[list[Row], Settings]:
     """Everything that can be wrong is found here: rows with their token ids, and settings within their ranges."""
@@ -181,37 +173,13 @@ def prepare(
     chosen = check_sampling(
         default_sampling(checkpoint)._replace(**{k: v for k, v in sampling.items() if v is not None})
     )
+    longest, place = max(len(row.prompt) for row in rows), dict(dtype=checkpoint.dtype, device=checkpoint.device)
+    check_memory(checkpoint.config, len(rows), longest, max_new_tokens, chunk=PREFILL_CHUNK, **place)
     vocabulary = checkpoint.tokenizer.vocab_size if checkpoint.tokenizer else checkpoint.config.vocab_size
-    return rows, Settings(chosen, max_new_tokens, min_new_tokens, stop_token_ids(checkpoint), vocabulary)
-
-
-def prompt_ids(
-    checkpoint: Checkpoint,
-    prompt: Prompt,
-    *,
-    thinking: bool = True,
-    tools: Sequence[dict] | None = None,
-    raw: bool = False,
-) -> list[int]:
-    """The token ids that the model will read for a prompt of any kind."""
-    tokenizer, rows, prompt = checkpoint.tokenizer, checkpoint.config.vocab_size, as_sequence(prompt)
-    if not isinstance(prompt, str) and all(isinstance(token, (int, float)) for token in prompt[:1]):
-        ids = list(prompt)
-    elif tokenizer is None:
-        raise Error("prompt is text, and this checkpoint has no tokenizer, expected token ids: pass a list of them")
-    elif isinstance(prompt, str) and (raw or tokenizer.chat_template is None):
-        ids = tokenizer.encode(prompt)
-    else:
-        if isinstance(prompt, str) and not prompt.strip():
-            raise Error("prompt is empty, expected at least one word: write something")
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        ids = tokenizer.encode(tokenizer.render_chat(messages, tools=tools, thinking=thinking))
-    if not ids:
-        raise Error("prompt is empty, expected at least one token: write something")
-    wrong = next((token for token in ids if type(token) is not int or not 0 <= token < rows), None)
-    if wrong is not None:
-        raise Error(f"prompt: token id {wrong!r} found, expected 0 to {rows - 1}: check which tokenizer made it")
-    return ids
+    if compiled:
+        check_ops(checkpoint.ops)
+    decoder, stop_ids = compiled_or_plain if compiled else plain_decoder, stop_token_ids(checkpoint)
+    return rows, Settings(chosen, max_new_tokens, min_new_tokens, stop_ids, vocabulary, decoder)
 
 
 def default_sampling(checkpoint: Checkpoint) -> Sampling:
@@ -231,15 +199,30 @@ def stop_token_ids(checkpoint: Checkpoint) -> frozenset[int]:
 def run(checkpoint: Checkpoint, rows: list[Row], settings: Settings) -> Iterator[list[list[Piece]]]:
     """Generates for all rows at once until each has finished; yields after every token each row's new pieces."""
     room = max(len(row.prompt) for row in rows) + settings.max_new_tokens
+    what, advice = f"generate: {len(rows)} x {room} tokens", "lower max_new_tokens or give fewer prompts at once"
+    with telling_too_little_memory(what, advice, checkpoint.device):
+        yield from steps(checkpoint, rows, settings, room)
+
+
+def steps(checkpoint: Checkpoint, rows: list[Row], settings: Settings, room: int) -> Iterator[list[list[Piece]]]:
     kind = dict(dtype=checkpoint.dtype, device=checkpoint.device)
     cache = KVCache(checkpoint.config, len(rows), room, chunk=PREFILL_CHUNK, **kind)
+    choice = new_choice(checkpoint, rows, settings)
     logits = prefill(checkpoint, [row.prompt for row in rows], cache)
+    advance = settings.decoder(checkpoint, cache, partial(choose, sampling=settings.sampling, **choice._asdict()))
+    renew(choice, rows, settings, 0)
+    tokens = choose(logits, settings.sampling, **choice._asdict())
     for count in range(settings.max_new_tokens):
-        tokens = next_tokens(logits, rows, settings, count)
-        yield [take(row, token, settings) for row, token in zip(rows, tokens.tolist(), strict=True)]
+        chosen = tokens.tolist()
+        for number, row in enumerate(rows):
+            if chosen[number] == NOT_FINITE and row.finish_reason is None:
+                what = f"generate: row {number} after {count} tokens"
+                raise explain(checkpoint, row.prompt + row.tokens, what)
+        yield [take(row, token, settings) for row, token in zip(rows, chosen, strict=True)]
         if all(row.finish_reason for row in rows) or count + 1 == settings.max_new_tokens:
             break
-        logits = decode(checkpoint, tokens, cache)
+        renew(choice, rows, settings, count + 1)
+        tokens = advance(tokens.clamp(min=0))  # a row that has finished may say what it likes
 
 
 @torch.inference_mode()
@@ -252,10 +235,23 @@ def prefill(checkpoint: Checkpoint, prompts: list[list[int]], cache: KVCache) ->
         token_ids[number, longest - len(prompt) :] = torch.tensor(prompt)
         keep[number, longest - len(prompt) :] = True
     token_ids, keep = token_ids.to(checkpoint.device), keep.to(checkpoint.device)
-    options = dict(cache=cache, logits_to_keep=1, ops=checkpoint.ops)
+    config, ops = checkpoint.config, checkpoint.ops
+    without_padding = all(len(prompt) == longest for prompt in prompts)
     for ids, kept in zip(token_ids.split(PREFILL_CHUNK, dim=1), keep.split(PREFILL_CHUNK, dim=1), strict=True):
-        logits = forward(checkpoint.weights, ids, checkpoint.config, attention_mask=kept, **options)
+        size = ids.shape[1]
+        wide = all((config.window(layer) or size) >= size for layer in range(config.num_hidden_layers))
+        plain = cache.length == 0 and without_padding and wide and ops.attention is gqa_attention and size >= LONG
+        now = ops._replace(attention=causal_attention) if plain else ops
+        logits = forward(checkpoint.weights, ids, config, attention_mask=kept, cache=cache, logits_to_keep=1, ops=now)
     return logits[:, -1]
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """`gqa_attention` where keys and queries are the same tokens and none is padding, as at the start of a text.
+
+    PyTorch then leaves out the half that lies after each query, instead of computing and masking it.
+    """
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] > k.shape[1])
 
 
 @torch.inference_mode()
@@ -265,20 +261,44 @@ def decode(checkpoint: Checkpoint, tokens: Tensor, cache: KVCache) -> Tensor:
     return forward(checkpoint.weights, token_ids, checkpoint.config, cache=cache, ops=checkpoint.ops)[:, -1]
 
 
+def plain_decoder(checkpoint: Checkpoint, cache: KVCache, pick: Pick) -> Advance:
+    """From one new token a row to the next, without compiling anything."""
+    return lambda tokens: pick(decode(checkpoint, tokens, cache))
+
+
+def compiled_or_plain(checkpoint: Checkpoint, cache: KVCache, pick: Pick) -> Advance:
+    return compiled_decoder(checkpoint, cache, pick) or plain_decoder(checkpoint, cache, pick)
+
+
+class Choice(NamedTuple):
+    """What `choose` needs besides the logits. The tensors are renewed in place: a recorded step reads them again."""
+
+    barred: Tensor  # [vocab]
+    seen: Tensor  # [batch, vocab]
+    uniform: Tensor  # [batch]
+
+
 @torch.inference_mode()
-def next_tokens(logits: Tensor, rows: list[Row], settings: Settings, count: int) -> Tensor:
-    """One token a row. Rows of the embedding behind the tokenizer's vocabulary are never sampled."""
-    logits = logits.to(torch.float32, copy=True)  # what forward returned stays as it is
-    logits[:, settings.vocabulary :] = -torch.inf
-    if count < settings.min_new_tokens:
-        logits[:, sorted(settings.stop_ids)] = -torch.inf
+def new_choice(checkpoint: Checkpoint, rows: list[Row], settings: Settings) -> Choice:
+    """Rows of the embedding behind the tokenizer's vocabulary are never chosen, nor stop tokens at first."""
+    vocabulary, device = checkpoint.config.vocab_size, checkpoint.device
+    barred = torch.arange(vocabulary) >= settings.vocabulary
+    barred[sorted(settings.stop_ids)] = True
+    seen = torch.zeros(len(rows), vocabulary, dtype=torch.bool)
+    for number, row in enumerate(rows):
+        seen[number, row.prompt] = True
+    return Choice(barred.to(device), seen.to(device), torch.zeros(len(rows), dtype=torch.float64, device=device))
+
+
+@torch.inference_mode()
+def renew(choice: Choice, rows: list[Row], settings: Settings, count: int) -> None:
+    """Brings the tensors up to date before token number `count` is chosen."""
+    if count == settings.min_new_tokens:
+        choice.barred[[token for token in settings.stop_ids if token < settings.vocabulary]] = False
     if settings.sampling.repetition_penalty != 1.0:
-        seen = [torch.tensor(row.prompt + row.tokens, device=logits.device) for row in rows]
-        logits = penalise_repetition(logits, seen, settings.sampling.repetition_penalty)
-    if settings.sampling.temperature == 0:
-        return logits.argmax(-1)
-    uniform = torch.cat([torch.rand(1, generator=row.generator, dtype=torch.float64) for row in rows])
-    return draw(probabilities(logits, settings.sampling), uniform)
+        for number, row in enumerate(rows):
+            choice.seen[number, row.tokens[-1:]] = True
+    choice.uniform.copy_(torch.cat([torch.rand(1, generator=row.generator, dtype=torch.float64) for row in rows]))
 
 
 def take(row: Row, token: int, settings: Settings) -> list[Piece]:

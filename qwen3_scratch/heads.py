@@ -16,7 +16,7 @@ from .config import Config
 from .corpus import Example
 from .errors import Error
 from .evaluate import chat_ids
-from .model import attention_mask, attention_weights, forward, gqa_attention
+from .model import attention_mask, attention_weights, forward
 from .tokenizer import Tokenizer
 from .trace import trace
 from .tree import Weights
@@ -30,7 +30,7 @@ def head_weights(
     """The attention weights of all heads in one pass, recomputed from the queries and keys that the pass used."""
     with trace() as t:
         forward(weights, token_ids, config, logits_to_keep=1)
-    calls = [call.inputs for call in t[gqa_attention.__name__]]
+    calls = [call.inputs for call in t["gqa_attention"]]
     return torch.stack([attention_weights(call["q"], call["k"], call["mask"]) for call in calls]).float()
 
 
@@ -84,7 +84,7 @@ def copying(
     group = config.num_attention_heads // config.num_key_value_heads
     own = (token_ids[..., None] == words).int().argmax(-1)  # [batch, seq], which of the words
     found = []
-    for layer, call in zip(weights.layers, t[gqa_attention.__name__], strict=True):
+    for layer, call in zip(weights.layers, t["gqa_attention"], strict=True):
         v = call.inputs["v"].repeat_interleave(group, dim=1)  # [batch, heads, seq, head_dim]
         out = layer.o_proj.unflatten(1, (-1, config.head_dim))  # [hidden, heads, head_dim]
         written = torch.einsum("bhsd,ehd->bhse", v, out)

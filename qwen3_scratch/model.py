@@ -295,5 +295,6 @@ def forward(
         keep = keep & attention_mask.bool()
     if positions is not None:
         positions = positions.expand(x.shape[:2])
-    x = hidden_states(weights, x, config, keep, positions, cache, ops)
-    return ops.head(x[:, -logits_to_keep:], weights.embed_tokens if weights.lm_head is None else weights.lm_head)
+    x = hidden_states(weights, x, config, keep, positions, cache, ops)[:, -logits_to_keep:]
+    x = x.clone(memory_format=torch.contiguous_format)  # else F.linear may copy the whole head in bf16
+    return ops.head(x, weights.embed_tokens if weights.lm_head is None else weights.lm_head)

@@ -24,7 +24,7 @@ from .checkpoint import Checkpoint, load_checkpoint
 from .config import Config, read_config
 from .errors import Error
 from .hub import find_folder
-from .model import Ops, Route, expert_ffn
+from .model import Ops, Route, expert_ffn, moe
 from .tree import LayerWeights, Weights
 from .weights import Slot, empty_fields, layer_slots, outer_slots
 
@@ -207,13 +207,11 @@ def answers(
     x: Tensor, route: Route, gate_up_proj: Tensor, down_proj: Tensor, expert: Callable[..., Tensor], first: int
 ) -> Float[Tensor, "tokens dim"]:
     """`moe` with the experts from number `first` on, as if the others answered zero."""
-    out = torch.zeros_like(x)
-    for number in range(len(down_proj)):
-        token, choice = (route.experts == first + number).nonzero(as_tuple=True)
-        if len(token):
-            answer = expert(x.index_select(0, token), *gate_up_proj[number].chunk(2), down_proj[number])
-            out.index_add_(0, token, answer * route.weights[token, choice][:, None])
-    return out
+    local = route.experts - first
+    token, choice = ((local >= 0) & (local < len(down_proj))).nonzero(as_tuple=True)
+    mine = Route(route.weights[token, choice][:, None], local[token, choice][:, None], route.logits[token])
+    done = moe(x.index_select(0, token), mine, gate_up_proj, down_proj, expert)
+    return torch.zeros_like(x).index_add_(0, token, done)
 
 
 def send_to_owners(
@@ -245,7 +243,7 @@ def send_to_owners(
     rows = exchange(x[mine].index_select(0, order // top_k), sent, taken)
     wanted = exchange(chosen[order] - (chosen[order] // each) * each, sent, taken)  # numbers as their owner counts
     alone = Route(torch.ones_like(wanted, dtype=x.dtype)[:, None], wanted[:, None], route.logits)
-    done = exchange(answers(rows, alone, gate_up_proj, down_proj, expert, 0), taken, sent)
+    done = exchange(moe(rows, alone, gate_up_proj, down_proj, expert), taken, sent)
     out = torch.zeros_like(x[mine]).index_add_(0, order // top_k, done * weights[order][:, None])
     return all_rows(out, len(x), group)
 

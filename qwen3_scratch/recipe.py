@@ -1,13 +1,14 @@
 """How `data/tiny-moe` is made: its shape, its tokenizer, its packed batches of chats, and the run that trains it."""
 
 import itertools
-import json
 import random
+import signal
 import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import mean
+from types import FrameType
 from typing import Annotated, NamedTuple
 
 import jinja2
@@ -20,13 +21,14 @@ from tqdm import tqdm
 from . import corpus
 from .checkpoint import load_checkpoint
 from .config import Config
+from .errors import Error
 from .evaluate import footprints, least_share, mutual_information, scores
 from .model import forward
 from .plots import loss_curve
+from .saving import CHECKPOINT_FILES, replacing, write_json, write_text, write_weights
 from .tokenizer import Tokenizer
-from .training import Batch, Plan, train
+from .training import Batch, Plan, saved_step, train
 from .tree import Weights
-from .weights import save_weights, write_json
 
 SEED = 20261121
 ROW = 256  # tokens; chats are packed into rows of this length
@@ -192,14 +194,13 @@ def target_weights(rng: random.Random, prompt: int, target: int) -> list[float]:
 
 def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     """tokenizer.json and tokenizer_config.json with the chat template, as the hub has them."""
-    tokenizer.backend.save(str(folder / "tokenizer.json"))
+    write_text(folder / "tokenizer.json", tokenizer.backend.to_str(pretty=True))
     settings = {
         "tokenizer_class": "Qwen2Tokenizer", "model_max_length": 1024, "bos_token": None, "eos_token": "<|im_end|>",
         "pad_token": "<|endoftext|>", "unk_token": None, "add_bos_token": False, "add_prefix_space": False,
         "clean_up_tokenization_spaces": False, "chat_template": tokenizer.chat_template,
     }  # fmt: skip
-    text = json.dumps(settings, indent=2, ensure_ascii=False)
-    (folder / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
+    write_json(folder / "tokenizer_config.json", settings)
 
 
 def teacher_forced_scores(weights: Weights, config: Config, tokenizer: Tokenizer, count: int = 40) -> dict[str, float]:
@@ -241,13 +242,13 @@ def make(folder: Path, work: Path, plan: Plan = PLAN) -> None:
         return found
 
     moment = train(config, plan, partial(make_batch, tokenizer), work, seed=SEED, measure=measure)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_weights(folder, moment.weights, config)
     end = config.eos_token_ids
     defaults = {"bos_token_id": end[1], "eos_token_id": list(end), "pad_token_id": end[1], "do_sample": False}
-    write_json(folder / "generation_config.json", defaults)
-    write_tokenizer(tokenizer, folder)
-    write_json(folder / "config.json", config.to_dict())
+    with replacing(folder, CHECKPOINT_FILES) as new:
+        write_weights(new, moment.weights, config)
+        write_json(new / "generation_config.json", defaults)
+        write_tokenizer(tokenizer, new)
+        write_json(new / "config.json", config.to_dict())
     write_report(folder, plan, moment.history)
 
 
@@ -285,7 +286,7 @@ def write_report(folder: Path, plan: Plan, history: list[dict[str, float]], coun
         prompt_weight=PROMPT_WEIGHT,
         starts=[lesson.start for lesson in COURSE[1:]],
     )
-    (folder.parent / "README.md").write_text(page, encoding="utf-8")
+    write_text(folder.parent / "README.md", page)
 
 
 def main(
@@ -296,11 +297,22 @@ def main(
     steps: Annotated[int, typer.Option(help="Fewer give a weaker model sooner.")] = PLAN.steps,
 ) -> None:
     """Make the embedded checkpoint from its seed: tokenizer, weights, scores and report."""
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         make(folder, work, PLAN._replace(steps=steps))
-    except KeyboardInterrupt:
-        print(f"stopped; the same command resumes from {work}", file=sys.stderr)
-        raise SystemExit(130) from None
+    except Error as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt as stopped:
+        step = saved_step(work)
+        begins = f"resumes from step {step}, saved in {work}" if step else "starts anew, since nothing was saved yet"
+        print(f"stopped; the same command {begins}", file=sys.stderr)
+        raise SystemExit(128 + (stopped.args[0] if stopped.args else signal.SIGINT)) from None
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """A polite request to end is taken as Ctrl-C is; the exit status will tell them apart."""
+    raise KeyboardInterrupt(number)
 
 
 if __name__ == "__main__":

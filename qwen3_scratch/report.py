@@ -12,11 +12,14 @@ from rich.text import Text
 
 from .checkpoint import Checkpoint
 from .config import Config, read_config
+from .download import WANTED, free_bytes, missing_bytes
 from .generate import PREFILL_CHUNK
-from .hub import find_folder
+from .hub import chosen, find_folder, find_local
+from .hub_cache import Snapshot
 from .model import forward
 from .parallel import Place, check_split, own_config, own_slot, traffic
 from .trace import trace
+from .verify import Verdict
 from .weights import DTYPES, all_slots, check_tensors, tensor_files
 
 WIDTH, LONGEST = 80, 14  # characters of a line, and those of a token at its head
@@ -66,7 +69,7 @@ def checkpoint_report(name: str | None = None, revision: str | None = None) -> s
     config = read_config(folder)
     files = tensor_files(folder)
     check_tensors(files, config)
-    lines = [f"{folder}", "", "files"]
+    lines = [f"{folder}", *commit_lines(name, folder), "", "files"]
     for path in sorted(path for path in folder.iterdir() if path.is_file()):
         lines.append(f"  {path.name:<34}{size_text(path.stat().st_size):>10}")
     lines += ["", "shape", *(f"  {key:<34}{value}" for key, value in shape_lines(config).items())]
@@ -86,7 +89,8 @@ def slices_report(name: str | None, tensors: int, experts: int, revision: str | 
     `name` may also be the path of a config.json. The first rank is shown, which holds as much as any.
     """
     alone = name is not None and Path(name).name == "config.json" and Path(name).is_file()
-    config = read_config(Path(name).parent if alone else find_folder(name, revision, wanted=("config.json",)))
+    folder = Path(name).parent if alone else find_folder(name, revision, wanted=("config.json",))
+    config = read_config(folder)
     check_split(config, tensors, experts)
     place, bytes_each = Place(0, 0, tensors, experts), DTYPES[config.dtype].itemsize
     own = own_config(config, place)
@@ -103,10 +107,33 @@ def slices_report(name: str | None, tensors: int, experts: int, revision: str | 
         "activations": (chunk, f"about, while {PREFILL_CHUNK} prompt tokens pass; one expert may get them all"),
         "sent for each new token": (sum(traffic(config, place).values()), "payload of all sums and exchanges"),
     }
-    found = [f"each of {tensors} x {experts} devices, tensor x expert parallel, in {config.dtype}"]
+    found = [] if alone else commit_lines(name, folder)
+    found += [f"each of {tensors} x {experts} devices, tensor x expert parallel, in {config.dtype}"]
     return "\n".join(
         [*found, *(f"  {key:<26}{size_text(count * bytes_each):>12}  {why}" for key, (count, why) in lines.items())]
     )
+
+
+def commit_lines(name: str | None, folder: Path) -> list[str]:
+    """Which commit a hub id stands for, since a branch moves on. A folder of one's own has none."""
+    return [] if find_local(chosen(name)) else [f"commit {folder.name} of {chosen(name)}"]
+
+
+def plan_report(snapshot: Snapshot) -> str:
+    """What a download will bring: the files with their sizes, what is here already, and the room there is."""
+    names, heading = snapshot.wanted(WANTED), f"{snapshot.repository} at commit {snapshot.commit}"
+    lines = [heading if snapshot.reached else f"{heading}, as the cache has it"]
+    for name in names:
+        size = snapshot.path(name).stat().st_size if snapshot.listing is None else snapshot.listing[name].size
+        state = "here, verified" if snapshot.is_verified(name) else "here, to be hashed" if snapshot.has(name) else ""
+        lines.append(f"  {name:<44}{size_text(size):>10}  {state or 'to come'}")
+    coming, free = size_text(missing_bytes(snapshot)), size_text(free_bytes(snapshot.storage))
+    return "\n".join([*lines, f"{coming} to come, {free} free at {snapshot.storage.parent}"])
+
+
+def verdict_line(verdict: Verdict) -> str:
+    size = "" if verdict.size is None else size_text(verdict.size)
+    return f"  {verdict.name:<44}{size:>10}  {verdict.found}"
 
 
 def shape_lines(config: Config) -> dict[str, str]:

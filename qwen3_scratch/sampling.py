@@ -1,16 +1,17 @@
 """Logits -> the next token: penalty, temperature, top-k, top-p, min-p, and a draw that one number decides."""
 
 import math
-from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .errors import Error
+from .files import shown
 
+NOT_FINITE = -1  # stands for a token where the logits are NaN or infinite
 COLDEST = 1e-30  # a lower temperature would divide past the largest number of fp32, and infinity - infinity is none
 
 
@@ -35,21 +36,15 @@ def check_sampling(sampling: Sampling) -> Sampling:
     ):
         found = getattr(sampling, name)
         if not isinstance(found, Real) or isinstance(found, bool) or not holds(found):
-            raise Error(f"{name} is {found!r}, expected {expected}: mend the argument or generation_config.json")
+            raise Error(f"{name} is {shown(found)}, expected {expected}: mend the argument or generation_config.json")
     return sampling
 
 
 def penalise_repetition(
-    logits: Float[Tensor, "batch vocab"], seen: Sequence[Int[Tensor, "_"]], penalty: int | float
+    logits: Float[Tensor, "batch vocab"], seen: Bool[Tensor, "batch vocab"], penalty: int | float
 ) -> Float[Tensor, "batch vocab"]:
     """Divides the positive and multiplies the negative logits of each row's seen tokens (arXiv:1909.05858)."""
-    if penalty == 1.0:
-        return logits
-    logits = logits.clone()
-    for row, ids in zip(logits, seen, strict=True):
-        ids = ids.unique()
-        row[ids] = torch.where(row[ids] > 0, row[ids] / penalty, row[ids] * penalty)
-    return logits
+    return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
 def probabilities(logits: Float[Tensor, "batch vocab"], sampling: Sampling) -> Float[Tensor, "batch vocab"]:
@@ -86,3 +81,23 @@ def draw(probability: Float[Tensor, "batch vocab"], uniform: Float[Tensor, "batc
     found = torch.searchsorted(reached, target, right=True)[:, 0]
     last = (probability > 0).long().mul(torch.arange(probability.shape[-1], device=reached.device)).amax(-1)
     return torch.minimum(found, last)
+
+
+def choose(
+    logits: Float[Tensor, "batch vocab"],
+    sampling: Sampling,
+    barred: Bool[Tensor, "vocab"],
+    seen: Bool[Tensor, "batch vocab"] | None = None,
+    uniform: Float[Tensor, "batch"] | None = None,
+) -> Int[Tensor, "batch"]:
+    """The next token of each row, never one that is `barred`; `NOT_FINITE` where the largest logit is NaN or infinite.
+
+    `seen` are the tokens that a repetition penalty concerns, `uniform` one number between 0 and 1 a row, for the draw;
+    without a penalty and at temperature 0 they may be None. Nothing here waits for a value of the device.
+    """
+    logits = logits.float().masked_fill(barred, -torch.inf)
+    finite = logits.amax(-1).isfinite()
+    if sampling.repetition_penalty != 1.0:
+        logits = penalise_repetition(logits, seen, sampling.repetition_penalty)
+    found = logits.argmax(-1) if sampling.temperature == 0 else draw(probabilities(logits, sampling), uniform)
+    return torch.where(finite, found, NOT_FINITE)

@@ -1,19 +1,22 @@
 """Text <-> token ids by the `tokenizers` library, and chats -> text by the checkpoint's own Jinja template."""
 
-import json
-from collections.abc import Sequence
-from datetime import datetime
+import os
+from collections.abc import Callable, Sequence
+from operator import index
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import tokenizers
-from jinja2.ext import loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.exceptions import SecurityError
 
-from .config import read_json
+from .chat_template import LONGEST_TEMPLATE, compile_template, render
 from .errors import Error
+from .files import json_object, one_line, read_bytes, read_json, shown
+from .template_limits import weigh
+from .tokenizer_checks import check_added, check_parts, check_vocabulary
 
+LARGEST_TOKENIZER = 40_000_000  # bytes; Qwen3's tokenizer.json has 11 million
 Message = dict[str, Any]
 
 
@@ -22,7 +25,7 @@ class Tokenizer:
 
     def __init__(self, backend: tokenizers.Tokenizer, chat_template: str | None = None, name: str = "tokenizer"):
         self.backend, self.chat_template, self.name = backend, chat_template, name
-        self._compiled = None  # the template, parsed at its first use
+        self._compiled: jinja2.Template | None = None  # the template, compiled at its first use
 
     @property
     def vocab_size(self) -> int:
@@ -31,14 +34,34 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text; special tokens written out in it become their one id. Nothing is added."""
+        if not isinstance(text, str):
+            raise Error(f"text is {shown(text)}, expected a text: pass a string")
         try:
-            return self.backend.encode(text, add_special_tokens=False).ids
-        except TypeError:  # what the library says to half a surrogate pair, as undecodable bytes of a terminal become
+            text.encode()
+        except UnicodeEncodeError:  # half a surrogate pair, as undecodable bytes of a terminal become
             raise Error(f"text: {text!r:.60} cannot be written as UTF-8, expected whole characters: mend it") from None
+        return self._ask(lambda: self.backend.encode(text, add_special_tokens=False).ids, "text", text)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         """The text of token ids; bytes that form no UTF-8 character become U+FFFD."""
-        return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        try:
+            numbers = [index(token) for token in ids]
+        except TypeError:
+            raise Error(f"token ids are {one_line(shown(ids))}, expected a list of whole numbers: check them") from None
+        for number in numbers:
+            if not 0 <= number < 2**32:
+                raise Error(f"token id {shown(number)} found, expected 0 to {self.vocab_size - 1}: check its origin")
+        return self._ask(lambda: self.backend.decode(numbers, skip_special_tokens=skip_special_tokens), "ids", numbers)
+
+    def _ask(self, call: Callable[[], Any], what: str, given: Any) -> Any:
+        """What the library answers. Where it panics, as in a pattern without end, that is no Exception."""
+        try:
+            return call()
+        except BaseException as error:
+            if not _of_the_library(error):
+                raise
+            said = f"the tokenizer failed on the {what} {shown(given)} ({one_line(error)})"
+            raise Error(f"{self.name}: {said}, expected token ids and back: fetch tokenizer.json again") from None
 
     def token_id(self, token: str) -> int | None:
         """The id of one token as it stands in the vocabulary, or None."""
@@ -46,10 +69,10 @@ class Tokenizer:
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that a token stands for; several tokens may share one character between them."""
-        token = self.backend.id_to_token(token_id)
+        token = self.backend.id_to_token(token_id) if 0 <= token_id < 2**32 else None
         if token is None:
             return b""
-        if token_id in self.backend.get_added_tokens_decoder():
+        if token_id in self.backend.get_added_tokens_decoder() or any(letter not in BYTE_OF for letter in token):
             return token.encode()
         return bytes(BYTE_OF[character] for character in token)
 
@@ -69,84 +92,92 @@ class Tokenizer:
         if self.chat_template is None:
             raise Error(f"{self.name}: has no chat template, expected one for chats: pass raw=True and plain text")
         check_messages(messages)
-        try:
-            self._compiled = self._compiled or _environment().from_string(self.chat_template)
-            return self._compiled.render(
-                messages=list(messages),
-                tools=list(tools) if tools else None,
-                enable_thinking=thinking,
-                add_generation_prompt=add_generation_prompt,
-            )
-        except (
-            jinja2.TemplateError,
-            RuntimeError,  # a macro without end
-            MemoryError,  # 'a' * 10**13
-            TypeError,
-            ValueError,
-            ArithmeticError,
-            LookupError,
-            AttributeError,
-        ) as error:
-            raise Error(
-                f"{self.name}: the chat template failed ({error}): check the messages and the template"
-            ) from None
+        check_tools(tools)
+        self._compiled = self._compiled or compile_template(self.chat_template, self.name)
+        return render(
+            self._compiled,
+            self.name,
+            messages=list(messages),
+            tools=list(tools) if tools else None,
+            enable_thinking=thinking,
+            add_generation_prompt=add_generation_prompt,
+        )
 
 
 def check_messages(messages: Sequence[Message]) -> None:
+    if not isinstance(messages, (list, tuple)):
+        raise Error(f"messages is {shown(messages)}, expected a list of messages: write a list of dicts")
     if not messages:
         raise Error("messages: the chat is empty, expected at least one message: write one")
     for number, message in enumerate(messages):
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise Error(
-                f"messages: entry {number} is {message!r:.80}, expected a role and a content: write a dict of both"
-            )
+            found = shown(message)
+            raise Error(f"messages: entry {number} is {found}, expected a role and a content: write a dict of both")
         if "content" not in message and not message.get("tool_calls"):
-            raise Error(f"messages: entry {number} ({message['role']}) has no content, expected a text: add it")
+            role = shown(message["role"])[1:-1]
+            raise Error(f"messages: entry {number} ({role}) has no content, expected a text: add it")
+    _check_size("messages", messages)
+
+
+def check_tools(tools: Sequence[dict] | None) -> None:
+    if not (tools is None or (isinstance(tools, (list, tuple)) and all(isinstance(tool, dict) for tool in tools))):
+        raise Error(f"tools is {shown(tools)}, expected a list of descriptions of functions: write a list of dicts")
+    _check_size("tools", tools)
+
+
+def _check_size(name: str, value: Any) -> None:
+    try:
+        weigh(value)
+    except SecurityError as error:
+        raise Error(f"{name}: {error}, expected what a model can read: shorten it") from None
 
 
 def read_tokenizer(folder: str | Path) -> Tokenizer:
-    """Reads tokenizer.json, and the chat template from chat_template.jinja or tokenizer_config.json if there is one."""
+    """Reads tokenizer.json, and the chat template from chat_template.jinja or tokenizer_config.json if there is one.
+
+    Raises:
+        Error: no such file, a file that is something else or too large, a tokenizer whose ids are not in order or that
+            could take up all time or memory, or a template that is no text.
+    """
     folder = Path(folder)
-    path = folder / "tokenizer.json"
+    return Tokenizer(_read_backend(folder / "tokenizer.json"), _read_template(folder), str(folder))
+
+
+def _read_backend(path: Path) -> tokenizers.Tokenizer:
+    content = read_bytes(path, LARGEST_TOKENIZER)
     try:
-        backend = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise Error(f"{path}: no such file: a checkpoint that talks has one, so fetch it again") from None
-    except Exception as error:  # the library raises bare Exception for a file that it cannot parse
-        raise Error(f"{path}: is no tokenizer file ({error}): fetch it again") from None
+        backend = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
+        parts = json_object(content)
+    except BaseException as error:
+        if not isinstance(error, (ValueError, MemoryError)) and not _of_the_library(error):
+            raise
+        raise Error(f"{path}: is no tokenizer file ({one_line(error)}): fetch it again") from None
+    check_parts(path, parts)
+    check_added(path, parts, backend)
+    check_vocabulary(path, backend)
+    backend.no_truncation()  # such settings of a file are for batches of training: here a text is all of its tokens
+    backend.no_padding()
+    return backend
+
+
+def _of_the_library(error: BaseException) -> bool:
+    """Whether the tokenizers library raised this: a bare Exception, or what a panic of its code becomes."""
+    return type(error) is Exception or type(error).__module__ == "pyo3_runtime"
+
+
+def _read_template(folder: Path) -> str | None:
     template, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
-    if template.exists():
-        return Tokenizer(backend, template.read_text(encoding="utf-8"), str(folder))
-    found = read_json(settings).get("chat_template") if settings.exists() else None
+    if os.path.lexists(template):
+        try:
+            return read_bytes(template, 4 * LONGEST_TEMPLATE).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise Error(f"{template}: is no text in UTF-8 ({error}): fetch the file again") from None
+    found = read_json(settings).get("chat_template") if os.path.lexists(settings) else None
     if isinstance(found, list) and all(isinstance(entry, dict) for entry in found):  # several named templates
         found = next((entry.get("template", entry) for entry in found if entry.get("name") == "default"), None)
     if not isinstance(found, str | None):
-        raise Error(f"{settings}: chat_template is {found!r:.60}, expected a text: fetch the file again")
-    return Tokenizer(backend, found, str(folder))
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    """Templates see no attribute that leads out of them and cannot change what they are given."""
-
-    def raise_exception(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    return environment
-
-
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | str | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """Jinja's own `tojson` escapes for HTML; templates of the hub count on plain JSON and on these options."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+        raise Error(f"{settings}: chat_template is {shown(found)}, expected a text: fetch the file again")
+    return found
 
 
 def _byte_alphabet() -> dict[str, int]:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +16,9 @@ from tqdm import tqdm
 
 from .config import Config
 from .errors import Error
+from .memory import telling_too_little_memory
 from .model import Ops, Route, attention_mask, embed, hidden_states, moe_route
+from .saving import whole, writing
 from .tree import Weights
 from .weights import init_weights, tensor_tree
 
@@ -151,12 +152,17 @@ def train(
 
     `batch_of(step)` depends on nothing but its argument, so that a resumed run is bit for bit the run that was never
     stopped. Every `save_every` steps the moment is saved and `measure(weights, step)` is added to the history.
+
+    Raises:
+        Error: a loss that is no number, too little memory for a step, a disk that is full, or a saved moment of
+            another model. What was saved before stays, and the same call goes on from there.
     """
     moment = resume(config, plan, folder) or start(config, plan, seed)
     weights, optimizer, history = moment.weights, moment.optimizer, moment.history
     with tqdm(total=plan.steps, initial=moment.step, unit="step", desc="training") as bar:
         for step in range(moment.step, plan.steps):
-            found = train_step(weights, optimizer, batch_of(step), config, plan, step)
+            with telling_too_little_memory(f"training: step {step}", "make batches of fewer or shorter rows"):
+                found = train_step(weights, optimizer, batch_of(step), config, plan, step)
             loss = found.cross_entropy.item()
             if not math.isfinite(loss):
                 raise Error(f"training: the loss is {loss} at step {step}, expected a number: lower the learning rate")
@@ -186,30 +192,46 @@ def save_moment(moment: Moment, config: Config, folder: Path) -> None:
     for number, tensor in enumerate(tensor_tree(moment.weights)):
         state = moment.optimizer.state[tensor]
         tensors |= {f"{number}.weight": tensor.detach()} | {f"{number}.{name}": state[name] for name in STATE}
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / "moment.safetensors.partial"
     header = {"step": str(moment.step), "config": json.dumps(config.to_dict()), "history": json.dumps(moment.history)}
-    save_file(tensors, partial, header)
-    os.replace(partial, folder / "moment.safetensors")
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with whole(folder / MOMENT) as partial:
+        save_file(tensors, partial, header)
 
 
 def resume(config: Config, plan: Plan, folder: Path) -> Moment | None:
-    """The moment that an earlier run saved in `folder`, or None. Raises Error if it is of another model."""
-    path = folder / "moment.safetensors"
+    """The moment that an earlier run saved in `folder`, or None. Raises Error if it is of another model, or damaged."""
+    path = folder / MOMENT
     if not path.exists():
         return None
     moment = start(config, plan, seed=0)
     try:
         with safe_open(path, framework="pt") as opened, torch.no_grad():
             header = opened.metadata() or {}
-            if header.get("config") != json.dumps(config.to_dict()):
-                raise Error(f"{path}: is of another config, expected this one's run: remove the folder to start anew")
-            for number, tensor in enumerate(tensor_tree(moment.weights)):
-                tensor.copy_(opened.get_tensor(f"{number}.weight"))
-                moment.optimizer.state[tensor] = {name: opened.get_tensor(f"{number}.{name}") for name in STATE}
-    except (SafetensorError, OSError) as error:
+            step, history, of_config = int(header["step"]), json.loads(header["history"]), header["config"]
+            if of_config == json.dumps(config.to_dict()):
+                for number, tensor in enumerate(tensor_tree(moment.weights)):
+                    # Copies: what a file gives lies in the file, and goes when that is cut off.
+                    state = {name: opened.get_tensor(f"{number}.{name}").clone() for name in ("weight", *STATE)}
+                    if any(found.shape != (() if name == "step" else tensor.shape) for name, found in state.items()):
+                        raise ValueError(f"a tensor of weight {number} has another shape")
+                    tensor.copy_(state.pop("weight"))
+                    moment.optimizer.state[tensor] = state
+    except (SafetensorError, OSError, RuntimeError, KeyError, ValueError) as error:
         raise Error(f"{path}: is damaged ({error}), expected a saved run: remove the folder to start anew") from None
-    return moment._replace(step=int(header["step"]), history=json.loads(header["history"]))
+    if of_config != json.dumps(config.to_dict()):
+        raise Error(f"{path}: is of another config, expected this one's run: remove the folder to start anew")
+    return moment._replace(step=step, history=history)
 
 
+def saved_step(folder: Path) -> int:
+    """How many steps the run in `folder` would not have to repeat: 0 where nothing readable was saved."""
+    try:
+        with safe_open(folder / MOMENT, framework="pt") as opened:
+            return int(opened.metadata()["step"])
+    except (SafetensorError, OSError, TypeError, KeyError, ValueError):
+        return 0
+
+
+MOMENT = "moment.safetensors"
 STATE = ("step", "exp_avg", "exp_avg_sq")  # what AdamW remembers of each tensor

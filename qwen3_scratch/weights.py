@@ -1,25 +1,26 @@
 """safetensors files <-> Weights: every tensor checked by name, shape and content before anything is computed."""
 
-import json
-import os
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from .config import Config, read_json
+from .config import Config
 from .errors import Error
+from .files import one_line, shown
+from .memory import available_memory, size_text
+from .shards import INDEX as INDEX  # the name of a file of weights, for whoever writes or fetches them
+from .shards import UNREADABLE, check_unchanged, damaged, open_file, stamp, tensor_files
 from .tree import LayerWeights, Weights
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-MAX_SHARD_SIZE = 5_000_000_000  # bytes, as is usual on the hub
 STORED = ("F64", "F32", "BF16", "F16")  # how safetensors names the kinds of numbers read here
-INDEX = "model.safetensors.index.json"
+MOST_MISSING = 1000  # so many missing tensors are counted; sizes that imply 10^12 of them are not written out
 IGNORED = ("rotary_emb.inv_freq",)  # older files carry this table, which is computed here
 
 
@@ -71,9 +72,14 @@ def _ffn_slots(name: str, hidden: int, intermediate: int, part: tuple[int, ...])
     yield Slot(f"{name}.down_proj.weight", "down_proj", (hidden, intermediate), part)
 
 
+def every_slot(config: Config) -> Iterator[Slot]:
+    yield from outer_slots(config)
+    for layer in range(config.num_hidden_layers):
+        yield from layer_slots(config, layer)
+
+
 def all_slots(config: Config) -> list[Slot]:
-    layers = (slot for layer in range(config.num_hidden_layers) for slot in layer_slots(config, layer))
-    return [*outer_slots(config), *layers]
+    return list(every_slot(config))
 
 
 def empty_fields(slots: list[Slot], dtype: torch.dtype, device: torch.device | str | None) -> dict:
@@ -132,7 +138,8 @@ def load_weights(
     """
     dtype = dtype or _dtype_of(config, folder)
     files = tensor_files(Path(folder))
-    check_tensors(files, config)
+    before = {path: stamp(path) for path in files.values()}
+    implied = check_names(files, config)
 
     def mine(slots: Iterable[Slot]) -> list[Slot]:
         return [slot for slot in map(own, slots) if slot is not None]
@@ -141,21 +148,38 @@ def load_weights(
     # needs for a moment then lies behind the weights, and not between them, where it would leave holes.
     parts = [[slot] for slot in mine(outer_slots(config))]
     parts += [mine(layer_slots(config, layer)) for layer in range(config.num_hidden_layers)]
+    check_room(folder, [slot for slots in parts for slot in slots], dtype, device)
+    check_stored(files, implied)
     trees = [empty_fields(slots, dtype, device) for slots in parts]
     for fields, slots in zip(trees, parts, strict=True):
         for few in (slots[::2], slots[1::2]):  # what is read of a file stays in memory until it is closed
             with ExitStack() as stack:
-                opened = {path: stack.enter_context(_open(path)) for path in {files[slot.name] for slot in few}}
+                opened = {path: stack.enter_context(open_file(path)) for path in {files[slot.name] for slot in few}}
                 for slot in few:
-                    fill(fields[slot.field][slot.part], slot, opened[files[slot.name]], files[slot.name])
+                    path = files[slot.name]
+                    check_unchanged(path, before[path])
+                    fill(fields[slot.field][slot.part], slot, opened[path], path)
+    for path in before:
+        check_unchanged(path, before[path])
     outer = {name: tensor for fields in trees[: -config.num_hidden_layers] for name, tensor in fields.items()}
     return Weights(layers=tuple(LayerWeights(**fields) for fields in trees[-config.num_hidden_layers :]), **outer)
 
 
+def check_room(folder: str | Path, slots: list[Slot], dtype: torch.dtype, device: torch.device | str | None) -> None:
+    """Whether the device has room for them: Linux would hand it out all the same, and end the process later."""
+    needed, left = sum(math.prod(slot.shape) for slot in slots) * dtype.itemsize, available_memory(device)
+    if left is not None and needed > left:
+        found = f"the weights take {size_text(needed)} in {dtype}, {device or 'cpu'} has {size_text(left)} left"
+        raise Error(f"{folder}: {found}, expected room for all: choose a smaller dtype, or more devices")
+
+
 def fill(target: Tensor, slot: Slot, file: Any, path: Path) -> None:
     """Copies a tensor of an open file, or the part of it that the slot asks for, into its place."""
-    tensor = file.get_slice(slot.name)[slot.cut] if slot.cut else file.get_tensor(slot.name)
-    target.copy_(tensor)
+    try:
+        tensor = file.get_slice(slot.name)[slot.cut] if slot.cut else file.get_tensor(slot.name)
+        target.copy_(tensor)
+    except UNREADABLE as error:
+        raise damaged(path, error) from None
     if not all_finite(target):
         if all_finite(tensor):
             found, advice = f"a number too large for {target.dtype}", "choose another dtype"
@@ -171,133 +195,60 @@ def all_finite(tensor: Tensor) -> bool:
 
 def _dtype_of(config: Config, where: str | Path) -> torch.dtype:
     if config.dtype not in DTYPES:
-        raise Error(f"{where}: dtype is {config.dtype!r}, expected one of {', '.join(DTYPES)}: pass dtype yourself")
+        raise Error(
+            f"{where}: dtype is {shown(config.dtype)}, expected one of {', '.join(DTYPES)}: pass dtype yourself"
+        )
     return DTYPES[config.dtype]
-
-
-def tensor_files(folder: Path) -> dict[str, Path]:
-    """Which file holds each tensor, from the files' own headers; the index only says which files there are."""
-    single, index = folder / "model.safetensors", folder / INDEX
-    if single.exists():
-        paths = [single]
-    elif index.exists():
-        paths = [folder / name for name in _shard_names(index)]
-    else:
-        pickles = sorted(path.name for path in folder.glob("*.bin")) + sorted(path.name for path in folder.glob("*.pt"))
-        found = f"only {pickles[0]}, which is a pickle and is never opened" if pickles else "no weights"
-        raise Error(f"{folder}: {found}, expected model.safetensors or {INDEX}: convert or fetch the checkpoint")
-    files: dict[str, Path] = {}
-    for path in paths:
-        with _open(path) as opened:
-            for name in opened.keys():  # noqa: SIM118 (a safetensors handle is no mapping)
-                if name in files:
-                    raise Error(f"{path}: tensor {name} stands in {files[name].name} too, expected once: fetch again")
-                files[name] = path
-    return files
-
-
-def _shard_names(index: Path) -> list[str]:
-    shards = read_json(index).get("weight_map")
-    if not isinstance(shards, dict) or not shards or not all(isinstance(name, str) for name in shards.values()):
-        raise Error(f"{index}: weight_map is no table of tensor to file name: fetch the file again")
-    names = sorted(set(shards.values()))
-    for name in names:
-        if Path(name).name != name or not name.endswith(".safetensors"):
-            raise Error(
-                f"{index}: names the file {name!r}, expected a plain *.safetensors name in this folder: do not trust it"
-            )
-    return names
 
 
 def check_tensors(files: dict[str, Path], config: Config) -> None:
     """Names and shapes of all tensors against what the config implies, from the headers alone."""
-    slots = {slot.name: slot for slot in all_slots(config)}
+    check_stored(files, check_names(files, config))
+
+
+def check_names(files: dict[str, Path], config: Config) -> dict[str, Slot]:
+    """The tensors that the config implies, by name, if these and no others are there."""
+    where = next(iter(files.values())).parent if files else "the checkpoint"
+    most = len(files) + MOST_MISSING
+    slots = {slot.name: slot for slot in islice(every_slot(config), most)}
+    if len(slots) == most:
+        found = f"holds {len(files):,} tensors, expected more than {most - 1:,}, as config.json implies"
+        raise Error(f"{where}: {found}: the files are incomplete or of another config.json")
     ignored = {
         name for name in files if name.endswith(IGNORED) or (config.tie_word_embeddings and name == "lm_head.weight")
     }
-    where = next(iter(files.values())).parent if files else "the checkpoint"
     missing, surplus = sorted(slots.keys() - files.keys()), sorted(files.keys() - slots.keys() - ignored)
-    for found, what, hint in (
+    for names, what, hint in (
         (missing, "missing", "the files are incomplete or of another config.json"),
         (surplus, "surplus", "config.json describes another model"),
     ):
-        if found:
-            others = f" and {len(found) - 1} more" if len(found) > 1 else ""
-            raise Error(
-                f"{where}: tensor {found[0]}{others} {what}, expected the {len(slots)} that config.json implies: {hint}"
-            )
+        if names:
+            found = one_line(names[0]) + (f" and {len(names) - 1} more" if len(names) > 1 else "") + f" {what}"
+            raise Error(f"{where}: tensor {found}, expected the {len(slots)} that config.json implies: {hint}")
+    return slots
+
+
+def check_stored(files: dict[str, Path], slots: dict[str, Slot]) -> None:
+    """How the files hold the tensors of these slots."""
     for path in sorted(set(files.values())):
-        with _open(path) as opened:
+        with open_file(path, "numpy") as opened:  # torch would want memory for the whole file
             for name in (name for name in slots if files[name] == path):
-                kind, shape = opened.get_slice(name).get_dtype(), tuple(opened.get_slice(name).get_shape())
-                if kind not in STORED:
-                    expected = f"expected one of {', '.join(STORED)}"
-                    raise Error(f"{path}: tensor {name} is stored as {kind}, {expected}: fetch weights not quantised")
-                if shape != slots[name].shape:
-                    expected = f"expected {list(slots[name].shape)} from config.json"
-                    raise Error(
-                        f"{path}: tensor {name} has shape {list(shape)}, {expected}: they are of different models"
-                    )
+                check_tensor(slots[name], opened, path)
 
 
-def _open(path: Path):
+def check_tensor(slot: Slot, opened: Any, path: Path) -> None:
+    """One tensor of an open file: how its numbers are stored, and its shape."""
     try:
-        return safe_open(path, framework="pt")
-    except FileNotFoundError:
-        raise Error(f"{path}: no such file, though the index names it: fetch the checkpoint again") from None
-    except (SafetensorError, OSError, ValueError) as error:
-        raise Error(
-            f"{path}: is no readable safetensors file ({error}): it is cut off or damaged, fetch it again"
-        ) from None
-
-
-def save_weights(folder: Path, weights: Weights, config: Config, *, max_shard_size: int = MAX_SHARD_SIZE) -> None:
-    """Writes the hub's tensors, experts one by one: model.safetensors, or shards with an index above `max_shard_size`.
-
-    Sizes are in bytes. All files are written beside their names and renamed once all are complete.
-    """
-    shards: list[dict[str, Tensor]] = [{}]
-    for name, tensor in named_tensors(weights, config):
-        if shards[-1] and sum(held.nbytes for held in shards[-1].values()) + tensor.nbytes > max_shard_size:
-            shards.append({})
-        shards[-1][name] = tensor.detach().cpu().contiguous()
-    count = len(shards)
-    names = [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
-    names = names if count > 1 else ["model.safetensors"]
-    partials = [folder / f"{name}.partial" for name in names]
-    try:
-        for shard, partial in zip(shards, partials, strict=True):
-            save_file(shard, partial, metadata={"format": "pt"})
-            partial.chmod(0o644)  # the library makes files that only their owner may read
-        for partial in partials:
-            os.replace(partial, partial.with_suffix(""))
-    finally:
-        for partial in partials:
-            partial.unlink(missing_ok=True)
-    if count > 1:
-        weight_map = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
-        total = sum(tensor.nbytes for shard in shards for tensor in shard.values())
-        write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
-        (folder / "model.safetensors").unlink(missing_ok=True)  # else it would be read instead of the shards
-
-
-def named_tensors(weights: Weights, config: Config) -> Iterator[tuple[str, Tensor]]:
-    """The hub's name of every tensor and its part of the tree, as a view."""
-    for slot in outer_slots(config):
-        yield slot.name, getattr(weights, slot.field)[slot.part]
-    for number, layer in enumerate(weights.layers):
-        for slot in layer_slots(config, number):
-            yield slot.name, getattr(layer, slot.field)[slot.part]
-
-
-def write_json(path: Path, content: dict) -> None:
-    """A JSON file that is either the old one or the new one, never half of one."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+        header = opened.get_slice(slot.name)
+        kind, shape = header.get_dtype(), header.get_shape()
+    except UNREADABLE as error:
+        raise damaged(path, error) from None
+    if kind not in STORED:
+        expected = f"expected one of {', '.join(STORED)}"
+        raise Error(f"{path}: tensor {slot.name} is stored as {kind}, {expected}: fetch weights not quantised")
+    if tuple(shape) != slot.shape:
+        expected = f"expected {list(slot.shape)} from config.json"
+        raise Error(f"{path}: tensor {slot.name} has shape {list(shape)}, {expected}: they are of different models")
 
 
 def tensor_tree(weights: Weights) -> list[Tensor]:

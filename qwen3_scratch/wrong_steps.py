@@ -77,47 +77,30 @@ def positions_from_zero(config: Config, positions: Int[Tensor, "batch seq"]) -> 
 
 # ---- attention -------------------------------------------------------------------------------
 
+Queries = Float[Tensor, "batch heads q_len head_dim"]
+Keys = Float[Tensor, "batch kv_heads k_len head_dim"]  # and values
+Seen = Bool[Tensor, "#batch #heads q_len k_len"]
 
-def repeated_heads(
-    q: Float[Tensor, "batch heads q_len head_dim"],
-    k: Float[Tensor, "batch kv_heads k_len head_dim"],
-    v: Float[Tensor, "batch kv_heads k_len head_dim"],
-    mask: Bool[Tensor, "#batch #heads q_len k_len"] | None = None,
-) -> Float[Tensor, "batch heads q_len head_dim"]:
+
+def repeated_heads(q: Queries, k: Keys, v: Keys, mask: Seen | None = None) -> Queries:
     """Key heads 0, 1, 0, 1, ... instead of 0, 0, 1, 1, ...: `repeat` for `repeat_interleave`."""
     group = q.shape[1] // k.shape[1]
     return gqa_attention(q, k.repeat(1, group, 1, 1), v.repeat(1, group, 1, 1), mask)
 
 
-def groups_of_four(
-    q: Float[Tensor, "batch heads q_len head_dim"],
-    k: Float[Tensor, "batch kv_heads k_len head_dim"],
-    v: Float[Tensor, "batch kv_heads k_len head_dim"],
-    mask: Bool[Tensor, "#batch #heads q_len k_len"] | None = None,
-) -> Float[Tensor, "batch heads q_len head_dim"]:
+def groups_of_four(q: Queries, k: Keys, v: Keys, mask: Seen | None = None) -> Queries:
     """Query head h reads key head h // 4, a number of one checkpoint."""
-    shared = (torch.arange(q.shape[1]) // 4).clamp(
-        max=k.shape[1] - 1
-    )  # past the last head it would crash, and be found
+    last = k.shape[1] - 1  # past it an index would crash, and be found
+    shared = (torch.arange(q.shape[1]) // 4).clamp(max=last)
     return gqa_attention(q, k[:, shared], v[:, shared], mask)
 
 
-def scaled_by_all_heads(
-    q: Float[Tensor, "batch heads q_len head_dim"],
-    k: Float[Tensor, "batch kv_heads k_len head_dim"],
-    v: Float[Tensor, "batch kv_heads k_len head_dim"],
-    mask: Bool[Tensor, "#batch #heads q_len k_len"] | None = None,
-) -> Float[Tensor, "batch heads q_len head_dim"]:
+def scaled_by_all_heads(q: Queries, k: Keys, v: Keys, mask: Seen | None = None) -> Queries:
     """Scores over sqrt(heads * head_dim), the width of all heads together."""
     return gqa_attention(q / math.sqrt(q.shape[1]), k, v, mask)
 
 
-def softmax_in_bf16(
-    q: Float[Tensor, "batch heads q_len head_dim"],
-    k: Float[Tensor, "batch kv_heads k_len head_dim"],
-    v: Float[Tensor, "batch kv_heads k_len head_dim"],
-    mask: Bool[Tensor, "#batch #heads q_len k_len"] | None = None,
-) -> Float[Tensor, "batch heads q_len head_dim"]:
+def softmax_in_bf16(q: Queries, k: Keys, v: Keys, mask: Seen | None = None) -> Queries:
     """Scores and their softmax keep eight bits."""
     group = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
@@ -146,31 +129,26 @@ def window_off_by_one(
 
 # ---- router and experts ----------------------------------------------------------------------
 
+Rows = Float[Tensor, "tokens dim"]
+Router = Float[Tensor, "experts dim"]
 
-def argmax_expert(
-    x: Float[Tensor, "tokens dim"], router: Float[Tensor, "experts dim"], top_k: int, norm_topk_prob: bool
-) -> Route:
+
+def argmax_expert(x: Rows, router: Router, top_k: int, norm_topk_prob: bool) -> Route:
     """One expert a token, weighed with its raw probability, whatever the config asks for."""
     return moe_route(x, router, 1, False)
 
 
-def renormalisation_forgotten(
-    x: Float[Tensor, "tokens dim"], router: Float[Tensor, "experts dim"], top_k: int, norm_topk_prob: bool
-) -> Route:
+def renormalisation_forgotten(x: Rows, router: Router, top_k: int, norm_topk_prob: bool) -> Route:
     """The weights sum to less than one."""
     return moe_route(x, router, top_k, False)
 
 
-def renormalised_unasked(
-    x: Float[Tensor, "tokens dim"], router: Float[Tensor, "experts dim"], top_k: int, norm_topk_prob: bool
-) -> Route:
+def renormalised_unasked(x: Rows, router: Router, top_k: int, norm_topk_prob: bool) -> Route:
     """The weights sum to one."""
     return moe_route(x, router, top_k, True)
 
 
-def softmax_over_top_k(
-    x: Float[Tensor, "tokens dim"], router: Float[Tensor, "experts dim"], top_k: int, norm_topk_prob: bool
-) -> Route:
+def softmax_over_top_k(x: Rows, router: Router, top_k: int, norm_topk_prob: bool) -> Route:
     """The best logits first, then a softmax over these alone."""
     logits = F.linear(x, router)
     best, experts = logits.topk(top_k, dim=-1)

@@ -122,5 +122,12 @@ def finished(*words: str, timeout: float = 60, **options: Any) -> Said:
     return Said(running.returncode, out, err)
 
 
+def torchrun(count: int, *words: object, **options: Any) -> subprocess.CompletedProcess:
+    """The same on so many ranks, with one thread each."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", count, *words]
+    settings = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run([*map(str, command)], env=settings, capture_output=True, text=True, timeout=240, **options)
+
+
 def joined(pieces: Sequence[Any], *, thinking: bool) -> str:
     return "".join(piece for piece in pieces if piece.thinking == thinking)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from qwen3_scratch import Config, init_weights
-from qwen3_scratch.weights import save_weights
+from qwen3_scratch.saving import save_weights
 
 TEXT_FILES = ("tokenizer.json", "tokenizer_config.json")
 

@@ -273,7 +273,7 @@ def test_a_template_can_neither_reach_out_nor_change_anything(template):
 
 
 @pytest.mark.parametrize(
-    "template", ["{{ ''.__class__ }}", "{{ raise_exception.__globals__ }}", "{{ lipsum.__globals__ }}"]
+    "template", ["{{ ''.__class__ }}", "{{ raise_exception.__globals__ }}", "{{ namespace.__init__ }}"]
 )
 def test_a_private_attribute_prints_as_nothing(template):
     assert tokenizer_with(template).render_chat([user("Hi")]) == ""

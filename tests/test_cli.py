@@ -1,6 +1,5 @@
 """The terminal: the answer on standard output and all else on standard error; errors in one line; quiet ends."""
 
-import contextlib
 import io
 import os
 import pty
@@ -20,7 +19,7 @@ from qwen3_scratch.generate import prompt_ids
 from qwen3_scratch.report import size_text
 
 END = tokenizer().token_id("<|im_end|>")
-COMMANDS = ("generate", "chat", "trace", "info")
+COMMANDS = ("generate", "chat", "trace", "info", "download", "verify")
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +174,8 @@ def test_the_help_of_each_command_has_an_example_and_all_names_in_full(run, name
         "chat": "--model --max-new-tokens --no-thinking --temperature --seed --system /new /think /quit Ctrl-D Ctrl-C",
         "trace": "--model --raw --num-experts-per-tok --device --dtype --revision",
         "info": "--revision model",
+        "download": "--revision model HF_ENDPOINT HF_TOKEN HF_HUB_OFFLINE",
+        "verify": "--revision --against model",
     }[name]
     assert all(word in found.out for word in options.split())
     assert max(map(len, found.out.splitlines())) <= 80
@@ -297,8 +298,10 @@ class Terminal:
         text = ""
         while not re.search(wanted, text):
             assert select.select([self.side], [], [], 60)[0], f"{wanted!r} not in {self.shown!r}"
-            with contextlib.suppress(OSError):  # the other side is closed
+            try:
                 self.shown += os.read(self.side, 10000).decode(errors="replace")
+            except OSError:  # the other side is closed, so nothing more will come
+                raise AssertionError(f"{wanted!r} not in {self.shown!r}, and the command has ended") from None
             text = re.sub(r"\x1b\[[\d;?]*[A-Za-z]|\r", "", self.shown)
         self.shown = ""
         return text

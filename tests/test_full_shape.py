@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import torchrun
 from reference import assert_near, distance, greedy, random_like, random_tokens, reference_greedy, reference_logits
 from safetensors import safe_open
-from test_parallel import torchrun
 from torch import Tensor
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 

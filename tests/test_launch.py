@@ -8,9 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import TINY, command, unchecked
+from helpers import TINY, command, torchrun, unchecked
 from reference import dense_config, random_weights
-from test_parallel import torchrun
 
 from qwen3_scratch import Checkpoint, generate, load_checkpoint, save_checkpoint
 from qwen3_scratch.launch import agree

@@ -1,6 +1,7 @@
 """The same notebooks run unchanged on checkpoints of another form: other sizes, other routing, no router at all.
 
-Each is executed as a reader would, in a kernel of its own, from a folder that is not the notebooks'.
+Each is executed as a reader would, in a kernel of its own, from a folder that is not the notebooks'; the kernels are
+forked, since importing torch 48 times takes minutes.
 """
 
 import os
@@ -9,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import nbformat
 import pytest
+from forked_kernels import ForkedKernelManager, prepare
 from helpers import ROOT
 from nbclient import NotebookClient
 from other_checkpoints import MADE, write
@@ -18,14 +20,18 @@ NO_ROUTER = "This checkpoint is dense"
 SPARSE_ONLY = {"06_router_and_experts", "10_inside_the_router", "11_pitfalls", "13_training", "15_topk_moe_on_gpu"}
 
 
+def environment(**settings: str) -> dict[str, str]:
+    """One thread each, since two run at a time. Nothing is fetched, and nothing measured is asked for."""
+    foreign = {"MPLBACKEND", "HF_ENDPOINT", "JAXTYPING_DISABLE", "QWEN3_SCRATCH_MODEL"}
+    kept = {key: value for key, value in os.environ.items() if key not in foreign}
+    return kept | {"CI": "true", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | settings
+
+
 def executed(name: str, checkpoint: str, folder: str) -> nbformat.NotebookNode:
     notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
-    # One thread each, since two run at a time. Nothing is fetched, and nothing measured is asked for.
-    settings = {"QWEN3_SCRATCH_MODEL": checkpoint, "CI": "true", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    foreign = {"MPLBACKEND", "HF_ENDPOINT", "JAXTYPING_DISABLE"}
-    environment = {key: value for key, value in os.environ.items() if key not in foreign} | settings
-    client = NotebookClient(notebook, timeout=400, allow_errors=True, resources={"metadata": {"path": folder}})
-    client.execute(env=environment)
+    options = {"resources": {"metadata": {"path": folder}}, "kernel_manager_class": ForkedKernelManager}
+    client = NotebookClient(notebook, timeout=400, allow_errors=True, **options)
+    client.execute(env=environment(QWEN3_SCRATCH_MODEL=checkpoint))
     return notebook
 
 
@@ -36,6 +42,7 @@ def runs(request, tmp_path_factory) -> Iterator[dict[tuple[str, str], Future]]:
     pairs = dict.fromkeys((params["checkpoint"], params["notebook"]) for params in wanted)
     work = tmp_path_factory.mktemp("checkpoints")
     folders = {name: write(name, work / name) for name in dict.fromkeys(name for name, _ in pairs)}
+    prepare(environment())
     with ThreadPoolExecutor(2) as pool:
         yield {pair: pool.submit(executed, pair[1], str(folders[pair[0]]), str(work)) for pair in pairs}
 

@@ -5,13 +5,12 @@ torchrun starts real processes that talk through gloo; `parallel_worker.py` is w
 
 import json
 import math
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from helpers import torchrun
 from reference import TOLERANCE, dense_config, random_tokens, random_weights, small_config
 
 from qwen3_scratch import Checkpoint, Config, Error, generate, load_checkpoint, save_checkpoint
@@ -48,12 +47,6 @@ CASES = [
     if fits(config, tensors, experts)
 ]
 PROMPTS = [[3, 1, 4, 1, 5], [9, 2, 6]]
-
-
-def torchrun(count: int, *words: object, **options) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", count, *words]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True, timeout=240, **options)
 
 
 @pytest.fixture(scope="module")
@@ -158,9 +151,7 @@ def test_bytes_sent_for_a_token_are_those_of_the_formula(case, found):
     name, tensors, experts, _ = case
     config = CONFIGS[name]
     sparse = sum(config.is_sparse(layer) for layer in range(config.num_hidden_layers))
-    sums = {tensors: 1 + 2 * config.num_hidden_layers, experts: sparse}
     messages = (tensors - 1) * (4 * (1 + 2 * config.num_hidden_layers) + 2) + (experts - 1) * 4 * sparse
-    assert sums
     payload = 4 * sum(traffic(config, Place(0, 0, tensors, experts)).values())
     assert [rank["wire"] for rank in found[case]] == [payload + HEADER * messages] * len(found[case])
 

@@ -63,6 +63,11 @@ def shown(sampling: Sampling) -> str:
     )
 
 
+def as_mask(seen: torch.Tensor) -> torch.Tensor:
+    """Which tokens of the vocabulary each row has seen, from their ids [rows, tokens]."""
+    return torch.zeros(len(seen), VOCABULARY, dtype=torch.bool).scatter_(1, seen, True)
+
+
 @pytest.mark.parametrize("ties", [False, True], ids=["all_different", "with_ties"])
 @pytest.mark.parametrize("sampling", FILTERS, ids=shown)
 def test_each_filter_equals_the_reference(sampling, ties):
@@ -74,14 +79,14 @@ def test_a_repetition_penalty_equals_the_reference():
     logits = some_logits(False)
     seen = torch.randint(VOCABULARY, (ROWS, 30), generator=torch.Generator().manual_seed(1))
     for penalty in (0.7, 1.0, 1.3, 2.0):
-        found = penalise_repetition(logits, list(seen), penalty).softmax(-1)
+        found = penalise_repetition(logits, as_mask(seen), penalty).softmax(-1)
         expected = logits.softmax(-1) if penalty == 1 else reference(logits, Sampling(repetition_penalty=penalty), seen)
         torch.testing.assert_close(found, expected)
 
 
 def test_a_repetition_penalty_treats_each_row_by_what_that_row_has_seen():
     logits = some_logits(False)[:2]
-    found = penalise_repetition(logits, [torch.tensor([3, 3, 3]), torch.tensor([5])], 2.0)
+    found = penalise_repetition(logits, as_mask(torch.tensor([[3, 3, 3], [5, 5, 5]])), 2.0)
     changed = (found != logits).nonzero().tolist()
     assert changed == [[0, 3], [1, 5]]
     assert all(found[row, token] < logits[row, token] for row, token in changed)
@@ -163,10 +168,14 @@ def test_a_number_draws_the_same_token_in_a_batch_of_any_size(rows, seed):
 
 
 def test_sampling_leaves_its_arguments_as_they_were():
-    logits, uniform, seen = some_logits(False), torch.rand(ROWS, dtype=torch.float64), torch.arange(5)
+    logits, uniform, seen = (
+        some_logits(False),
+        torch.rand(ROWS, dtype=torch.float64),
+        as_mask(torch.arange(5).expand(ROWS, 5)),
+    )
     copies = logits.clone(), uniform.clone(), seen.clone()
     for sampling in (*FILTERS, Sampling(temperature=0.0)):
-        draw(probabilities(penalise_repetition(logits, [seen] * ROWS, 1.5), sampling), uniform)
+        draw(probabilities(penalise_repetition(logits, seen, 1.5), sampling), uniform)
     assert all(torch.equal(now, before) for now, before in zip((logits, uniform, seen), copies, strict=True))
 
 

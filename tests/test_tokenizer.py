@@ -260,7 +260,7 @@ def test_a_template_that_is_no_text_is_refused_by_name(folder, template):
 
 
 def test_a_missing_tokenizer_file_is_named(tmp_path):
-    with pytest.raises(Error, match=r"^[^\n]*tokenizer\.json: no such file[^\n]*fetch[^\n]*$"):
+    with pytest.raises(Error, match=r"^[^\n]*tokenizer\.json: no such file[^\n]*check the path[^\n]*$"):
         read_tokenizer(tmp_path)
 
 

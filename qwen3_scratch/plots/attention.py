@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, PowerNorm
-from matplotlib.image import AxesImage
 from torch import Tensor
 
 from .canvas import (
@@ -99,19 +98,15 @@ def attention_steps(
         label_axis(ax.xaxis, labels, 2.5)
         label_axis(ax.yaxis, labels[k_len - q_len :] if ax is panels[0] else [""], 2.5)
         ax.set(xlabel="key: is looked at", ylabel="query: looks" if ax is panels[0] else "")
-        _bar_below(figure, ax, image, "weight (a row sums to 100%)" if ax is panels[2] else "score (a number, no unit)")
+        unit = "weight (a row sums to 100%)" if ax is panels[2] else "score (a number, no unit)"
+        below = {"ax": ax, "location": "bottom", "shrink": 0.9, "aspect": 26, "pad": 0.02, "format": None}
+        bar = colour_bar(figure, image, unit, **below)
     marks = (0.0, 0.1, 0.3, 0.6, 1.0)
-    panels[2].images[0].colorbar.set_ticks(marks, labels=[percent(mark) for mark in marks])
+    bar.set_ticks(marks, labels=[percent(mark) for mark in marks])
     steps = "1  all scores", "2  masked: hatched is hidden", "3  softmax of each row"
     for ax, step in zip(panels, steps, strict=True):
         ax.set_title(step)
     return figure
-
-
-def _bar_below(figure: Figure, ax: Axes, image: AxesImage, label: str) -> None:
-    bar = figure.colorbar(image, ax=ax, label=label, location="bottom", shrink=0.9, aspect=26, pad=0.02)
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=SMALL)
 
 
 @styled

@@ -6,7 +6,7 @@ Shades run from light (little) to dark (much) and read the same in grey; labels 
 import io
 import math
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -14,13 +14,17 @@ import matplotlib.figure
 from matplotlib import font_manager, style
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.colorbar import Colorbar
 from matplotlib.image import AxesImage
+from matplotlib.ticker import LogLocator, NullLocator
 from torch import Tensor
 
 from ..tokenizer import Tokenizer
 
 FONT, SMALL = "DejaVu Sans", 7  # the font that matplotlib brings along; the size of labels in points
 DARK, MIDDLE, PALE, LIT = "#08306b", "#4292c6", "#c6dbef", "#ffd27f"
+# Form, marker, colour and width: lines are told apart by form, then by shade.
+LINES = (("-", "o", DARK, 2.0), ("--", "s", MIDDLE, 1.6), (":", "^", "#555555", 1.6), ("-.", "v", DARK, 1.2))
 STYLE = {
     "font.family": FONT, "font.size": 8.5, "axes.titlesize": 8.5, "axes.titlelocation": "left", "axes.linewidth": 0.6,
     "axes.spines.top": False, "axes.spines.right": False, "xtick.major.width": 0.6, "ytick.major.width": 0.6,
@@ -96,16 +100,50 @@ def heatmap(ax: Axes, values: Tensor, texts: Iterable[Iterable[Any]] | None = ()
 
 
 def percent(share: float, place: int | None = None) -> str:
+    """A percentage for a tick of an axis."""
     return f"{100 * share:.3g}%"
 
 
-def colour_bar(figure: Figure, image: AxesImage, label: str, **options: Any) -> None:
-    """A bar beside all axes that says which shade is how many percent."""
+def spoken(share: float) -> str:
+    """A percentage for a sentence: two digits, as far as they are more than a tenth of a percent."""
+    return f"{share:,.0%}" if share >= 0.0995 else f"{share:.1%}" if share >= 0.0005 or share <= 0 else "<0.1%"
+
+
+def colour_bar(figure: Figure, image: AxesImage, label: str, **options: Any) -> Colorbar:
+    """A bar beside all axes that says which shade is how many percent, or with `format=None` which number."""
     size = min(1.0, 2.2 / figure.get_figheight())
-    options = {"shrink": size, "aspect": 14, "pad": 0.01, "format": percent} | options
-    bar = figure.colorbar(image, ax=figure.axes, label=label, **options)
+    options = {"ax": figure.axes, "shrink": size, "aspect": 14, "pad": 0.01, "format": percent} | options
+    bar = figure.colorbar(image, label=label, **options)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=SMALL)
+    return bar
+
+
+def draw_lines(
+    ax: Axes, places: Sequence[int | float], lines: Mapping[str, Sequence[int | float]], **options: Any
+) -> None:
+    """Up to four lines that differ in grey, with a marker at each place (`marker=None`: without), by name."""
+    for (name, values), (form, marker, colour, width) in zip(lines.items(), LINES, strict=False):
+        look = {"ls": form, "marker": marker, "color": colour, "lw": width, "ms": 4} | options
+        ax.plot(places, values, label=name, **look)
+
+
+def logarithmic(
+    axis: Axis,
+    places: Sequence[int] = (),
+    *,
+    base: int = 10,
+    parts: Sequence[int] = (),
+    text: Callable[[float], str] = "{:,.10g}".format,
+) -> None:
+    """Powers of `base` along an axis, with numbers as they are spoken: at `places`, or at `parts` of each power."""
+    getattr(axis.axes, f"set_{axis.axis_name}scale")("log", base=base)
+    axis.set_minor_locator(NullLocator())
+    if parts:
+        axis.set_major_locator(LogLocator(base, parts))
+    axis.set_major_formatter(lambda value, place: text(value))
+    if places:
+        axis.set_ticks(places, [text(place) for place in places], fontsize=SMALL)
 
 
 def line_panels(title: str, count: int, most: int, wide: float, high: float) -> tuple[Figure, list[tuple[Axes, slice]]]:

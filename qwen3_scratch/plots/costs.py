@@ -8,9 +8,21 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from torch import Tensor
 
 from ..tokenizer import Tokenizer
-from .canvas import DARK, LIT, MIDDLE, PALE, SMALL, Figure, new_figure, percent, styled, token_labels
+from .canvas import (
+    DARK,
+    LIT,
+    MIDDLE,
+    PALE,
+    SMALL,
+    Figure,
+    draw_lines,
+    logarithmic,
+    new_figure,
+    percent,
+    styled,
+    token_labels,
+)  # fmt: skip
 
-LINES = (("o-", DARK), ("s--", MIDDLE), ("^:", "#555555"), ("v-.", DARK))  # told apart by form, then by shade
 HATCHES = (("", PALE), ("///", MIDDLE), ("...", "white"), ("xxx", PALE))
 
 
@@ -43,16 +55,14 @@ def decoding_cost(lengths: Sequence[int], operations: Mapping[str, Sequence[int 
     for ax, values, label in zip(
         figure.subplots(1, 2), (operations, totals), ("operations for one more token", "operations so far"), strict=True
     ):
-        for (name, each), (form, colour) in zip(values.items(), LINES, strict=False):
-            shown = slice(0 if values is operations else 1, None)
-            ax.plot(lengths[shown], list(each)[shown], form, color=colour, ms=4, lw=1.3, label=name)
+        shown = slice(0 if values is operations else 1, None)
+        draw_lines(ax, lengths[shown], {name: each[shown] for name, each in values.items()}, lw=1.3)
         ax.set(xlabel="length of the text (tokens)", ylabel=label)
         if values is operations or not new:
             ax.set_ylim(0, None)
+            ax.yaxis.set_major_formatter(FuncFormatter(short))
         else:
-            ax.set_yscale("log")
-            ax.minorticks_off()
-        ax.yaxis.set_major_formatter(FuncFormatter(short))
+            logarithmic(ax.yaxis, text=short)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=4)
     return figure
 
@@ -65,14 +75,10 @@ def cache_size(lengths: Sequence[int], sizes: Mapping[str, Sequence[int]]) -> Fi
     title = f"At {lengths[-1]:,} tokens: {short(last[most])}B with “{most}”, {short(last[least])}B with “{least}”"
     figure = new_figure(title, 8.0, 3.0)
     ax = figure.subplots()
-    for (name, held), (form, colour) in zip(sizes.items(), LINES, strict=False):
-        ax.plot(lengths, held, form, color=colour, ms=4, lw=1.3, label=f"{name}: {short(held[-1])}B")
+    draw_lines(ax, lengths, {f"{name}: {short(held[-1])}B": held for name, held in sizes.items()}, lw=1.3)
     ax.set(xlabel="length of the text (tokens)", ylabel="bytes of keys and values")
-    ax.set_xscale("log", base=2)
-    ax.set_yscale("log")
-    ax.minorticks_off()
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:,.0f}"))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{short(value)}B"))
+    logarithmic(ax.xaxis, base=2)
+    logarithmic(ax.yaxis, text=lambda size: f"{short(size)}B")
     figure.legend(frameon=False, loc="outside right center")
     return figure
 

@@ -7,14 +7,12 @@ from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from ..config import Config
 from ..parallel import Place, check_split, own_slot
 from ..weights import Slot, all_slots
-from .canvas import DARK, MIDDLE, SMALL, Figure, new_figure, styled
+from .canvas import LINES, MIDDLE, SMALL, Figure, draw_lines, logarithmic, new_figure, spoken, styled
 
-LINES = (("o-", DARK), ("s--", MIDDLE), ("^:", "#555555"), ("v-.", DARK))  # told apart by form, then by shade
 NORMS = ("input_layernorm", "post_attention_layernorm", "q_norm", "k_norm", "norm")
 
 
@@ -58,10 +56,6 @@ def share_text(parts: Sequence[Part], whole: int) -> str:
     return f"{texts[0]} on each" if texts[0] == texts[1] else f"{texts[1]} or {texts[0]}"
 
 
-def small(share: float) -> str:
-    return f"{share:.1%}" if share >= 0.0005 else "<0.1%"
-
-
 @styled
 def device_shares(config: Config, tensors: int, experts: int) -> Figure:
     """A row a kind of tensor, a column a rank of the grid: each frame is the whole, filled with what the rank holds.
@@ -91,7 +85,7 @@ def device_shares(config: Config, tensors: int, experts: int) -> Figure:
         ax.text(len(places) + 0.08, place + 0.5, share_text(parts[name], wholes[name]), va="center", fontsize=SMALL)
     ax.set(xlim=(-0.04, len(places) + 0.04), ylim=(len(rows), 0))
     ax.spines[:].set_visible(False)
-    ax.set_yticks([at + 0.5 for at in range(len(rows))], [f"{name}  {small(wholes[name] / total)}" for name in rows])
+    ax.set_yticks([at + 0.5 for at in range(len(rows))], [f"{name}  {spoken(wholes[name] / total)}" for name in rows])
     names = [f"{rank}\nt {place.tensor}, e {place.expert}" for rank, place in enumerate(places)]
     ax.set_xticks([at + 0.5 for at in range(len(places))], names if len(places) <= 10 else range(len(places)))
     ax.set_xlabel("rank, with its place in the grid: t tensor, e expert")
@@ -125,16 +119,12 @@ def device_memory(held: Mapping[str, Mapping[str, Mapping[int, int | float]]], l
     figure = new_figure("; ".join(found), 8.8, 3.4)
     axes = figure.subplots(1, len(held), sharey=True, squeeze=False)[0]
     for ax, (model, ways) in zip(axes, held.items(), strict=True):
-        for (way, sizes), (form, colour) in zip(ways.items(), LINES, strict=False):
-            ax.plot(list(sizes), [size / 1e9 for size in sizes.values()], form, color=colour, ms=4, lw=1.3, label=way)
+        for (way, sizes), (form, marker, colour, _) in zip(ways.items(), LINES, strict=False):
+            look = {"marker": marker, "color": colour, "ms": 4, "lw": 1.3, "label": way}
+            ax.plot(list(sizes), [size / 1e9 for size in sizes.values()], form, **look)
         counts = sorted({count for sizes in ways.values() for count in sizes})
-        ax.set_xscale("log", base=2)
-        ax.set_yscale("log")
-        ax.set_xticks(counts, [str(count) for count in counts])
-        ax.xaxis.set_minor_locator(NullLocator())
-        ax.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
-        ax.yaxis.set_minor_locator(NullLocator())
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda size, place: f"{size:g}"))
+        logarithmic(ax.xaxis, counts, base=2)
+        logarithmic(ax.yaxis, parts=(1, 3))
         ax.set(title=model, xlabel="devices")
         for limit in limits:
             ax.axhline(limit, color="black", lw=0.8, ls=(0, (6, 3)), zorder=0)
@@ -173,9 +163,8 @@ def dispatch_cost(
     for ax, (way, lines) in zip(axes, costs.items(), strict=True):
         ax.plot(owners, adding, "-", color="black", lw=2.2, label="adding answers up, any top-k")
         every = max(1, len(owners) // 8)
-        for (top_k, each), (form, colour) in zip(lines.items(), LINES, strict=False):
-            name = f"sending to owners, top-{top_k}"
-            ax.plot(owners, each, form, color=colour, ms=4, lw=1.3, markevery=every, label=name)
+        named = {f"sending to owners, top-{top_k}": each for top_k, each in lines.items()}
+        draw_lines(ax, owners, named, lw=1.3, markevery=every)
         ax.set(title=way, xlabel="ranks that own experts", ylim=(0, None))
     axes[0].set_ylabel("vectors sent by a rank\nfor each token of a layer")
     figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=4)

@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
-from matplotlib.image import AxesImage
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import ScalarFormatter
 from torch import Tensor
 
 from .canvas import (
@@ -15,8 +14,10 @@ from .canvas import (
     PALE,
     SMALL,
     Figure,
+    colour_bar,
     heatmap,
     label_axis,
+    logarithmic,
     new_figure,
     percent,
     small_multiples,
@@ -147,21 +148,14 @@ def expert_knockouts(
         ax.set(title=domains[number], xlabel="expert" if below else "", ylabel="" if number % columns else "layer")
         label_axis(ax.xaxis, range(experts) if below else [""], 2.1)
         label_axis(ax.yaxis, [""] if number % columns else numbers, high)
-    nats_bar(figure, image, "rise of the loss\n(nats per token)")
+    plain = ScalarFormatter(useOffset=False)
+    colour_bar(figure, image, "rise of the loss\n(nats per token)", shrink=0.8, format=plain)
     return figure
 
 
 def short(value: float, top: float) -> str:
     """A value in two decimals without the leading zero; nothing where it is below a twentieth of the largest."""
     return f"{value:.2f}".removeprefix("0") if value >= top / 20 and value >= 0.005 else ""
-
-
-def nats_bar(figure: Figure, image: AxesImage, label: str) -> None:
-    """A bar beside all axes that says which shade is how many nats."""
-    bar = figure.colorbar(image, ax=figure.axes, label=label, aspect=14, pad=0.01, shrink=0.8)
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=SMALL)
-    bar.formatter.set_useOffset(False)
 
 
 @styled
@@ -191,10 +185,7 @@ def loss_by_top_k(
         ax.set(title=name + " (as trained)" * (name == trained[0]), xlabel="experts per token")
         label_axis(ax.xaxis, top_k, 3.0)
     if float(every.min()) > 0 and every.max() > 3 * every.min():
-        panels[0].set_yscale("log")
-        panels[0].yaxis.set_major_locator(LogLocator(subs=(1, 3)))
-        panels[0].yaxis.set_minor_locator(NullLocator())
-        panels[0].yaxis.set_major_formatter(lambda value, place: f"{value:g}")
+        logarithmic(panels[0].yaxis, parts=(1, 3))
     panels[0].set_ylabel("loss, nats per token")
     figure.legend(*panels[0].get_legend_handles_labels(), frameon=False, loc="outside right center")
     return figure

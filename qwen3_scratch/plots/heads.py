@@ -9,18 +9,26 @@ from matplotlib.colors import PowerNorm
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from .canvas import DARK, MIDDLE, PALE, SMALL, Figure, colour_bar, heatmap, label_axis, new_figure, percent, styled
+from .canvas import (
+    DARK,
+    MIDDLE,
+    PALE,
+    SMALL,
+    Figure,
+    colour_bar,
+    heatmap,
+    label_axis,
+    new_figure,
+    percent,
+    spoken,
+    styled,
+)  # fmt: skip
 
 FOUND = 3  # times the score of an even look: what counts as a head that does a thing, and not as chance
 
 
 def head_name(layer: int, head: int) -> str:
     return f"L{layer}H{head}"
-
-
-def share(value: float) -> str:
-    """A percentage with two digits at least."""
-    return f"{value:.0%}" if value >= 0.0995 else f"{value:.1%}"
 
 
 @styled
@@ -35,9 +43,9 @@ def head_scores(scores: Float[Tensor, "layers heads"], what: str, chance: float)
     layer, head = divmod(int(values.argmax()), heads)
     best, name = float(values.max()), head_name(layer, head)
     if best >= FOUND * chance:
-        title = f"{name} gives {share(best)} of its weight to {what}; an even look would give {share(chance)}"
+        title = f"{name} gives {spoken(best)} of its weight to {what}; an even look would give {spoken(chance)}"
     else:
-        title = f"No head seeks {what}: the best, {name}, gives {share(best)}, an even look {share(chance)}"
+        title = f"No head seeks {what}: the best, {name}, gives {spoken(best)}, an even look {spoken(chance)}"
     high = min(0.3 * layers, 6.5)
     figure = new_figure(title, 7.8, high + 1.15)
     ax = figure.subplots()
@@ -67,10 +75,10 @@ def head_map(
     labels, past = list(labels)[start:], k_len - q_len
     order = values.flatten().argsort(descending=True, stable=True).tolist()
     found = [divmod(place, k_len) for place in order if place // k_len + past + start > 0][:links] or [(0, 0)]
-    lines = [f"{labels[past + q]} → {labels[k]}: {share(float(values[q, k]))}, {back(past + q - k)}" for q, k in found]
+    lines = [f"{labels[past + q]} → {labels[k]}: {spoken(float(values[q, k]))}, {back(past + q - k)}" for q, k in found]
     q, k = found[0]
     title = f"{name} looks hardest from “{labels[past + q]}” at “{labels[k]}”, {back(past + q - k)}"
-    title += f": {share(float(values[q, k]))}"
+    title += f": {spoken(float(values[q, k]))}"
     wide, high = min(max(0.132 * k_len, 2.8), 6.0), min(max(0.132 * q_len, 2.0), 6.0)
     figure = new_figure(textwrap.fill(title, int((wide + 3.2) * 9)), wide + 3.4, high + 1.6)
     ax, side = figure.subplots(1, 2, width_ratios=(wide, 2.2))
@@ -83,9 +91,7 @@ def head_map(
     side.set_axis_off()
     side.set_title("the strongest looks", loc="left")
     side.text(0, 1, "\n".join(lines), va="top", fontsize=SMALL, linespacing=1.7, transform=side.transAxes)
-    bar = figure.colorbar(image, ax=ax, label="weight", format=percent, ticks=(0, 0.1, 0.4, 1), aspect=20, pad=0.01)
-    bar.ax.tick_params(labelsize=SMALL)
-    bar.outline.set_visible(False)
+    colour_bar(figure, image, "weight", ax=ax, ticks=(0, 0.1, 0.4, 1), shrink=1.0, aspect=20)
     return figure
 
 
@@ -107,8 +113,8 @@ def head_damage(
     worst = min(range(len(values)), key=values.__getitem__)
     lowest = min((values[number] for number in ours), default=whole)
     names = [head_name(*divmod(number, heads)) for number in range(len(values))]
-    title = f"Without {names[worst]} the right word falls from {share(whole)} to {share(values[worst])}"
-    title += f", one of the {what}" if worst in ours else f"; without one of the {what}, to {share(lowest)} at worst"
+    title = f"Without {names[worst]} the right word falls from {spoken(whole)} to {spoken(values[worst])}"
+    title += f", one of the {what}" if worst in ours else f"; without one of the {what}, to {spoken(lowest)} at worst"
     figure = new_figure(textwrap.fill(title, 92), 9.0, 2.9)
     ax = figure.subplots()
     shades = [DARK if number in ours else PALE for number in range(len(values))]
@@ -130,13 +136,13 @@ def knock_outs(left: Mapping[str, float], found: Sequence[str] = ()) -> Figure:
     """
     names, values = list(left), list(left.values())
     worst = min(range(len(values)), key=values.__getitem__)
-    title = f"The right word: {share(values[0])} with {names[0]}, {share(values[worst])} without {names[worst]}"
+    title = f"The right word: {spoken(values[0])} with {names[0]}, {spoken(values[worst])} without {names[worst]}"
     figure = new_figure(title, 7.4, 0.85 + 0.3 * len(names))
     ax = figure.subplots()
     for place, (name, value) in enumerate(left.items()):
         colour, hatch = (DARK, None) if name in found else (PALE, None if place == 0 else "////")
         bar = ax.barh(place, value, fc=colour, ec=MIDDLE, hatch=hatch, lw=0.6, height=0.66)
-        ax.bar_label(bar, [share(value)], padding=3, fontsize=SMALL)
+        ax.bar_label(bar, [spoken(value)], padding=3, fontsize=SMALL)
     ax.set(ylim=(len(names) - 0.5, -0.5), xlim=(0, 1.12), xlabel="probability of the right word")
     ax.set_yticks(range(len(names)), [f"without {name}" if place else name for place, name in enumerate(names)])
     ax.xaxis.set_major_formatter(percent)
@@ -155,7 +161,7 @@ def right_and_wrong(
     pairs = [(float(a), float(b)) for a, b in zip(right.flatten(), wrong.flatten(), strict=True)]
     order = sorted(range(len(pairs)), key=lambda number: -max(pairs[number]))[:top]
     names, (best, other) = [head_name(*divmod(number, heads)) for number in order], pairs[order[0]]
-    title = f"{names[0]} gives {share(best)} of its weight to the right {what}, {share(other)} to a wrong one"
+    title = f"{names[0]} gives {spoken(best)} of its weight to the right {what}, {spoken(other)} to a wrong one"
     figure = new_figure(title, 7.0, 2.7)
     ax = figure.subplots()
     for side, colour, hatch, label in ((0, DARK, None, "right"), (1, PALE, "////", "wrong")):
@@ -186,7 +192,7 @@ def score_history(steps: Sequence[int], scores: Mapping[str, Sequence[float]], l
     ]
     gains = [after - before for before, after in pairwise(reached)]
     most = max(range(len(gains)), key=gains.__getitem__)
-    before, after, lesson = share(reached[most]), share(reached[most + 1]), lessons[starts[most]]
+    before, after, lesson = spoken(reached[most]), spoken(reached[most + 1]), lessons[starts[most]]
     title = f"{first.capitalize()} rise from {before} to {after} while the lesson is “{lesson}”"
     figure = new_figure(title, 8.0, 2.6)
     ax = figure.subplots()

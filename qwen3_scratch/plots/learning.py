@@ -9,10 +9,10 @@ from torch import Tensor
 
 from .canvas import (
     DARK,
-    MIDDLE,
     PALE,
     SMALL,
     Figure,
+    draw_lines,
     label_axis,
     line_panels,
     new_figure,
@@ -20,8 +20,6 @@ from .canvas import (
     small_multiples,
     styled,
 )
-
-LINES = (("-", DARK), ("--", MIDDLE), (":", "#555555"), ("-.", DARK))  # told apart by form, then by shade
 
 
 def smooth(values: Sequence[float]) -> list[float]:
@@ -81,10 +79,8 @@ def score_curves(history: Sequence[Mapping[str, float | int]], lessons: Sequence
     height = 1.0 + 1.25 * (1 + (len(domains) - 1) // 4)
     figure = new_figure(title, max(5.2, 1.0 + 1.95 * min(len(domains), 4)), max(2.3, height))
     for domain, (ax, first, _) in zip(domains, small_multiples(figure, len(domains)), strict=True):
-        for way, (form, colour) in zip(("thinking", "direct"), LINES, strict=False):
-            values = [entry.get(f"{domain}/{way}", float("nan")) for entry in scored]
-            marker = "o" if len(steps) < 3 else None
-            ax.plot(steps, values, form, color=colour, lw=1.4, marker=marker, ms=3, label=way)
+        ways = {way: [entry.get(f"{domain}/{way}", float("nan")) for entry in scored] for way in ("thinking", "direct")}
+        draw_lines(ax, steps, ways, lw=1.4, marker="o" if len(steps) < 3 else None, ms=3)
         _mark(ax, [step for step in lessons if step])
         ax.set(title=domain, ylim=(-0.04, 1.04), yticks=(0, 0.5, 1), xticks=(0, steps[-1]))
         ax.set_xticklabels(("0", f"{steps[-1]:,}"), fontsize=SMALL)
@@ -180,8 +176,7 @@ def loss_comparison(steps: Sequence[int], losses: Mapping[str, Sequence[float]],
     title = f"Nats per target at the end: {', '.join(parts)}; {gap:.2f} apart"
     figure = new_figure(title, 7.0, 2.6)
     ax = figure.subplots()
-    for (name, values), (form, colour) in zip(losses.items(), LINES, strict=False):
-        ax.plot(steps, values, form, color=colour, lw=1.5, marker="o" if len(steps) < 3 else None, ms=3, label=name)
+    draw_lines(ax, steps, losses, lw=1.5, marker="o" if len(steps) < 3 else None, ms=3)
     ax.axhline(chance, color="black", lw=0.9, ls=(0, (1, 3)), label="chance")
     ax.set(xlabel="step", ylabel="loss (nats per target)", ylim=(0, None))
     figure.legend(frameon=False, loc="outside right center")

@@ -41,11 +41,10 @@ def divergence_map(
     label_axis(ax.xaxis, labels, wide)
     label_axis(ax.yaxis, [names[row] for row in order.tolist()], high)
     ax.set_xlabel("token that was read last (× another next token is the likeliest)")
-    options = {"shrink": min(1.0, 2.2 / figure.get_figheight()), "aspect": 14, "pad": 0.01, "extend": "max"}
-    bar = figure.colorbar(image, ax=ax, label="divergence (nats)", ticks=[0.001, 0.01, 0.1, 1, 10], **options)
+    ticks = [0.001, 0.01, 0.1, 1, 10]
+    bar = colour_bar(figure, image, "divergence (nats)", ticks=ticks, extend="max", format=None)
     bar.ax.set_yticklabels(["≤0.001", "0.01", "0.1", "1", "10"], fontsize=SMALL)
     bar.ax.minorticks_off()
-    bar.outline.set_visible(False)
     return figure
 
 

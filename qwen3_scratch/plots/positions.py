@@ -5,13 +5,21 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
-from matplotlib.axes import Axes
 from torch import Tensor
 
-from .canvas import DARK, PALE, SMALL, Figure, heatmap, label_axis, new_figure, styled
-from .vectors import LINES, value_bar
-
-MARKERS = ("o", "s", "^", "D")
+from .canvas import (
+    DARK,
+    PALE,
+    SMALL,
+    Figure,
+    colour_bar,
+    draw_lines,
+    heatmap,
+    label_axis,
+    logarithmic,
+    new_figure,
+    styled,
+)  # fmt: skip
 
 
 @styled
@@ -60,7 +68,7 @@ def rotation_map(frequencies: Float[Tensor, "pairs"], positions: int = 64) -> Fi
     image = heatmap(ax, angles.cos(), vmin=-1, vmax=1, interpolation="nearest")
     label_axis(ax.yaxis, range(len(turns)), high)
     ax.set(xlabel="position", ylabel="pair")
-    value_bar(figure, image, "cosine of the angle")
+    colour_bar(figure, image, "cosine of the angle", format=None)
     return figure
 
 
@@ -71,10 +79,9 @@ def pair_wavelengths(frequencies: Float[Tensor, "pairs"], longest: int) -> Figur
     slow = int((waves > longest).sum())
     figure = new_figure(f"{slow} of {len(waves)} pairs do not turn once within {longest:,} positions", 7.2, 2.9)
     ax = figure.subplots()
-    draw_lines(ax, range(len(waves)), {"wavelength": waves.tolist()}, markers=True)
+    draw_lines(ax, range(len(waves)), {"wavelength": waves.tolist()})
     ax.axhline(longest, color="#777777", lw=0.9, ls=(0, (6, 3)), label=f"{longest:,} positions")
-    ax.set_yscale("log")
-    plain_logarithmic(ax)
+    logarithmic(ax.yaxis)
     ax.set(xlabel="pair", ylabel="positions for one turn")
     figure.legend(frameon=False, loc="outside right center")
     return figure
@@ -90,7 +97,7 @@ def slowed_pairs(frequencies: Mapping[str, Float[Tensor, "pairs"]]) -> Figure:
     pairs = len(frequencies[first])
     figure = new_figure(f"Of {pairs} pairs {title} at full speed", 7.2, 2.9)
     ax = figure.subplots()
-    draw_lines(ax, range(pairs), {name: (100 * share).tolist() for name, share in shares.items()}, markers=True)
+    draw_lines(ax, range(pairs), {name: (100 * share).tolist() for name, share in shares.items()})
     ax.set(xlabel="pair", ylabel=f"speed (% of {first})", ylim=(0, 106))
     figure.legend(frameon=False, loc="outside right center")
     return figure
@@ -130,7 +137,7 @@ def divergence_by_position(nats: Mapping[str, Float[Tensor, "positions"]], block
     ax = figure.subplots()
     length = len(next(iter(nats.values())))
     starts = range(0, length, block)
-    draw_lines(ax, starts, blocks, markers=True)
+    draw_lines(ax, starts, blocks)
     shown = starts[:: max(1, len(starts) // 10)]
     ax.set_xticks(shown, [f"{start}-{min(start + block, length) - 1}" for start in shown], fontsize=SMALL)
     ax.set(xlabel="positions", ylabel="divergence (nats)", ylim=(0, None))
@@ -146,13 +153,10 @@ def angle_errors(errors: Mapping[str, Float[Tensor, "positions"]], positions: Se
     last = [f"{end:.0f}° ({name})" if end >= 10 else f"{end:.1g}° ({name})" for name, end in ends.items()]
     figure = new_figure(f"At position {positions[-1]:,} angles are off by up to {', '.join(last)}", 7.4, 3.2)
     ax = figure.subplots()
-    draw_lines(ax, positions, found, markers=True)
+    draw_lines(ax, positions, found)
     ax.axhline(90, color="#777777", lw=0.9, ls=(0, (6, 3)), label="a quarter turn")
-    ax.set_xscale("log", base=2)
-    ax.set_yscale("log")
-    plain_logarithmic(ax)
-    ax.set_xticks(positions[::2], [f"{position:,}" for position in positions[::2]], fontsize=SMALL)
-    ax.minorticks_off()
+    logarithmic(ax.xaxis, positions[::2], base=2)
+    logarithmic(ax.yaxis)
     ax.set(xlabel="position", ylabel="error (degrees)", ylim=(1e-4, 2 * max(180, *ends.values())))
     figure.legend(frameon=False, loc="outside right center")
     return figure
@@ -166,21 +170,9 @@ def loss_by_gap(losses: Mapping[str, Sequence[float]], gaps: Sequence[int]) -> F
     title = f"At a gap of {gaps[-1]:,} the loss is least with “{best}”, {last[best]:.2f} nats a token"
     figure = new_figure(f"{title}, and {losses[best][0]:.2f} without a gap", 7.4, 3.1)
     ax = figure.subplots()
-    draw_lines(ax, range(len(gaps)), losses, markers=True)
+    draw_lines(ax, range(len(gaps)), losses)
     label_axis(ax.xaxis, [f"{gap:,}" for gap in gaps], 5.0)
     ax.set(xlabel="positions left out between question and answer", ylabel="loss (nats per token)")
     ax.set_ylim(0, 1.08 * max(map(max, losses.values())) or 1)
     figure.legend(frameon=False, loc="outside right center")
     return figure
-
-
-def draw_lines(ax: Axes, places: Sequence[int], lines: Mapping[str, Sequence[float]], markers: bool = False) -> None:
-    """Up to four lines that differ in grey: by style, width and marker."""
-    for (name, values), (style, colour, width), marker in zip(lines.items(), LINES, MARKERS, strict=False):
-        ax.plot(places, values, style, color=colour, lw=width, marker=marker if markers else None, ms=4, label=name)
-
-
-def plain_logarithmic(ax: Axes) -> None:
-    """Numbers as they are spoken, not as powers, on a logarithmic y axis."""
-    ax.yaxis.set_major_formatter("{x:,.10g}")
-    ax.yaxis.set_minor_formatter("")

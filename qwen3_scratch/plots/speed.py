@@ -3,14 +3,23 @@
 from collections.abc import Mapping, Sequence
 
 from jaxtyping import Float
-from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from torch import Tensor
 
-from .canvas import DARK, LIT, MIDDLE, PALE, SMALL, Figure, new_figure, small_multiples, styled
+from .canvas import (
+    DARK,
+    LIT,
+    PALE,
+    SMALL,
+    Figure,
+    draw_lines,
+    logarithmic,
+    new_figure,
+    small_multiples,
+    spoken,
+    styled,
+)  # fmt: skip
 from .costs import short
-
-FORMS = (("o-", "black"), ("s--", MIDDLE), ("^:", "#555555"), ("D-.", DARK))  # told apart by form, then by shade
 
 
 @styled
@@ -25,10 +34,11 @@ def dispatch_times(
     figure = new_figure(title, 9.2, 3.1 if len(experts) <= 4 else 5.4)
     panels = small_multiples(figure, len(experts))
     for row, ((ax, left, low), number) in enumerate(zip(panels, experts, strict=True)):
-        for (name, times), (form, colour) in zip(seconds.items(), FORMS, strict=False):
-            ax.plot(tokens, (1e3 * times[row]).tolist(), form, color=colour, ms=4, lw=1.3, label=name)
+        draw_lines(ax, tokens, {name: (1e3 * times[row]).tolist() for name, times in seconds.items()}, lw=1.3)
         ax.set_title(count(number, "expert"))
-        logarithmic(ax, tokens)
+        logarithmic(ax.xaxis, tokens)
+        logarithmic(ax.yaxis)
+        ax.margins(0.08)
         ax.set(xlabel="tokens" if low else "", ylabel="milliseconds for one layer" if left else "")
         if row:
             ax.sharey(panels[0][0])
@@ -49,17 +59,6 @@ def count(number: int, what: str) -> str:
     return f"{number:,} {what}{'s' * (number != 1)}"
 
 
-def logarithmic(ax: Axes, places: Sequence[int]) -> None:
-    """Both axes by powers, the horizontal one labelled at the places that were measured."""
-    ax.set_xscale("log")
-    ax.set_yscale("log")
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.yaxis.set_minor_locator(NullLocator())
-    ax.set_xticks(places, [f"{place:,}" for place in places], fontsize=SMALL)
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
-    ax.margins(0.08)
-
-
 @styled
 def stage_speed(
     measured: Mapping[str, int | float | None], predicted: Mapping[str, int | float], bound: int | float
@@ -67,7 +66,7 @@ def stage_speed(
     """Tokens a second of each stage (None: not run here), what was predicted, and the bound that reading sets."""
     run = {name: speed for name, speed in measured.items() if speed is not None}
     best = max(run, key=run.get)
-    title = f"“{best}” is the fastest stage here: {run[best]:,.0f} tokens a second, {share(run[best] / bound)} of"
+    title = f"“{best}” is the fastest stage here: {run[best]:,.0f} tokens a second, {spoken(run[best] / bound)} of"
     figure = new_figure(f"{title} what reading the memory allows", 8.8, 1.5 + 0.34 * len(measured))
     ax = figure.subplots()
     beside = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": SMALL + 0.5}
@@ -76,7 +75,7 @@ def stage_speed(
             ax.annotate("not run here", (0.01, row), style="italic", **beside)
             continue
         ax.barh(row, speed, color=PALE, edgecolor=DARK, lw=0.6, height=0.62)
-        ax.annotate(f"{speed:,.0f} ({share(speed / bound)})", (1.01, row), **beside)
+        ax.annotate(f"{speed:,.0f} ({spoken(speed / bound)})", (1.01, row), **beside)
     rows = [list(measured).index(name) for name in predicted]
     points = {"ms": 6, "mfc": LIT, "mec": "black", "mew": 0.8, "label": "predicted from launches and bytes"}
     ax.plot(list(predicted.values()), rows, "D", **points)
@@ -87,11 +86,6 @@ def stage_speed(
     ax.xaxis.set_major_formatter(FuncFormatter(short))
     figure.legend(frameon=False, loc="outside lower center", ncols=3)
     return figure
-
-
-def share(value: float) -> str:
-    """Percents, with two digits where they are few."""
-    return f"{value:.2g}%" if (value := 100 * value) < 10 else f"{value:,.0f}%"
 
 
 @styled
@@ -122,9 +116,7 @@ def distinct_experts(
     ax.plot(tokens, measured.mean(0).tolist(), "o-", color=DARK, ms=4, lw=1.3, label="mean of the layers")
     ax.plot(tokens, list(expected), "s--", color="#555555", ms=4, lw=1.3, label="even routing")
     ax.axhline(experts, color="black", lw=0.8, ls=":", label="all experts")
-    ax.set_xscale("log")
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.set_xticks(list(tokens), [f"{number:,}" for number in tokens], fontsize=SMALL)
+    logarithmic(ax.xaxis, tokens)
     ax.set(xlabel="tokens in a step", ylabel="experts whose weights\nmust be read", ylim=(0, experts * 1.08))
     figure.legend(frameon=False, loc="outside right center")
     return figure
@@ -155,12 +147,12 @@ def arithmetic_intensity(
     title = f"One token is bound by memory; {machine} is busy computing with {', '.join(texts)} tokens"
     figure = new_figure(title, 8.8, 3.5)
     ax = figure.subplots()
-    for (name, values), (form, colour) in zip(operations.items(), FORMS, strict=False):
-        ax.plot(tokens, list(values), form, color=colour, ms=4, lw=1.3, label=name)
+    draw_lines(ax, tokens, operations, lw=1.3)
     for (name, value), line in zip(balance.items(), ("--", ":", "-."), strict=False):
         ax.axhline(value, color="black", lw=1, ls=line, label=f"{name}: {value:,.0f}")
-    logarithmic(ax, tokens[::2])
-    ax.yaxis.set_major_formatter(lambda value, place: f"{value:,.0f}")
+    logarithmic(ax.xaxis, tokens[::2])
+    logarithmic(ax.yaxis)
+    ax.margins(0.08)
     ax.set(xlabel="tokens in a step", ylabel="operations for each byte read")
     figure.legend(frameon=False, loc="outside right center")
     return figure

@@ -6,12 +6,21 @@ from collections.abc import Mapping, Sequence
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from matplotlib.image import AxesImage
 from torch import Tensor
 
-from .canvas import DARK, MIDDLE, PALE, SMALL, Figure, heatmap, label_axis, new_figure, styled
-
-LINES = (("-", DARK, 2.0), ("--", MIDDLE, 1.6), (":", "black", 1.6), ("-.", DARK, 1.2))  # style, colour, width
+from .canvas import (
+    DARK,
+    MIDDLE,
+    PALE,
+    Figure,
+    colour_bar,
+    draw_lines,
+    heatmap,
+    label_axis,
+    logarithmic,
+    new_figure,
+    styled,
+)  # fmt: skip
 
 
 @styled
@@ -43,7 +52,7 @@ def token_similarity(
         ax.axvline(edge - 0.5, color="black", lw=1)
     label_axis(ax.xaxis, labels, size * 0.85)
     label_axis(ax.yaxis, labels, size * 0.85)
-    value_bar(figure, image, "cosine (in the cells: hundredths)" if texts else "cosine")
+    colour_bar(figure, image, "cosine (in the cells: hundredths)" if texts else "cosine", format=None)
     return figure
 
 
@@ -107,9 +116,7 @@ def norms_before_after(
         places = [number + shift for number in range(len(middle))]
         options = {"color": colour, "mfc": colour if form == "o" else "white", "ms": 5, "lw": 1, "capsize": 2}
         ax.errorbar(places, middle.tolist(), reach, fmt=form, label=name, **options)
-    ax.set_yscale("log")
-    ax.yaxis.set_major_formatter("{x:g}")
-    ax.yaxis.set_minor_formatter("")
+    logarithmic(ax.yaxis)
     ax.set(ylabel="root mean square", xlim=(-0.6, len(labels) - 0.4))
     ax.axhline(1, color="#777777", lw=0.8, ls=":")
     label_axis(ax.xaxis, labels, 5.6)
@@ -137,7 +144,7 @@ def norm_weights(weights: Float[Tensor, "norms channels"], labels: Sequence[str]
     )
     right.axvline(1, color="#777777", lw=0.8, ls=":")
     right.set(ylim=left.get_ylim(), yticks=[], xlabel="factor (range, median)")
-    value_bar(figure, image, "factor")
+    colour_bar(figure, image, "factor", format=None)
     return figure
 
 
@@ -151,9 +158,11 @@ def rounding_errors(errors: Mapping[str, Float[Tensor, "entries"]]) -> Figure:
     figure = new_figure(title, 7.4, 3.2)
     ax = figure.subplots()
     places = torch.linspace(0, max(worst.values()) or 1.0, 200)
-    for (name, values), (style, colour, width) in zip(errors.items(), LINES, strict=False):
+    reached = {}
+    for name, values in errors.items():
         share = torch.searchsorted(values.float().cpu().sort().values, places, right=True) / len(values)
-        ax.plot((100 * places).tolist(), (100 * share).tolist(), style, color=colour, lw=width, label=name)
+        reached[name] = (100 * share).tolist()
+    draw_lines(ax, (100 * places).tolist(), reached, marker=None)
     ax.set(xlabel="relative error of an entry (%)", ylabel="entries at or below it (%)", ylim=(0, 103), xlim=(0, None))
     figure.legend(frameon=False, loc="outside right center")
     return figure
@@ -162,10 +171,3 @@ def rounding_errors(errors: Mapping[str, Float[Tensor, "entries"]]) -> Figure:
 def mean(values: Tensor) -> float:
     """Rounded to what a title shows, so that nothing is written as -0.00."""
     return round(float(values.mean()), 2) + 0.0 if len(values) else 0.0
-
-
-def value_bar(figure: Figure, image: AxesImage, label: str) -> None:
-    """A bar beside all axes that says which shade is which number."""
-    bar = figure.colorbar(image, ax=figure.axes, label=label, shrink=min(1.0, 2.2 / figure.get_figheight()), aspect=14)
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=SMALL)

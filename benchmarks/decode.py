@@ -1,0 +1,132 @@
+"""Tokens a second while decoding, by batch and kind of numbers: plain, compiled, transformers, llama.cpp.
+
+The prompt has 17 random tokens; its own pass is not counted. All contestants compute the same function: before they
+are timed, each one's greedy tokens in fp32 are held against the plain path, and whoever differs is not measured.
+"""
+
+import gc
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from qwen3_scratch import Error
+
+from . import contestants, figures, llama, models, script
+from .measure import BANDWIDTH, compare, failure, row_of
+from .script import Device, Out, Quick, Rounds, Run, Shape, Store
+
+QUESTION = "How many tokens a second does decoding give?"
+PROMPT = 17
+STEPS = {1: 16, 4: 8, 16: 6}  # batch -> steps of one measurement
+STEPS_ON_GPU = {1: 128, 4: 64, 16: 64, 64: 64}
+CHECKED = 16  # tokens that are compared
+
+
+def main(
+    rounds: Rounds = 5, quick: Quick = False, shape: Shape = "huihui", device: Device = "auto",
+    out: Out = script.OUT, store: Store = models.STORE,
+) -> None:  # fmt: skip
+    run = Run("decode", QUESTION, rounds=rounds, quick=quick, device=device, out=out, shape=shape)
+    folder = script.checkpoint_folder(run, shape, store)
+    run.asked |= {"weight_bytes": {name: models.weight_bytes(models.SHAPES[shape], name) for name in models.DTYPES}}
+    run.asked["llama_cpp_built_with"] = llama.system_info()
+    wrong: dict[int, dict[str, str]] = {}
+    for dtype in ("float32", "bfloat16"):  # fp32 first, since tokens are compared there
+        measure_dtype(run, folder, dtype, wrong)
+        gc.collect()
+    run.finish(draw)
+
+
+def measure_dtype(run: Run, folder: Path, dtype: str, wrong: dict[int, dict[str, str]]) -> None:
+    run.say(f"{dtype}: loading ...")
+    checkpoint = models.load(folder, dtype, run.device)
+    reference = contestants.transformers_model(checkpoint)
+    default = contestants.default_experts(reference)
+    opened, missing = open_llama(run, folder, dtype)
+    for batch, steps in (STEPS_ON_GPU if run.device.type == "cuda" else STEPS).items():
+        decoders = {name: contestants.ours(checkpoint, decoder) for name, decoder in contestants.OURS.items()}
+        decoders |= contestants.transformers_decoders(reference, batch, default)
+        decoders |= {} if opened is None else {"llama.cpp": opened.decoder()}
+        prompts = models.random_prompts(checkpoint.config, batch, PROMPT)
+        steps = min(steps, 4) if run.quick else steps
+        run.say(f"{dtype}, batch {batch}: warming up and comparing {len(decoders)} contestants ...")
+        if dtype == "float32":
+            wrong[batch] = differing(decoders, prompts)
+        absent = {**wrong[batch], **({"llama.cpp": missing} if missing else {})}
+        right = {name: decode for name, decode in decoders.items() if name not in absent}
+        measures = {name: partial(speed, decode, prompts, steps) for name, decode in right.items()}
+        case = {"dtype": dtype, "batch": batch}
+        run.add(compare(case, measures, run.rounds, "tokens/s", device=run.device, not_run=absent))
+    if opened is not None:
+        opened.close()
+
+
+def speed(decode: contestants.Decoder, prompts: contestants.Prompts, steps: int) -> float:
+    return len(prompts) / decode(prompts, steps).seconds
+
+
+def open_llama(run: Run, folder: Path, dtype: str) -> tuple[llama.Llama | None, str | None]:
+    """The same weights in llama.cpp, or the sentence that says why not."""
+    if run.device.type != "cpu":
+        return None, "llama.cpp is measured on the CPU only"
+    try:
+        if llama.system_info() is None:
+            raise Error(llama.NOT_INSTALLED)
+        run.say(f"{dtype}: GGUF file (written once) ...")
+        return llama.Llama(models.gguf_file(folder, dtype), dtype), None
+    except Error as error:
+        return None, str(error)
+
+
+def differing(decoders: Mapping[str, contestants.Decoder], prompts: contestants.Prompts) -> dict[str, str]:
+    """Who chooses other tokens than the plain path, and where; who fails will fail again when it is to be measured."""
+    expected, found = decoders["plain"](prompts, CHECKED - 1).tokens, {}
+    for name, decode in decoders.items():
+        tokens: list[list[int]] = []
+        failed = failure(lambda decode=decode, tokens=tokens: tokens.extend(decode(prompts, CHECKED - 1).tokens))
+        if not failed and tokens != expected:
+            row, place = first_difference(tokens, expected)
+            found[name] = f"its greedy tokens differ from the plain path's, first in row {row} at token {place}"
+    return found
+
+
+def first_difference(found: list[list[int]], expected: list[list[int]]) -> tuple[int, int]:
+    """Row and place of the first token that differs; rows of unequal length differ where the shorter ends."""
+    for number, (one, other) in enumerate(zip(found, expected, strict=True)):
+        if one != other:
+            same = (place for place, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1])
+            return number, next(same, min(len(one), len(other)))
+    raise ValueError("the tokens are equal")
+
+
+def draw(found: dict[str, Any]):
+    """The figure: speeds by case beside what the read bandwidth allows at batch 1."""
+    rows = found["rows"]
+    cases = list({str(row["case"]): row["case"] for row in rows}.values())
+    panels, bounds = {}, {}
+    for case in cases:
+        name = f"{case['dtype']}, batch {case['batch']}"
+        panels[name] = figures.spans(rows, case, leave_out=[BANDWIDTH])
+        if case["batch"] == 1 and (read := row_of(rows, BANDWIDTH, **case)):
+            bounds[name] = read["median"] * 1e9 / found["weight_bytes"][case["dtype"]]
+    order = [f"{dtype}, batch {batch}" for batch in STEPS_ON_GPU for dtype in ("bfloat16", "float32")]
+    panels = {name: panels[name] for name in order if name in panels}
+    return figures.bars(title(rows), panels, "tokens a second", bounds=bounds)
+
+
+def title(rows: list[dict[str, Any]]) -> str:
+    """Our fastest at batch 1 in bf16 beside the fastest of each peer."""
+    here = [row for row in rows if row["case"] == {"dtype": "bfloat16", "batch": 1} and "median" in row]
+    here = [row for row in here if row["name"] != BANDWIDTH]
+    ours = max((row for row in here if row["name"] in ("plain", "compiled")), key=lambda row: row["median"])
+    text = f"{ours['name'].capitalize()} decodes {script.digits(ours['median'])} tokens a second in bf16 at batch 1"
+    for peer in ("transformers", "llama.cpp"):
+        others = [row["median"] for row in here if row["name"].startswith(peer)]
+        if others:
+            text += f", {ours['median'] / max(others):.2f} × {peer}"
+    return text
+
+
+if __name__ == "__main__":
+    script.main(main)

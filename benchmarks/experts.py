@@ -1,0 +1,136 @@
+"""Seconds of one mixture-of-experts block by number of experts, at top-2, for 1 token and for 512.
+
+The block is a router and its experts: 1,024 wide, experts of 768, bf16. So many layers are visited in turn that no
+weights are found in the processor's cache, as in a model; each has weights and tokens of its own.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from qwen3_scratch.compiled import moe_streamed
+from qwen3_scratch.dispatch import moe_by_size, moe_gathered, moe_grouped
+from qwen3_scratch.model import moe, moe_route
+
+from . import figures, models, script
+from .measure import BANDWIDTH, compare, now
+from .script import Device, Out, Quick, Rounds, Run, Shape
+
+QUESTION = "What does a block of experts cost as there are more of them?"
+EXPERTS, TOP_K, TOKENS = (2, 8, 32, 128), 2, (1, 512)
+SIZES = {"huihui": (1024, 768), "tiny": (64, 32)}  # width of the model, of an expert
+CALLS = {1: 24, 512: 2}  # blocks of one measurement
+COLD = {"huihui": 2**28, "tiny": 2**18}  # bytes that the layers together take at least
+FORMS = {"model.moe": moe, "moe_gathered": moe_gathered, "moe_grouped": moe_grouped, "moe_by_size": moe_by_size}
+TOO_MUCH = "moe_gathered would copy the experts of 1,024 choices, several gigabytes"
+ONE_TOKEN = "is the form of single tokens, in prompts the others run"
+
+
+class Block(NamedTuple):
+    """The weights of one layer's experts and what arrives there."""
+
+    x: Tensor
+    router: Tensor
+    gate_up_proj: Tensor
+    down_proj: Tensor
+
+
+def main(
+    rounds: Rounds = 7, quick: Quick = False, shape: Shape = "huihui", device: Device = "auto", out: Out = script.OUT
+) -> None:
+    run = Run("experts", QUESTION, rounds=rounds, quick=quick, device=device, out=out, shape=shape, dtype="bfloat16")
+    models.shape_config(shape)
+    for tokens in TOKENS:
+        for count in EXPERTS:
+            run.say(f"{count} experts, {tokens} tokens ...")
+            blocks = make_blocks(shape, count, tokens, run.device)
+            forms, absent = forms_for(shape, count, tokens)
+            measures = {
+                name: partial(per_block, form, blocks, CALLS[tokens], run.device) for name, form in forms.items()
+            }
+            case = {"experts": count, "tokens": tokens}
+            run.add(compare(case, measures, run.rounds, "s", device=run.device, not_run=absent))
+    run.finish(draw)
+
+
+@torch.inference_mode()
+def make_blocks(shape: str, count: int, tokens: int, device: torch.device) -> list[Block]:
+    """Layers enough that their weights exceed every cache."""
+    width, wide = SIZES[shape]
+    layers = max(2, -(-COLD[shape] // (count * 3 * width * wide * 2)))
+    kind = dict(dtype=torch.bfloat16, device=device)
+
+    def drawn(*sizes: int) -> Tensor:
+        return torch.empty(*sizes, **kind).normal_(std=0.02)
+
+    sizes = ((count, width), (count, 2 * wide, width), (count, width, wide))
+    return [Block(torch.randn(tokens, width, **kind), *(drawn(*each) for each in sizes)) for _ in range(layers)]
+
+
+def forms_for(shape: str, count: int, tokens: int) -> tuple[dict[str, Callable[[Block], Tensor]], dict[str, str]]:
+    """Every form that can run at this number of tokens, and a sentence for each that cannot."""
+    found, absent = {name: partial(ours, form) for name, form in FORMS.items()}, {}
+    if tokens > 1:
+        del found["moe_gathered"]
+        absent |= {"moe_gathered": TOO_MUCH, "compiled": ONE_TOKEN}
+    else:
+        found["compiled"] = torch.compile(partial(ours, moe_streamed), dynamic=False, fullgraph=True)
+    for experts in ("grouped_mm", "eager", *(["batched_mm"] if tokens == 1 else [])):
+        name = f"transformers, {experts}" + " (default)" * (experts == "grouped_mm")
+        found[name] = partial(theirs, reference_block(shape, count, experts))
+    return found, absent
+
+
+def ours(form: Callable[..., Tensor], block: Block) -> Tensor:
+    return form(block.x, moe_route(block.x, block.router, TOP_K, True), block.gate_up_proj, block.down_proj)
+
+
+def reference_block(shape: str, count: int, experts: str) -> Any:
+    """transformers' block without weights: each call lends it those of a layer."""
+    from transformers import Qwen3MoeConfig
+    from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBlock
+
+    width, wide = SIZES[shape]
+    sizes = dict(hidden_size=width, moe_intermediate_size=wide, num_experts=count, num_experts_per_tok=TOP_K)
+    config = Qwen3MoeConfig(**sizes, norm_topk_prob=True)
+    config._experts_implementation = experts
+    with torch.device("meta"):
+        return Qwen3MoeSparseMoeBlock(config).eval()
+
+
+def theirs(module: Any, block: Block) -> Tensor:
+    module.gate._parameters["weight"] = block.router
+    module.experts._parameters |= {"gate_up_proj": block.gate_up_proj, "down_proj": block.down_proj}
+    return module(block.x[None])[0]
+
+
+@torch.inference_mode()
+def per_block(form: Callable[[Block], Tensor], blocks: Sequence[Block], calls: int, device: torch.device) -> float:
+    start = now(device)
+    for number in range(calls):
+        form(blocks[number % len(blocks)])
+    return (now(device) - start) / calls
+
+
+def draw(found: dict[str, Any]):
+    panels: dict[str, dict[str, list]] = {}
+    for row in found["rows"]:
+        if "median" in row and row["name"] != BANDWIDTH:
+            case = row["case"]
+            panel = panels.setdefault(f"{case['tokens']:,} token{'s' * (case['tokens'] > 1)}", {})
+            point = (case["experts"], *(1e3 * row[key] for key in ("median", "low", "high")))
+            panel.setdefault(row["name"], []).append(point)
+    one = panels["1 token"]
+    fastest = "compiled" if "compiled" in one else "moe_by_size"
+    few, many = one[fastest][0][1], one[fastest][-1][1]
+    title = (
+        f"For one token a block of {EXPERTS[-1]} experts costs {many / few:.2f} times one of {EXPERTS[0]} ({fastest})"
+    )
+    return figures.lines(title, panels, "experts, of which each token takes 2", "milliseconds for one block")
+
+
+if __name__ == "__main__":
+    script.main(main)

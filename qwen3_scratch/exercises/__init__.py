@@ -1,0 +1,36 @@
+"""The exercises of the course: `check("rope", my_rope)` says in any notebook what is right and what is not yet."""
+
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+from ..errors import Error
+from .checking import Exercise, Passed, Wrong
+
+SETS = ("norm_and_rope", "attention", "router_and_experts", "forward_and_cache", "sampling_and_chat", "find_the_bug")
+
+__all__ = ["Wrong", "check", "exercises", "names"]
+
+
+def exercises() -> dict[str, Exercise]:
+    """All exercises by name, in the order of the sets."""
+    modules = [import_module(f"{__name__}.{name}") for name in SETS if find_spec(f"{__name__}.{name}")]
+    return {exercise.name: exercise for module in modules for exercise in module.EXERCISES}
+
+
+def names() -> tuple[str, ...]:
+    """What `check` knows."""
+    return tuple(exercises())
+
+
+def check(name: str, answer: Callable[..., Any], *, seed: int = 0, hidden: bool = False) -> Passed:
+    """Compares a function with the one that exercise `name` asks for, on cases that grow harder.
+
+    Prints a line a stage and raises Wrong at the first case that is not right, with the likely mistake. Another `seed`
+    draws other cases; `hidden` adds those that only the graded notebook runs. Raises Error for an unknown name.
+    """
+    known = exercises()
+    if name not in known:
+        raise Error(f"check: no exercise is called {name!r}, expected one of {', '.join(known)}: mend the name")
+    return known[name].check(answer, seed, hidden)

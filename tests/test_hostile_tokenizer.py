@@ -1,0 +1,299 @@
+"""Tokenizer files of strangers: what is not one, what has its ids out of order, and what would never end."""
+
+import gzip
+import json
+import os
+import re
+import shutil
+
+import numpy as np
+import pytest
+import tokenizers
+import torch
+from helpers import ROOT, TINY, finished, unchecked
+
+from qwen3_scratch import Error, load_checkpoint, read_tokenizer
+
+HONEST = json.loads((TINY / "tokenizer.json").read_text("utf-8"))
+ADDED, MODEL = HONEST["added_tokens"], HONEST["model"]
+PAIR = {"type": "Sequence", "normalizers": [{"type": "NFC"}]}
+
+
+def split(pattern):
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+
+
+def replace(pattern, content):
+    return {"type": "Replace", "pattern": {"String": pattern}, "content": content}
+
+
+def last_added(**changes):
+    return {"added_tokens": [*ADDED[:-1], ADDED[-1] | changes]}
+
+
+def model(**changes):
+    return {"model": MODEL | changes}
+
+
+def write(folder, content):
+    folder.mkdir(exist_ok=True)
+    if isinstance(content, dict):
+        content = json.dumps(HONEST | content)
+    (folder / "tokenizer.json").write_bytes(content.encode() if isinstance(content, str) else content)
+    return folder
+
+
+def refused(folder, read=read_tokenizer):
+    with pytest.raises(Error) as caught, unchecked():
+        read(folder)
+    assert len(str(caught.value).splitlines()) == 1
+    assert len(str(caught.value)) < 900
+    assert str(caught.value).startswith(str(folder))
+    return str(caught.value).removeprefix(f"{folder}/")
+
+
+# ---- what is no tokenizer, or one out of order -----------------------------------------------
+
+LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+FILES = {
+    "an empty file": (b"", "is no tokenizer file"),
+    "a list": ("[1, 2]", "is no tokenizer file"),
+    "a picture": (b"\x89PNG\r\n\x1a\n" + bytes(100), "is no tokenizer file"),
+    "a packed file": (gzip.compress(json.dumps(HONEST).encode()), "is no tokenizer file"),
+    "zeros": (bytes(1000), "is no tokenizer file"),
+    "UTF-16": (json.dumps(HONEST).encode("utf-16"), "is no tokenizer file"),
+    "the config": ((TINY / "config.json").read_bytes(), "is no tokenizer file"),
+    "half of the file": (json.dumps(HONEST)[:20000], "is no tokenizer file"),
+    "a page of the web": ("<!DOCTYPE html><html>404</html>", "is no tokenizer file"),
+    "brackets a million deep": ("[" * 10**6 + "]" * 10**6, "is no tokenizer file"),
+    "objects a million deep": ('{"model":' * 10**6, "is no tokenizer file"),
+    "a key that stands twice": (json.dumps(HONEST)[:-1] + ', "a": 1, "a": 2}', "is no tokenizer file"),
+    "a model of a kind that nobody knows": (model(type="Neural"), "is no tokenizer file"),
+    "a merge of tokens that are none": (model(merges=[["no", "such"]]), "is no tokenizer file"),
+    "a pattern that is none": ({"pre_tokenizer": split("(")}, "is no tokenizer file"),
+    "an id of 33 bits": (last_added(id=2**32), "is no tokenizer file"),
+    "a negative id": (last_added(id=-1), "is no tokenizer file"),
+    "an added token far out": (last_added(id=2**32 - 1), "has the id 4294967295, expected 2047, the next that is free"),
+    "an added token after a gap": (last_added(id=5000), "has the id 5000, expected 2047"),
+    "an added token with the id of another": (last_added(id=0), "has the id 0, expected 2047"),
+    "an added token without text": (last_added(content=""), "the added token '' has the id 2047, expected None"),
+    "all tokens with one id": (model(vocab=dict.fromkeys(MODEL["vocab"], 0)), "share the id"),
+    "two tokens with one id": (model(vocab=MODEL["vocab"] | {"!": 1}), "share the id 1, expected one id each"),
+    "no token at all": (model(vocab={}, merges=[]) | {"added_tokens": []}, "holds no token"),
+    "a pattern without end": ({"pre_tokenizer": split("(a+)+$")}, "which may take for ever"),
+    "a pattern of choices without end": ({"pre_tokenizer": split("(?:a|aa)*$")}, "which may take for ever"),
+    "a pattern that repeats what it found": ({"pre_tokenizer": split(r"(a+)\1")}, "which may take for ever"),
+    "a pattern of pages": ({"pre_tokenizer": split("a|" * 10000)}, "which may take for ever"),
+    "a pattern without end, deep inside": (
+        {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [LEVEL, split("(a*){9}")]}}, "may take for ever",
+    ),
+    "a text that grows": ({"normalizer": replace("a", "aa")}, "expected a text that is replaced by one no longer"),
+    "a text that grows out of nothing": ({"normalizer": replace("", "a")}, "replaced by one no longer"),
+    "an answer that grows": ({"decoder": replace("a", "a" * 10**6)}, "replaced by one no longer"),
+    "bytes of bytes": ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [LEVEL] * 40}}, "40 of them ByteLevel"),
+    "a hundred normalizers": ({"normalizer": PAIR | {"normalizers": [{"type": "NFC"}] * 100}}, "has 101 parts"),
+    "a normalizer of bytes": ({"normalizer": {"type": "ByteLevel"}}, "is of type 'ByteLevel', expected one of"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_tokenizer_file_is_refused_that_is(tmp_path, name):
+    content, expected = FILES[name]
+    found = refused(write(tmp_path / "it", content))
+    assert re.match(rf"tokenizer\.json: [^\n]*{re.escape(expected)}", found)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "chat_template.jinja", "tokenizer_config.json"])
+@pytest.mark.parametrize("kind", ["a folder", "a pipe", "a device", "a link to nothing", "a link to another folder"])
+def test_what_is_no_file_of_the_folder_is_not_opened(tmp_path, name, kind):
+    folder = write(tmp_path / "it", {})
+    path, secret = folder / name, tmp_path / "secret"
+    secret.write_text("{}")
+    path.unlink(missing_ok=True)
+    if kind == "a folder":
+        path.mkdir()
+    elif kind == "a pipe":
+        os.mkfifo(path)
+    else:
+        targets = {"a device": "/dev/zero", "a link to nothing": folder / "nowhere", "a link to another folder": secret}
+        path.symlink_to(targets[kind])
+    found = refused(folder)
+    assert found.startswith(f"{name}: is ")
+
+
+def test_a_vocabulary_larger_than_the_embedding_is_refused(tmp_path):
+    folder = tmp_path / "it"
+    shutil.copytree(TINY, folder)
+    config = json.loads((TINY / "config.json").read_text("utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 2040}), "utf-8")
+    assert "the embedding 2040 rows" in refused(folder, load_checkpoint)
+
+
+# ---- settings that are laid aside, and what the library cannot do -----------------------------
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"truncation": {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}},
+        {"truncation": {"direction": "Right", "max_length": 1, "strategy": "LongestFirst", "stride": 5}},
+        {"padding": {"strategy": {"Fixed": 10**9}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
+                     "pad_type_id": 0, "pad_token": "x"}},
+    ],
+)  # fmt: skip
+def test_a_text_is_neither_cut_nor_padded_whatever_the_file_says(tmp_path, settings):
+    assert read_tokenizer(write(tmp_path, settings)).encode("Hello there") == read_tokenizer(TINY).encode("Hello there")
+
+
+def test_what_the_library_cannot_encode_is_an_error(tmp_path):
+    words = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "?"}
+    tokenizer = read_tokenizer(write(tmp_path, {"model": words, "added_tokens": [], "pre_tokenizer": None}))
+    assert tokenizer.encode("a") == [0]
+    with pytest.raises(Error, match=r"the tokenizer failed on the text 'b' \([^\n]*\), expected token ids"):
+        tokenizer.encode("b")
+
+
+def test_a_panic_of_the_library_is_an_error(capfd):
+    tokenizer = read_tokenizer(TINY)
+    tokenizer.backend = tokenizers.Tokenizer.from_str(json.dumps(HONEST | {"pre_tokenizer": split("(a+)+$")}))
+    with pytest.raises(Error, match=r"the tokenizer failed on the text 'aa[^\n]*retry-limit[^\n]*"):
+        tokenizer.encode("a" * 40 + "!")
+    assert "panicked" in capfd.readouterr().err  # the library writes this itself
+
+
+def test_a_stop_by_the_user_is_not_taken_for_a_failure(monkeypatch):
+    tokenizer = read_tokenizer(TINY)
+
+    class Stopped:
+        def encode(self, *_, **__):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(tokenizer, "backend", Stopped())
+    with pytest.raises(KeyboardInterrupt):
+        tokenizer.encode("a")
+
+
+@pytest.mark.parametrize("text", [None, 3, ["a"], b"a", {"a": 1}])
+def test_what_is_no_text_is_not_encoded(text):
+    with pytest.raises(Error, match=r"^text is [^\n]*expected a text"), unchecked():
+        read_tokenizer(TINY).encode(text)
+
+
+@pytest.mark.parametrize("ids", [[-1], [1, 2**32], [2**70], [1.5], ["a"], "a", 3, None, [1, None], [[1]]])
+def test_what_are_no_ids_is_not_decoded(ids):
+    with pytest.raises(Error, match=r"^token ids? [^\n]*expected "), unchecked():
+        read_tokenizer(TINY).decode(ids)
+
+
+def test_ids_of_a_tensor_or_an_array_are_decoded():
+    tokenizer, ids = read_tokenizer(TINY), [5, 300, 7]
+    with unchecked():
+        assert tokenizer.decode(torch.tensor(ids)) == tokenizer.decode(np.array(ids)) == tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize("token", [-1, 2**32, 2**70])
+def test_an_id_out_of_range_stands_for_no_bytes(token):
+    assert read_tokenizer(TINY).token_bytes(token) == b""
+
+
+def test_a_token_that_is_not_written_in_bytes_stands_for_its_text_as_in_the_library(tmp_path):
+    tokenizer = read_tokenizer(write(tmp_path, model(vocab=MODEL["vocab"] | {"▁世é": 5000}) | {"added_tokens": []}))
+    assert tokenizer.token_bytes(5000) == "▁世é".encode()
+    assert tokenizer.decode([5000]) == "▁世é"
+
+
+# ---- the template's file ---------------------------------------------------------------------
+
+TEMPLATES = {
+    "a number": 3, "true": True, "an object": {"default": "x"}, "a list of texts": ["x"],
+    "a default without a template": [{"name": "default"}],
+    "a default that is a list": [{"name": "default", "template": []}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_template_in_the_settings_is_refused_that_is(tmp_path, name):
+    (write(tmp_path / "it", {}) / "tokenizer_config.json").write_text(json.dumps({"chat_template": TEMPLATES[name]}))
+    assert re.match(r"tokenizer_config\.json: chat_template is .*, expected a text", refused(tmp_path / "it"))
+
+
+def test_a_template_that_is_not_in_utf8_is_named(tmp_path):
+    (write(tmp_path / "it", {}) / "chat_template.jinja").write_bytes("é".encode("latin-1"))
+    assert refused(tmp_path / "it").startswith("chat_template.jinja: is no text in UTF-8")
+
+
+@pytest.mark.parametrize("names", [["default", "tool_use"], ["tool_use", "default"], ["tool_use"], []])
+def test_of_named_templates_only_the_default_is_taken(tmp_path, names):
+    listed = [{"name": name, "template": f"the {name}"} for name in names]
+    (write(tmp_path, {}) / "tokenizer_config.json").write_text(json.dumps({"chat_template": listed}))
+    assert read_tokenizer(tmp_path).chat_template == ("the default" if "default" in names else None)
+
+
+# ---- time and memory -------------------------------------------------------------------------
+
+PROGRAM = """
+import json, resource, sys, time, types
+package = types.ModuleType("qwen3_scratch")
+package.__path__ = [sys.argv[1]]
+sys.modules["qwen3_scratch"] = package  # without torch, which takes seconds and a gigabyte of addresses
+from qwen3_scratch.errors import Error
+from qwen3_scratch.tokenizer import read_tokenizer
+resource.setrlimit(resource.RLIMIT_AS, (1_500_000_000, 1_500_000_000))
+for folder in sys.argv[2:]:
+    start = time.process_time()
+    try:
+        found = len(read_tokenizer(folder).encode("a" * 100_000 + "é" * 100_000 + "!"))
+    except Error as error:
+        found = str(error)
+    print(json.dumps([found, time.process_time() - start]), flush=True)
+"""
+HEAVY = {
+    "a file of a terabyte": "expected at most 40,000,000",
+    "settings of a terabyte": "expected at most 10,000,000",
+    "a template of a terabyte": "expected at most 1,048,576",
+    "settings a million deep": "cannot be read as JSON",
+    "a key that stands twice among a million": "stands twice",
+    "padding to a billion": None,
+    "normalizers that double": "replaced by one no longer",
+    "a vocabulary of half a million": None,
+}
+
+
+def heavy(name, folder):
+    vocab = MODEL["vocab"] | {f"token{number}": 5000 + number for number in range(500_000)}
+    double = {"type": "Sequence", "normalizers": [replace("a", "aa")] * 15}
+    pad = {"strategy": {"Fixed": 10**9}, "direction": "Right", "pad_id": 0, "pad_type_id": 0, "pad_token": "x"}
+    contents = {
+        "padding to a billion": {"padding": pad}, "normalizers that double": {"normalizer": double},
+        "a vocabulary of half a million": model(vocab=vocab) | {"added_tokens": []},
+    }  # fmt: skip
+    write(folder, contents.get(name, {}))
+    names = {"a file": "tokenizer.json", "settings": "tokenizer_config.json", "a template": "chat_template.jinja"}
+    for kind in (kind for kind in names if name == f"{kind} of a terabyte"):
+        (folder / names[kind]).touch()
+        os.truncate(folder / names[kind], 10**12)
+    twice = ",".join(f'"{number}":1' for number in range(700_000))
+    deep = {"settings a million deep": "[" * 10**6, "a key that stands twice among a million": f'{{{twice},"7":1}}'}
+    if name in deep:
+        (folder / "tokenizer_config.json").write_text(deep[name])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    folders = [heavy(name, tmp_path_factory.mktemp("heavy")) for name in HEAVY]
+    said = finished("-c", PROGRAM, str(ROOT / "qwen3_scratch"), *map(str, folders), timeout=600)
+    assert said.code == 0, said.err
+    return dict(zip(HEAVY, map(json.loads, said.out.splitlines()), strict=True))
+
+
+@pytest.mark.parametrize("name", HEAVY)
+def test_a_tokenizer_is_read_or_refused_soon_and_small(outcomes, name):
+    found, seconds = outcomes[name]
+    assert seconds < 40  # a guard against hanging
+    if HEAVY[name] is None:
+        assert isinstance(found, int)
+        assert 0 < found < 400_000
+    else:
+        assert HEAVY[name] in found
+        assert "\n" not in found

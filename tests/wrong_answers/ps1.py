@@ -1,0 +1,309 @@
+"""Wrong answers to ps1_norm_and_rope, and what has to be said of each."""
+
+import math
+
+import torch
+from jaxtyping import Float, Int  # noqa: F401 (what the notebook gives)
+from torch import Tensor  # noqa: F401
+
+# ---- rms_norm --------------------------------------------------------------------------------
+
+
+def rms_norm__sum_instead_of_mean(x, weight, eps):
+    wide = x.float()
+    return weight * (wide / torch.sqrt((wide * wide).sum(-1, keepdim=True) + eps)).to(x.dtype)
+
+
+def rms_norm__mean_over_everything(x, weight, eps):
+    wide = x.float()
+    return weight * (wide / torch.sqrt((wide * wide).mean() + eps)).to(x.dtype)
+
+
+def rms_norm__eps_outside_the_root(x, weight, eps):
+    wide = x.float()
+    return weight * (wide / (torch.sqrt((wide * wide).mean(-1, keepdim=True)) + eps)).to(x.dtype)
+
+
+def rms_norm__subtracts_the_mean(x, weight, eps):
+    wide = x.float()
+    wide = wide - wide.mean(-1, keepdim=True)
+    return weight * (wide / torch.sqrt((wide * wide).mean(-1, keepdim=True) + eps)).to(x.dtype)
+
+
+def rms_norm__in_the_type_of_x(x, weight, eps):
+    return weight * (x / torch.sqrt((x * x).mean(-1, keepdim=True) + eps))
+
+
+def rms_norm__weight_before_the_cast(x, weight, eps):
+    wide = x.float()
+    return (weight.float() * wide / torch.sqrt((wide * wide).mean(-1, keepdim=True) + eps)).to(x.dtype)
+
+
+def rms_norm__overwrites_x(x, weight, eps):
+    if x.dtype == torch.float32:
+        x /= torch.sqrt((x * x).mean(-1, keepdim=True) + eps)
+        return weight * x
+    wide = x.float()
+    return weight * (wide / torch.sqrt((wide * wide).mean(-1, keepdim=True) + eps)).to(x.dtype)
+
+
+def rms_norm__token_by_token(x, weight, eps):
+    rows = []
+    for row in x.float().reshape(-1, x.shape[-1]):
+        rows.append(row / torch.sqrt((row * row).mean() + eps))
+    return weight * torch.stack(rows).reshape(x.shape).to(x.dtype)
+
+
+# ---- inverse_frequencies ---------------------------------------------------------------------
+
+
+def inverse_frequencies__half_the_exponent(head_dim, theta):
+    return 1.0 / theta ** (torch.arange(head_dim // 2).float() / head_dim)
+
+
+def inverse_frequencies__one_for_each_number(head_dim, theta):
+    return 1.0 / theta ** (torch.arange(head_dim).float() / head_dim)
+
+
+def inverse_frequencies__growing(head_dim, theta):
+    return theta ** (torch.arange(0, head_dim, 2).float() / head_dim)
+
+
+def inverse_frequencies__theta_of_one_checkpoint(head_dim, theta):
+    return 1.0 / 10000.0 ** (torch.arange(0, head_dim, 2).float() / head_dim)
+
+
+def inverse_frequencies__a_list(head_dim, theta):
+    return [theta ** (-i / head_dim) for i in range(0, head_dim, 2)]
+
+
+def inverse_frequencies__whole_numbers(head_dim, theta):
+    return 1.0 / theta ** (torch.arange(0, head_dim, 2) // head_dim)
+
+
+# ---- rope_table ------------------------------------------------------------------------------
+
+
+def rope_table__neighbours(positions, frequencies):
+    angles = (positions[..., None] * frequencies).repeat_interleave(2, dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def rope_table__each_angle_once(positions, frequencies):
+    angles = positions[..., None] * frequencies
+    return angles.cos(), angles.sin()
+
+
+def rope_table__counts_by_itself(positions, frequencies):
+    angles = torch.arange(positions.shape[1])[None, :, None] * frequencies
+    angles = torch.cat((angles, angles), dim=-1).expand(positions.shape[0], -1, -1)
+    return angles.cos(), angles.sin()
+
+
+def rope_table__sine_first(positions, frequencies):
+    angles = positions[..., None] * frequencies
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.sin(), angles.cos()
+
+
+def rope_table__token_by_token(positions, frequencies):
+    rows = []
+    for position in positions.flatten().tolist():
+        angles = position * frequencies
+        rows.append(torch.cat((angles, angles)))
+    angles = torch.stack(rows).reshape(*positions.shape, -1)
+    return angles.cos(), angles.sin()
+
+
+# ---- rope ------------------------------------------------------------------------------------
+
+
+def rope__neighbours(x, cos, sin):
+    turned = torch.stack((-x[..., 1::2], x[..., ::2]), dim=-1).flatten(-2)
+    return x * cos[:, None].to(x.dtype) + turned * sin[:, None].to(x.dtype)
+
+
+def rope__the_other_way(x, cos, sin):
+    a, b = x.chunk(2, dim=-1)
+    return x * cos[:, None].to(x.dtype) + torch.cat((b, -a), dim=-1) * sin[:, None].to(x.dtype)
+
+
+def rope__no_sign(x, cos, sin):
+    a, b = x.chunk(2, dim=-1)
+    return x * cos[:, None].to(x.dtype) + torch.cat((b, a), dim=-1) * sin[:, None].to(x.dtype)
+
+
+def rope__angle_by_head(x, cos, sin):
+    a, b = x.chunk(2, dim=-1)
+    cos, sin = cos[:, :, None].to(x.dtype), sin[:, :, None].to(x.dtype)
+    return x * cos + torch.cat((-b, a), dim=-1) * sin
+
+
+def rope__fp32_comes_out(x, cos, sin):
+    a, b = x.chunk(2, dim=-1)
+    return x * cos[:, None] + torch.cat((-b, a), dim=-1) * sin[:, None]
+
+
+def rope__modules_own(x, cos, sin):
+    from qwen3_scratch import rope as theirs
+
+    return theirs(x, cos, sin)
+
+
+def rope__head_by_head(x, cos, sin):
+    half, out = x.shape[-1] // 2, torch.empty_like(x)
+    for row in range(x.shape[0]):
+        for head in range(x.shape[1]):
+            for token in range(x.shape[2]):
+                a, b = x[row, head, token, :half], x[row, head, token, half:]
+                c = cos[row % len(cos), token, :half].to(x.dtype)
+                s = sin[row % len(sin), token, :half].to(x.dtype)
+                out[row, head, token, :half] = a * c - b * s
+                out[row, head, token, half:] = b * c + a * s
+    return out
+
+
+# ---- score -----------------------------------------------------------------------------------
+
+
+def score__sum_of_positions(q, k, m, n, frequencies):
+    (a, b), (c, e) = q.chunk(2, dim=-1), k.chunk(2, dim=-1)
+    angle = (m + n) * frequencies
+    return ((a * c + b * e) * angle.cos() + (a * e - b * c) * angle.sin()).sum(-1)
+
+
+def score__wrong_sign(q, k, m, n, frequencies):
+    (a, b), (c, e) = q.chunk(2, dim=-1), k.chunk(2, dim=-1)
+    angle = (n - m) * frequencies
+    return ((a * c + b * e) * angle.cos() + (a * e - b * c) * angle.sin()).sum(-1)
+
+
+def score__both_turned_in_fp32(q, k, m, n, frequencies):
+    turned = []
+    for x, place in ((q, m), (k, n)):
+        (a, b), angle = x.chunk(2, dim=-1), place * frequencies
+        turned.append(torch.cat((a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()), dim=-1))
+    return (turned[0] * turned[1]).sum(-1)
+
+
+def score__positions_forgotten(q, k, m, n, frequencies):
+    return (q * k).sum(-1)
+
+
+def score__divided(q, k, m, n, frequencies):
+    (a, b), (c, e) = q.chunk(2, dim=-1), k.chunk(2, dim=-1)
+    angle = (m - n) * frequencies
+    return ((a * c + b * e) * angle.cos() + (a * e - b * c) * angle.sin()).sum(-1) / math.sqrt(q.shape[-1])
+
+
+# ---- to_halves -------------------------------------------------------------------------------
+
+
+def to_halves__the_way_back(weight, heads):
+    return weight.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
+
+
+def to_halves__as_one_head(weight, heads):
+    return torch.cat((weight[::2], weight[1::2]))
+
+
+def to_halves__columns(weight, heads):
+    return torch.cat((weight[:, ::2], weight[:, 1::2]), dim=1)
+
+
+def to_halves__two_heads_only(weight, heads):
+    half = weight.shape[0] // 2
+    first, second = weight[:half], weight[half:]
+    return torch.cat((first[::2], first[1::2], second[::2], second[1::2]))
+
+
+def to_halves__nothing(weight, heads):
+    return weight
+
+
+# ---- yarn_frequencies ------------------------------------------------------------------------
+
+
+def yarn_frequencies__all_slowed(head_dim, theta, factor, trained):
+    return 1.0 / theta ** (torch.arange(0, head_dim, 2).float() / head_dim) / factor
+
+
+def yarn_frequencies__fast_ones_slowed(head_dim, theta, factor, trained):
+    first, last = (head_dim * math.log(trained / (2 * math.pi * turns)) / (2 * math.log(theta)) for turns in (32, 1))
+    first, last = max(math.floor(first), 0), min(math.ceil(last), head_dim - 1)
+    pairs = torch.arange(head_dim // 2).float()
+    keep = ((pairs - first) / (last - first)).clamp(0, 1)
+    speeds = 1.0 / theta ** (2 * pairs / head_dim)
+    return speeds * keep + speeds / factor * (1 - keep)
+
+
+def yarn_frequencies__not_rounded(head_dim, theta, factor, trained):
+    first, last = (head_dim * math.log(trained / (2 * math.pi * turns)) / (2 * math.log(theta)) for turns in (32, 1))
+    first, last = max(first, 0), min(last, head_dim - 1)
+    pairs = torch.arange(head_dim // 2).float()
+    keep = 1 - ((pairs - first) / (last - first)).clamp(0, 1)
+    speeds = 1.0 / theta ** (2 * pairs / head_dim)
+    return speeds * keep + speeds / factor * (1 - keep)
+
+
+def yarn_frequencies__begin_below_zero(head_dim, theta, factor, trained):
+    first, last = (head_dim * math.log(trained / (2 * math.pi * turns)) / (2 * math.log(theta)) for turns in (32, 1))
+    first, last = math.floor(first), math.ceil(last)
+    pairs = torch.arange(head_dim // 2).float()
+    keep = 1 - ((pairs - first) / (last - first)).clamp(0, 1)
+    speeds = 1.0 / theta ** (2 * pairs / head_dim)
+    return speeds * keep + speeds / factor * (1 - keep)
+
+
+def yarn_frequencies__multiplied(head_dim, theta, factor, trained):
+    first, last = (head_dim * math.log(trained / (2 * math.pi * turns)) / (2 * math.log(theta)) for turns in (32, 1))
+    first, last = max(math.floor(first), 0), min(math.ceil(last), head_dim - 1)
+    pairs = torch.arange(head_dim // 2).float()
+    keep = 1 - ((pairs - first) / (last - first)).clamp(0, 1)
+    speeds = 1.0 / theta ** (2 * pairs / head_dim)
+    return speeds * keep + speeds * factor * (1 - keep)
+
+
+FRAGMENTS = {
+    rms_norm__sum_instead_of_mean: "root of the sum of squares",
+    rms_norm__mean_over_everything: "one mean over the whole tensor",
+    rms_norm__eps_outside_the_root: "Is your eps inside the root?",
+    rms_norm__subtracts_the_mean: "as LayerNorm does",
+    rms_norm__in_the_type_of_x: "Divide in fp32",
+    rms_norm__weight_before_the_cast: "the model casts first",
+    rms_norm__overwrites_x: "x was changed in place",
+    rms_norm__token_by_token: "times slower than it could be",
+    inverse_frequencies__half_the_exponent: "yours is i/head_dim",
+    inverse_frequencies__one_for_each_number: "one speed for each pair",
+    inverse_frequencies__growing: "The exponent is negative",
+    inverse_frequencies__theta_of_one_checkpoint: "you use 10000",
+    inverse_frequencies__a_list: "found a list of",
+    inverse_frequencies__whole_numbers: "numbers differ",
+    rope_table__neighbours: "pairs are halves",
+    rope_table__each_angle_once: "Each angle is needed twice",
+    rope_table__counts_by_itself: "need not begin at 0",
+    rope_table__sine_first: "cos comes first",
+    rope_table__token_by_token: "times slower than it could be",
+    rope__neighbours: "this model pairs i with i + head_dim/2",
+    rope__the_other_way: "You turn the other way",
+    rope__no_sign: "A sign is missing",
+    rope__angle_by_head: "the angle goes with the token",
+    rope__fp32_comes_out: "bring cos and sin to the type of x",
+    rope__modules_own: "this calls `rope`, which is the answer itself",
+    rope__head_by_head: "times slower than it could be",
+    score__sum_of_positions: "subtracted, not added",
+    score__wrong_sign: "wrong by its sign",
+    score__both_turned_in_fp32: "Use the distance alone",
+    score__positions_forgotten: "Neither is turned",
+    score__divided: "attention does that",
+    to_halves__the_way_back: "from halves to neighbours",
+    to_halves__as_one_head: "each head keeps its own",
+    to_halves__columns: "you reorder its columns",
+    to_halves__two_heads_only: "numbers differ",
+    to_halves__nothing: "everything where it was",
+    yarn_frequencies__all_slowed: "that is linear scaling",
+    yarn_frequencies__fast_ones_slowed: "it is the other way round",
+    yarn_frequencies__not_rounded: "round its begin down",
+    yarn_frequencies__begin_below_zero: "numbers differ",
+    yarn_frequencies__multiplied: "so divide",
+}

@@ -1,0 +1,337 @@
+"""Wrong answers to ps3: experts, routes and counts as they go wrong, each with what its message must say."""
+
+from collections.abc import Sequence  # noqa: F401 (what the notebook imports)
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int  # noqa: F401
+from torch import Tensor  # noqa: F401
+
+from qwen3_scratch import Config, model  # noqa: F401
+
+# ---- expert_ffn ------------------------------------------------------------------------------
+
+
+def expert_ffn__silu_on_up(x, gate_proj, up_proj, down_proj):
+    return F.linear(F.linear(x, gate_proj) * F.silu(F.linear(x, up_proj)), down_proj)
+
+
+def expert_ffn__added(x, gate_proj, up_proj, down_proj):
+    return F.linear(F.silu(F.linear(x, gate_proj)) + F.linear(x, up_proj), down_proj)
+
+
+def expert_ffn__relu(x, gate_proj, up_proj, down_proj):
+    return F.linear(F.relu(F.linear(x, gate_proj)) * F.linear(x, up_proj), down_proj)
+
+
+def expert_ffn__sigmoid(x, gate_proj, up_proj, down_proj):
+    return F.linear(F.linear(x, gate_proj).sigmoid() * F.linear(x, up_proj), down_proj)
+
+
+def expert_ffn__not_transposed(x, gate_proj, up_proj, down_proj):
+    return (F.silu(x @ gate_proj) * (x @ up_proj)) @ down_proj
+
+
+def expert_ffn__the_modules_own(x, gate_proj, up_proj, down_proj):
+    return model.expert_ffn(x, gate_proj, up_proj, down_proj)
+
+
+# ---- moe_route -------------------------------------------------------------------------------
+
+
+def moe_route__softmax_over_the_chosen(x, router, top_k, norm_topk_prob):
+    logits = F.linear(x, router)
+    best, experts = logits.topk(top_k, dim=-1)
+    return best.softmax(dim=-1, dtype=torch.float32).to(x.dtype), experts, logits
+
+
+def moe_route__never_renormalised(x, router, top_k, norm_topk_prob):
+    logits = F.linear(x, router)
+    weights, experts = logits.softmax(dim=-1, dtype=torch.float32).topk(top_k, dim=-1)
+    return weights.to(x.dtype), experts, logits
+
+
+def moe_route__argmax(x, router, top_k, norm_topk_prob):
+    logits = F.linear(x, router)
+    weights, experts = logits.softmax(dim=-1, dtype=torch.float32).max(dim=-1, keepdim=True)
+    return weights.to(x.dtype), experts, logits
+
+
+def moe_route__sum_over_all_tokens(x, router, top_k, norm_topk_prob):
+    logits = F.linear(x, router)
+    weights, experts = logits.softmax(dim=-1, dtype=torch.float32).topk(top_k, dim=-1)
+    if norm_topk_prob:
+        weights = weights / weights.sum()
+    return weights.to(x.dtype), experts, logits
+
+
+def moe_route__weights_stay_fp32(x, router, top_k, norm_topk_prob):
+    logits = F.linear(x, router)
+    weights, experts = logits.softmax(dim=-1, dtype=torch.float32).topk(top_k, dim=-1)
+    if norm_topk_prob:
+        weights = weights / weights.sum(dim=-1, keepdim=True)
+    return weights, experts, logits
+
+
+def moe_route__two_experts(x, router, top_k, norm_topk_prob):
+    logits = F.linear(x, router)
+    weights, experts = logits.softmax(dim=-1, dtype=torch.float32).topk(2, dim=-1)
+    if norm_topk_prob:
+        weights = weights / weights.sum(dim=-1, keepdim=True)
+    return weights.to(x.dtype), experts, logits
+
+
+def moe_route__token_by_token(x, router, top_k, norm_topk_prob):
+    logits = F.linear(x, router)
+    weights, experts = [], []
+    for token in logits:
+        best, number = token.softmax(dim=-1, dtype=torch.float32).topk(top_k)
+        weights.append(best / best.sum() if norm_topk_prob else best)
+        experts.append(number)
+    return torch.stack(weights).to(x.dtype), torch.stack(experts), logits
+
+
+# ---- moe -------------------------------------------------------------------------------------
+
+
+def moe__weighs_what_goes_in(x, weights, experts, gate_up_proj, down_proj):
+    out = torch.zeros_like(x)
+    for expert in experts.unique().tolist():
+        token, choice = (experts == expert).nonzero(as_tuple=True)
+        given = x[token] * weights[token, choice, None]
+        out.index_add_(0, token, model.expert_ffn(given, *gate_up_proj[expert].chunk(2), down_proj[expert]))
+    return out
+
+
+def moe__writes_over(x, weights, experts, gate_up_proj, down_proj):
+    out = torch.zeros_like(x)
+    for expert in range(len(gate_up_proj)):
+        token, choice = (experts == expert).nonzero(as_tuple=True)
+        answer = model.expert_ffn(x[token], *gate_up_proj[expert].chunk(2), down_proj[expert])
+        out[token] = answer * weights[token, choice, None]
+    return out
+
+
+def moe__no_weights(x, weights, experts, gate_up_proj, down_proj):
+    out = torch.zeros_like(x)
+    for expert in experts.unique().tolist():
+        token, _ = (experts == expert).nonzero(as_tuple=True)
+        answer = model.expert_ffn(x[token], *gate_up_proj[expert].chunk(2), down_proj[expert])
+        out.index_add_(0, token, answer)
+    return out
+
+
+def moe__first_choice_only(x, weights, experts, gate_up_proj, down_proj):
+    out = torch.zeros_like(x)
+    for expert in experts[:, 0].unique().tolist():
+        token = (experts[:, 0] == expert).nonzero()[:, 0]
+        answer = model.expert_ffn(x[token], *gate_up_proj[expert].chunk(2), down_proj[expert])
+        out[token] = answer * weights[token, :1]
+    return out
+
+
+def moe__gate_and_up_in_turn(x, weights, experts, gate_up_proj, down_proj):
+    out = torch.zeros_like(x)
+    for expert in experts.unique().tolist():
+        token, choice = (experts == expert).nonzero(as_tuple=True)
+        gate, up = gate_up_proj[expert, ::2], gate_up_proj[expert, 1::2]
+        answer = model.expert_ffn(x[token], gate, up, down_proj[expert])
+        out.index_add_(0, token, answer * weights[token, choice, None])
+    return out
+
+
+def moe__two_experts(x, weights, experts, gate_up_proj, down_proj):
+    out = torch.zeros_like(x)
+    for expert in range(2):
+        token, choice = (experts == expert).nonzero(as_tuple=True)
+        answer = model.expert_ffn(x[token], *gate_up_proj[expert].chunk(2), down_proj[expert])
+        out.index_add_(0, token, answer * weights[token, choice, None])
+    return out
+
+
+def moe__token_by_token(x, weights, experts, gate_up_proj, down_proj):
+    out = torch.zeros_like(x)
+    for token in range(len(x)):
+        for weight, expert in zip(weights[token], experts[token].tolist(), strict=True):
+            answer = model.expert_ffn(x[token, None], *gate_up_proj[expert].chunk(2), down_proj[expert])
+            out[token] += weight * answer[0]
+    return out
+
+
+# ---- expert_load -----------------------------------------------------------------------------
+
+
+def expert_load__counts(experts, num_experts):
+    return experts.flatten().bincount(minlength=num_experts)
+
+
+def expert_load__per_token(experts, num_experts):
+    return experts.flatten().bincount(minlength=num_experts) / len(experts)
+
+
+def expert_load__no_minlength(experts, num_experts):
+    return experts.flatten().bincount() / experts.numel()
+
+
+def expert_load__first_choice(experts, num_experts):
+    return experts[:, 0].bincount(minlength=num_experts) / len(experts)
+
+
+def expert_load__eight_experts(experts, num_experts):
+    return experts.flatten().bincount(minlength=8) / experts.numel()
+
+
+# ---- router_entropy --------------------------------------------------------------------------
+
+
+def router_entropy__bits(logits):
+    p = logits.float().softmax(dim=-1)
+    return -(p * p.log2()).sum(dim=-1)
+
+
+def router_entropy__nan_at_zero(logits):
+    p = logits.float().softmax(dim=-1)
+    return -(p * p.log()).sum(dim=-1)
+
+
+def router_entropy__of_the_mean(logits):
+    return torch.special.entr(logits.float().softmax(dim=-1).mean(dim=0)).sum()
+
+
+def router_entropy__negative(logits):
+    return (logits.float().softmax(dim=-1) * logits.float().log_softmax(dim=-1)).sum(dim=-1)
+
+
+def router_entropy__in_bf16(logits):
+    return torch.special.entr(logits.softmax(dim=-1)).sum(dim=-1)
+
+
+def router_entropy__token_by_token(logits):
+    return torch.stack([torch.special.entr(token.float().softmax(dim=-1)).sum() for token in logits])
+
+
+# ---- load_balancing_loss ---------------------------------------------------------------------
+
+
+def load_balancing_loss__no_factor(router_logits, num_experts, top_k, attention_mask=None):
+    logits = torch.cat(tuple(router_logits)).float()
+    if attention_mask is not None:
+        logits = logits[attention_mask.flatten().bool().repeat(len(router_logits))]
+    p = logits.softmax(dim=-1)
+    return (F.one_hot(p.topk(top_k).indices, num_experts).sum(1).float().mean(0) * p.mean(0)).sum()
+
+
+def load_balancing_loss__padding_counted(router_logits, num_experts, top_k, attention_mask=None):
+    p = torch.cat(tuple(router_logits)).float().softmax(dim=-1)
+    f = F.one_hot(p.topk(top_k).indices, num_experts).sum(1).float().mean(0)
+    return num_experts * (f * p.mean(0)).sum()
+
+
+def load_balancing_loss__layer_by_layer(router_logits, num_experts, top_k, attention_mask=None):
+    found = []
+    for logits in router_logits:
+        kept = logits if attention_mask is None else logits[attention_mask.flatten().bool()]
+        p = kept.float().softmax(dim=-1)
+        f = F.one_hot(p.topk(top_k).indices, num_experts).sum(1).float().mean(0)
+        found.append(num_experts * (f * p.mean(0)).sum())
+    return torch.stack(found).mean()
+
+
+def load_balancing_loss__first_choice(router_logits, num_experts, top_k, attention_mask=None):
+    logits = torch.cat(tuple(router_logits)).float()
+    if attention_mask is not None:
+        logits = logits[attention_mask.flatten().bool().repeat(len(router_logits))]
+    p = logits.softmax(dim=-1)
+    return num_experts * (F.one_hot(p.argmax(-1), num_experts).float().mean(0) * p.mean(0)).sum()
+
+
+def load_balancing_loss__divided_by_top_k(router_logits, num_experts, top_k, attention_mask=None):
+    logits = torch.cat(tuple(router_logits)).float()
+    if attention_mask is not None:
+        logits = logits[attention_mask.flatten().bool().repeat(len(router_logits))]
+    p = logits.softmax(dim=-1)
+    f = p.topk(top_k).indices.flatten().bincount(minlength=num_experts) / (len(p) * top_k)
+    return num_experts * (f * p.mean(0)).sum()
+
+
+def load_balancing_loss__always_even(router_logits, num_experts, top_k, attention_mask=None):
+    return torch.tensor(float(top_k))
+
+
+# ---- active_parameters -----------------------------------------------------------------------
+
+
+def active_parameters__all_experts(config):
+    hidden, dim, kv = config.hidden_size, config.head_dim, config.num_key_value_heads * config.head_dim
+    layer = 2 * hidden * (config.num_attention_heads * dim + kv) + 2 * dim + 2 * hidden + config.num_experts * hidden
+    layer += config.num_experts * 3 * hidden * config.moe_intermediate_size
+    return config.num_hidden_layers * layer + hidden + config.vocab_size * hidden
+
+
+def active_parameters__two_matrices(config):
+    hidden, dim, kv = config.hidden_size, config.head_dim, config.num_key_value_heads * config.head_dim
+    layer = 2 * hidden * (config.num_attention_heads * dim + kv) + 2 * dim + 2 * hidden + config.num_experts * hidden
+    layer += config.num_experts_per_tok * 2 * hidden * config.moe_intermediate_size
+    return config.num_hidden_layers * layer + hidden + config.vocab_size * hidden
+
+
+def active_parameters__all_layers_alike(config):
+    hidden, dim, kv = config.hidden_size, config.head_dim, config.num_key_value_heads * config.head_dim
+    layer = 2 * hidden * (config.num_attention_heads * dim + kv) + 2 * dim + 2 * hidden + config.num_experts * hidden
+    layer += config.num_experts_per_tok * 3 * hidden * config.moe_intermediate_size
+    tables = 1 if config.tie_word_embeddings else 2
+    return config.num_hidden_layers * layer + hidden + tables * config.vocab_size * hidden
+
+
+def active_parameters__of_huihui(config):
+    return 596_107_264
+
+
+def active_parameters__the_configs_own(config):
+    return config.num_parameters(active=True)
+
+
+FRAGMENTS = {
+    expert_ffn__silu_on_up: "silu belongs on the gate; you have it on up",
+    expert_ffn__added: "You add gate and up",
+    expert_ffn__relu: "You use relu",
+    expert_ffn__sigmoid: "You use the sigmoid alone",
+    expert_ffn__not_transposed: "your function raised RuntimeError at `return (F.silu(x @ gate_proj)",
+    expert_ffn__the_modules_own: "this calls `expert_ffn`",
+    moe_route__softmax_over_the_chosen: "Your weights sum to one, though norm_topk_prob is false",
+    moe_route__never_renormalised: "Your weights do not sum to one, though norm_topk_prob is true",
+    moe_route__argmax: "keep top_k",
+    moe_route__sum_over_all_tokens: "You divide by the sum over all tokens",
+    moe_route__weights_stay_fp32: "the weights return to the type of x",
+    moe_route__two_experts: "the shape is [",
+    moe_route__token_by_token: "times slower than it could be",
+    moe__weighs_what_goes_in: "You weigh what goes in",
+    moe__writes_over: "A later expert writes over",
+    moe__no_weights: "The weights are missing",
+    moe__first_choice_only: "You take the first choice alone",
+    moe__gate_and_up_in_turn: "Gate and up do not take turns",
+    moe__two_experts: "You ask experts 0 and 1 only",
+    moe__token_by_token: "times slower than it could be: loop over the experts",
+    expert_load__counts: "These are counts",
+    expert_load__per_token: "so the shares sum to top_k",
+    expert_load__no_minlength: "give `bincount` its `minlength`",
+    expert_load__first_choice: "You count the first choice alone",
+    expert_load__eight_experts: "the shape is [",
+    router_entropy__bits: "These are bits",
+    router_entropy__nan_at_zero: "0 times the logarithm of 0 is NaN",
+    router_entropy__of_the_mean: "This is the entropy of the mean probabilities",
+    router_entropy__negative: "the sign is wrong everywhere",
+    router_entropy__in_bf16: "Compute in fp32",
+    router_entropy__token_by_token: "times slower than it could be",
+    load_balancing_loss__no_factor: "The number of experts is missing as a factor",
+    load_balancing_loss__padding_counted: "Padding is counted",
+    load_balancing_loss__layer_by_layer: "You take the loss layer by layer",
+    load_balancing_loss__first_choice: "You count the first choice alone",
+    load_balancing_loss__divided_by_top_k: "even use gives top_k, not 1",
+    load_balancing_loss__always_even: "numbers differ",
+    active_parameters__all_experts: "You count all experts",
+    active_parameters__two_matrices: "An expert has three matrices",
+    active_parameters__all_layers_alike: "Not every layer has experts",
+    active_parameters__of_huihui: "found 596107264, expected",
+    active_parameters__the_configs_own: "this calls `num_parameters`",
+}

@@ -16,11 +16,12 @@ from .download import WANTED, free_bytes, missing_bytes
 from .generate import PREFILL_CHUNK
 from .hub import chosen, find_folder, find_local
 from .hub_cache import Snapshot
+from .memory import size_text
 from .model import forward
 from .parallel import Place, check_split, own_config, own_slot, traffic
 from .trace import trace
 from .verify import Verdict
-from .weights import DTYPES, all_slots, check_tensors, tensor_files
+from .weights import DTYPES, all_slots, check_tensors, dtype_of, tensor_files
 
 WIDTH, LONGEST = 80, 14  # characters of a line, and those of a token at its head
 MOST_EXPERTS = 2  # of a token in a layer; a terminal has no room for eight
@@ -92,7 +93,7 @@ def slices_report(name: str | None, tensors: int, experts: int, revision: str | 
     folder = Path(name).parent if alone else find_folder(name, revision, wanted=("config.json",))
     config = read_config(folder)
     check_split(config, tensors, experts)
-    place, bytes_each = Place(0, 0, tensors, experts), DTYPES[config.dtype].itemsize
+    place, bytes_each = Place(0, 0, tensors, experts), dtype_of(config, folder).itemsize
     own = own_config(config, place)
     held = sum(math.prod(slot.shape) for slot in map(partial(own_slot, config, place), all_slots(config)) if slot)
     cache = 2 * config.num_hidden_layers * own.num_key_value_heads * config.head_dim * 1000
@@ -153,11 +154,3 @@ def shape_lines(config: Config) -> dict[str, str]:
     if config.sliding_window is not None:
         found["window"] = f"{config.sliding_window} tokens in {config.layer_types.count('sliding_attention')} layers"
     return found
-
-
-def size_text(count: int) -> str:
-    """Bytes in the decimal units that the hub and disks use."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{count / size:.2f} {unit}"
-    return f"{count} B"

@@ -95,8 +95,8 @@ def choose(
     `seen` are the tokens that a repetition penalty concerns, `uniform` one number between 0 and 1 a row, for the draw;
     without a penalty and at temperature 0 they may be None. Nothing here waits for a value of the device.
     """
-    logits = logits.float().masked_fill(barred, -torch.inf)
     finite = logits.amax(-1).isfinite()
+    logits = logits.float().masked_fill(barred, -torch.inf)
     if sampling.repetition_penalty != 1.0:
         logits = penalise_repetition(logits, seen, sampling.repetition_penalty)
     found = logits.argmax(-1) if sampling.temperature == 0 else draw(probabilities(logits, sampling), uniform)

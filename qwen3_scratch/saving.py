@@ -14,8 +14,9 @@ from torch import Tensor
 from .config import Config
 from .errors import Error
 from .memory import size_text
+from .shards import INDEX
 from .tree import Weights
-from .weights import INDEX, layer_slots, outer_slots
+from .weights import layer_slots, outer_slots
 
 MAX_SHARD_SIZE = 5_000_000_000  # bytes, as is usual on the hub
 SINGLE = "model.safetensors"

@@ -152,7 +152,7 @@ def _read_backend(path: Path) -> tokenizers.Tokenizer:
         if not isinstance(error, (ValueError, MemoryError)) and not _of_the_library(error):
             raise
         raise Error(f"{path}: is no tokenizer file ({one_line(error)}): fetch it again") from None
-    check_parts(path, parts)
+    check_parts(path, backend)
     check_added(path, parts, backend)
     check_vocabulary(path, backend)
     backend.no_truncation()  # such settings of a file are for batches of training: here a text is all of its tokens

@@ -14,7 +14,6 @@ from .config import Config
 from .errors import Error
 from .files import one_line, shown
 from .memory import available_memory, size_text
-from .shards import INDEX as INDEX  # the name of a file of weights, for whoever writes or fetches them
 from .shards import UNREADABLE, check_unchanged, damaged, open_file, stamp, tensor_files
 from .tree import LayerWeights, Weights
 
@@ -101,7 +100,7 @@ def init_weights(
 ) -> Weights:
     """Random weights as one starts training with: normal with `initializer_range`, norms one, biases zero."""
     generator = torch.Generator().manual_seed(seed)
-    dtype = dtype or _dtype_of(config, "config")
+    dtype = dtype or dtype_of(config, "config")
 
     def drawn(slots: list[Slot]) -> dict:
         fields = empty_fields(slots, dtype, device)
@@ -136,7 +135,7 @@ def load_weights(
     Raises:
         Error: no safetensors file, an unreadable one, or a tensor that is missing, surplus, misshapen or not finite.
     """
-    dtype = dtype or _dtype_of(config, folder)
+    dtype = dtype or dtype_of(config, folder)
     files = tensor_files(Path(folder))
     before = {path: stamp(path) for path in files.values()}
     implied = check_names(files, config)
@@ -193,7 +192,7 @@ def all_finite(tensor: Tensor) -> bool:
     return all(bool(part.isfinite().all()) for part in tensor.flatten().split(2**20))
 
 
-def _dtype_of(config: Config, where: str | Path) -> torch.dtype:
+def dtype_of(config: Config, where: str | Path) -> torch.dtype:
     if config.dtype not in DTYPES:
         raise Error(
             f"{where}: dtype is {shown(config.dtype)}, expected one of {', '.join(DTYPES)}: pass dtype yourself"

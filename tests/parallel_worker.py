@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch.utils._pytree import tree_leaves
 
 from qwen3_scratch import forward, generate, load_checkpoint
-from qwen3_scratch import weights as weights_module
+from qwen3_scratch import shards as shards_module
 from qwen3_scratch.cache import KVCache
 from qwen3_scratch.launch import ranks
 from qwen3_scratch.parallel import DISPATCH, load_slices, make_mesh, place_of, shard_weights
@@ -95,8 +95,8 @@ def run(case: dict) -> dict:
 
 def main(job: Path) -> None:
     cases = json.loads(job.read_text())
-    opened = weights_module.safe_open
-    weights_module.safe_open = lambda *arguments, **options: Counting(opened(*arguments, **options))
+    opened = shards_module.safe_open
+    shards_module.safe_open = lambda *arguments, **options: Counting(opened(*arguments, **options))
     first = cases[0]
     with ranks(first["tensor"], first["expert"], timeout=120), torch.inference_mode():
         found = [run(case) for case in cases]

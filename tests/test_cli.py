@@ -16,7 +16,7 @@ from reference import dense_config, random_weights
 
 from qwen3_scratch import Checkpoint, forward, generate, load_checkpoint, read_config, save_checkpoint, trace
 from qwen3_scratch.generate import prompt_ids
-from qwen3_scratch.report import size_text
+from qwen3_scratch.memory import size_text
 
 END = tokenizer().token_id("<|im_end|>")
 COMMANDS = ("generate", "chat", "trace", "info", "download", "verify")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from qwen3_scratch import Error, read_config
+from qwen3_scratch import Error, read_config, read_tokenizer
 from qwen3_scratch.files import json_object
 
 
@@ -24,3 +24,14 @@ def test_a_key_that_stands_twice_is_found_soon_among_many():
     many = ",".join(f'"{number}":1' for number in range(200_000))
     with pytest.raises(ValueError, match="the key '199999' stands twice"):
         json_object(f'{{{many},"199999":2}}'.encode())
+
+
+def test_a_part_of_a_tokenizer_is_judged_by_what_the_library_makes_of_it(tmp_path):
+    """Its type was a list, which the library overlooks: the fields say that it replaces."""
+    replaces = {"type": ["Replace", "Replace"], "pattern": {"String": "a"}, "content": "aaaa"}
+    content = {"normalizer": replaces, "model": {"unk_id": 0, "vocab": [["?", 0.0], ["a", 1]]}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content), "utf-8")
+    with pytest.raises(
+        Error, match="normalizer replaces 'a' by 'aaaa', expected a text that is replaced by one no long"
+    ):
+        read_tokenizer(tmp_path)

@@ -17,7 +17,7 @@ from stand_in_hub import SHA, StandInHub, well
 
 from qwen3_scratch import save_checkpoint
 from qwen3_scratch.hub import find_folder
-from qwen3_scratch.report import size_text
+from qwen3_scratch.memory import size_text
 
 NAME = "owner/name"
 

@@ -31,10 +31,10 @@ def test_every_case_has_a_winner():
 
 def test_stage_speed_names_the_fastest_that_ran_and_its_share_of_the_bound():
     figure = plots.stage_speed({"loop": 300.0, "gathered": 450.0, "captured": None}, {"loop": 320.0}, 9000.0)
-    expected = "“gathered” is the fastest stage here: 450 tokens a second, 5% of what reading the memory allows"
+    expected = "“gathered” is the fastest stage here: 450 tokens a second, 5.0% of what reading the memory allows"
     assert title(figure) == expected
     texts = [text.get_text().strip() for text in figure.axes[0].texts]
-    assert texts == ["300 (3.3%)", "450 (5%)", "not run here"]
+    assert texts == ["300 (3.3%)", "450 (5.0%)", "not run here"]
     assert len(figure.axes[0].patches) == 2
 
 

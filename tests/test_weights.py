@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from qwen3_scratch import Error, forward, init_weights, load_weights, saving
 from qwen3_scratch.saving import save_weights, write_json
-from qwen3_scratch.weights import INDEX, tensor_tree
+from qwen3_scratch.shards import INDEX
+from qwen3_scratch.weights import tensor_tree
 
 SINGLE = "model.safetensors"
 Q_PROJ = "model.layers.1.self_attn.q_proj.weight"

@@ -119,7 +119,9 @@ def entropy_real(seed: int) -> Iterator[Case]:
 
 
 def entropy_large(seed: int) -> Iterator[Case]:
-    yield case(randn(torch.Generator().manual_seed(seed), 6000, 4))
+    g = torch.Generator().manual_seed(seed)
+    for _ in range(3):  # one of them is timed well even on a busy machine
+        yield case(randn(g, 3000, 4))
 
 
 def no_number_at_zero(logits: Tensor) -> Tensor:

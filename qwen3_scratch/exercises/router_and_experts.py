@@ -124,7 +124,8 @@ def route_real(seed: int) -> Iterator[Case]:
 
 def route_large(seed: int) -> Iterator[Case]:
     g = torch.Generator().manual_seed(seed)
-    yield case(randn(g, 2500, 16), randn(g, 8, 16), 2, True)
+    for _ in range(3):  # one of them is timed well even on a busy machine
+        yield case(randn(g, 2000, 16), randn(g, 8, 16), 2, True)
 
 
 def in_order_of_number(x: Tensor, router: Tensor, top_k: int, norm_topk_prob: bool) -> Route:

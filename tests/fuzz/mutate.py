@@ -4,6 +4,7 @@ import json
 import random
 import struct
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 ODD: tuple[Any, ...] = (
@@ -68,9 +69,9 @@ def _changed(tree: Any, draw: random.Random) -> Any:
     if action < 0.06:
         del tree[place]
     elif action < 0.1 and isinstance(tree, dict):
-        tree[draw.choice([str(draw.choice(ODD)), draw.choice(places)])] = tree[draw.choice(places)]
+        tree[draw.choice([str(draw.choice(ODD)), draw.choice(places)])] = deepcopy(tree[draw.choice(places)])
     elif action < 0.13 and isinstance(tree, list):
-        tree.append(tree[draw.choice(places)])
+        tree.append(deepcopy(tree[draw.choice(places)]))
     else:
         tree[place] = _changed(tree[place], draw)
     return tree
@@ -78,7 +79,11 @@ def _changed(tree: Any, draw: random.Random) -> Any:
 
 def _another(value: Any, draw: random.Random) -> Any:
     if isinstance(value, bool) or not isinstance(value, (int, str)) or draw.random() < 0.5:
-        return draw.choice(ODD) if draw.random() < 0.9 else [value] * draw.choice((1, 2, 50))
+        return (
+            deepcopy(draw.choice(ODD))
+            if draw.random() < 0.9
+            else json.loads(json.dumps([value] * draw.choice((1, 2, 50))))
+        )
     if isinstance(value, int):
         return draw.choice(
             (value + 1, value - 1, -value, value * 2, value * 10**9, value // 2, str(value), float(value))

@@ -35,7 +35,7 @@ def main(rounds: Rounds = 5, quick: Quick = False, device: Device = "auto", out:
         theirs["transformers generate, eager"] = contestants.transformers_generate(reference, "eager")
         decoders, prompts = {**decoders, **theirs}, [prompt] * batch
         run.say(f"batch {batch}: warming up and comparing {len(decoders)} contestants ...")
-        wrong = differing(decoders, prompts)
+        wrong = differing(decoders, prompts, checkpoint)
         right = {name: decode for name, decode in decoders.items() if name not in wrong}
         measures = {name: partial(speed, decode, prompts, steps) for name, decode in right.items()}
         case = {"dtype": str(checkpoint.dtype).removeprefix("torch."), "batch": batch}

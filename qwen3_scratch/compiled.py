@@ -19,7 +19,7 @@ from tqdm import tqdm
 from .cache import KVCache
 from .checkpoint import Checkpoint
 from .config import Config
-from .dispatch import moe_grouped
+from .dispatch import moe_all_experts, moe_grouped
 from .errors import Error
 from .model import Ops, Route, decoder_layer, expert_ffn
 from .tree import LayerWeights
@@ -66,10 +66,12 @@ def moe_streamed(
 ) -> Float[Tensor, "tokens dim"]:
     """`moe` without a wait: compiled, each choice reads its expert's weights where they lie, with no copy of them.
 
-    Where the choices are many more than the experts, reading each expert once is cheaper: then `moe_grouped`.
+    Where the choices are many more than the experts, reading each expert once is cheaper: then `moe_grouped`, or
+    `moe_all_experts` in types whose grouped product cannot be compiled.
     """
     if len(x) > 1 and route.experts.numel() > 2 * len(gate_up_proj):
-        return moe_grouped(x, route, gate_up_proj, down_proj)
+        once = moe_grouped if x.dtype == torch.bfloat16 else moe_all_experts
+        return once(x, route, gate_up_proj, down_proj)
     gate, up = streamed_sum(x[:, None, None], gate_up_proj[route.experts]).chunk(2, dim=-1)
     answers = streamed_sum((F.silu(gate) * up)[:, :, None], down_proj[route.experts])  # [tokens, top_k, dim]
     return (answers * route.weights[..., None]).sum(dim=1)

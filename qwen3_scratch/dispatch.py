@@ -76,6 +76,25 @@ def grouped_linear(
     return torch.cat([F.linear(part, matrix) for part, matrix in zip(x.split(counts), weight, strict=True)])
 
 
+def moe_all_experts(
+    x: Float[Tensor, "tokens dim"],
+    route: Route,
+    gate_up_proj: Float[Tensor, "experts two_intermediate dim"],
+    down_proj: Float[Tensor, "experts dim intermediate"],
+    expert: Callable[..., Tensor] = expert_ffn,
+) -> Float[Tensor, "tokens dim"]:
+    """`model.moe` with every expert answering every token, and only the chosen answers counted: for few experts.
+
+    It computes experts / top_k times as much as needed, in two batched products, and reads each expert once. Raises
+    Error for another `expert` than `expert_ffn`.
+    """
+    check_expert("moe_all_experts", expert)
+    gate, up = torch.einsum("td,eid->eti", x, gate_up_proj).chunk(2, dim=-1)
+    answers = torch.einsum("eti,edi->etd", F.silu(gate) * up, down_proj)
+    weights = x.new_zeros(len(x), len(gate_up_proj)).scatter_(1, route.experts, route.weights).t()[..., None]
+    return (answers * weights).masked_fill(weights == 0, 0).sum(dim=0)  # infinity times 0 would be NaN
+
+
 def moe_by_size(
     x: Float[Tensor, "tokens dim"],
     route: Route,

@@ -23,7 +23,7 @@ NOTE = "{% set ns = namespace(x=START) %}{% for i in range(TIMES) %}{% set ns.x 
 
 
 ROUND, DOWN = (
-    "{% for a in range(99999) %}",
+    "{% for i in range(99999) %}",
     "{% macro f() %}{{ caller() }}{% endmacro %}{% call f() %}{{ f() }}{% endcall %}",
 )
 PRINTED = ROUND + "x" * 99999 + "{% endfor %}"

@@ -182,11 +182,19 @@ def test_all_contestants_give_the_tokens_of_the_plain_path(tiny, batch):
     assert len(decoders) == (5 if batch == 1 else 4)
 
 
-def test_whoever_chooses_other_tokens_is_named_with_the_place():
-    right = lambda prompts, steps: contestants.Decoded(1.0, [[1, 2, 3], [4, 5, 6]])  # noqa: E731
-    wrong = lambda prompts, steps: contestants.Decoded(1.0, [[1, 2, 3], [4, 9, 6]])  # noqa: E731
-    found = decode.differing({"plain": right, "same": right, "other": wrong}, [[0], [0]])
-    assert found == {"other": "its greedy tokens differ from the plain path's, first in row 1 at token 1"}
+def test_whoever_chooses_other_tokens_is_named_with_the_place_and_a_tie_is_forgiven(tiny, monkeypatch):
+    prompts, plain = models.random_prompts(tiny.config, 2, 5), contestants.ours(tiny)
+    tokens = [list(row) for row in plain(prompts, decode.CHECKED - 1).tokens]
+    tokens[1][3] = (tokens[1][3] + 1) % tiny.config.vocab_size
+    decoders = {"plain": plain, "same": plain, "other": lambda prompts, steps: contestants.Decoded(1.0, tokens)}
+    found = decode.differing(decoders, prompts, tiny)
+    assert list(found) == ["other"]
+    assert "tokens differ from the plain path's, first in row 1 at token 3, by " in found["other"]
+    monkeypatch.setattr(decode, "TIE", 3.0)  # no two logits are further apart than twice the largest
+    assert decode.differing(decoders, prompts, tiny) == {}
+    tokens[1].pop()  # a token that is missing is no tie
+    tokens[1][3] -= 1
+    assert list(decode.differing(decoders, prompts, tiny)) == ["other"]
 
 
 # ---- the report ----------------------------------------------------------------------------------

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from qwen3_scratch import Checkpoint, Error, dispatch, expert_ffn, forward, generate, moe_route
-from qwen3_scratch.dispatch import grouped_linear, moe_by_size, moe_gathered, moe_grouped
+from qwen3_scratch.dispatch import grouped_linear, moe_all_experts, moe_by_size, moe_gathered, moe_grouped
 from qwen3_scratch.model import Ops, Route, moe
 
-FORMS = [moe_gathered, moe_grouped, moe_by_size]
+FORMS = [moe_gathered, moe_grouped, moe_all_experts, moe_by_size]
 each_form = pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
 BF16 = 2e-2  # of the largest number: bf16 carries 4e-3 of each, and three of them are rounded on the way
 

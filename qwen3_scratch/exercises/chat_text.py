@@ -1,4 +1,4 @@
-"""ps5, third part: what the model reads of a chat, and the parts of what it writes. `sampling_and_chat` lists the whole set."""
+"""ps5, third part: what is read of a chat, and what is written in parts. `sampling_and_chat` lists the whole set."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -215,7 +215,7 @@ def all_is_thinking(text: str) -> tuple[str, str]:
 
 
 def opened_anywhere(text: str) -> tuple[str, str]:
-    before, opened, after = text.partition("<think>")
+    _, opened, after = text.partition("<think>")
     return split_thinking(text) if "</think>" in text or not opened else (after.strip("\n"), "")
 
 

@@ -165,15 +165,15 @@ DRAW = Exercise(
         Stage("at size", draw_large, limit=30, advice="`cumsum` and one comparison do all rows at once"),
     ),
     mistakes=(
-        Mistake("You take the likeliest token; the number decides.", lambda probability, uniform: probability.argmax(-1)),
+        Mistake("You take the likeliest token; the number decides.", lambda p, uniform: p.argmax(-1)),
         Mistake("One number decides for all rows; each row has its own.",
                 lambda probability, uniform: draw(probability, uniform[:1].expand(len(probability)))),
         Mistake("You lay the stretches in order of size; here they lie in the order of the vocabulary.",
                 in_order_of_size),
         Mistake("You return the token before: count the stretches that end **before** the number, from 0.",
                 lambda probability, uniform: draw(probability, uniform) - 1),
-        Mistake("You return the token after the right one.", lambda probability, uniform: draw(probability, uniform) + 1),
-        Mistake("A stretch ends before its border: where the number is exactly the sum reached, the next token is drawn "
+        Mistake("You return the token after the right one.", lambda p, uniform: draw(p, uniform) + 1),
+        Mistake("A stretch ends before its border: where the number equals the sum reached, the next token is drawn "
                 "(so a token of probability 0 never is).",
                 lambda probability, uniform: place(probability, uniform, right=False)),
         Mistake("The probabilities need not sum to exactly 1: multiply the number by their sum.",

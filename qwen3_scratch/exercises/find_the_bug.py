@@ -32,7 +32,16 @@ SET = "ps6_find_the_bug"
 FIELDS = {step.__name__: field for field, step in Ops()._asdict().items() if step in WATCHED}
 
 # Which mistakes a patient has: the beginning of the digest of each one's name, so that this file does not tell.
-CHARTS = {}
+CHARTS = {
+    0: ("b57443c0",),
+    1: ("3fb4d2cf",),
+    2: ("c90f7acc",),
+    3: ("704bcf84",),
+    4: ("4d7ec7aa",),
+    5: ("b1134207",),
+    6: ("890520b3",),
+    7: ("994edb13", "a33b4ec8"),
+}
 
 # ---- the patients ----------------------------------------------------------------------------
 
@@ -149,9 +158,9 @@ class Treatment(Exercise):
         """Why this is not the guilty one: what the first text says that shows the patient's mistake."""
         if name not in {function.__name__ for function in WATCHED}:
             return f"No function of the model is called that, expected one of {', '.join(FIELDS)}."
-        for given in chain.from_iterable(stage.cases(0) for stage in self.stages):
-            again = next(each for each in chain.from_iterable(s.cases(0) for s in self.stages) if each.note == given.note)
-            sick = patient(self.number)
+        draws = [chain.from_iterable(stage.cases(0) for stage in self.stages) for _ in range(2)]  # a cache each
+        sick = patient(self.number)
+        for given, again in zip(*draws, strict=True):
             with trace() as right:
                 model.forward(*given.args, **given.kwargs)
             with trace(*sick.steps) as wrong:
@@ -263,4 +272,4 @@ def _treatment(number: int, *further: Stage) -> Treatment:
     )  # fmt: skip
 
 
-EXERCISES = ()
+EXERCISES = (*(_treatment(number) for number in range(1, 7)), _treatment(7, Stage("bf16", half)))

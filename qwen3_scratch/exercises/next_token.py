@@ -113,7 +113,7 @@ PERPLEXITY = Exercise(
                 lambda logits, ids, keep: _perplexity(logits, ids, keep).log()),
         Mistake("The surprise is in nats, so the base is e, not 2.",
                 lambda logits, ids, keep: 2 ** _perplexity(logits, ids, keep).log()),
-        Mistake("You average one perplexity for each row; average the surprise of all tokens, then take the exponential.",
+        Mistake("You average one perplexity for each row; average the surprise of all tokens first.",
                 lambda logits, ids, keep: by_rows(logits, ids, keep).exp().mean()),
         Mistake("You average the rows' means; every token counts the same, whatever row it is in.",
                 lambda logits, ids, keep: by_rows(logits, ids, keep).mean().exp()),

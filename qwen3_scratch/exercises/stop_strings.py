@@ -101,15 +101,6 @@ def longest_stop(text: str, stops: Sequence[str]) -> int:
     return min(len(text), max(map(len, stops), default=1) - 1)
 
 
-def each_by_itself(pieces: Sequence[str], stops: Sequence[str]) -> list[str]:
-    shown = []
-    for piece in pieces:
-        if (cut := earliest(piece, stops)) is not None:
-            return [*shown, piece[:cut]]
-        shown.append(piece)
-    return [*shown, ""]
-
-
 def using(**parts: Callable[..., object]) -> Callable[..., list[str]]:
     return lambda pieces, stops: streamed(pieces, stops, **parts)
 
@@ -128,8 +119,7 @@ STOP_STREAM = Exercise(
         Stage("the real checkpoint's tokens", streams_real),
     ),
     mistakes=(
-        Mistake("You look at each piece by itself; a stop string may lie across several.", each_by_itself),
-        Mistake("You show text that a stop string may begin with; hold it back until it is certain.",
+        Mistake("A stop string may lie across pieces: hold back what it may begin with until that is certain.",
                 using(keep=lambda text, stops: 0)),
         Mistake("You hold back as many characters as a stop string has, less one; hold back only what is its start.",
                 using(keep=longest_stop)),

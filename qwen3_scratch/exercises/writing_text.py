@@ -187,7 +187,7 @@ def greedy_odd(seed: int) -> Iterator[Case]:
 
 def greedy_real(seed: int) -> Iterator[Case]:
     stop_ids, vocabulary = stop_token_ids(tiny()), tiny().tokenizer.vocab_size
-    for example in questions("stories", 2, seed=200 + seed):
+    for example in questions("stories", 1, seed=200 + seed):
         prompt = prompt_ids(tiny(), example.messages, thinking=False)
         yield case(real_reader(), prompt, stop_ids, vocabulary, 12, note="a question")
 

@@ -12,7 +12,9 @@ from torch import Tensor
 from .cache import KVCache, check_memory
 from .checkpoint import Checkpoint
 from .compiled import Advance, Pick, check_ops, compiled_decoder
+from .config_checks import check_generation_config
 from .errors import Error
+from .files import shown
 from .memory import telling_too_little_memory
 from .model import forward, gqa_attention
 from .nonfinite import explain
@@ -148,15 +150,15 @@ def prepare(
     if unknown:
         raise Error(f"{sorted(unknown)[0]}: no such option, expected one of generate's: check the spelling")
     if not (isinstance(max_new_tokens, int) and max_new_tokens >= 1):
-        raise Error(f"max_new_tokens is {max_new_tokens!r}, expected a whole number, at least 1: raise it")
+        raise Error(f"max_new_tokens is {shown(max_new_tokens)}, expected a whole number, at least 1: raise it")
     if not (isinstance(min_new_tokens, int) and 0 <= min_new_tokens <= max_new_tokens):
         expected = f"a whole number, 0 to max_new_tokens, which is {max_new_tokens}"
-        raise Error(f"min_new_tokens is {min_new_tokens!r}, expected {expected}: mend the argument")
+        raise Error(f"min_new_tokens is {shown(min_new_tokens)}, expected {expected}: mend the argument")
     if seed is not None and not (isinstance(seed, int) and -(2**63) <= seed < 2**64):
-        raise Error(f"seed is {seed!r}, expected a whole number of at most 64 bits: mend the argument")
+        raise Error(f"seed is {shown(seed)}, expected a whole number of at most 64 bits: mend the argument")
     stops = list(stop) if isinstance(stop, Sequence) and not isinstance(stop, str) else [stop]
     if not all(isinstance(text, str) and text for text in stops):
-        raise Error(f"stop is {stop!r}, expected a text or a list of texts that are not empty: mend the argument")
+        raise Error(f"stop is {shown(stop)}, expected a text or a list of texts that are not empty: mend the argument")
     if stops and checkpoint.tokenizer is None:
         raise Error("stop needs text, and this checkpoint has no tokenizer: leave it out")
     rows = []
@@ -170,6 +172,7 @@ def prepare(
         generator.seed() if seed is None else generator.manual_seed(seed)
         text = TextStream(checkpoint.tokenizer, ids, stops, raw) if checkpoint.tokenizer else None
         rows.append(Row(ids, generator, text))
+    check_generation_config(checkpoint.generation_config, Sampling._fields)
     chosen = check_sampling(
         default_sampling(checkpoint)._replace(**{k: v for k, v in sampling.items() if v is not None})
     )

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .checkpoint import Checkpoint
 from .errors import Error
+from .files import shown
 from .tokenizer import Message
 
 Prompt = str | Sequence[int] | Sequence[Message] | Tensor
@@ -53,7 +54,8 @@ def prompt_ids(
         ids = tokenizer.encode(tokenizer.render_chat(messages, tools=tools, thinking=thinking))
     if not ids:
         raise Error("prompt is empty, expected at least one token: write something")
-    wrong = next((token for token in ids if type(token) is not int or not 0 <= token < rows), None)
-    if wrong is not None:
-        raise Error(f"prompt: token id {wrong!r} found, expected 0 to {rows - 1}: check which tokenizer made it")
+    wrong = [token for token in ids if type(token) is not int or not 0 <= token < rows]
+    if wrong:
+        found = f"token id {shown(wrong[0])}"
+        raise Error(f"prompt: {found} found, expected 0 to {rows - 1}: check which tokenizer made it")
     return ids

@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -155,9 +155,9 @@ def train(
 
     Raises:
         Error: a loss that is no number, too little memory for a step, a disk that is full, or a saved moment of
-            another model. What was saved before stays, and the same call goes on from there.
+            another model, plan or seed. What was saved before stays, and the same call goes on from there.
     """
-    moment = resume(config, plan, folder) or start(config, plan, seed)
+    moment = resume(config, plan, folder, seed=seed) or start(config, plan, seed)
     weights, optimizer, history = moment.weights, moment.optimizer, moment.history
     with tqdm(total=plan.steps, initial=moment.step, unit="step", desc="training") as bar:
         for step in range(moment.step, plan.steps):
@@ -175,7 +175,7 @@ def train(
                 if measure is not None:
                     history[-1] |= measure(weights, step + 1)
                 moment = Moment(step + 1, weights, optimizer, history)
-                save_moment(moment, config, folder)
+                save_moment(moment, folder, run_of(config, plan, seed))
     return moment
 
 
@@ -186,41 +186,50 @@ def start(config: Config, plan: Plan, seed: int) -> Moment:
     return Moment(0, weights, make_optimizer(weights, plan), [])
 
 
-def save_moment(moment: Moment, config: Config, folder: Path) -> None:
-    """One safetensors file: weights and optimiser state, with step and history in its header; whole or not there."""
+def run_of(config: Config, plan: Plan, seed: int) -> dict[str, Any]:
+    """What a run was begun with, as JSON gives it back: steps under another plan or seed would make a hybrid."""
+    return json.loads(json.dumps({"config": config.to_dict(), **plan._asdict(), "seed": seed}))
+
+
+def save_moment(moment: Moment, folder: Path, run: dict[str, Any]) -> None:
+    """One safetensors file: weights and optimiser state, and in its header the rest; whole or not there."""
     tensors = {}
     for number, tensor in enumerate(tensor_tree(moment.weights)):
         state = moment.optimizer.state[tensor]
         tensors |= {f"{number}.weight": tensor.detach()} | {f"{number}.{name}": state[name] for name in STATE}
-    header = {"step": str(moment.step), "config": json.dumps(config.to_dict()), "history": json.dumps(moment.history)}
+    header = {"step": str(moment.step), "run": json.dumps(run), "history": json.dumps(moment.history)}
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with whole(folder / MOMENT) as partial:
         save_file(tensors, partial, header)
 
 
-def resume(config: Config, plan: Plan, folder: Path) -> Moment | None:
-    """The moment that an earlier run saved in `folder`, or None. Raises Error if it is of another model, or damaged."""
+def resume(config: Config, plan: Plan, folder: Path, *, seed: int = 0) -> Moment | None:
+    """The moment that an earlier run saved in `folder`, or None. Raises Error if it is of another run, or damaged."""
     path = folder / MOMENT
     if not path.exists():
         return None
-    moment = start(config, plan, seed=0)
+    moment, run = start(config, plan, seed), run_of(config, plan, seed)
     try:
         with safe_open(path, framework="pt") as opened, torch.no_grad():
             header = opened.metadata() or {}
-            step, history, of_config = int(header["step"]), json.loads(header["history"]), header["config"]
-            if of_config == json.dumps(config.to_dict()):
-                for number, tensor in enumerate(tensor_tree(moment.weights)):
-                    # Copies: what a file gives lies in the file, and goes when that is cut off.
-                    state = {name: opened.get_tensor(f"{number}.{name}").clone() for name in ("weight", *STATE)}
-                    if any(found.shape != (() if name == "step" else tensor.shape) for name, found in state.items()):
-                        raise ValueError(f"a tensor of weight {number} has another shape")
-                    tensor.copy_(state.pop("weight"))
-                    moment.optimizer.state[tensor] = state
-    except (SafetensorError, OSError, RuntimeError, KeyError, ValueError) as error:
+            step, history, saved = int(header["step"]), json.loads(header["history"]), json.loads(header["run"])
+            others = [name for name in run if saved[name] != run[name]]
+            for number, tensor in enumerate(tensor_tree(moment.weights) if not others else ()):
+                # Copies: what a file gives lies in the file, and goes when that is cut off.
+                state = {name: opened.get_tensor(f"{number}.{name}").clone() for name in ("weight", *STATE)}
+                if any(found.shape != (() if name == "step" else tensor.shape) for name, found in state.items()):
+                    raise ValueError(f"a tensor of weight {number} has another shape")
+                tensor.copy_(state.pop("weight"))
+                moment.optimizer.state[tensor] = state
+    except (SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
         raise Error(f"{path}: is damaged ({error}), expected a saved run: remove the folder to start anew") from None
-    if of_config != json.dumps(config.to_dict()):
+    if "config" in others:
         raise Error(f"{path}: is of another config, expected this one's run: remove the folder to start anew")
+    if others:
+        was, now = (", ".join(f"{name}={each[name]}" for name in others) for each in (saved, run))
+        advice = "ask for the same again, or remove the folder to start anew"
+        raise Error(f"{path}: is of a run with {was}, expected {now}: {advice}")
     return moment._replace(step=step, history=history)
 
 

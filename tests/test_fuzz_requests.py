@@ -119,6 +119,6 @@ def test_any_generation_config_is_an_answer_or_a_sentence(tmp_path_factory, cont
         whole(found, 1)
 
 
-@pytest.mark.parametrize("number", [math.nan, math.inf, -1, "x", [], True, 10**400])
+@pytest.mark.parametrize("number", [None, math.nan, math.inf, -1, "x", [], True, 10**400])
 def test_a_prompt_of_no_ids_is_a_sentence(number):
     assert asked(lambda: generate(small(), [1, number], max_new_tokens=1)) is None

@@ -16,7 +16,18 @@ from torch import Tensor
 
 from qwen3_scratch import Config, Error, corpus, forward, load_balancing_loss
 from qwen3_scratch.recipe import SEED, make_batch, prompt_and_target
-from qwen3_scratch.training import Batch, Moment, Plan, losses, make_optimizer, resume, save_moment, start, train
+from qwen3_scratch.training import (
+    Batch,
+    Moment,
+    Plan,
+    losses,
+    make_optimizer,
+    resume,
+    run_of,
+    save_moment,
+    start,
+    train,
+)
 from qwen3_scratch.training import train_step as one_step
 from qwen3_scratch.weights import tensor_tree
 
@@ -51,6 +62,19 @@ def packed(rows: list[list[tuple[Tensor, Tensor]]], length: int = 3 * LENGTH) ->
 
 def batch_of(step: int) -> Batch:
     return packed([chats(2 * step), chats(2 * step + 1)])
+
+
+def begun(folder: Path, last: int, seed: int = 0) -> bytes:
+    """What a run that Ctrl-C meets after its step number `last`, counted from 0, has saved."""
+
+    def batches(step: int) -> Batch:
+        if step > last:
+            raise KeyboardInterrupt
+        return batch_of(step)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(CONFIG, PLAN, batches, folder, seed=seed)
+    return (folder / "moment.safetensors").read_bytes()
 
 
 def bits(moment: Moment) -> list[Tensor]:
@@ -134,21 +158,11 @@ def test_the_learning_rate_warms_up_stays_and_falls_to_zero():
 
 def test_a_resumed_run_is_bit_for_bit_the_run_that_was_never_stopped(tmp_path):
     whole = train(CONFIG, PLAN, batch_of, tmp_path / "whole", seed=3)
-
-    def stopped_at(last: int):
-        def batches(step: int) -> Batch:
-            if step > last:
-                raise KeyboardInterrupt
-            return batch_of(step)
-
-        return batches
-
     for last in (3, 4, 6):  # in the middle between two moments, again before the next, and after it
-        with pytest.raises(KeyboardInterrupt):
-            train(CONFIG, PLAN, stopped_at(last), tmp_path / "parts", seed=3)
-    assert resume(CONFIG, PLAN, tmp_path / "parts").step == 6
+        begun(tmp_path / "parts", last, seed=3)
+    assert resume(CONFIG, PLAN, tmp_path / "parts", seed=3).step == 6
     assert_same_bits(train(CONFIG, PLAN, batch_of, tmp_path / "parts", seed=3), whole)
-    assert_same_bits(resume(CONFIG, PLAN, tmp_path / "parts"), whole)
+    assert_same_bits(resume(CONFIG, PLAN, tmp_path / "parts", seed=3), whole)
     again = train(CONFIG, PLAN, lambda step: pytest.fail("trained on"), tmp_path / "parts", seed=3)
     assert_same_bits(again, whole)
     other = train(CONFIG, PLAN, batch_of, tmp_path / "other", seed=4)
@@ -171,9 +185,9 @@ def test_a_run_that_is_killed_resumes_to_the_same_weights(tmp_path):
         time.sleep(0.01)
     running.send_signal(signal.SIGKILL)
     assert running.wait() == -signal.SIGKILL
-    reached = resume(CONFIG, PLAN._replace(steps=400), tmp_path)
-    assert reached.step % PLAN.save_every == 0 and 0 < reached.step < 400
     plan = PLAN._replace(steps=400)
+    reached = resume(CONFIG, plan, tmp_path, seed=3)
+    assert reached.step % PLAN.save_every == 0 and 0 < reached.step < 400
     unbroken = start(CONFIG, plan, 3)
     for step in range(reached.step):
         one_step(unbroken.weights, unbroken.optimizer, batch_of(step), CONFIG, plan, step)
@@ -181,11 +195,11 @@ def test_a_run_that_is_killed_resumes_to_the_same_weights(tmp_path):
 
 
 def test_a_moment_that_could_not_be_written_whole_leaves_the_one_before_it(tmp_path, monkeypatch):
-    moment = train(CONFIG, PLAN._replace(steps=3), batch_of, tmp_path)
-    before = (tmp_path / "moment.safetensors").read_bytes()
+    before = begun(tmp_path, 3)
+    moment = resume(CONFIG, PLAN, tmp_path)
     monkeypatch.setattr(os, "replace", lambda *_: pytest.fail("the disk is full"))
     with pytest.raises(pytest.fail.Exception):
-        save_moment(moment, CONFIG, tmp_path)
+        save_moment(moment, tmp_path, run_of(CONFIG, PLAN, 0))
     assert (tmp_path / "moment.safetensors").read_bytes() == before
 
 
@@ -194,15 +208,31 @@ OTHERS = [{"hidden_size": 16}, {"vocab_size": 60}, {"num_experts": 8}, {"head_di
 
 @pytest.mark.parametrize("changes", OTHERS, ids=str)
 def test_a_moment_of_another_model_is_refused(changes, tmp_path):
-    train(CONFIG, PLAN._replace(steps=3), batch_of, tmp_path)
+    begun(tmp_path, 3)
     other = Config(**{**vars(CONFIG), **changes})
     with pytest.raises(Error, match=r"moment\.safetensors: is of another config, expected .*: remove"):
         train(other, PLAN, batch_of, tmp_path)
 
 
+CHANGES = dict(zip((*Plan._fields, "seed"), (9, 2e-2, 3, 0.2, 0.1, 0.02, 2.0, 4, 1), strict=True))
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_run_goes_on_only_with_the_plan_and_the_seed_that_it_was_begun_with(tmp_path, name):
+    """Another rate of learning or other random weights from the middle on would be no run that anyone could repeat."""
+    before, value = begun(tmp_path, 3), CHANGES[name]
+    plan, seed = (PLAN, value) if name == "seed" else (PLAN._replace(**{name: value}), 0)
+    was = 0 if name == "seed" else getattr(PLAN, name)
+    with pytest.raises(Error) as caught:
+        train(CONFIG, plan, lambda step: pytest.fail("trained on"), tmp_path, seed=seed)
+    advice = "ask for the same again, or remove the folder to start anew"
+    path = tmp_path / "moment.safetensors"
+    assert str(caught.value) == f"{path}: is of a run with {name}={was}, expected {name}={value}: {advice}"
+    assert path.read_bytes() == before
+
+
 def test_a_loss_that_is_no_number_ends_the_run_and_spoils_no_saved_moment(tmp_path):
-    train(CONFIG, PLAN._replace(steps=3), batch_of, tmp_path)
-    before = (tmp_path / "moment.safetensors").read_bytes()
+    before = begun(tmp_path, 3)
 
     def poisoned(step: int) -> Batch:
         batch = batch_of(step)

@@ -44,7 +44,7 @@ def position_odd(seed: int) -> Iterator[Case]:
 
 def position_large(seed: int) -> Iterator[Case]:
     g = torch.Generator().manual_seed(seed)
-    yield case(padded_left(g, 40, 1500), randint(g, 0, 99, 40))
+    yield case(padded_left(g, 16, 500), randint(g, 0, 99, 16))
 
 
 def columns(keep: Tensor, held: Tensor) -> Tensor:

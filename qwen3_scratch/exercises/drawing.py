@@ -140,7 +140,7 @@ def draw_real(seed: int) -> Iterator[Case]:
 
 def draw_large(seed: int) -> Iterator[Case]:
     g = torch.Generator().manual_seed(seed)
-    yield case(distributions(g, 64, 400), numbers(g, 64))
+    yield case(distributions(g, 48, 300), numbers(g, 48))
 
 
 def place(probability: Tensor, uniform: Tensor, *, scaled: bool = True, right: bool = True) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from .. import model
 from ..cache import KVCache
@@ -25,7 +26,6 @@ from ..trace import WATCHED, Trace, trace
 from ..tree import Weights
 from .checking import Case, Exercise, Mistake, Raised, Stage, Wrong, case, text_ids, tiny
 from .other_mends import OTHERS
-from .small_models import copied
 
 SET = "ps6_find_the_bug"
 
@@ -42,6 +42,8 @@ CHARTS = {
     6: ("890520b3",),
     7: ("994edb13", "a33b4ec8"),
 }
+
+NEAR = 1e-5  # what another order of the same sums may change, of a tensor's length
 
 # ---- the patients ----------------------------------------------------------------------------
 
@@ -141,7 +143,14 @@ class Treatment(Exercise):
         return frozenset(name for name, field in FIELDS.items() if field in _mistakes(self.number))
 
     def _answered(self, answer: Callable[..., Any], given: Case) -> Any:
-        found = super()._answered(answer, given)
+        healthy = [step for other in CHARTS if other != self.number for step in patient(other).steps]
+        with trace(*healthy) as calls:
+            found = super()._answered(answer, given)
+        borrowed = [name for name in FIELDS if calls[name]]  # a patient's own steps are in no trace of others
+        if borrowed == list(FIELDS):
+            raise Wrong(f"{self.name}: these are the reference's logits: run patient({self.number}), mended")
+        for name in borrowed:
+            raise Wrong(f"{self.name}: this calls a healthy `{name}` instead of mending: write the step yourself")
         if isinstance(found, Raised):
             return found
         if not isinstance(found, tuple) or len(found) != 2:
@@ -165,7 +174,7 @@ class Treatment(Exercise):
                 model.forward(*given.args, **given.kwargs)
             with trace(*sick.steps) as wrong:
                 sick.forward(*again.args, **again.kwargs)
-            if first_difference(right, wrong) is not None:
+            if first_difference(right, wrong, NEAR) is not None:
                 return f"In a trace ({given.note}), {_verdict(name, right, wrong)}"
         raise RuntimeError(f"{self.name}: no case shows the mistake")
 
@@ -178,7 +187,7 @@ def _verdict(name: str, right: Trace, wrong: Trace) -> str:
         sides = (Trace(), Trace())
         for side, call in zip(sides, pair, strict=True):
             side.roots.append(call)
-        found = first_difference(*sides)
+        found = first_difference(*sides, NEAR)
         if found is not None and found.calls[0] is not pair[0]:
             return f"the difference arises in a call within `{name}`: name the innermost function."
         if found is not None and found.what.startswith("input"):
@@ -213,19 +222,19 @@ def settings(seed: int) -> Iterator[Case]:
     both = torch.cat((ids, F.pad(text_ids(seed + 1, 23), (7, 0))))
     yield _case("two rows, the second padded", both, attention_mask=pads)
     for new in (10, 1):
-        yield _case(f"{new} tokens after a cache", ids[:, -new:], cache=_filled(ids[:, :-new]))
+        yield _case(f"{new} token{'s' * (new > 1)} after a cache", ids[:, -new:], cache=_filled(ids[:, :-new]))
     cache = _filled(both[:, :-1], pads[:, :-1])
     yield _case("two rows, the second padded, after a cache", both[:, -1:], attention_mask=pads[:, -1:], cache=cache)
 
 
 def half(seed: int) -> Iterator[Case]:
-    yield _case("bf16", text_ids(seed, 30), dtype=torch.bfloat16)
+    """Short texts: over a long one, roundings that no one can help turn a router's choice."""
+    for number in range(3):
+        yield _case("bf16", text_ids(seed + number, 8), dtype=torch.bfloat16)
 
 
-def _case(note: str, ids: Tensor, config: Config | None = None, dtype: Any = None, **options: Any) -> Case:
-    weights = copied(tiny().weights)
-    if dtype is not None:
-        weights = torch.utils._pytree.tree_map_only(Tensor, lambda tensor: tensor.to(dtype), weights)
+def _case(note: str, ids: Tensor, config: Config | None = None, dtype: Any = torch.float32, **options: Any) -> Case:
+    weights = tree_map_only(Tensor, lambda tensor: tensor.to(dtype, copy=True), tiny().weights)
     return case(weights, ids.clone(), config or tiny().config, note=note, **options)
 
 
@@ -263,13 +272,14 @@ def _treatment(number: int, *further: Stage) -> Treatment:
     for field, _, step, message in _known():
         if field in wrong and wrong[field] is not step:
             mistakes.append(Mistake(f"As you have mended it, {message}.", with_steps(**{field: step})))
-    donors = [step for other in CHARTS if other != number for step in patient(other).steps]
-    steps = [getattr(model, name) for name in FIELDS]
     return Treatment(
         f"patient_{number}", SET, treated(model.forward),
-        stages=(Stage("texts", texts, tolerance=1e-4), Stage("other settings", settings, tolerance=1e-4), *further),
-        mistakes=tuple(mistakes), own=(*steps, *donors), number=number,
+        stages=(Stage("texts", texts, tolerance=5e-5), Stage("other settings", settings, tolerance=5e-5), *further),
+        mistakes=tuple(mistakes), number=number,
     )  # fmt: skip
 
 
-EXERCISES = (*(_treatment(number) for number in range(1, 7)), _treatment(7, Stage("bf16", half)))
+EXERCISES = (
+    *(_treatment(number) for number in range(1, 7)),
+    _treatment(7, Stage("bf16", half, tolerance=5e-4, share=0.2)),
+)

@@ -56,12 +56,14 @@ def layer_real(seed: int) -> Iterator[Case]:
 Step = Callable[[Tensor, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]], Tensor]
 
 
-def in_two(first: Step, second: Step, order: tuple[int, int] = (0, 1)) -> Callable[..., Tensor]:
+def in_two(
+    first: Step, second: Step, order: tuple[int, int] = (0, 1), eps: int | float | None = None
+) -> Callable[..., Tensor]:
     """A layer whose halves are made of (stream, norm, step) in other ways; `order` says which half has which norm."""
 
     def wrong(x: Tensor, layer: LayerWeights, config: Config, table: Table, mask: Tensor) -> Tensor:
         weights = [(layer.input_layernorm, layer.post_attention_layernorm)[number] for number in order]
-        norms = [lambda x, weight=weight: rms_norm(x, weight, config.rms_norm_eps) for weight in weights]
+        norms = [lambda x, weight=weight: rms_norm(x, weight, eps or config.rms_norm_eps) for weight in weights]
         x = first(x, norms[0], lambda x: model.self_attention(x, layer, config, table, mask))
         return second(x, norms[1], lambda x: model.feed_forward(x, layer, config))
 
@@ -132,7 +134,7 @@ DECODER_LAYER = OnModels(
         Mistake("The feed-forward reads the stream without its norm.", in_two(right, not_normed)),
         Mistake("Both norms are missing.", in_two(not_normed, not_normed)),
         Mistake("You use an eps of your own; take `config.rms_norm_eps`.",
-                lambda x, layer, config, *rest: decoder_layer(x, layer, replace(config, rms_norm_eps=1e-6), *rest)),
+                in_two(right, right, eps=1e-6)),
     ),
     own=(model.decoder_layer,),
 )  # fmt: skip

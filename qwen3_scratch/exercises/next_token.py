@@ -58,7 +58,7 @@ def texts_real(seed: int) -> Iterator[Case]:
 
 
 def texts_large(seed: int) -> Iterator[Case]:
-    yield case(*texts(torch.Generator().manual_seed(seed), 8, 400, 64, right=99))
+    yield case(*texts(torch.Generator().manual_seed(seed), 8, 300, 8, right=60))
 
 
 def by_rows(logits: Tensor, ids: Tensor, keep: Tensor) -> Tensor:

@@ -218,7 +218,7 @@ def top_p_real(seed: int) -> Iterator[Case]:
 
 
 def top_p_large(seed: int) -> Iterator[Case]:
-    yield case(2 * randn(torch.Generator().manual_seed(seed), 4, 3000), 0.9)
+    yield case(randn(torch.Generator().manual_seed(seed), 4, 3000) / 3, 0.95)
 
 
 def on_sorted_places(logits: Tensor, top_p: int | float) -> Tensor:

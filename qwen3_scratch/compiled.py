@@ -6,26 +6,28 @@ of the text is a symbol in it. So warming up takes seconds, and nothing is compi
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
 from .cache import KVCache
 from .checkpoint import Checkpoint
+from .checks import heads_per_kv_head
 from .config import Config
 from .dispatch import moe_all_experts, moe_grouped
 from .errors import Error
-from .model import Ops, Route, decoder_layer, expert_ffn
-from .tree import LayerWeights
+from .model import Ops, Route, decoder_layer, expert_ffn, gqa_attention
+from .tree import LayerWeights, Weights
 
 # The most rows for which the sum below beats the library's product (measured: benchmarks/products.py).
 MOST_ROWS = {torch.float32: 16, torch.bfloat16: 2, torch.float16: 2}
+MOST_HEADS = 8  # that share a key/value head and are written out one by one
 
 
 def streamed_sum(x: Float[Tensor, "*#rows columns"], weight: Float[Tensor, "*#rows columns"]) -> Float[Tensor, "*rows"]:
@@ -79,21 +81,51 @@ def moe_streamed(
 
 Pick = Callable[[Tensor], Tensor]  # logits [batch, vocab] -> the tokens chosen [batch]
 Advance = Callable[[Tensor], Tensor]  # tokens [batch] -> the tokens after them [batch]
-STREAMED = Ops(linear=streamed_linear, head=streamed_linear, expert=streamed_ffn, moe=moe_streamed)
+
+
+def streamed_attention(
+    q: Float[Tensor, "batch heads q_len head_dim"],
+    k: Float[Tensor, "batch kv_heads k_len head_dim"],
+    v: Float[Tensor, "batch kv_heads k_len head_dim"],
+    mask: Bool[Tensor, "#batch 1 q_len k_len"],
+) -> Float[Tensor, "batch heads q_len head_dim"]:
+    """`gqa_attention` of one query on a CPU, where PyTorch's kernel reads the keys at a third of this speed.
+
+    The group's heads are written out one by one, so that one loop reads each key once for all of them.
+    """
+    group = heads_per_kv_head(q, k)
+    if q.device.type != "cpu" or group > MOST_HEADS:
+        return gqa_attention(q, k, v, mask)
+    grouped = q.unflatten(1, (-1, group)).squeeze(3)  # [batch, kv_heads, group, head_dim]
+    scores = [(grouped[:, :, head, None] * k).sum(-1, dtype=torch.float32) for head in range(group)]
+    weights = torch.stack(scores, dim=2) / q.shape[-1] ** 0.5
+    weights = weights.masked_fill(~mask, -torch.inf).softmax(dim=-1).to(v.dtype)  # [batch, kv_heads, group, k_len]
+    if v.dtype != torch.float32:
+        return (weights @ v).view(q.shape)
+    heads = [(weights[:, :, head, :, None] * v).sum(-2) for head in range(group)]
+    return torch.stack(heads, dim=2).view(q.shape)
+
+
+STREAMED = Ops(
+    linear=streamed_linear,
+    head=streamed_linear,
+    expert=streamed_ffn,
+    moe=moe_streamed,
+    attention=streamed_attention,
+)
 
 
 class Steps(NamedTuple):
-    """The two parts of a decoding step: one decoder layer for all, and the last norm with the head."""
+    """The parts of a decoding step: a function for each layer, mostly one for all, and one for last norm and head."""
 
-    layer: Callable[..., Tensor]
+    layers: tuple[Callable[..., Tensor], ...]
     head: Callable[..., Tensor]
-    warm: set  # the shapes of layers for which they have been compiled; this is written to
 
 
-def plain_steps(config: Config, ops: Ops = STREAMED) -> Steps:
-    """The parts as Python functions of tensors, not compiled yet."""
+def layer_step(config: Config, ops: Ops) -> Callable[..., Tensor]:
+    """`decoder_layer` as a function of tensors alone; it writes the token's key and value into the given slot."""
 
-    def layer(
+    def step(
         x: Tensor,
         layer: LayerWeights,
         table: tuple[Tensor, Tensor],
@@ -110,23 +142,61 @@ def plain_steps(config: Config, ops: Ops = STREAMED) -> Steps:
 
         return decoder_layer(x, layer, config, table, mask, write, ops)
 
-    def head(x: Tensor, norm: Tensor, matrix: Tensor) -> Tensor:
-        return ops.head(ops.norm(x, norm, config.rms_norm_eps), matrix)[:, -1]
-
-    return Steps(layer, head, set())
+    return step
 
 
-@lru_cache(maxsize=64)
-def compiled_steps(config: Config, batch: int, dtype: torch.dtype, device: torch.device) -> Steps:
-    """The parts for one kind of model and batch; each is compiled when it is first called.
+def head_step(config: Config, ops: Ops) -> Callable[..., Tensor]:
+    def step(x: Tensor, norm: Tensor, head: Tensor) -> Tensor:
+        return ops.head(ops.norm(x, norm, config.rms_norm_eps), head)[:, -1]
 
-    Kept as long as the process lives, so that a second call compiles nothing.
+    return step
+
+
+def plain_steps(config: Config) -> Steps:
+    """The parts not compiled, to look at or to record otherwise."""
+    return Steps((layer_step(config, STREAMED),) * config.num_hidden_layers, head_step(config, STREAMED))
+
+
+class Part:
+    """A function that is compiled at its first call, for tensors of one form: the caller sees to that.
+
+    Without that promise each call would compare some hundred properties of its arguments, a twentieth of a step.
     """
-    plain = plain_steps(config)
-    # Other models' graphs must not use up this one's share of graphs (torch before 2.13 has one share for all).
-    alone = "isolate_recompiles" in inspect.signature(torch.compile).parameters
-    options = dict(dynamic=False, fullgraph=True, **({"isolate_recompiles": True} if alone else {}))
-    return Steps(torch.compile(plain.layer, **options), torch.compile(plain.head, **options), set())
+
+    def __init__(self, function: Callable[..., Tensor]):
+        # Other parts' graphs must not use up this one's share of graphs (torch before 2.13 has one share for all).
+        alone = "isolate_recompiles" in inspect.signature(torch.compile).parameters
+        options = {"isolate_recompiles": True} if alone else {}
+        lengths = {"guard_filter_fn": lambda guards: [guard.guard_type == "SHAPE_ENV" for guard in guards]}
+        self.function = torch.compile(function, dynamic=False, fullgraph=True, options=lengths, **options)
+        self.warm = False
+
+    def __call__(self, *tensors: Any) -> Tensor:
+        found = self.function(*tensors)
+        self.warm = True
+        return found
+
+
+def form(tensors: Iterable[Tensor | None]) -> tuple:
+    """What the compiled code depends on: type, device, shape and strides of each tensor."""
+    return tuple(t if t is None else (t.dtype, t.device, tuple(t.shape), t.stride()) for t in tensors)
+
+
+@lru_cache(maxsize=256)
+def part(step: Callable[[Config, Ops], Callable[..., Tensor]], config: Config, batch: int, tensors: tuple) -> Part:
+    """The compiled `layer_step` or `head_step` for weights of this form. Kept as long as the process lives."""
+    return Part(step(config, STREAMED))
+
+
+def compiled_steps(checkpoint: Checkpoint, batch: int) -> Steps:
+    """The parts for a checkpoint and a batch size; what has been compiled in this process is not compiled again."""
+    config, weights = checkpoint.config, checkpoint.weights
+    layers = tuple(part(layer_step, config, batch, form(layer)) for layer in weights.layers)
+    return Steps(layers, part(head_step, config, batch, form((weights.norm, head_of(weights)))))
+
+
+def head_of(weights: Weights) -> Tensor:
+    return weights.embed_tokens if weights.lm_head is None else weights.lm_head
 
 
 def decode_step(
@@ -148,8 +218,8 @@ def decode_step(
         window, slot = config.window(number), slots[cache.capacities[number]]
         if window not in masks:
             masks[window] = of_any_length(ops.mask(positions, cache.key_positions(number), window), 3)
-        x = steps.layer(x, layer, table, masks[window], cache.keys[number], cache.values[number], slot)
-    return steps.head(x, weights.norm, weights.embed_tokens if weights.lm_head is None else weights.lm_head)
+        x = steps.layers[number](x, layer, table, masks[window], cache.keys[number], cache.values[number], slot)
+    return steps.head(x, weights.norm, head_of(weights))
 
 
 def of_any_length(tensor: Tensor, dimension: int) -> Tensor:
@@ -168,25 +238,20 @@ def check_ops(ops: Ops) -> None:
 def warm_up(steps: Steps, checkpoint: Checkpoint, cache: KVCache) -> None:
     """Compiles what is not compiled yet, with a progress bar, by a call each; they write where the next token will."""
     config, weights, batch = checkpoint.config, checkpoint.weights, cache.batch
-    kinds = {}
-    for number, layer in enumerate(weights.layers):
-        kinds.setdefault(tuple(tensor is not None and tuple(tensor.shape) for tensor in layer), number)
-    cold = [number for kind, number in kinds.items() if kind not in steps.warm]
-    if not cold:
+    cold = {layer: number for number, layer in enumerate(steps.layers) if not layer.warm}
+    if not cold and steps.head.warm:
         return
     x = weights.embed_tokens[:1, None].expand(batch, 1, -1).clone()
-    position = cache.upcoming[:, None]
-    table = checkpoint.ops.table(config, position)
+    table = checkpoint.ops.table(config, cache.upcoming[:, None])
     with tqdm(total=len(cold) + 1, desc=f"Compiling for batch {batch}", unit="part", file=sys.stderr) as bar:
-        for number in cold:
+        for layer, number in cold.items():
             slot = torch.tensor([cache.length % cache.capacities[number]], device=x.device)
             held = min(cache.length + 1, cache.capacities[number])
             mask = of_any_length(torch.ones(batch, 1, 1, held, dtype=torch.bool, device=x.device), 3)
-            steps.layer(x, weights.layers[number], table, mask, cache.keys[number], cache.values[number], slot)
+            layer(x, weights.layers[number], table, mask, cache.keys[number], cache.values[number], slot)
             bar.update()
-        steps.head(x, weights.norm, weights.embed_tokens if weights.lm_head is None else weights.lm_head)
+        steps.head(x, weights.norm, head_of(weights))
         bar.update()
-    steps.warm.update(kinds)
 
 
 @lru_cache(maxsize=1)
@@ -204,7 +269,7 @@ def compiled_decoder(checkpoint: Checkpoint, cache: KVCache, pick: Pick) -> Adva
     Raises Error for a slice of a model or one with steps of its own.
     """
     check_ops(checkpoint.ops)
-    steps = compiled_steps(checkpoint.config, cache.batch, checkpoint.dtype, checkpoint.device)
+    steps = compiled_steps(checkpoint, cache.batch)
     for tensor in (*cache.keys, *cache.values):
         of_any_length(tensor, 2)
     try:

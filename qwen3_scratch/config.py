@@ -5,6 +5,7 @@ and transformers 5 (`num_local_experts`, `rope_parameters`, `dtype`). Both famil
 dense `qwen3`, which is the case of no experts at all.
 """
 
+import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,9 @@ def read_config(folder: str | Path) -> Config:
         Error: no such file, no JSON object, another architecture, a field of the wrong type or out of range.
     """
     path = Path(folder) / "config.json"
+    if (Path(folder) / "old.partial").is_dir() and not os.path.lexists(path):
+        found = "has no config.json but old.partial, where a save moved the files of before when it was cut off"
+        raise Error(f"{folder}: {found}, expected a whole checkpoint: save it again")
     raw = read_json(path)
     family = raw.get("model_type")
     if not isinstance(family, str) or family not in FAMILY_DEFAULTS:

@@ -1,5 +1,6 @@
 """Logits that are no numbers stop the answer and name where it began; memory that does not suffice tells what would."""
 
+import itertools
 import re
 from contextlib import suppress
 from typing import Any
@@ -38,26 +39,24 @@ def same_size(tensor: Tensor) -> Tensor:
 # ---- the place ----------------------------------------------------------------------------------
 
 PLACES = {
-    **{f"linear ({name})": {name: same_size} for name in ("q_proj", "k_proj", "v_proj", "o_proj")},
-    **{
-        f"rms_norm ({name})": {name: same_size}
-        for name in ("input_layernorm", "post_attention_layernorm", "q_norm", "k_norm")
-    },
+    "linear (q_proj)": {"q_proj": same_size},
+    "linear (o_proj)": {"o_proj": same_size},
+    "rms_norm (input_layernorm)": {"input_layernorm": same_size},
+    "rms_norm (k_norm)": {"k_norm": same_size},
     "gqa_attention": {"q_norm": lambda norm: norm * 1e25, "k_norm": lambda norm: norm * 1e25},
     "moe_route": {"router": same_size},
     "decoder_layer": {"o_bias": lambda bias: torch.full_like(bias, HUGE)},
 }
 
 
-@pytest.mark.parametrize("layer", [0, 2])
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(("place", "layer"), [(place, number % 3) for number, place in enumerate(PLACES)])
 def test_the_layer_and_the_function_in_which_numbers_ran_out_are_named(place, layer):
     model = checkpoint(layer, num_hidden_layers=3, attention_bias=True)
     assert origin(model, [1, 2, 3]) is None
     if place == "decoder_layer":  # the sum with what a layer adds
         model = with_weights(model, embed_tokens=torch.full_like(model.weights.embed_tokens, HUGE / 1.1))
-        model = with_layer(model, 1 - min(layer, 1), down_proj=0 * model.weights.layers[0].down_proj)
-        model = with_layer(model, 0, down_proj=0 * model.weights.layers[0].down_proj)
+        for number in range(3):
+            model = with_layer(model, number, down_proj=0 * model.weights.layers[0].down_proj)
     fields = {name: change(getattr(model.weights.layers[layer], name)) for name, change in PLACES[place].items()}
     with pytest.raises(Error) as caught:
         generate(with_layer(model, layer, **fields), PROMPT, **GREEDY)
@@ -67,7 +66,7 @@ def test_the_layer_and_the_function_in_which_numbers_ran_out_are_named(place, la
     assert str(caught.value) == f"{expected}, expected finite numbers: check that weights and config belong together"
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_the_expert_in_which_numbers_ran_out_is_named(seed):
     model = checkpoint(seed, num_hidden_layers=3, num_experts=8)
     ids, layer = random_tokens(model.config, 5, seed=seed).tolist(), seed % 3
@@ -132,25 +131,30 @@ def test_a_row_that_has_finished_may_compute_what_it_likes(monkeypatch):
     assert [one.token_ids for one in found] == [[9], [11] * 6]
 
 
-@pytest.mark.parametrize("spoilt", [torch.nan, torch.inf])
-@pytest.mark.parametrize(
-    "options", [dict(temperature=0), dict(temperature=1.0), dict(temperature=1.0, top_k=3, top_p=0.5)]
-)
-def test_one_nan_among_the_logits_suffices_and_the_tail_of_the_vocabulary_does_not_matter(monkeypatch, spoilt, options):
+@pytest.mark.parametrize("options", [dict(temperature=0), dict(temperature=1.0, top_k=3, top_p=0.5)], ids=str)
+def test_one_nan_or_infinity_anywhere_among_the_logits_suffices_and_a_logit_of_minus_infinity_does_not(
+    monkeypatch, options
+):
+    """Also behind the vocabulary, since what computed it computed the others."""
     model = checkpoint(generation_config={"eos_token_id": []})
-    for place in (0, 7, model.tokenizer.vocab_size - 1, model.tokenizer.vocab_size, model.config.vocab_size - 1):
+    last = model.config.vocab_size - 1
+    assert last >= model.tokenizer.vocab_size
 
-        def scripted(weights, token_ids, config, place=place, **_):
-            logits = torch.zeros(1, 1, config.vocab_size)
-            logits[..., place] = spoilt
-            return logits
+    def scripted(weights, token_ids, config, **_):
+        logits = torch.zeros(1, 1, config.vocab_size)
+        logits[..., place] = spoilt
+        return logits
 
-        monkeypatch.setattr(generate_module, "forward", scripted)
-        if place >= model.tokenizer.vocab_size:
-            assert len(generate(model, "Hi", max_new_tokens=2, **options).token_ids) == 2
+    monkeypatch.setattr(generate_module, "forward", scripted)
+    for place, spoilt in itertools.product((0, 7, last), (torch.nan, torch.inf, -torch.inf)):
+        if spoilt == -torch.inf:
+            assert place not in generate(model, [1, 2], max_new_tokens=2, **options).token_ids
             continue
         with pytest.raises(Error, match="which does not show when the text is read again"):
-            generate(model, "Hi", max_new_tokens=2, **options)
+            generate(model, [1, 2], max_new_tokens=2, **options)
+    place, spoilt = slice(None), -torch.inf
+    with pytest.raises(Error, match="which does not show when the text is read again"):
+        generate(model, [1, 2], max_new_tokens=2, **options)
 
 
 def test_float16_that_ends_too_early_is_told_to_be_so_and_bfloat16_carries_it():

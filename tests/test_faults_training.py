@@ -56,6 +56,7 @@ def batches(step):
     return batch_of(step)
 
 training.save_file, os.replace, os.fsync = save, replace, lambda _: None
+training.start(CONFIG, PLAN, 3)  # imports what an optimiser takes, for all children at once
 for number in range(int(sys.argv[2])):
     folder, ends = Path(sys.argv[1], str(number)), []
     for left in (number, random.Random(number).randrange(9), 10**9):

@@ -11,35 +11,17 @@ from helpers import checkpoint, finished
 from qwen3_scratch import generate, stream, trace
 
 WORDS = [
-    "Mia",
-    "Tom",
-    "Ana",
-    "has",
-    "the",
-    "red",
-    "blue",
-    "green",
-    "ball",
-    "cup",
-    "book",
-    "kite",
-    "Who",
-    "where",
-    "is",
-    "¿Dónde",
-    "está?",
-    "7",
-    "+",
-    "8",
-]
+    "Mia", "Tom", "Ana", "has", "the", "red", "blue", "green", "ball", "cup", "book", "kite", "Who", "where", "is",
+    "¿Dónde", "está?", "7", "+", "8",
+]  # fmt: skip
 
 
 def asked(seed: int) -> tuple[str, dict]:
-    """A prompt of 1 to 60 words and how to answer it: greedy or sampled, each with a seed of its own."""
+    """A prompt of 1 to 40 words and how to answer it: greedy or sampled, each with a seed of its own."""
     draw = random.Random(seed)
-    words = " ".join(draw.choices(WORDS, k=draw.choice([1, 3, 10, 60])))
+    words = " ".join(draw.choices(WORDS, k=draw.choice([1, 3, 10, 40])))
     options = dict(temperature=draw.choice([0, 0.7, 1.5]), top_k=draw.choice([0, 20]), seed=draw.getrandbits(60))
-    return words, dict(options, max_new_tokens=draw.randrange(4, 10))
+    return words, dict(options, max_new_tokens=draw.randrange(4, 8))
 
 
 def last(pieces):
@@ -52,7 +34,7 @@ def last(pieces):
 
 def test_eight_threads_with_the_same_weights_get_the_tokens_that_each_gets_alone():
     model = checkpoint(4)
-    cases = [asked(seed) for seed in range(24)]
+    cases = [asked(seed) for seed in range(16)]
     alone = [generate(model, words, **options) for words, options in cases]
     together = threading.Barrier(8)
 
@@ -73,7 +55,7 @@ def test_eight_threads_with_the_same_weights_get_the_tokens_that_each_gets_alone
     with ThreadPoolExecutor(8) as threads:
         for number, found in enumerate(threads.map(work, range(8))):
             assert found == alone[number::8]
-    assert len({tuple(one.token_ids) for one in alone}) > 12, "they are not all the same answer"
+    assert len({tuple(one.token_ids) for one in alone}) > 8, "they are not all the same answer"
 
 
 @pytest.mark.parametrize(

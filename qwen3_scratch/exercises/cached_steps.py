@@ -62,7 +62,7 @@ ROW_POSITIONS = Exercise(
     stages=(
         Stage("random padding", position_shapes),
         Stage("odd configurations", position_odd),
-        Stage("at size", position_large, limit=100, advice="`cumsum` counts all rows at once"),
+        Stage("at size", position_large, limit=40, advice="`cumsum` counts all rows at once"),
     ),
     mistakes=(
         Mistake("You count columns, padding included; count a row's own tokens (`cumsum`).", columns),

@@ -170,7 +170,7 @@ DRAW = Exercise(
                 lambda probability, uniform: draw(probability, uniform[:1].expand(len(probability)))),
         Mistake("You lay the stretches in order of size; here they lie in the order of the vocabulary.",
                 in_order_of_size),
-        Mistake("You return the token before: count the stretches that end **before** the number, from 0.",
+        Mistake("You return the token before: count the stretches that end before the number, from 0.",
                 lambda probability, uniform: draw(probability, uniform) - 1),
         Mistake("You return the token after the right one.", lambda p, uniform: draw(p, uniform) + 1),
         Mistake("A stretch ends before its border: where the number equals the sum reached, the next token is drawn "

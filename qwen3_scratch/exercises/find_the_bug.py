@@ -1,5 +1,6 @@
 """ps6: sick models to find the mistake in (notebook 11). Each is right but for one step, the last but for two."""
 
+import copy
 import functools
 import hashlib
 import inspect
@@ -71,7 +72,7 @@ class Patient(NamedTuple):
 
         Raises Error for a name that is no step of the model.
         """
-        for name in steps.keys() - FIELDS.keys():
+        for name in sorted(steps.keys() - FIELDS.keys()):
             raise Error(f"{self}: no step is called {name!r}, expected one of {', '.join(FIELDS)}: mend the name")
         return self._replace(ops=self.ops._replace(**{FIELDS[name]: step for name, step in steps.items()}))
 
@@ -153,7 +154,7 @@ class Treatment(Exercise):
             raise Wrong(f"{self.name}: this calls a healthy `{name}` instead of mending: write the step yourself")
         if isinstance(found, Raised):
             return found
-        if not isinstance(found, tuple) or len(found) != 2:
+        if not isinstance(found, tuple) or len(found) != 2 or not isinstance(found[0], (str, set, frozenset)):
             raise Wrong(f"{self.name}: found {found!r:.60}, expected a name and logits: `return name, logits`")
         named = frozenset({found[0]} if isinstance(found[0], str) else found[0])
         for name in sorted(map(str, named - self.guilty)):
@@ -164,7 +165,7 @@ class Treatment(Exercise):
         return Treated(self.reference(*given.args, **given.kwargs).guilty, found[1])
 
     def _seen_of(self, name: str) -> str:
-        """Why this is not the guilty one: what the first text says that shows the patient's mistake."""
+        """Why this is not the guilty one: what the first case says in which the patient is sick."""
         if name not in {function.__name__ for function in WATCHED}:
             return f"No function of the model is called that, expected one of {', '.join(FIELDS)}."
         draws = [chain.from_iterable(stage.cases(0) for stage in self.stages) for _ in range(2)]  # a cache each
@@ -204,27 +205,32 @@ def _verdict(name: str, right: Trace, wrong: Trace) -> str:
 def texts(seed: int) -> Iterator[Case]:
     """As everybody tries a model: a text in one pass."""
     for length, shift in ((40, 0), (23, 1)):
-        yield _case(f"a text of {length} tokens", text_ids(seed + shift, length))
+        given = _case(f"a text of {length} tokens", text_ids(seed + shift, length))
+        yield replace(given, args=(tree_map_only(Tensor, Tensor.clone, given.args[0]), *given.args[1:]))
 
 
 def settings(seed: int) -> Iterator[Case]:
     """As few try it: the config's other values, padding, a cache."""
-    ids, config = text_ids(seed, 30), tiny().config
+    ids, config = text_ids(seed, 40), tiny().config
     yield _case("one token", ids[:, 4:5])
     yield _case("a long text", text_ids(seed + 1, 150))
-    yield _case("norm_topk_prob false", ids, replace(config, norm_topk_prob=not config.norm_topk_prob))
-    yield _case("three experts a token", ids, replace(config, num_experts_per_tok=3))
-    yield _case("another rope_theta", ids, replace(config, rope_parameters={"rope_type": "default", "rope_theta": 5e5}))
-    yield _case("a large eps", ids, replace(config, rms_norm_eps=0.1))
     window = dict(use_sliding_window=True, sliding_window=8, layer_types=("sliding_attention",) * 4)
-    yield _case("a sliding window", ids, replace(config, **window))
-    pads = torch.arange(30) >= torch.tensor([[0], [7]])
-    both = torch.cat((ids, F.pad(text_ids(seed + 1, 23), (7, 0))))
-    yield _case("two rows, the second padded", both, attention_mask=pads)
+    changes = {
+        "norm_topk_prob false": dict(norm_topk_prob=not config.norm_topk_prob),
+        "three experts a token": dict(num_experts_per_tok=3),
+        "another rope_theta": dict(rope_parameters={"rope_type": "default", "rope_theta": 5e5}),
+        "a large eps": dict(rms_norm_eps=0.1),
+        "a sliding window": window,
+    }
+    for start, (note, changed) in enumerate(changes.items(), 1):
+        yield _case(note, ids[:, start:], replace(config, **changed))
+    both, keep = _padded(seed)
+    yield _case("two rows, the second padded", both, attention_mask=keep)
     for new in (10, 1):
-        yield _case(f"{new} token{'s' * (new > 1)} after a cache", ids[:, -new:], cache=_filled(ids[:, :-new]))
-    cache = _filled(both[:, :-1], pads[:, :-1])
-    yield _case("two rows, the second padded, after a cache", both[:, -1:], attention_mask=pads[:, -1:], cache=cache)
+        note = f"{new} token{'s' * (new > 1)} after a cache"
+        yield _case(note, ids[:, 30 - new : 30], cache=_filled(seed, 30 - new))
+    note = "two rows, the second padded, after a cache"
+    yield _case(note, both[:, -1:], attention_mask=keep[:, -1:], cache=_filled(seed, 29, padded=True))
 
 
 def half(seed: int) -> Iterator[Case]:
@@ -234,15 +240,34 @@ def half(seed: int) -> Iterator[Case]:
 
 
 def _case(note: str, ids: Tensor, config: Config | None = None, dtype: Any = torch.float32, **options: Any) -> Case:
-    weights = tree_map_only(Tensor, lambda tensor: tensor.to(dtype, copy=True), tiny().weights)
+    """With the checkpoint's own weights: an answer that writes into weights fails at the copies of the first stage."""
+    weights = tree_map_only(Tensor, lambda tensor: tensor.to(dtype), tiny().weights)
     return case(weights, ids.clone(), config or tiny().config, note=note, **options)
 
 
-def _filled(ids: Tensor, keep: Tensor | None = None) -> KVCache:
-    cache = KVCache(tiny().config, len(ids), 64)
+class _Cache(KVCache):
+    def __repr__(self) -> str:
+        return f"a cache of {self.length} tokens"
+
+
+@functools.lru_cache(maxsize=16)
+def _read(seed: int, length: int, padded: bool) -> KVCache:
+    ids, keep = _padded(seed) if padded else (text_ids(seed, 30), torch.ones(1, 30, dtype=torch.bool))
+    cache = _Cache(tiny().config, len(ids), 64)
     with torch.no_grad():
-        model.forward(tiny().weights, ids, tiny().config, attention_mask=keep, cache=cache)
+        model.forward(tiny().weights, ids[:, :length], tiny().config, attention_mask=keep[:, :length], cache=cache)
     return cache
+
+
+def _filled(seed: int, length: int, padded: bool = False) -> KVCache:
+    """A cache that holds the first tokens of a text, or of the two rows of `_padded`."""
+    return copy.deepcopy(_read(seed, length, padded))
+
+
+def _padded(seed: int) -> tuple[Tensor, Tensor]:
+    """Two texts in a batch, the second behind padding, and which tokens are none."""
+    ids = torch.cat((text_ids(seed, 30), F.pad(text_ids(seed + 1, 23), (7, 0))))
+    return ids, torch.arange(30) >= torch.tensor([[0], [7]])
 
 
 # ---- the exercises ---------------------------------------------------------------------------

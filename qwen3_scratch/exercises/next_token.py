@@ -99,7 +99,7 @@ PERPLEXITY = Exercise(
     ),
     mistakes=(
         Mistake("You compare each token with the prediction made at its own place; the logits of a place predict the "
-                "**next** token: shift by one.", unshifted),
+                "next token: shift by one.", unshifted),
         Mistake("You shift the wrong way: logits at place t belong to the token at t + 1.", shifted_back),
         Mistake("Padding is counted: keep only pairs of two real tokens.",
                 lambda logits, ids, keep: _perplexity(logits, ids, torch.ones_like(keep))),

@@ -32,10 +32,6 @@ def theta_of_the_code(config: Config, positions: Tensor) -> Any:
     return angles.cos(), angles.sin()
 
 
-def table_by_column(config: Config, positions: Tensor) -> Any:
-    return model.rope_table(config, torch.arange(positions.shape[1]).expand_as(positions))
-
-
 def table_in_bf16(config: Config, positions: Tensor) -> Any:
     cos, sin = model.rope_table(config, positions)
     return cos.bfloat16().float(), sin.bfloat16().float()
@@ -98,7 +94,6 @@ OTHERS = (  # name of the right step, the wrong one, what it does
     ("rms_norm", weight_before_cast, "the weight is multiplied in fp32; right: cast to the type of x, then multiply"),
     ("rms_norm", eps_of_the_code, "eps is a constant of the code; right: the argument"),
     ("rope_table", theta_of_the_code, "theta is a constant of the code; right: the config's"),
-    ("rope_table", table_by_column, "columns are counted; right: the positions that are given"),
     ("rope_table", table_in_bf16, "cos and sin are rounded to bf16; right: all of the table is fp32"),
     ("rope", turned_backwards, "pairs turn backwards; right: beside (a, b) belongs (-b, a)"),
     ("attention_mask", mask_by_column, "columns are compared; right: positions, so that padding is seen by no token"),

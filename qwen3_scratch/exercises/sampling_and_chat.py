@@ -154,7 +154,7 @@ TOP_K_FILTER = Exercise(
         Stage("the real checkpoint's logits", top_k_real),
     ),
     mistakes=(
-        Mistake("The k-th token itself is gone: drop what is **less** than it.", kth_dropped),
+        Mistake("The k-th token itself is gone: drop what is less than it.", kth_dropped),
         Mistake("Tokens as likely as the k-th stay; you keep exactly k, and which ones is chance.", exactly_k),
         Mistake("What is dropped has a logit of 0; that is likelier than any below 0. It is minus infinity.",
                 lambda logits, top_k: top_k_filter(logits, top_k).masked_fill(top_k_filter(logits, top_k) == OFF, 0)
@@ -255,7 +255,7 @@ TOP_P_FILTER = Exercise(
         Stage("at size", top_p_large, limit=30, advice="`sort`, `cumsum` and `scatter` do all rows at once"),
     ),
     mistakes=(
-        Mistake("The token with which the sum crosses top_p stays; you drop it. Ask whether the sum **before** a token "
+        Mistake("The token with which the sum crosses top_p stays; you drop it. Ask whether the sum before a token "
                 "suffices.",
                 lambda logits, top_p: nucleus(logits, top_p, beyond=lambda ordered, p: ordered.cumsum(-1) > p)),
         Mistake("You keep one token too many: drop a token if the sum before it already suffices.",

@@ -18,7 +18,7 @@ def small_config(g: torch.Generator, **fixed: Any) -> Config:
     """Two sparse layers, the second with a sliding window; no two sizes that a student could mix up are equal."""
     kv_heads, layers = randint(g, 1, 3), fixed.get("num_hidden_layers", 2)
     sizes = dict(
-        model_type="qwen3_moe", vocab_size=randint(g, 30, 40), hidden_size=4 * randint(g, 4, 7), intermediate_size=29,
+        model_type="qwen3_moe", vocab_size=randint(g, 30, 40), hidden_size=4 * randint(g, 5, 8), intermediate_size=29,
         num_hidden_layers=layers, num_attention_heads=2 * kv_heads, num_key_value_heads=kv_heads, head_dim=8,
         num_experts=3, num_experts_per_tok=2, moe_intermediate_size=11, norm_topk_prob=True, tie_word_embeddings=True,
         use_sliding_window=True, sliding_window=3, rms_norm_eps=1e-6,

@@ -2,7 +2,9 @@
 
 import itertools
 import re
+import resource
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -320,10 +322,17 @@ def test_other_faults_on_the_way_are_not_taken_for_too_little_memory(monkeypatch
         generate(checkpoint(), "Hi", **GREEDY)
 
 
-def test_the_memory_that_is_free_is_read_from_the_system():
+def test_the_memory_that_is_free_is_what_the_system_and_a_limit_leave():
     free = available_memory()
     assert free is None or 2**20 < free < 2**50
-    held = torch.ones(2**27)  # half a gigabyte, touched
-    less = available_memory()
-    assert free is None or less < free + 2**29, "what is held is not free"
-    assert held.nbytes == 2**29
+    lines = Path("/proc/self/status").read_text().splitlines()
+    used = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmSize"))
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, before[1]))
+    try:
+        free = available_memory()
+        held = torch.empty(2**26)
+        less = available_memory()
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    assert 2**30 - 2**27 < free <= 2**30 and held.nbytes <= free - less < held.nbytes + 2**27

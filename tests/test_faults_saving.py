@@ -135,8 +135,10 @@ for size in (10**9, 100_000):
         shutil.copytree(folder / "old", at)
         if not (child := os.fork()):
             left = len(seen)
-            save_checkpoint(new, at)
-            os._exit(0)
+            try:
+                save_checkpoint(new, at)
+            finally:
+                os._exit(0)
         ended = os.waitpid(child, 0)[1]
         found = {name: content for name, content in contents(at).items() if ".partial/" not in name}
         if found in (before, after):

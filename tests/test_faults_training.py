@@ -61,7 +61,11 @@ for number in range(int(sys.argv[2])):
     folder, ends = Path(sys.argv[1], str(number)), []
     for left in (number, random.Random(number).randrange(9), 10**9):
         if not (child := os.fork()):
-            training.train(CONFIG, PLAN, batches, folder, seed=3)
+            try:
+                training.train(CONFIG, PLAN, batches, folder, seed=3)
+            except BaseException as error:
+                print(error, file=sys.stderr)
+                os._exit(1)
             os._exit(0)
         ends.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
         ends.append(training.saved_step(folder))

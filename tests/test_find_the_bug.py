@@ -68,6 +68,10 @@ def test_only_the_guilty_functions_of_a_patient_differ_from_the_models(number):
         assert str(parted(patient(number).mended(**others), changes, way, text_ids(2, 24))) == path
 
 
+def test_each_patient_of_the_exercises_has_one_mistake_and_the_last_has_two():
+    assert [len(exercise.guilty) for exercise in EXERCISES] == [1, 1, 1, 1, 1, 1, 2]
+
+
 def test_no_source_of_a_patients_function_can_be_read_and_all_bear_the_right_names():
     for number in SHOWS:
         for name, step in zip(FIELDS, patient(number).steps, strict=True):

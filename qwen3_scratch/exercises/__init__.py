@@ -1,22 +1,20 @@
 """The exercises of the course: `check("rope", my_rope)` says in any notebook what is right and what is not yet."""
 
 from collections.abc import Callable
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 from ..errors import Error
+from . import attention, find_the_bug, forward_and_cache, norm_and_rope, router_and_experts, sampling_and_chat
 from .checking import Exercise, Passed, Wrong
 
-SETS = ("norm_and_rope", "attention", "router_and_experts", "forward_and_cache", "sampling_and_chat", "find_the_bug")
+SETS = (norm_and_rope, attention, router_and_experts, forward_and_cache, sampling_and_chat, find_the_bug)
 
 __all__ = ["Wrong", "check", "exercises", "names"]
 
 
 def exercises() -> dict[str, Exercise]:
     """All exercises by name, in the order of the sets."""
-    modules = [import_module(f"{__name__}.{name}") for name in SETS if find_spec(f"{__name__}.{name}")]
-    return {exercise.name: exercise for module in modules for exercise in module.EXERCISES}
+    return {exercise.name: exercise for module in SETS for exercise in module.EXERCISES}
 
 
 def names() -> tuple[str, ...]:

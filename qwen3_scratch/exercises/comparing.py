@@ -39,7 +39,18 @@ def difference(found: Any, expected: Any, tolerance: int | float | None = None, 
         return f"the set {' and '.join(parts)}" if parts else None
     if type(found) is not type(expected):
         return f"found {kind(found)}, expected {kind(expected)}"
+    if isinstance(expected, str) and found != expected:
+        return _text_difference(found, expected)
     return None if found == expected else f"found {found!r:.80}, expected {expected!r:.80}"
+
+
+def _text_difference(found: str, expected: str, shown: int = 40) -> str:
+    """Where two texts part, with what stands before and behind."""
+    differs = (place for place, pair in enumerate(zip(found, expected, strict=False)) if pair[0] != pair[1])
+    place = next(differs, min(len(found), len(expected)))
+    around = slice(max(0, place - shown), place + shown)
+    where = f"from character {place} on: " if place else ""
+    return f"{where}found {found[around]!r}, expected {expected[around]!r}"
 
 
 def _first(

@@ -51,6 +51,7 @@ lint: $(VENV)/.test-ready ## check style and format
 
 unit: $(VENV)/.test-ready ## run the tests, with shapes checked
 	$(ALONE) $(BIN)/python -m pytest -q $(SPREAD) $(SHAPES) tests
+	JAXTYPING_DISABLE=1 $(ALONE) $(BIN)/python -m pytest -q -n $(PROCESSES) -m compiled tests
 
 notebooks: $(VENV)/.test-ready ## run the notebooks and compare their outputs with those in git
 ifeq ($(NOTEBOOKS),)

@@ -16,6 +16,11 @@ ROPE_TYPES = ("default", "linear", "dynamic", "yarn")
 LARGEST = 2**31 - 1  # of a size, length or token id; the largest that anybody trained with is a thousandth of it
 MOST_LAYERS = 1000  # ten times those of the largest of the family; what is counted by layer stays quick
 ROPE_RANGE = (1e-6, 1e15)  # of every number of a rotary setting: all that is computed from two of them is finite
+AT_LEAST_ONE = (
+    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
+    "max_position_embeddings", "decoder_sparse_step",
+)  # fmt: skip
+ANY_SIZE = ("intermediate_size", "num_experts", "num_experts_per_tok", "moe_intermediate_size", "max_window_layers")
 
 TYPES = {
     int: "a whole number",
@@ -58,13 +63,10 @@ def need(holds: bool, config: Any, where: str, name: str, expected: str) -> None
 
 def check_sizes(config: Any, where: str) -> None:
     """Each size for itself, before anything is as long as one of them."""
-    for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
-                 "head_dim", "max_position_embeddings", "decoder_sparse_step", "intermediate_size", "num_experts",
-                 "num_experts_per_tok", "moe_intermediate_size", "max_window_layers"):  # fmt: skip
+    for name in (*AT_LEAST_ONE, *ANY_SIZE):
         most = MOST_LAYERS if name == "num_hidden_layers" else LARGEST
         need(getattr(config, name) <= most, config, where, name, f"at most {most}")
-    for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
-                 "head_dim", "max_position_embeddings", "decoder_sparse_step"):  # fmt: skip
+    for name in AT_LEAST_ONE:
         need(getattr(config, name) >= 1, config, where, name, "at least 1")
     layers = config.mlp_only_layers
     holds = len(layers) <= MOST_LAYERS and all(0 <= layer <= LARGEST for layer in layers)

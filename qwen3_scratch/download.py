@@ -19,6 +19,7 @@ from .hub_cache import (
     Snapshot,
     cached_snapshot,
     digest_of,
+    kind_of,
     open_snapshot,
     remove,
     stamp,
@@ -166,7 +167,7 @@ def mismatch(snapshot: Snapshot, name: str, path: Path) -> str | None:
         size = path.stat().st_size
         if snapshot.listing is not None and size != snapshot.listing[name].size:
             return f"has {size:,} bytes, expected {snapshot.listing[name].size:,}"
-        kind = "sha256" if len(expected) == 64 else "git's sha1"
+        kind = kind_of(expected)
         hidden = True if size < BAR_FROM else None  # None: only where someone looks
         with tqdm(total=size, desc=f"{kind} of {name}", unit="B", unit_scale=True, disable=hidden) as bar:
             found = digest_of(path, expected, bar.update)

@@ -211,10 +211,11 @@ def steps(checkpoint: Checkpoint, rows: list[Row], settings: Settings, room: int
     kind = dict(dtype=checkpoint.dtype, device=checkpoint.device)
     cache = KVCache(checkpoint.config, len(rows), room, chunk=PREFILL_CHUNK, **kind)
     choice = new_choice(checkpoint, rows, settings)
+    pick = partial(choose, sampling=settings.sampling, **choice._asdict())
     logits = prefill(checkpoint, [row.prompt for row in rows], cache)
-    advance = settings.decoder(checkpoint, cache, partial(choose, sampling=settings.sampling, **choice._asdict()))
+    advance = settings.decoder(checkpoint, cache, pick)
     renew(choice, rows, settings, 0)
-    tokens = choose(logits, settings.sampling, **choice._asdict())
+    tokens = pick(logits)
     for count in range(settings.max_new_tokens):
         chosen = tokens.tolist()
         for number, row in enumerate(rows):
@@ -238,15 +239,21 @@ def prefill(checkpoint: Checkpoint, prompts: list[list[int]], cache: KVCache) ->
         token_ids[number, longest - len(prompt) :] = torch.tensor(prompt)
         keep[number, longest - len(prompt) :] = True
     token_ids, keep = token_ids.to(checkpoint.device), keep.to(checkpoint.device)
-    config, ops = checkpoint.config, checkpoint.ops
-    without_padding = all(len(prompt) == longest for prompt in prompts)
+    padded = any(len(prompt) < longest for prompt in prompts)
+    options = dict(cache=cache, logits_to_keep=1)
     for ids, kept in zip(token_ids.split(PREFILL_CHUNK, dim=1), keep.split(PREFILL_CHUNK, dim=1), strict=True):
-        size = ids.shape[1]
-        wide = all((config.window(layer) or size) >= size for layer in range(config.num_hidden_layers))
-        plain = cache.length == 0 and without_padding and wide and ops.attention is gqa_attention and size >= LONG
-        now = ops._replace(attention=causal_attention) if plain else ops
-        logits = forward(checkpoint.weights, ids, config, attention_mask=kept, cache=cache, logits_to_keep=1, ops=now)
+        causal = cache.length == 0 and not padded and only_causal(checkpoint, ids.shape[1])
+        ops = checkpoint.ops._replace(attention=causal_attention) if causal else checkpoint.ops
+        logits = forward(checkpoint.weights, ids, checkpoint.config, attention_mask=kept, ops=ops, **options)
     return logits[:, -1]
+
+
+def only_causal(checkpoint: Checkpoint, length: int) -> bool:
+    """Whether every layer of the model's own attention sees all that came before, and there is enough of it to gain."""
+    config = checkpoint.config
+    windows = [config.window(layer) for layer in range(config.num_hidden_layers)]
+    wide = all(window is None or window >= length for window in windows)
+    return wide and length >= LONG and checkpoint.ops.attention is gqa_attention
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
-from .shards import INDEX
+from .shards import INDEX, SINGLE
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # git's sha1, or sha256
@@ -158,9 +158,9 @@ def needed_by(folder: Path) -> set[str]:
     """What a checkpoint's folder must hold: config.json, and one file of weights or all that its index names."""
     shards: set[str] = set()
     with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
-        if not (folder / "model.safetensors").exists():
+        if not (folder / SINGLE).exists():
             shards = set(json.loads(read_text(folder / INDEX))["weight_map"].values())
-    return {"config.json", *(shards or {"model.safetensors"})}
+    return {"config.json", *(shards or {SINGLE})}
 
 
 def listed_by_others(snapshot: Snapshot) -> set[str]:
@@ -176,6 +176,11 @@ def listed_by_others(snapshot: Snapshot) -> set[str]:
 def stamp(path: Path) -> list[int]:
     found = path.stat()
     return [found.st_size, found.st_mtime_ns]
+
+
+def kind_of(digest: str) -> str:
+    """Which hash it is, by its length."""
+    return "sha256" if len(digest) == 64 else "git's sha1"
 
 
 def digest_of(path: Path, like: str, advance: Callable[[int], object] = lambda count: None) -> str:

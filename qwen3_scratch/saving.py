@@ -14,12 +14,11 @@ from torch import Tensor
 from .config import Config
 from .errors import Error
 from .memory import size_text
-from .shards import INDEX
+from .shards import INDEX, SINGLE
 from .tree import Weights
 from .weights import layer_slots, outer_slots
 
 MAX_SHARD_SIZE = 5_000_000_000  # bytes, as is usual on the hub
-SINGLE = "model.safetensors"
 WEIGHT_FILES = (SINGLE, INDEX, "model-*-of-*.safetensors")
 TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "vocab.json", "merges.txt")
 CHECKPOINT_FILES = ("config.json", "generation_config.json", *TEXT_FILES, *WEIGHT_FILES)

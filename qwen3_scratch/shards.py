@@ -8,14 +8,14 @@ from safetensors import SafetensorError, safe_open
 from .errors import Error
 from .files import LARGEST_TABLE, check_file, json_object, one_line, read_json, shown
 
-INDEX = "model.safetensors.index.json"
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 MOST_SHARDS = 10_000  # the largest of the family comes in 118
 UNREADABLE = (SafetensorError, OSError, ValueError, RuntimeError, MemoryError)  # what the library and torch say
 
 
 def tensor_files(folder: Path) -> dict[str, Path]:
     """Which file holds each tensor, from the files' own headers; the index says which files there are, no more."""
-    single, index = folder / "model.safetensors", folder / INDEX
+    single, index = folder / SINGLE, folder / INDEX
     listed: dict[str, str] = {}
     if os.path.lexists(single):  # a link that leads nowhere is refused, and not passed over
         paths = [single]
@@ -25,7 +25,7 @@ def tensor_files(folder: Path) -> dict[str, Path]:
     else:
         pickles = sorted(path.name for path in folder.glob("*.bin")) + sorted(path.name for path in folder.glob("*.pt"))
         found = f"only {pickles[0]}, which is a pickle and is never opened" if pickles else "no weights"
-        raise Error(f"{folder}: {found}, expected model.safetensors or {INDEX}: convert or fetch the checkpoint")
+        raise Error(f"{folder}: {found}, expected {SINGLE} or {INDEX}: convert or fetch the checkpoint")
     files: dict[str, Path] = {}
     for path in paths:
         if not os.path.lexists(path):

@@ -10,7 +10,7 @@ from .config import read_config
 from .download import BRANCH, WANTED, ask, mismatch
 from .errors import Error
 from .hub import chosen, find_local
-from .hub_cache import Snapshot, cached_snapshot, stamp
+from .hub_cache import Snapshot, cached_snapshot, kind_of, stamp
 from .hub_errors import where
 from .weights import all_finite, check_tensors, tensor_files
 
@@ -78,8 +78,7 @@ def judged(snapshot: Snapshot, name: str, path: Path) -> Verdict:
     if expected is None:
         return Verdict(name, size, None, "not checked: its hash is not known")
     wrong = mismatch(snapshot, name, path)
-    kind = "sha256" if len(expected) == 64 else "git's sha1"
-    return Verdict(name, size, wrong is None, f"wrong: {wrong}" if wrong else f"{kind} ok")
+    return Verdict(name, size, wrong is None, f"wrong: {wrong}" if wrong else f"{kind_of(expected)} ok")
 
 
 def own_verdicts(folder: Path) -> Iterator[Verdict]:

@@ -8,8 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from helpers import checkpoint
 from huggingface_hub import constants, file_download
-from stand_in_hub import Answer, Fault, StandInHub, digest, git_digest
+from stand_in_hub import Answer, Fault, StandInHub, digest, git_digest, well
+
+from qwen3_scratch import save_checkpoint
 
 ABOUT, FILE, LARGE = "about", "file", "large"  # where a fault strikes: the list, a file's name, a large file's bytes
 WEIGHTS = "model.safetensors"
@@ -129,6 +132,21 @@ def once(fault: Fault) -> Fault:
 
 
 # ---- the stage ----------------------------------------------------------------------------------
+
+
+@contextmanager
+def hub_with(name: str, folder: Path) -> Iterator[StandInHub]:
+    """A hub with one repository, a small random checkpoint that is made in `folder`."""
+    save_checkpoint(checkpoint(seed=8), folder)
+    with StandInHub({name: folder}) as hub:
+        yield hub
+
+
+def stage(hub: StandInHub, cache: Path, monkeypatch: Any) -> Path:
+    """The hub without a fault is the only one, and the cache an empty folder."""
+    hub.fault = well
+    point_to(hub.url, monkeypatch)
+    return empty_cache(cache, monkeypatch)
 
 
 def point_to(url: str, monkeypatch: Any) -> None:

@@ -25,7 +25,7 @@ from qwen3_scratch.compiled import (
     streamed_linear,
     whole_step,
 )
-from qwen3_scratch.generate import PREFILL_CHUNK, decode, prefill
+from qwen3_scratch.generate import decode, prefill
 from qwen3_scratch.model import Ops, expert_ffn, moe, moe_route
 
 pytestmark = pytest.mark.compiled
@@ -248,25 +248,3 @@ def test_the_terminal_compiles_where_asked(monkeypatch, capsys):
     plain = command(monkeypatch, capsys, *words)
     fast = command(monkeypatch, capsys, *words, "--compiled")
     assert (fast.code, fast.out) == (0, plain.out)
-
-
-def test_prefill_never_holds_a_square_of_the_text():
-    """The largest tensor made while reading grows with the chunk times the text, whatever the text's length."""
-
-    class Largest(TorchDispatchMode):
-        numbers = 0
-
-        def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-            found = operation(*args, **(kwargs or {}))
-            if isinstance(found, torch.Tensor) and not operation.is_view:
-                self.numbers = max(self.numbers, found.numel())
-            return found
-
-    config = small_config(max_position_embeddings=20_000, num_hidden_layers=1)
-    checkpoint = Checkpoint(config, random_weights(config))
-    for length in (PREFILL_CHUNK, 4 * PREFILL_CHUNK):
-        cache = KVCache(config, 1, length, chunk=PREFILL_CHUNK, dtype=torch.float32)
-        with Largest() as seen:
-            prefill(checkpoint, prompts(config, length), cache)
-        heads = config.num_attention_heads
-        assert seen.numbers <= PREFILL_CHUNK * max(length, 4 * heads * config.head_dim)

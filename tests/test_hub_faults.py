@@ -7,7 +7,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from helpers import checkpoint
 from hub_faults import (
     ABOUT,
     FILE,
@@ -21,11 +20,11 @@ from hub_faults import (
     delivered,
     drips,
     drips_list,
-    empty_cache,
     flipped,
     half,
     half_files,
     hangs_up,
+    hub_with,
     hurry,
     lists,
     offline,
@@ -34,12 +33,13 @@ from hub_faults import (
     refused,
     says,
     silent,
+    stage,
     stalls,
 )  # fmt: skip
 from huggingface_hub import constants
-from stand_in_hub import SHA, StandInHub, digest, well
+from stand_in_hub import SHA, digest, well
 
-from qwen3_scratch import Error, save_checkpoint
+from qwen3_scratch import Error
 from qwen3_scratch.hub import find_folder
 
 NAME = "owner/name"
@@ -109,17 +109,13 @@ ALL = {**{name: (at(ABOUT, does), said) for name, (does, said) in ANSWERS.items(
 
 @pytest.fixture(scope="module")
 def remote(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("remote")
-    save_checkpoint(checkpoint(seed=8), folder)
-    with StandInHub({NAME: folder}) as hub:
+    with hub_with(NAME, tmp_path_factory.mktemp("remote")) as hub:
         yield hub
 
 
 @pytest.fixture
 def cache(tmp_path, remote, monkeypatch) -> Path:
-    remote.fault = well
-    point_to(remote.url, monkeypatch)
-    return empty_cache(tmp_path / "cache", monkeypatch)
+    return stage(remote, tmp_path / "cache", monkeypatch)
 
 
 def said_of(find) -> str:

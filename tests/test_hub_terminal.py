@@ -11,11 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, TINY, checkpoint, command, process
-from hub_faults import LARGE, WEIGHTS, at, body, contents, delivered, empty_cache, flipped, half_files, point_to, stalls
-from stand_in_hub import SHA, StandInHub, well
+from helpers import ROOT, TINY, command, process
+from hub_faults import LARGE, WEIGHTS, at, body, contents, delivered, flipped, half_files, hub_with, stage, stalls
+from stand_in_hub import SHA, well
 
-from qwen3_scratch import save_checkpoint
 from qwen3_scratch.hub import find_folder
 from qwen3_scratch.memory import size_text
 
@@ -24,17 +23,13 @@ NAME = "owner/name"
 
 @pytest.fixture(scope="module")
 def remote(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("remote")
-    save_checkpoint(checkpoint(seed=8), folder)
-    with StandInHub({NAME: folder}) as hub:
+    with hub_with(NAME, tmp_path_factory.mktemp("remote")) as hub:
         yield hub
 
 
 @pytest.fixture
 def cache(tmp_path, remote, monkeypatch) -> Path:
-    remote.fault = well
-    point_to(remote.url, monkeypatch)
-    return empty_cache(tmp_path / "home" / "hub", monkeypatch)
+    return stage(remote, tmp_path / "home" / "hub", monkeypatch)
 
 
 @pytest.fixture

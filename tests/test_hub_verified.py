@@ -17,15 +17,15 @@ from hub_faults import (
     at,
     body,
     contents,
-    empty_cache,
     flipped,
     half_files,
+    hub_with,
     offline,
-    point_to,
     refused,
+    stage,
 )  # fmt: skip
 from huggingface_hub import hf_hub_download, snapshot_download
-from stand_in_hub import SHA, StandInHub, well
+from stand_in_hub import SHA, well
 
 from qwen3_scratch import Error, load_checkpoint, save_checkpoint
 from qwen3_scratch import download as download_module
@@ -37,15 +37,13 @@ NAME, OTHER = "owner/name", "fedcba98" * 5
 
 @pytest.fixture
 def remote(tmp_path):
-    save_checkpoint(checkpoint(seed=8), tmp_path / "remote")
-    with StandInHub({NAME: tmp_path / "remote"}) as hub:
+    with hub_with(NAME, tmp_path / "remote") as hub:
         yield hub
 
 
 @pytest.fixture
 def cache(tmp_path, remote, monkeypatch) -> Path:
-    point_to(remote.url, monkeypatch)
-    return empty_cache(tmp_path / "cache", monkeypatch)
+    return stage(remote, tmp_path / "cache", monkeypatch)
 
 
 @pytest.fixture

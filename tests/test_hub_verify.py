@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 from helpers import checkpoint
-from hub_faults import LARGE, WEIGHTS, at, body, contents, empty_cache, flipped, point_to
+from hub_faults import LARGE, WEIGHTS, at, body, contents, flipped, hub_with, stage
 from huggingface_hub import snapshot_download
-from stand_in_hub import SHA, StandInHub, well
+from stand_in_hub import SHA, well
 
 from qwen3_scratch import Error, save_checkpoint
 from qwen3_scratch import download as download_module
@@ -20,15 +20,13 @@ NAME = "owner/name"
 
 @pytest.fixture
 def remote(tmp_path):
-    save_checkpoint(checkpoint(seed=8), tmp_path / "remote")
-    with StandInHub({NAME: tmp_path / "remote"}) as hub:
+    with hub_with(NAME, tmp_path / "remote") as hub:
         yield hub
 
 
 @pytest.fixture
 def cache(tmp_path, remote, monkeypatch) -> Path:
-    point_to(remote.url, monkeypatch)
-    return empty_cache(tmp_path / "cache", monkeypatch)
+    return stage(remote, tmp_path / "cache", monkeypatch)
 
 
 def files(remote) -> dict[str, bytes]:

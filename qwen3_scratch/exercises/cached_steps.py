@@ -12,7 +12,7 @@ from .. import model
 from ..config import Config
 from ..tree import Weights
 from .checking import Case, Exercise, Mistake, Stage, case, randint, text_ids, tiny
-from .small_models import SET, OnModels, copied, drawn_weights, small_config
+from .small_models import SET, copied, drawn_weights, small_config
 
 # ---- row_positions ---------------------------------------------------------------------------
 
@@ -173,7 +173,7 @@ def counting_from_zero(positions: Tensor, keys: Tensor, window: int | None = Non
     return model.attention_mask(positions - positions[:, :1], keys, window)
 
 
-CACHED_STEP = OnModels(
+CACHED_STEP = Exercise(
     "cached_step",
     SET,
     cached_step,

@@ -11,9 +11,9 @@ from ..config import Config
 from ..model import Table, rms_norm
 from ..tree import LayerWeights, Weights
 from .cached_steps import CACHED_STEP, ROW_POSITIONS
-from .checking import Case, Mistake, Stage, case, randint, randn, recorded, text_ids, tiny
+from .checking import Case, Exercise, Mistake, Stage, case, randint, randn, recorded, text_ids, tiny
 from .next_token import PERPLEXITY
-from .small_models import SET, OnModels, copied, drawn_weights, small_config
+from .small_models import SET, copied, drawn_weights, small_config
 from .writing_text import GREEDY, KV_CACHE_BYTES
 
 # ---- decoder_layer ---------------------------------------------------------------------------
@@ -105,7 +105,7 @@ def side_by_side(x: Tensor, layer: LayerWeights, config: Config, table: Table, m
 
 
 NORMED_COPY = "You add to the normed copy; add to the stream as it was before the norm."
-DECODER_LAYER = OnModels(
+DECODER_LAYER = Exercise(
     "decoder_layer",
     SET,
     decoder_layer,
@@ -209,7 +209,7 @@ def scaled_embedding(ids: Tensor, table: Tensor) -> Tensor:
     return model.embed(ids, table) * table.shape[-1] ** 0.5
 
 
-FORWARD = OnModels(
+FORWARD = Exercise(
     "forward",
     SET,
     forward,

@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from ..config import Config
-from ..tree import LayerWeights, Weights
+from ..tree import Weights
 from ..weights import init_weights
-from .checking import Case, Exercise, randint, randn
+from .checking import randint, randn
 
 SET = "ps4_forward_and_cache"
 
@@ -35,22 +35,6 @@ def drawn_weights(g: torch.Generator, config: Config, dtype: torch.dtype = torch
         return (1 + x / 2 if like.ndim == 1 else 1.5 * x / like.shape[-1] ** 0.5).to(dtype)
 
     return tree_map_only(Tensor, draw, init_weights(config, seed=0))
-
-
-class Named(str):
-    """A word that stands for a value in messages."""
-
-    def __repr__(self) -> str:
-        return str(self)
-
-
-class OnModels(Exercise):
-    """An exercise on whole models: a message names them by their type, since to print them takes longer than to run."""
-
-    def _described(self, given: Case) -> str:
-        large = (Weights, LayerWeights, list)
-        args = (Named(type(value).__name__) if isinstance(value, large) else value for value in given.args)
-        return super()._described(Case(tuple(args), given.kwargs, given.note))
 
 
 def copied(tree: Any) -> Any:

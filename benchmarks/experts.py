@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from qwen3_scratch.compiled import moe_streamed
 from qwen3_scratch.dispatch import moe_by_size, moe_gathered, moe_grouped
 from qwen3_scratch.model import moe, moe_route
+from qwen3_scratch.streamed import moe_streamed
 
 from . import figures, models, script
 from .measure import BANDWIDTH, compare, now

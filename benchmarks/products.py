@@ -1,7 +1,7 @@
 """Seconds of one product of a matrix with few rows: the library's against the compiled sum of `compiled.py`.
 
 The matrix has 6,144 rows of 1,024 numbers; many are visited in turn, so that none is found in the processor's cache.
-From which number of rows on the library wins is what `compiled.MOST_ROWS` says.
+From which number of rows on the library wins is what `streamed.MOST_ROWS` says.
 """
 
 from collections.abc import Callable

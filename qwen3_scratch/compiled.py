@@ -4,115 +4,26 @@ One decoder layer is compiled and serves all layers, since weights, cache and pl
 of the text is a symbol in it. So warming up takes seconds, and nothing is compiled again as the text grows.
 """
 
-import inspect
 import sys
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
 from .cache import KVCache
 from .checkpoint import Checkpoint
-from .checks import heads_per_kv_head
 from .config import Config
-from .dispatch import moe_all_experts, moe_grouped
 from .errors import Error
-from .model import Ops, Route, decoder_layer, expert_ffn, gqa_attention
+from .model import Ops, decoder_layer
+from .streamed import STREAMED
 from .tree import LayerWeights, Weights
-
-# The most rows for which the sum below beats the library's product (measured: benchmarks/products.py).
-MOST_ROWS = {torch.float32: 16, torch.bfloat16: 2, torch.float16: 2}
-MOST_HEADS = 8  # that share a key/value head and are written out one by one
-
-
-def streamed_sum(x: Float[Tensor, "*#rows columns"], weight: Float[Tensor, "*#rows columns"]) -> Float[Tensor, "*rows"]:
-    """(weight * x) summed along columns in fp32: compiled, a loop that reads each weight once, as fast as memory can.
-
-    Never use it uncompiled on a large matrix: it would write all the products down before it adds them.
-    """
-    return (weight * x).sum(-1, dtype=torch.float32).to(x.dtype)
-
-
-def streamed_linear(
-    x: Float[Tensor, "*batch columns"], weight: Float[Tensor, "out columns"], bias: Float[Tensor, "out"] | None = None
-) -> Float[Tensor, "*batch out"]:
-    """F.linear; for few rows as a sum, since the library's product reads weights at half of what memory can."""
-    rows = x.flatten(0, -2)
-    if len(rows) > MOST_ROWS.get(x.dtype, 0):
-        return F.linear(x, weight, bias)
-    out = streamed_sum(rows[None], weight[:, None]).t().reshape(*x.shape[:-1], len(weight))
-    return out if bias is None else out + bias
-
-
-def streamed_ffn(
-    x: Float[Tensor, "n dim"],
-    gate_proj: Float[Tensor, "intermediate dim"],
-    up_proj: Float[Tensor, "intermediate dim"],
-    down_proj: Float[Tensor, "dim intermediate"],
-) -> Float[Tensor, "n dim"]:
-    """`expert_ffn` of streamed products, for dense layers."""
-    return streamed_linear(F.silu(streamed_linear(x, gate_proj)) * streamed_linear(x, up_proj), down_proj)
-
-
-def moe_streamed(
-    x: Float[Tensor, "tokens dim"],
-    route: Route,
-    gate_up_proj: Float[Tensor, "experts two_intermediate dim"],
-    down_proj: Float[Tensor, "experts dim intermediate"],
-    expert: Callable[..., Tensor] = expert_ffn,
-) -> Float[Tensor, "tokens dim"]:
-    """`moe` without a wait: compiled, each choice reads its expert's weights where they lie, with no copy of them.
-
-    Where the choices are many more than the experts, reading each expert once is cheaper: then `moe_grouped`, or
-    `moe_all_experts` in types whose grouped product cannot be compiled.
-    """
-    if len(x) > 1 and route.experts.numel() > 2 * len(gate_up_proj):
-        once = moe_grouped if x.dtype == torch.bfloat16 else moe_all_experts
-        return once(x, route, gate_up_proj, down_proj)
-    gate, up = streamed_sum(x[:, None, None], gate_up_proj[route.experts]).chunk(2, dim=-1)
-    answers = streamed_sum((F.silu(gate) * up)[:, :, None], down_proj[route.experts])  # [tokens, top_k, dim]
-    return (answers * route.weights[..., None]).sum(dim=1)
-
 
 Pick = Callable[[Tensor], Tensor]  # logits [batch, vocab] -> the tokens chosen [batch]
 Advance = Callable[[Tensor], Tensor]  # tokens [batch] -> the tokens after them [batch]
-
-
-def streamed_attention(
-    q: Float[Tensor, "batch heads q_len head_dim"],
-    k: Float[Tensor, "batch kv_heads k_len head_dim"],
-    v: Float[Tensor, "batch kv_heads k_len head_dim"],
-    mask: Bool[Tensor, "#batch 1 q_len k_len"],
-) -> Float[Tensor, "batch heads q_len head_dim"]:
-    """`gqa_attention` of one query on a CPU, where PyTorch's kernel reads the keys at a third of this speed.
-
-    The group's heads are written out one by one, so that one loop reads each key once for all of them.
-    """
-    group = heads_per_kv_head(q, k)
-    if q.device.type != "cpu" or group > MOST_HEADS:
-        return gqa_attention(q, k, v, mask)
-    grouped = q.unflatten(1, (-1, group)).squeeze(3)  # [batch, kv_heads, group, head_dim]
-    scores = [(grouped[:, :, head, None] * k).sum(-1, dtype=torch.float32) for head in range(group)]
-    weights = torch.stack(scores, dim=2) / q.shape[-1] ** 0.5
-    weights = weights.masked_fill(~mask, -torch.inf).softmax(dim=-1).to(v.dtype)  # [batch, kv_heads, group, k_len]
-    if v.dtype != torch.float32:
-        return (weights @ v).view(q.shape)
-    heads = [(weights[:, :, head, :, None] * v).sum(-2) for head in range(group)]
-    return torch.stack(heads, dim=2).view(q.shape)
-
-
-STREAMED = Ops(
-    linear=streamed_linear,
-    head=streamed_linear,
-    expert=streamed_ffn,
-    moe=moe_streamed,
-    attention=streamed_attention,
-)
 
 
 class Steps(NamedTuple):
@@ -160,21 +71,26 @@ def plain_steps(config: Config) -> Steps:
 class Part:
     """A function that is compiled at its first call, for tensors of one form: the caller sees to that.
 
-    Without that promise each call would compare some hundred properties of its arguments, a twentieth of a step.
+    Without that promise each call would look up what has been compiled and compare its arguments with it, all in
+    Python: a tenth of a step.
     """
 
     def __init__(self, function: Callable[..., Tensor]):
-        # Other parts' graphs must not use up this one's share of graphs (torch before 2.13 has one share for all).
-        alone = "isolate_recompiles" in inspect.signature(torch.compile).parameters
-        options = {"isolate_recompiles": True} if alone else {}
-        lengths = {"guard_filter_fn": lambda guards: [guard.guard_type == "SHAPE_ENV" for guard in guards]}
-        self.function = torch.compile(function, dynamic=False, fullgraph=True, options=lengths, **options)
-        self.warm = False
+        options = {"guard_filter_fn": lambda guards: [False] * len(guards)}
+        options |= {"size_asserts": False, "alignment_asserts": False}
+        options |= {"cpp.enable_floating_point_contract_flag": "fast"}  # multiply and add in one instruction
+        self.function = torch.compile(function, dynamic=False, fullgraph=True, options=options)
+        self.compiled: Callable[..., Tensor] | None = None
+
+    @property
+    def warm(self) -> bool:
+        return self.compiled is not None
 
     def __call__(self, *tensors: Any) -> Tensor:
-        found = self.function(*tensors)
-        self.warm = True
-        return found
+        if self.compiled is None:
+            self.compiled = self.function.aot_compile((tensors, {}))
+            self.compiled.disable_guard_check()
+        return self.compiled(*tensors)
 
 
 def form(tensors: Iterable[Tensor | None]) -> tuple:
@@ -217,7 +133,7 @@ def decode_step(
     for number, layer in enumerate(weights.layers):
         window, slot = config.window(number), slots[cache.capacities[number]]
         if window not in masks:
-            masks[window] = of_any_length(ops.mask(positions, cache.key_positions(number), window), 3)
+            masks[window] = ops.mask(positions, cache.key_positions(number), window)
         x = steps.layers[number](x, layer, table, masks[window], cache.keys[number], cache.values[number], slot)
     return steps.head(x, weights.norm, head_of(weights))
 

@@ -20,13 +20,12 @@ from qwen3_scratch.cache import KVCache
 from qwen3_scratch.compiled import (
     compiled_decoder,
     decode_step,
-    moe_streamed,
     plain_steps,
-    streamed_linear,
     whole_step,
 )
 from qwen3_scratch.generate import decode, prefill
 from qwen3_scratch.model import Ops, expert_ffn, moe, moe_route
+from qwen3_scratch.streamed import moe_streamed, streamed_linear
 
 pytestmark = pytest.mark.compiled
 

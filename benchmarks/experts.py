@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from qwen3_scratch.compiled import Part
 from qwen3_scratch.dispatch import moe_by_size, moe_gathered, moe_grouped
-from qwen3_scratch.model import moe, moe_route
-from qwen3_scratch.streamed import moe_streamed
+from qwen3_scratch.memory import empty_in_large_pages
+from qwen3_scratch.model import Route, moe, moe_route
+from qwen3_scratch.streamed import moe_streamed, route_streamed
 
 from . import figures, models, script
 from .measure import BANDWIDTH, compare, now
@@ -64,7 +66,7 @@ def make_blocks(shape: str, count: int, tokens: int, device: torch.device) -> li
     kind = dict(dtype=torch.bfloat16, device=device)
 
     def drawn(*sizes: int) -> Tensor:
-        return torch.empty(*sizes, **kind).normal_(std=0.02)
+        return empty_in_large_pages(sizes, **kind).normal_(std=0.02)
 
     sizes = ((count, width), (count, 2 * wide, width), (count, width, wide))
     return [Block(torch.randn(tokens, width, **kind), *(drawn(*each) for each in sizes)) for _ in range(layers)]
@@ -77,15 +79,15 @@ def forms_for(shape: str, count: int, tokens: int) -> tuple[dict[str, Callable[[
         del found["moe_gathered"]
         absent |= {"moe_gathered": TOO_MUCH, "compiled": ONE_TOKEN}
     else:
-        found["compiled"] = torch.compile(partial(ours, moe_streamed), dynamic=False, fullgraph=True)
+        found["compiled"] = Part(partial(ours, moe_streamed, route=route_streamed))
     for experts in ("grouped_mm", "eager", *(["batched_mm"] if tokens == 1 else [])):
         name = f"transformers, {experts}" + " (default)" * (experts == "grouped_mm")
         found[name] = partial(theirs, reference_block(shape, count, experts))
     return found, absent
 
 
-def ours(form: Callable[..., Tensor], block: Block) -> Tensor:
-    return form(block.x, moe_route(block.x, block.router, TOP_K, True), block.gate_up_proj, block.down_proj)
+def ours(form: Callable[..., Tensor], block: Block, route: Callable[..., Route] = moe_route) -> Tensor:
+    return form(block.x, route(block.x, block.router, TOP_K, True), block.gate_up_proj, block.down_proj)
 
 
 def reference_block(shape: str, count: int, experts: str) -> Any:

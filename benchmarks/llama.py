@@ -15,6 +15,9 @@ from .measure import need, now
 NOT_INSTALLED = "llama-cpp-python is not installed"
 # Kinds of numbers of its key/value cache, as ggml counts them. fp16 is its default, kept where the weights are bf16.
 CACHE_KINDS = {"float32": 0, "bfloat16": 1}
+# Its flash attention computes partly in fp16: in a batch, tokens of fp32 weights then differ from everyone else's. So
+# it is off for fp32, and left to llama.cpp (-1), which takes it, for bf16.
+FLASH_ATTENTION = {"float32": 0, "bfloat16": -1}
 
 
 class Llama:
@@ -61,6 +64,7 @@ class Llama:
         params.n_batch = params.n_ubatch = max(rows * length, 32)
         params.n_threads = params.n_threads_batch = torch.get_num_threads()
         params.type_k = params.type_v = CACHE_KINDS[self.dtype]
+        params.flash_attn_type = FLASH_ATTENTION[self.dtype]
         context = self.api.llama_init_from_model(self.model, params)
         need(context is not None, f"llama.cpp makes no context for {rows} rows of {length} tokens: ask for fewer")
         return context

@@ -12,6 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qwen3_scratch.compiled import Part
+from qwen3_scratch.memory import empty_in_large_pages
+from qwen3_scratch.streamed import streamed_sum, written_down
+
 from . import figures, models, script
 from .measure import BANDWIDTH, compare, now
 from .script import Device, Out, Quick, Rounds, Run, Shape
@@ -28,18 +32,19 @@ def main(
     models.shape_config(shape)
     height, width, count = SIZES[shape]
     for dtype, kind in models.DTYPES.items():
-        matrices = [torch.empty(height, width, dtype=kind, device=run.device).normal_() for _ in range(count)]
+        matrices = [empty_in_large_pages((height, width), kind, run.device).normal_() for _ in range(count)]
         for rows in ROWS:
             run.say(f"{dtype}, {rows} rows ...")
             x = torch.randn(rows, width, dtype=kind, device=run.device)
-            forms = {"F.linear": F.linear, "sum, compiled": torch.compile(summed, dynamic=False, fullgraph=True)}
+            forms = {"F.linear": F.linear, "sum, compiled": Part(summed)}
             measures = {name: partial(per_product, form, x, matrices, run.device) for name, form in forms.items()}
             run.add(compare({"dtype": dtype, "rows": rows}, measures, run.rounds, "s", device=run.device))
     run.finish(draw)
 
 
 def summed(x: Tensor, weight: Tensor) -> Tensor:
-    return (weight[:, None] * x[None]).sum(-1, dtype=torch.float32).to(x.dtype).t()
+    """`streamed_linear` without its limit of rows."""
+    return streamed_sum(written_down(x)[None], weight[:, None]).t()
 
 
 @torch.inference_mode()

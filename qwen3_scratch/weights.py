@@ -13,7 +13,7 @@ from torch import Tensor
 from .config import Config
 from .errors import Error
 from .files import one_line, shown
-from .memory import available_memory, size_text
+from .memory import available_memory, empty_in_large_pages, size_text
 from .shards import UNREADABLE, check_unchanged, damaged, open_file, stamp, tensor_files
 from .tree import LayerWeights, Weights
 
@@ -88,7 +88,7 @@ def empty_fields(slots: list[Slot], dtype: torch.dtype, device: torch.device | s
         shape = (2 * slot.shape[0], slot.shape[1]) if slot.field == "gate_up_proj" else slot.shape
         stacked = slot.part and isinstance(slot.part[0], int)
         shapes[slot.field] = (slot.part[0] + 1, *shape) if stacked else shape  # the last expert decides
-    return {field: torch.empty(shape, dtype=dtype, device=device) for field, shape in shapes.items()}
+    return {field: empty_in_large_pages(shape, dtype, device) for field, shape in shapes.items()}
 
 
 def init_weights(
@@ -188,8 +188,8 @@ def fill(target: Tensor, slot: Slot, file: Any, path: Path) -> None:
 
 
 def all_finite(tensor: Tensor) -> bool:
-    """In parts, since the check takes several times the memory of what it looks at."""
-    return all(bool(part.isfinite().all()) for part in tensor.flatten().split(2**20))
+    """By the least and the largest number, which are NaN where any is: one pass without a copy."""
+    return tensor.numel() == 0 or bool(torch.stack(tensor.aminmax()).isfinite().all())
 
 
 def dtype_of(config: Config, where: str | Path) -> torch.dtype:

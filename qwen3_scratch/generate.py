@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .cache import KVCache, check_memory
@@ -16,9 +15,10 @@ from .config_checks import check_generation_config
 from .errors import Error
 from .files import shown
 from .memory import telling_too_little_memory
-from .model import forward, gqa_attention
+from .model import forward
 from .nonfinite import explain
 from .prompts import Prompt, as_batch, prompt_ids
+from .reading import causal, faster
 from .sampling import NOT_FINITE, Sampling, check_sampling, choose
 from .text_stream import Piece, TextStream
 
@@ -242,33 +242,25 @@ def prefill(checkpoint: Checkpoint, prompts: list[list[int]], cache: KVCache) ->
     padded = any(len(prompt) < longest for prompt in prompts)
     options = dict(cache=cache, logits_to_keep=1)
     for ids, kept in zip(token_ids.split(PREFILL_CHUNK, dim=1), keep.split(PREFILL_CHUNK, dim=1), strict=True):
-        causal = cache.length == 0 and not padded and only_causal(checkpoint, ids.shape[1])
-        ops = checkpoint.ops._replace(attention=causal_attention) if causal else checkpoint.ops
+        ops = faster(checkpoint.ops)
+        if cache.length == 0 and not padded and all_is_seen(checkpoint, ids.shape[1]):
+            ops = causal(ops)
         logits = forward(checkpoint.weights, ids, checkpoint.config, attention_mask=kept, ops=ops, **options)
     return logits[:, -1]
 
 
-def only_causal(checkpoint: Checkpoint, length: int) -> bool:
-    """Whether every layer of the model's own attention sees all that came before, and there is enough of it to gain."""
+def all_is_seen(checkpoint: Checkpoint, length: int) -> bool:
+    """Whether every layer sees all that came before, and there is enough of it to gain by saying so."""
     config = checkpoint.config
     windows = [config.window(layer) for layer in range(config.num_hidden_layers)]
-    wide = all(window is None or window >= length for window in windows)
-    return wide and length >= LONG and checkpoint.ops.attention is gqa_attention
-
-
-def causal_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """`gqa_attention` where keys and queries are the same tokens and none is padding, as at the start of a text.
-
-    PyTorch then leaves out the half that lies after each query, instead of computing and masking it.
-    """
-    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] > k.shape[1])
+    return length >= LONG and all(window is None or window >= length for window in windows)
 
 
 @torch.inference_mode()
 def decode(checkpoint: Checkpoint, tokens: Tensor, cache: KVCache) -> Tensor:
     """Reads one new token a row; the logits of the token after it."""
     token_ids = tokens[:, None].to(checkpoint.device)
-    return forward(checkpoint.weights, token_ids, checkpoint.config, cache=cache, ops=checkpoint.ops)[:, -1]
+    return forward(checkpoint.weights, token_ids, checkpoint.config, cache=cache, ops=faster(checkpoint.ops))[:, -1]
 
 
 def plain_decoder(checkpoint: Checkpoint, cache: KVCache, pick: Pick) -> Advance:

@@ -6,10 +6,11 @@ from helpers import generate_module
 from reference import assert_near, random_tokens, random_weights, small_config
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from qwen3_scratch import Checkpoint, forward
+from qwen3_scratch import Checkpoint, forward, reading
 from qwen3_scratch.cache import KVCache
 from qwen3_scratch.generate import LONG, PREFILL_CHUNK, prefill
-from qwen3_scratch.model import Ops, gqa_attention
+from qwen3_scratch.model import Ops, attention_mask, expert_ffn, gqa_attention
+from qwen3_scratch.reading import BLOCK, causal, causal_attention, faster, onednn_ffn, onednn_linear
 
 SIZES = dict(max_position_embeddings=20_000, num_hidden_layers=2)
 SLIDING = dict(use_sliding_window=True, sliding_window=LONG // 2)
@@ -35,13 +36,13 @@ def in_one_pass(checkpoint: Checkpoint, length: int) -> torch.Tensor:
 @pytest.fixture
 def causal_lengths(monkeypatch) -> list[int]:
     """How many queries each pass without a mask brought."""
-    seen, before = [], generate_module.causal_attention
+    seen, before = [], reading.causal_attention
 
     def noting(q, k, v, mask):
         seen.append(q.shape[2])
         return before(q, k, v, mask)
 
-    monkeypatch.setattr(generate_module, "causal_attention", noting)
+    monkeypatch.setattr(reading, "causal_attention", noting)
     return seen
 
 
@@ -110,3 +111,42 @@ def test_reading_never_holds_a_square_of_the_text(pieces):
     with Largest() as seen:
         read(made(), length)
     assert seen.numbers <= PREFILL_CHUNK * max(length, 4 * config.num_attention_heads * config.head_dim)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(1, 24), (5, 24), (1, 1, 24), (2, 7, 24), (3, 40, 24)])
+def test_the_faster_product_is_the_product(shape, dtype):
+    generator = torch.Generator().manual_seed(len(shape))
+    x, weight, bias = (torch.randn(size, generator=generator).to(dtype) for size in (shape, (16, 24), (16,)))
+    for given in ((x, weight), (x, weight, bias), (x.transpose(0, -2), weight), (x, weight[3:9])):
+        assert_near(onednn_linear(*given), torch.nn.functional.linear(*given))
+
+
+def test_the_faster_feed_forward_is_the_feed_forward():
+    generator = torch.Generator().manual_seed(0)
+    x, *weights = (torch.randn(size, generator=generator) for size in ((9, 24), (40, 24), (40, 24), (24, 40)))
+    assert_near(onednn_ffn(x, *weights), expert_ffn(x, *weights))
+
+
+@pytest.mark.parametrize("length", [1, BLOCK - 1, BLOCK, 2 * BLOCK + 5])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (6, 2), (4, 1)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+def test_causal_attention_is_attention_with_a_causal_mask(length, heads, kv_heads, dtype, tolerance):
+    """In bf16 a score has 8 bits: 2^-8 of scores of size 4 moves a weight by about 1.5 %."""
+    generator = torch.Generator().manual_seed(length)
+    drawn = [torch.randn(2, each, length, 16, generator=generator).to(dtype) for each in (heads, kv_heads, kv_heads)]
+    places = torch.arange(length).expand(2, -1)
+    expected = gqa_attention(*(each.float() for each in drawn), attention_mask(places, places))
+    found = causal_attention(*drawn)
+    assert found.dtype == dtype
+    assert (found.float() - expected).abs().max() <= tolerance * expected.abs().max()
+
+
+def test_only_the_models_own_steps_are_replaced_by_faster_ones():
+    def mine(*given): ...
+
+    own = Ops(linear=mine, expert=mine, attention=mine)
+    assert faster(own) == own and causal(own) == own
+    assert faster(Ops(moe=mine)).expert is expert_ffn  # another dispatch may ask for the model's own
+    assert faster(Ops()).linear is onednn_linear and faster(Ops()).expert is onednn_ffn
+    assert causal(Ops()).attention is causal_attention

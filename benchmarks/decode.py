@@ -8,14 +8,15 @@ import gc
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import typer
 
 from qwen3_scratch import Checkpoint, Error, forward
 
 from . import contestants, figures, llama, models, script
-from .measure import BANDWIDTH, compare, failure, row_of
+from .measure import BANDWIDTH, compare, failure, need, row_of
 from .script import Device, Out, Quick, Rounds, Run, Shape, Store
 
 QUESTION = "How many tokens a second does decoding give?"
@@ -23,31 +24,37 @@ PROMPT = 17
 STEPS = {1: 16, 4: 8, 16: 6}  # batch -> steps of one measurement
 STEPS_ON_GPU = {1: 128, 4: 64, 16: 64, 64: 64}
 CHECKED = 16  # tokens that are compared
+Batches = Annotated[list[int], typer.Option(help="Rows decoded together; once for each size. Without it all sizes.")]
 TIE = 1e-4  # of the largest logit: fp32 in another order of adding moves one by up to 1e-5
 
 
 def main(
     rounds: Rounds = 5, quick: Quick = False, shape: Shape = "huihui", device: Device = "auto",
-    out: Out = script.OUT, store: Store = models.STORE,
+    out: Out = script.OUT, store: Store = models.STORE, batch: Batches = (),
 ) -> None:  # fmt: skip
     run = Run("decode", QUESTION, rounds=rounds, quick=quick, device=device, out=out, shape=shape)
+    steps = STEPS_ON_GPU if run.device.type == "cuda" else STEPS
+    need(set(batch) <= set(steps), f"--batch is {[*batch]}, expected some of {[*steps]}: choose among them")
+    steps = {size: count for size, count in steps.items() if not batch or size in batch}
     folder = script.checkpoint_folder(run, shape, store)
     run.asked |= {"weight_bytes": {name: models.weight_bytes(models.SHAPES[shape], name) for name in models.DTYPES}}
     run.asked["llama_cpp_built_with"] = llama.system_info()
     wrong: dict[int, dict[str, str]] = {}
     for dtype in ("float32", "bfloat16"):  # fp32 first, since tokens are compared there
-        measure_dtype(run, folder, dtype, wrong)
+        measure_dtype(run, folder, dtype, steps, wrong)
         gc.collect()
     run.finish(draw)
 
 
-def measure_dtype(run: Run, folder: Path, dtype: str, wrong: dict[int, dict[str, str]]) -> None:
+def measure_dtype(
+    run: Run, folder: Path, dtype: str, counts: Mapping[int, int], wrong: dict[int, dict[str, str]]
+) -> None:
     run.say(f"{dtype}: loading ...")
     checkpoint = models.load(folder, dtype, run.device)
     reference = contestants.transformers_model(checkpoint)
     default = contestants.default_experts(reference)
     opened, missing = open_llama(run, folder, dtype)
-    for batch, steps in (STEPS_ON_GPU if run.device.type == "cuda" else STEPS).items():
+    for batch, steps in counts.items():
         decoders = {name: contestants.ours(checkpoint, decoder) for name, decoder in contestants.OURS.items()}
         decoders |= contestants.transformers_decoders(reference, batch, default)
         decoders |= {} if opened is None else {"llama.cpp": opened.decoder()}

@@ -1,4 +1,4 @@
-"""The compiler's forms of a layer's steps are those steps, uncompiled too; weights lie in pages as large as they can."""
+"""The forms for the compiler are the steps of a layer, uncompiled too; weights lie in pages as large as they can."""
 
 import mmap
 

@@ -99,16 +99,20 @@ def form(tensors: Iterable[Tensor | None]) -> tuple:
 
 
 @lru_cache(maxsize=256)
-def part(step: Callable[[Config, Ops], Callable[..., Tensor]], config: Config, batch: int, tensors: tuple) -> Part:
-    """The compiled `layer_step` or `head_step` for weights of this form. Kept as long as the process lives."""
+def part(
+    step: Callable[[Config, Ops], Callable[..., Tensor]], config: Config, batch: int, threads: int, tensors: tuple
+) -> Part:
+    """The compiled `layer_step` or `head_step` for weights of this form and so many threads: loops are dealt out to
+    them when they are compiled. Kept as long as the process lives."""
     return Part(step(config, STREAMED))
 
 
 def compiled_steps(checkpoint: Checkpoint, batch: int) -> Steps:
     """The parts for a checkpoint and a batch size; what has been compiled in this process is not compiled again."""
     config, weights = checkpoint.config, checkpoint.weights
-    layers = tuple(part(layer_step, config, batch, form(layer)) for layer in weights.layers)
-    return Steps(layers, part(head_step, config, batch, form((weights.norm, head_of(weights)))))
+    size = batch, torch.get_num_threads()
+    layers = tuple(part(layer_step, config, *size, form(layer)) for layer in weights.layers)
+    return Steps(layers, part(head_step, config, *size, form((weights.norm, head_of(weights)))))
 
 
 def head_of(weights: Weights) -> Tensor:

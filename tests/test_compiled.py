@@ -19,6 +19,7 @@ from qwen3_scratch import Checkpoint, Error, generate, load_checkpoint, stream
 from qwen3_scratch.cache import KVCache
 from qwen3_scratch.compiled import (
     compiled_decoder,
+    compiled_steps,
     decode_step,
     plain_steps,
     whole_step,
@@ -104,6 +105,18 @@ def test_a_second_call_and_a_growing_text_compile_nothing():
     assert graphs() == before
     generate(checkpoint, prompts(checkpoint.config, 4, 5), max_new_tokens=3, compiled=True)
     assert graphs() > before  # another batch size is another graph: so the count does count
+
+
+def test_what_was_compiled_for_some_threads_is_not_run_by_others():
+    """The compiler makes room for one partial sum a thread: one thread more would write behind it."""
+    checkpoint, before = model("8 experts top-2"), torch.get_num_threads()
+    steps = compiled_steps(checkpoint, batch=1)
+    try:
+        torch.set_num_threads(before + 1)
+        assert not set(compiled_steps(checkpoint, batch=1)) & set(steps)
+    finally:
+        torch.set_num_threads(before)
+    assert compiled_steps(checkpoint, batch=1) == steps
 
 
 def test_many_models_in_one_process_are_all_compiled():

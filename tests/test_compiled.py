@@ -239,7 +239,8 @@ def test_numbers_that_are_not_finite_are_found_compiled_too():
         generate(checkpoint, [1, 2, 3], max_new_tokens=5, temperature=0, compiled=True)
 
 
-def test_without_a_compiler_it_says_so_once_and_writes_the_same(tmp_path):
+@pytest.mark.parametrize("missing", [{"CXX": "/nonexistent/g++"}, {"TORCHDYNAMO_DISABLE": "1"}], ids=["g++", "dynamo"])
+def test_without_a_compiler_it_says_so_once_and_writes_the_same(tmp_path, missing):
     script = tmp_path / "twice.py"
     script.write_text(
         "from qwen3_scratch import generate, load_checkpoint\n"
@@ -248,7 +249,7 @@ def test_without_a_compiler_it_says_so_once_and_writes_the_same(tmp_path):
         "    print(generate(checkpoint, 'What is the capital of France?', temperature=0, compiled=compiled).text)\n"
     )
     # Nothing that an earlier run compiled may be found either.
-    env = {"CXX": "/nonexistent/g++", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "JAXTYPING_DISABLE": "1"}
+    env = {**missing, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "JAXTYPING_DISABLE": "1"}
     said = finished(str(script), env=env, timeout=240)
     assert said.code == 0, said.err
     assert len(set(said.out.splitlines())) == 1

@@ -72,7 +72,7 @@ class Part:
     """A function that is compiled at its first call, for tensors of one form: the caller sees to that.
 
     Without that promise each call would look up what has been compiled and compare its arguments with it, all in
-    Python: a tenth of a step.
+    Python: up to a tenth of a step.
     """
 
     def __init__(self, function: Callable[..., Tensor]):

@@ -14,6 +14,7 @@ from torch import Tensor
 from .checks import check_top_k, heads_per_kv_head
 from .dispatch import moe_all_experts, moe_grouped
 from .model import Ops, Route, expert_ffn, gqa_attention, moe_route
+from .reading import ffn_of
 
 # The most rows for which the sum below beats the library's product (measured: benchmarks/products.py).
 MOST_ROWS = {torch.float32: 16, torch.bfloat16: 4, torch.float16: 4}
@@ -50,14 +51,7 @@ def streamed_linear(
     return out if bias is None else out + bias
 
 
-def streamed_ffn(
-    x: Float[Tensor, "n dim"],
-    gate_proj: Float[Tensor, "intermediate dim"],
-    up_proj: Float[Tensor, "intermediate dim"],
-    down_proj: Float[Tensor, "dim intermediate"],
-) -> Float[Tensor, "n dim"]:
-    """`expert_ffn` of streamed products, for dense layers."""
-    return streamed_linear(F.silu(streamed_linear(x, gate_proj)) * streamed_linear(x, up_proj), down_proj)
+streamed_ffn = ffn_of(streamed_linear)  # for dense layers
 
 
 def route_streamed(

@@ -89,7 +89,7 @@ class Part:
     def __call__(self, *tensors: Any) -> Tensor:
         if self.compiled is None:
             if not hasattr(self.function, "aot_compile"):  # torch gives the function back as it was
-                raise torch._dynamo.exc.TorchDynamoException("compiling is switched off")
+                raise torch._dynamo.exc.TorchDynamoException("compiling is switched off, or this torch is too old")
             self.compiled = self.function.aot_compile((tensors, {}))
             self.compiled.disable_guard_check()
         return self.compiled(*tensors)

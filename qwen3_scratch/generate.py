@@ -242,7 +242,7 @@ def prefill(checkpoint: Checkpoint, prompts: list[list[int]], cache: KVCache) ->
     padded = any(len(prompt) < longest for prompt in prompts)
     options = dict(cache=cache, logits_to_keep=1)
     for ids, kept in zip(token_ids.split(PREFILL_CHUNK, dim=1), keep.split(PREFILL_CHUNK, dim=1), strict=True):
-        ops = faster(checkpoint.ops)
+        ops = faster(checkpoint.ops, checkpoint.dtype)
         if cache.length == 0 and not padded and all_is_seen(checkpoint, ids.shape[1]):
             ops = causal(ops)
         logits = forward(checkpoint.weights, ids, checkpoint.config, attention_mask=kept, ops=ops, **options)
@@ -259,8 +259,8 @@ def all_is_seen(checkpoint: Checkpoint, length: int) -> bool:
 @torch.inference_mode()
 def decode(checkpoint: Checkpoint, tokens: Tensor, cache: KVCache) -> Tensor:
     """Reads one new token a row; the logits of the token after it."""
-    token_ids = tokens[:, None].to(checkpoint.device)
-    return forward(checkpoint.weights, token_ids, checkpoint.config, cache=cache, ops=faster(checkpoint.ops))[:, -1]
+    token_ids, ops = tokens[:, None].to(checkpoint.device), faster(checkpoint.ops, checkpoint.dtype)
+    return forward(checkpoint.weights, token_ids, checkpoint.config, cache=cache, ops=ops)[:, -1]
 
 
 def plain_decoder(checkpoint: Checkpoint, cache: KVCache, pick: Pick) -> Advance:

@@ -65,12 +65,13 @@ def is_too_little_memory(error: Exception) -> bool:
 
 
 def empty_in_large_pages(
-    shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str | None = None
+    shape: tuple[int, ...], dtype: torch.dtype | None = None, device: torch.device | str | None = None
 ) -> Tensor:
     """`torch.empty`, which on Linux asks for pages of 2 MB instead of 4 kB where a tensor fills at least one.
 
     A processor looks up where each page lies; with fewer of them it read weights 1.15 to 1.3 times as fast.
     """
+    dtype = dtype or torch.get_default_dtype()
     size = math.prod(shape) * dtype.itemsize
     if torch.device(device or "cpu").type != "cpu" or size < LARGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
         return torch.empty(shape, dtype=dtype, device=device)

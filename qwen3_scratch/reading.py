@@ -1,17 +1,20 @@
 """The steps of a layer in the form that reads a text fastest: what `generate` puts in the place of the model's own.
 
-Each computes what its namesake in `model.py` does. On a CPU PyTorch's own choices are not the fastest for prompts.
+Each computes what its namesake in `model.py` does. For prompts PyTorch's own choices on a CPU are not the fastest; for
+one token at a time, the fewer calls the better.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from .checks import heads_per_kv_head
-from .model import Ops, expert_ffn, gqa_attention, moe
+from .config import Config
+from .model import Ops, Route, Table, expert_ffn, gqa_attention, moe, rms_norm, rope_table
 
 BLOCK = 256  # queries that are weighed at a time
 
@@ -26,6 +29,19 @@ def onednn_linear(
     if x.device.type != "cpu" or x.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
         return F.linear(x, weight, bias)
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+def library_norm(
+    x: Float[Tensor, "*batch dim"], weight: Float[Tensor, "dim"], eps: float
+) -> Float[Tensor, "*batch dim"]:
+    """`rms_norm` in two calls. The weight stays outside, since PyTorch's would multiply it on before the rounding."""
+    return weight * F.rms_norm(x, x.shape[-1:], None, eps)
+
+
+def rounded_table(config: Config, positions: Int[Tensor, "batch seq"], dtype: torch.dtype) -> Table:
+    """`rope_table` in the type that `rope` wants, so that no layer has to round it again."""
+    cos, sin = rope_table(config, positions)
+    return cos.to(dtype), sin.to(dtype)
 
 
 def ffn_of(linear: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -43,6 +59,23 @@ def ffn_of(linear: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 onednn_ffn = ffn_of(onednn_linear)
+
+
+def moe_of_one(
+    x: Float[Tensor, "tokens dim"],
+    route: Route,
+    gate_up_proj: Float[Tensor, "experts two_intermediate dim"],
+    down_proj: Float[Tensor, "experts dim intermediate"],
+    expert: Callable[..., Tensor] = expert_ffn,
+) -> Float[Tensor, "tokens dim"]:
+    """`moe`, where one token alone goes to its experts at once: nothing to sort, and gate and up are one product."""
+    if len(x) > 1:
+        return moe(x, route, gate_up_proj, down_proj, expert)
+    out = torch.zeros_like(x)
+    for number, weight in zip(route.experts[0].tolist(), route.weights[0], strict=True):
+        gate, up = onednn_linear(x, gate_up_proj[number]).chunk(2, dim=-1)
+        out = out + onednn_linear(F.silu(gate) * up, down_proj[number]) * weight
+    return out
 
 
 def causal_attention(
@@ -83,12 +116,16 @@ def in_blocks(
     return torch.cat(answers, dim=2).view(q.shape)
 
 
-def faster(ops: Ops) -> Ops:
-    """The same steps with oneDNN's products where the model's own would run; what a caller has replaced stays."""
+def faster(ops: Ops, dtype: torch.dtype) -> Ops:
+    """The same steps in the forms above, for activations of `dtype`; what a caller has replaced stays."""
+    if ops.norm is rms_norm:
+        ops = ops._replace(norm=library_norm)
+    if ops.table is rope_table:
+        ops = ops._replace(table=partial(rounded_table, dtype=dtype))
     if ops.linear is F.linear:
         ops = ops._replace(linear=onednn_linear)
     if ops.expert is expert_ffn and ops.moe is moe:
-        ops = ops._replace(expert=onednn_ffn)
+        ops = ops._replace(expert=onednn_ffn, moe=moe_of_one)
     return ops
 
 

@@ -9,8 +9,28 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from qwen3_scratch import Checkpoint, forward, reading
 from qwen3_scratch.cache import KVCache
 from qwen3_scratch.generate import LONG, PREFILL_CHUNK, prefill
-from qwen3_scratch.model import Ops, attention_mask, expert_ffn, gqa_attention
-from qwen3_scratch.reading import BLOCK, causal, causal_attention, faster, onednn_ffn, onednn_linear
+from qwen3_scratch.model import (
+    Ops,
+    attention_mask,
+    expert_ffn,
+    gqa_attention,
+    moe,
+    moe_route,
+    rms_norm,
+    rope,
+    rope_table,
+)
+from qwen3_scratch.reading import (
+    BLOCK,
+    causal,
+    causal_attention,
+    faster,
+    library_norm,
+    moe_of_one,
+    onednn_ffn,
+    onednn_linear,
+    rounded_table,
+)
 
 SIZES = dict(max_position_embeddings=20_000, num_hidden_layers=2)
 SLIDING = dict(use_sliding_window=True, sliding_window=LONG // 2)
@@ -142,11 +162,40 @@ def test_causal_attention_is_attention_with_a_causal_mask(length, heads, kv_head
     assert (found.float() - expected).abs().max() <= tolerance * expected.abs().max()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_norm_in_two_calls_is_bit_for_bit_the_norm(dtype):
+    generator = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(size, generator=generator).to(dtype) for size in ((2, 3, 24), (24,)))
+    assert torch.equal(library_norm(x, weight, 1e-3), rms_norm(x, weight, 1e-3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_table_that_is_rounded_beforehand_turns_bit_for_bit_the_same(dtype):
+    config, places = small_config(), torch.tensor([[3, 4, 900]])
+    x = torch.randn(1, 2, 3, config.head_dim, generator=torch.Generator().manual_seed(0)).to(dtype)
+    found = rope(x, *rounded_table(config, places, dtype))
+    assert found.dtype == dtype
+    assert torch.equal(found, rope(x, *rope_table(config, places)))
+
+
+@pytest.mark.parametrize("top_k", [1, 3])
+@pytest.mark.parametrize("tokens", [1, 5])
+def test_the_experts_of_one_token_without_sorting_give_its_answer(tokens, top_k):
+    generator = torch.Generator().manual_seed(top_k)
+    x, router, gate_up, down = (
+        torch.randn(size, generator=generator) for size in ((tokens, 24), (4, 24), (4, 80, 24), (4, 24, 40))
+    )
+    route = moe_route(x, router, top_k, norm_topk_prob=False)
+    assert_near(moe_of_one(x, route, gate_up, down), moe(x, route, gate_up, down))
+
+
 def test_only_the_models_own_steps_are_replaced_by_faster_ones():
     def mine(*given): ...
 
-    own = Ops(linear=mine, expert=mine, attention=mine)
-    assert faster(own) == own and causal(own) == own
-    assert faster(Ops(moe=mine)).expert is expert_ffn  # another dispatch may ask for the model's own
-    assert faster(Ops()).linear is onednn_linear and faster(Ops()).expert is onednn_ffn
+    own = Ops(norm=mine, table=mine, linear=mine, expert=mine, attention=mine)
+    assert faster(own, torch.float32) == own and causal(own) == own
+    assert faster(Ops(moe=mine), torch.float32).expert is expert_ffn  # another dispatch may ask for the model's own
+    replaced = faster(Ops(), torch.float32)
+    assert replaced.norm is library_norm and replaced.linear is onednn_linear
+    assert replaced.expert is onednn_ffn and replaced.moe is moe_of_one
     assert causal(Ops()).attention is causal_attention

@@ -14,7 +14,7 @@ from qwen3_scratch import Checkpoint, forward
 from qwen3_scratch.cache import KVCache
 
 from . import contestants, figures, models, script
-from .measure import BANDWIDTH, compare, now, row_of
+from .measure import BANDWIDTH, Contest, compare, now, row_of
 from .script import Device, Out, Quick, Rounds, Run, Shape, Store
 
 QUESTION = "What does one more token cost as the text grows?"
@@ -33,12 +33,14 @@ def main(
     checkpoint = models.load(folder, "bfloat16", run.device)
     reference = contestants.transformers_model(checkpoint)
     reference.set_experts_implementation("eager")
+    contests = []
     for length in LENGTHS:
-        run.say(f"after {length} tokens ...")
+        run.say(f"caches of {length} tokens ...")
         stepping, absent = steppers(checkpoint, reference, length, run.rounds)
         measures = {name: partial(per_token, step, run.device) for name, step in stepping.items()}
-        case = {"tokens before": length}
-        run.add(compare(case, measures, run.rounds, "s", device=run.device, not_run=absent))
+        contests.append(Contest({"tokens before": length}, measures, absent))
+    run.say(f"one more token after {LENGTHS} tokens, {run.rounds} rounds ...")
+    run.add(compare(contests, run.rounds, "s", device=run.device))
     run.finish(draw)
 
 

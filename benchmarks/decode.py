@@ -2,6 +2,7 @@
 
 The prompt has 17 random tokens; its own pass is not counted. All contestants compute the same function: before they
 are timed, each one's greedy tokens in fp32 are held against the plain path, and whoever differs is not measured.
+Batches take fewer rounds than single rows.
 """
 
 import gc
@@ -16,12 +17,13 @@ import typer
 from qwen3_scratch import Checkpoint, Error, forward
 
 from . import contestants, figures, llama, models, script
-from .measure import BANDWIDTH, compare, failure, need, row_of
+from .measure import BANDWIDTH, Contest, compare, failure, need, row_of
 from .script import Device, Out, Quick, Rounds, Run, Shape, Store
 
 QUESTION = "How many tokens a second does decoding give?"
 PROMPT = 17
 STEPS = {1: 16, 4: 8, 16: 6}  # batch -> steps of one measurement
+ROUNDS_OF_BATCHES = 5  # at most, since their rounds take longer
 STEPS_ON_GPU = {1: 128, 4: 64, 16: 64, 64: 64}
 CHECKED = 16  # tokens that are compared
 Batches = Annotated[list[int], typer.Option(help="Rows decoded together; once for each size. Without it all sizes.")]
@@ -29,7 +31,7 @@ TIE = 1e-4  # of the largest logit: fp32 in another order of adding moves one by
 
 
 def main(
-    rounds: Rounds = 5, quick: Quick = False, shape: Shape = "huihui", device: Device = "auto",
+    rounds: Rounds = 15, quick: Quick = False, shape: Shape = "huihui", device: Device = "auto",
     out: Out = script.OUT, store: Store = models.STORE, batch: Batches = (),
 ) -> None:  # fmt: skip
     run = Run("decode", QUESTION, rounds=rounds, quick=quick, device=device, out=out, shape=shape)
@@ -66,8 +68,9 @@ def measure_dtype(
         absent = {**wrong[batch], **({"llama.cpp": missing} if missing else {})}
         right = {name: decode for name, decode in decoders.items() if name not in absent}
         measures = {name: partial(speed, decode, prompts, steps) for name, decode in right.items()}
-        case = {"dtype": dtype, "batch": batch}
-        run.add(compare(case, measures, run.rounds, "tokens/s", device=run.device, not_run=absent))
+        contest = Contest({"dtype": dtype, "batch": batch}, measures, absent)
+        rounds = run.rounds if batch == 1 else min(run.rounds, ROUNDS_OF_BATCHES)
+        run.add(compare([contest], rounds, "tokens/s", device=run.device))
     if opened is not None:
         opened.close()
 

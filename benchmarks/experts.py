@@ -18,7 +18,7 @@ from qwen3_scratch.model import Route, moe, moe_route
 from qwen3_scratch.streamed import moe_streamed, route_streamed
 
 from . import figures, models, script
-from .measure import BANDWIDTH, compare, now
+from .measure import BANDWIDTH, Contest, compare, now
 from .script import Device, Out, Quick, Rounds, Run, Shape
 
 QUESTION = "What does a block of experts cost as there are more of them?"
@@ -46,15 +46,16 @@ def main(
     run = Run("experts", QUESTION, rounds=rounds, quick=quick, device=device, out=out, shape=shape, dtype="bfloat16")
     models.shape_config(shape)
     for tokens in TOKENS:
+        contests = []
         for count in EXPERTS:
-            run.say(f"{count} experts, {tokens} tokens ...")
             blocks = make_blocks(shape, count, tokens, run.device)
             forms, absent = forms_for(shape, count, tokens)
             measures = {
                 name: partial(per_block, form, blocks, CALLS[tokens], run.device) for name, form in forms.items()
             }
-            case = {"experts": count, "tokens": tokens}
-            run.add(compare(case, measures, run.rounds, "s", device=run.device, not_run=absent))
+            contests.append(Contest({"experts": count, "tokens": tokens}, measures, absent))
+        run.say(f"{tokens} tokens, {EXPERTS} experts ...")
+        run.add(compare(contests, run.rounds, "s", device=run.device))
     run.finish(draw)
 
 

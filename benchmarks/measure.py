@@ -14,7 +14,8 @@ from datetime import UTC, datetime
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,38 +50,46 @@ class Row:
         return found
 
 
-def interleave(measures: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+def interleave(measures: Mapping[Any, Callable[[], float]], rounds: int) -> dict[Any, list[float]]:
     """One number of each measure a round, always in the same order: A B C A B C ..."""
-    samples: dict[str, list[float]] = {name: [] for name in measures}
+    samples: dict[Any, list[float]] = {name: [] for name in measures}
     for _ in range(rounds):
         for name, measure in measures.items():
             samples[name].append(measure())
     return samples
 
 
-def compare(
-    case: Mapping[str, Any],
-    measures: Mapping[str, Callable[[], float]],
-    rounds: int,
-    unit: str,
-    *,
-    device: torch.device | str = "cpu",
-    not_run: Mapping[str, str] | None = None,
-) -> list[Row]:
-    """A row for each measure of a case, one for the memory read in the same rounds, one for each that was `not_run`.
+class Contest(NamedTuple):
+    """A case, how each contestant of it is measured, and a sentence for each that cannot be."""
+
+    case: Mapping[str, Any]
+    measures: Mapping[str, Callable[[], float]]
+    not_run: Mapping[str, str] = MappingProxyType({})
+
+
+def compare(contests: Sequence[Contest], rounds: int, unit: str, *, device: torch.device | str = "cpu") -> list[Row]:
+    """The contests of all cases round by round, so that cases can be compared, too: for each case a row for each
+    measure, one for the memory read in the same rounds, one for each that was not run.
 
     Each is warmed up by one call; who fails there gets a row that says so and does not keep the others from running.
     """
-    case, absent, ready = dict(case), dict(not_run or {}), {}
-    for name, measure in measures.items():
-        if reason := failure(measure):
-            absent[name] = reason
-        else:
-            ready[name] = measure
-    samples = interleave({**ready, BANDWIDTH: partial(read_bandwidth, str(device))}, rounds)
-    rows = [Row(case, name, unit, samples[name]) for name in ready]
-    rows += [Row(case, name, unit, not_run=reason) for name, reason in absent.items()]
-    return [*rows, Row(case, BANDWIDTH, "GB/s", samples[BANDWIDTH])]
+    ready: dict[tuple[int, str], Callable[[], float]] = {}
+    absent = [dict(contest.not_run) for contest in contests]
+    for number, contest in enumerate(contests):
+        for name, measure in contest.measures.items():
+            if reason := failure(measure):
+                absent[number][name] = reason
+            else:
+                ready[number, name] = measure
+        ready[number, BANDWIDTH] = partial(read_bandwidth, str(device))
+    samples, rows = interleave(ready, rounds), []
+    for number, contest in enumerate(contests):
+        case, names = dict(contest.case), [name for place, name in ready if place == number]
+        units = {BANDWIDTH: "GB/s"}
+        measured = [Row(case, name, units.get(name, unit), samples[number, name]) for name in names]
+        missing = [Row(case, name, unit, not_run=reason) for name, reason in absent[number].items()]
+        rows += [*measured[:-1], *missing, measured[-1]]
+    return rows
 
 
 def failure(function: Callable[[], Any]) -> str | None:

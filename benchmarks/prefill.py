@@ -15,7 +15,7 @@ from qwen3_scratch.cache import KVCache
 from qwen3_scratch.generate import PREFILL_CHUNK, prefill
 
 from . import contestants, figures, models, script
-from .measure import BANDWIDTH, compare, seconds
+from .measure import BANDWIDTH, Contest, compare, seconds
 from .script import Device, Out, Quick, Rounds, Run, Shape, Store
 
 QUESTION = "How long does a prompt take?"
@@ -47,7 +47,7 @@ def measure_dtype(run: Run, folder: Path, dtype: str) -> None:
             calls[name] = partial(theirs, reference, experts, prompt)
         run.say(f"{dtype}, {length} tokens ...")
         measures = {name: partial(seconds, call, run.device) for name, call in calls.items()}
-        run.add(compare({"dtype": dtype, "tokens": length}, measures, run.rounds, "s", device=run.device))
+        run.add(compare([Contest({"dtype": dtype, "tokens": length}, measures)], run.rounds, "s", device=run.device))
 
 
 def ours(checkpoint: Checkpoint, prompt: list[int]) -> torch.Tensor:

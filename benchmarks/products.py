@@ -18,7 +18,7 @@ from qwen3_scratch.memory import empty_in_large_pages
 from qwen3_scratch.streamed import streamed_sum, written_down
 
 from . import figures, models, script
-from .measure import BANDWIDTH, compare, now
+from .measure import BANDWIDTH, Contest, compare, now
 from .script import Device, Out, Quick, Rounds, Run, Shape
 
 QUESTION = "From how many rows on is the library's product faster than a sum?"
@@ -43,7 +43,7 @@ def main(
             x = torch.randn(rows, width, dtype=kind, device=run.device)
             forms = {"F.linear": F.linear, SUM: Part(summed), INT8: Part(summed_int8)}
             measures = {name: partial(per_product, form, x, given[name], run.device) for name, form in forms.items()}
-            run.add(compare({"dtype": dtype, "rows": rows}, measures, run.rounds, "s", device=run.device))
+            run.add(compare([Contest({"dtype": dtype, "rows": rows}, measures)], run.rounds, "s", device=run.device))
     run.finish(draw)
 
 

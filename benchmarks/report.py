@@ -128,11 +128,11 @@ def over_best(benchmark: str, ours: str, peer: str, higher_is_faster: bool = Tru
 
 
 def over_place(benchmark: str, ours: str, places: tuple[Mapping[str, Any], Mapping[str, Any]]):
-    """How many times the second case costs what the first one costs."""
+    """How many times the second case costs what the first one costs; both are measured in the same rounds."""
 
     def value(results: Results) -> float | None:
         found = [row_of(results.get(benchmark, {}).get("rows", []), ours, **case) for case in places]
-        return None if None in found else found[1]["median"] / found[0]["median"]
+        return None if None in found else ratio(found[1]["samples"], found[0]["samples"])
 
     return value
 

@@ -13,7 +13,7 @@ import torch
 
 from . import contestants, figures, models, script
 from .context import steppers
-from .measure import BANDWIDTH, Row, compare, failure, row_of, seconds
+from .measure import BANDWIDTH, Contest, Row, compare, failure, row_of, seconds
 from .script import Device, Out, Quick, Rounds, Run, Shape, Store
 
 QUESTION = "What does a step call, what does it read, and how near is that to the roof?"
@@ -44,8 +44,8 @@ def main(
         stepping = {name: step for name, step in stepping.items() if name not in absent}
         counts = {name: launches(step, run.device) for name, step in stepping.items()}
         measures = {name: partial(seconds, step, run.device) for name, step in stepping.items()}
-        case = {"dtype": dtype, "quantity": TIME}
-        rows = compare(case, measures, run.rounds, "s", device=run.device, not_run=absent)
+        contest = Contest({"dtype": dtype, "quantity": TIME}, measures, absent)
+        rows = compare([contest], run.rounds, "s", device=run.device)
         run.add(rows)
         run.add(shares(rows, dtype, read))
         run.add([Row({"dtype": dtype, "quantity": LAUNCHES}, name, "calls", [count]) for name, count in counts.items()])

@@ -12,7 +12,7 @@ from qwen3_scratch.generate import prompt_ids
 
 from . import contestants, figures, script
 from .decode import differing, speed
-from .measure import BANDWIDTH, compare
+from .measure import BANDWIDTH, Contest, compare
 from .script import Device, Out, Quick, Rounds, Run
 
 QUESTION = "How many tokens a second does the embedded checkpoint give?"
@@ -39,7 +39,7 @@ def main(rounds: Rounds = 5, quick: Quick = False, device: Device = "auto", out:
         right = {name: decode for name, decode in decoders.items() if name not in wrong}
         measures = {name: partial(speed, decode, prompts, steps) for name, decode in right.items()}
         case = {"dtype": str(checkpoint.dtype).removeprefix("torch."), "batch": batch}
-        run.add(compare(case, measures, run.rounds, "tokens/s", device=run.device, not_run=wrong))
+        run.add(compare([Contest(case, measures, wrong)], run.rounds, "tokens/s", device=run.device))
     run.finish(draw)
 
 

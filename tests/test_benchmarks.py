@@ -47,16 +47,33 @@ def test_each_round_measures_everyone_once_in_the_same_order():
 def test_the_memory_is_read_once_in_every_round_after_the_contestants(monkeypatch):
     order = []
     monkeypatch.setattr(measure, "read_bandwidth", lambda device: order.append("memory") or 7.0)
-    rows = measure.compare({}, {name: lambda name=name: order.append(name) or 1.0 for name in "AB"}, 2, "s")
+    contest = measure.Contest({}, {name: lambda name=name: order.append(name) or 1.0 for name in "AB"})
+    rows = measure.compare([contest], 2, "s")
     assert order == ["A", "B", "A", "B", "memory", "A", "B", "memory"]  # the first two are the warm-up
     assert [(row.name, row.unit, row.samples) for row in rows][-1] == (measure.BANDWIDTH, "GB/s", [7.0, 7.0])
+
+
+def test_the_cases_of_a_comparison_take_turns_within_each_round(steady):
+    order = []
+
+    def noting(text):
+        return lambda: order.append(text) or float(len(order))
+
+    contests = [measure.Contest({"length": n}, {name: noting(f"{name}{n}") for name in "AB"}) for n in (1, 2)]
+    rows = measure.compare(contests, 2, "s")
+    assert order == ["A1", "B1", "A2", "B2"] * 3  # the first four are the warm-up
+    assert [(row.case["length"], row.name) for row in rows] == [
+        (1, "A"), (1, "B"), (1, measure.BANDWIDTH), (2, "A"), (2, "B"), (2, measure.BANDWIDTH)
+    ]  # fmt: skip
+    assert [row.samples for row in rows if row.name == "B"] == [[6.0, 10.0], [8.0, 12.0]]
 
 
 def test_a_contestant_that_fails_gets_a_row_that_says_so_and_the_others_run(steady):
     def broken():
         raise RuntimeError("no such kernel\nmore lines")
 
-    found = {row.name: row for row in measure.compare({"batch": 1}, {"good": lambda: 2.0, "bad": broken}, 2, "s")}
+    contest = measure.Contest({"batch": 1}, {"good": lambda: 2.0, "bad": broken})
+    found = {row.name: row for row in measure.compare([contest], 2, "s")}
     assert found["good"].samples == [2.0, 2.0]
     assert found["bad"].samples == [] and found["bad"].not_run == "fails: RuntimeError: no such kernel"
 

@@ -25,7 +25,7 @@ NO_CACHE = f"more than {UNCACHED} tokens anew for each token are not bearable"
 
 
 def main(
-    rounds: Rounds = 5, quick: Quick = False, shape: Shape = "huihui", device: Device = "auto",
+    rounds: Rounds = 11, quick: Quick = False, shape: Shape = "huihui", device: Device = "auto",
     out: Out = script.OUT, store: Store = models.STORE,
 ) -> None:  # fmt: skip
     run = Run("context", QUESTION, rounds=rounds, quick=quick, device=device, out=out, shape=shape)

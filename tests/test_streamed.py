@@ -36,9 +36,10 @@ def test_taking_the_largest_again_and_again_is_the_top_k(tokens, experts, top_k,
 
 
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (6, 2), (MOST_HEADS, 1), (2 * MOST_HEADS, 1)])
+@pytest.mark.parametrize("head_dim", [16, 40], ids=["whole lines", "and a half"])
 @pytest.mark.parametrize("batch", [1, 3])
-def test_attention_of_one_query_is_attention(batch, heads, kv_heads):
-    q, k, v = drawn((batch, heads, 1, 16), (batch, kv_heads, 19, 16), (batch, kv_heads, 19, 16))
+def test_attention_of_one_query_is_attention(batch, head_dim, heads, kv_heads):
+    q, k, v = drawn(*((batch, *each, head_dim) for each in ((heads, 1), (kv_heads, 19), (kv_heads, 19))))
     mask = attention_mask(torch.full((batch, 1), 18), torch.arange(19).expand(batch, -1), window=7)
     assert_near(streamed_attention(q, k, v, mask), gqa_attention(q, k, v, mask))
 

@@ -15,7 +15,7 @@ STORED    := $(shell mktemp -u $(VENV)/stored.XXXXXX)
 # Shapes in the signatures are checked while the tests run, and only then.
 SHAPES := --jaxtyping-packages=qwen3_scratch,beartype.beartype
 
-BENCHMARKS := decode prefill load context experts tiny roofline products
+BENCHMARKS := decode prefill load context experts tiny roofline products int8
 
 # In each process one thread, since small tensors gain nothing from more; one process more than cores, since some wait.
 PROCESSES ?= $(shell expr 1 + $$(nproc 2>/dev/null || echo 2))

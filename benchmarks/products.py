@@ -1,8 +1,7 @@
 """Seconds of one product of a matrix with few rows: the library's against the compiled sum of `streamed.py`.
 
 The matrix has 6,144 rows of 1,024 numbers; many are visited in turn, so that none is found in the processor's cache.
-From which number of rows on the library wins is what `streamed.MOST_ROWS` says. The same sum over weights of 8 bits,
-with one scale a row, shows what storing weights so could gain.
+From which number of rows on the library wins is what `streamed.MOST_ROWS` says.
 """
 
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from .script import Device, Out, Quick, Rounds, Run, Shape
 
 QUESTION = "From how many rows on is the library's product faster than a sum?"
 ROWS, CALLS = (1, 2, 4, 8, 16, 32), 12
-SUM, INT8 = "sum, compiled", "sum of int8 weights, compiled"
+SUM = "sum, compiled"
 SIZES = {"huihui": (6144, 1024, 20), "tiny": (64, 32, 2)}  # rows, columns, matrices
 
 
@@ -35,14 +34,11 @@ def main(
     height, width, count = SIZES[shape]
     for dtype, kind in models.DTYPES.items():
         matrices = [empty_in_large_pages((height, width), kind, run.device).normal_() for _ in range(count)]
-        small = [empty_in_large_pages((height, width), torch.int8, run.device).random_(-127, 128) for _ in matrices]
-        scales = [torch.rand(height, dtype=kind, device=run.device) for _ in matrices]
-        given = {"F.linear": (matrices,), SUM: (matrices,), INT8: (small, scales)}
         for rows in ROWS:
             run.say(f"{dtype}, {rows} rows ...")
             x = torch.randn(rows, width, dtype=kind, device=run.device)
-            forms = {"F.linear": F.linear, SUM: Part(summed), INT8: Part(summed_int8)}
-            measures = {name: partial(per_product, form, x, given[name], run.device) for name, form in forms.items()}
+            forms = {"F.linear": F.linear, SUM: Part(summed)}
+            measures = {name: partial(per_product, form, x, matrices, run.device) for name, form in forms.items()}
             run.add(compare([Contest({"dtype": dtype, "rows": rows}, measures)], run.rounds, "s", device=run.device))
     run.finish(draw)
 
@@ -52,17 +48,11 @@ def summed(x: Tensor, weight: Tensor) -> Tensor:
     return streamed_sum(written_down(x)[None], weight[:, None]).t()
 
 
-def summed_int8(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
-    """The product with `weight * scale[:, None]`."""
-    return ((weight[:, None] * written_down(x)[None]).sum(-1) * scale[:, None]).to(x.dtype).t()
-
-
 @torch.inference_mode()
-def per_product(form: Callable[..., Tensor], x: Tensor, given: tuple[list[Tensor], ...], device: torch.device) -> float:
-    """`given`: the matrices, and what else belongs to each."""
+def per_product(form: Callable[..., Tensor], x: Tensor, matrices: list[Tensor], device: torch.device) -> float:
     start = now(device)
     for number in range(CALLS):
-        form(x, *(each[number % len(each)] for each in given))
+        form(x, matrices[number % len(matrices)])
     return (now(device) - start) / CALLS
 
 

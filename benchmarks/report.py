@@ -19,7 +19,7 @@ from .measure import ROOT, ratio, row_of
 from .roofline import LAUNCHES, SHARE
 from .script import digits, text
 
-BENCHMARKS = ("decode", "prefill", "load", "context", "experts", "tiny", "roofline", "products")
+BENCHMARKS = ("decode", "prefill", "load", "context", "experts", "tiny", "roofline", "products", "int8")
 Results = Mapping[str, Mapping[str, Any]]  # benchmark -> its JSON
 Folder = Annotated[Path, typer.Option(help="The folder with the JSON files.")]
 Target = Annotated[Path, typer.Option(help="The file to write.")]
@@ -47,7 +47,13 @@ class Goal:
         return {**shown, "found": self.show(found), "met": met}
 
     def show(self, number: float) -> str:
-        return f"{number:.0%}" if self.unit == "%" else f"{number:,.0f}" if self.unit == "tok/s" else f"{number:.2f} ×"
+        return (
+            f"{100 * number:.3g}%"
+            if self.unit == "%"
+            else f"{number:,.0f}"
+            if self.unit == "tok/s"
+            else f"{number:.2f} ×"
+        )
 
 
 def main(folder: Folder = script.OUT, target: Target = ROOT / "benchmarks" / "RESULTS.md") -> None:
@@ -186,6 +192,11 @@ GOALS = (
     Goal(
         "MoE block of 128 experts over 2, top-2, one token, compiled", 1.5, 1.1,
         over_place("experts", "compiled", FEW_AND_MANY), low_is_good=True,
+    ),
+    Goal("8-bit weights over bf16, compiled decode", 1.3, 1.3, over_best("int8", "in 8 bits", "as loaded", **BF16)),
+    Goal(
+        "8-bit weights: greedy tokens of the embedded checkpoint that stay", 0.99, 0.99,
+        median_of("int8", "in 8 bits", quantity="greedy tokens of the embedded checkpoint that stay"), unit="%",
     ),
 )  # fmt: skip
 DEFAULT = "transformers generate, grouped_mm (default)"

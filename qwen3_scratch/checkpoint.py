@@ -35,6 +35,7 @@ class Checkpoint:
     generation_config: dict[str, Any] = field(default_factory=dict)
     path: Path | None = None
     ops: Ops = field(default=Ops(), repr=False)
+    int8: Weights | None = field(default=None, repr=False)  # `int8.with_int8` makes it, compiled decoding reads it
 
     @property
     def device(self) -> torch.device:

@@ -5,23 +5,27 @@ of the text is a symbol in it. So warming up takes seconds, and nothing is compi
 """
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
 
 from .cache import KVCache
 from .checkpoint import Checkpoint
 from .config import Config
 from .errors import Error
+from .int8 import INT8
 from .model import Ops, decoder_layer
 from .streamed import STREAMED
 from .tree import LayerWeights, Weights
 
+MOST_ROWS_INT8 = 4  # with more rows arithmetic sets the pace, and 8 bits gain nothing
 Pick = Callable[[Tensor], Tensor]  # logits [batch, vocab] -> the tokens chosen [batch]
 Advance = Callable[[Tensor], Tensor]  # tokens [batch] -> the tokens after them [batch]
 
@@ -95,26 +99,31 @@ class Part:
         return self.compiled(*tensors)
 
 
-def form(tensors: Iterable[Tensor | None]) -> tuple:
+def form(weights: Any) -> tuple:
     """What the compiled code depends on: type, device, shape and strides of each tensor."""
+    tensors = tree_leaves(weights)
     return tuple(t if t is None else (t.dtype, t.device, tuple(t.shape), t.stride()) for t in tensors)
 
 
 @lru_cache(maxsize=256)
 def part(
-    step: Callable[[Config, Ops], Callable[..., Tensor]], config: Config, batch: int, threads: int, tensors: tuple
+    step: Callable[[Config, Ops], Callable[..., Tensor]],
+    config: Config,
+    ops: Ops,
+    batch: int,
+    threads: int,
+    tensors: tuple,
 ) -> Part:
     """The compiled `layer_step` or `head_step` for weights of this form and so many threads: loops are dealt out to
     them when they are compiled. Kept as long as the process lives."""
-    return Part(step(config, STREAMED))
+    return Part(step(config, ops))
 
 
-def compiled_steps(checkpoint: Checkpoint, batch: int) -> Steps:
+def compiled_steps(checkpoint: Checkpoint, batch: int, ops: Ops = STREAMED) -> Steps:
     """The parts for a checkpoint and a batch size; what has been compiled in this process is not compiled again."""
-    config, weights = checkpoint.config, checkpoint.weights
-    size = batch, torch.get_num_threads()
-    layers = tuple(part(layer_step, config, *size, form(layer)) for layer in weights.layers)
-    return Steps(layers, part(head_step, config, *size, form((weights.norm, head_of(weights)))))
+    weights, size = checkpoint.weights, (batch, torch.get_num_threads())
+    layers = tuple(part(layer_step, checkpoint.config, ops, *size, form(layer)) for layer in weights.layers)
+    return Steps(layers, part(head_step, checkpoint.config, ops, *size, form((weights.norm, head_of(weights)))))
 
 
 def head_of(weights: Weights) -> Tensor:
@@ -191,7 +200,10 @@ def compiled_decoder(checkpoint: Checkpoint, cache: KVCache, pick: Pick) -> Adva
     Raises Error for a slice of a model or one with steps of its own.
     """
     check_ops(checkpoint.ops)
-    steps = compiled_steps(checkpoint, cache.batch)
+    ops = STREAMED
+    if checkpoint.int8 is not None and cache.batch <= MOST_ROWS_INT8:
+        checkpoint, ops = replace(checkpoint, weights=checkpoint.int8), INT8
+    steps = compiled_steps(checkpoint, cache.batch, ops)
     for tensor in (*cache.keys, *cache.values):
         of_any_length(tensor, 2)
     try:

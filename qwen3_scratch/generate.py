@@ -18,7 +18,7 @@ from .memory import telling_too_little_memory
 from .model import forward
 from .nonfinite import explain
 from .prompts import Prompt, as_batch, prompt_ids
-from .reading import causal, faster
+from .reading import alone, causal, faster
 from .sampling import NOT_FINITE, Sampling, check_sampling, choose
 from .text_stream import Piece, TextStream
 
@@ -260,6 +260,7 @@ def all_is_seen(checkpoint: Checkpoint, length: int) -> bool:
 def decode(checkpoint: Checkpoint, tokens: Tensor, cache: KVCache) -> Tensor:
     """Reads one new token a row; the logits of the token after it."""
     token_ids, ops = tokens[:, None].to(checkpoint.device), faster(checkpoint.ops, checkpoint.dtype)
+    ops = alone(ops) if len(tokens) == 1 else ops
     return forward(checkpoint.weights, token_ids, checkpoint.config, cache=cache, ops=ops)[:, -1]
 
 

@@ -68,9 +68,7 @@ def moe_of_one(
     down_proj: Float[Tensor, "experts dim intermediate"],
     expert: Callable[..., Tensor] = expert_ffn,
 ) -> Float[Tensor, "tokens dim"]:
-    """`moe`, where one token alone goes to its experts at once: nothing to sort, and gate and up are one product."""
-    if len(x) > 1:
-        return moe(x, route, gate_up_proj, down_proj, expert)
+    """`moe` of a single token by `expert_ffn`: there is nothing to sort, and gate and up are one product."""
     out = torch.zeros_like(x)
     for number, weight in zip(route.experts[0].tolist(), route.weights[0], strict=True):
         gate, up = onednn_linear(x, gate_up_proj[number]).chunk(2, dim=-1)
@@ -125,8 +123,14 @@ def faster(ops: Ops, dtype: torch.dtype) -> Ops:
     if ops.linear is F.linear:
         ops = ops._replace(linear=onednn_linear)
     if ops.expert is expert_ffn and ops.moe is moe:
-        ops = ops._replace(expert=onednn_ffn, moe=moe_of_one)
+        ops = ops._replace(expert=onednn_ffn)
     return ops
+
+
+def alone(ops: Ops) -> Ops:
+    """The same steps for a single token, if dispatch and experts are the model's own."""
+    own = ops.moe is moe and ops.expert in (expert_ffn, onednn_ffn)
+    return ops._replace(moe=moe_of_one) if own else ops
 
 
 def causal(ops: Ops) -> Ops:

@@ -47,8 +47,14 @@ def streamed_linear(
     if x.shape[:-1].numel() > MOST_ROWS.get(x.dtype, 0):
         return F.linear(x, weight, bias)
     rows = written_down(x.flatten(0, -2))
-    out = streamed_sum(rows[None], weight[:, None])  # [out, rows]: each weight is read once for all rows
-    out = (out.flatten() if len(rows) == 1 else out.t().contiguous()).view(*x.shape[:-1], len(weight))
+    return as_rows(streamed_sum(rows[None], weight[:, None]), x.shape[:-1], bias)  # reads each weight once for all rows
+
+
+def as_rows(
+    out: Float[Tensor, "out rows"], batch: tuple[int, ...], bias: Float[Tensor, "out"] | None
+) -> Float[Tensor, "*batch out"]:
+    """What a product gave column by column as F.linear gives it, in memory too, with the bias added."""
+    out = (out.flatten() if out.shape[1] == 1 else out.t().contiguous()).view(*batch, len(out))
     return out if bias is None else out + bias
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from . import model
+from . import model, reading
 from .errors import Error
 
 WATCHED = (
@@ -23,6 +23,12 @@ WATCHED = (
     model.moe_route, model.expert_ffn, model.moe, model.self_attention, model.feed_forward, model.decoder_layer,
     model.embed, model.hidden_states, model.forward,
 )  # fmt: skip
+
+# What `generate` puts in the place of some of them, to be shown under the same names.
+STAND_INS = {
+    reading.library_norm: "rms_norm", reading.causal_attention: "gqa_attention",
+    reading.onednn_ffn: "expert_ffn", reading.moe_of_one: "moe",
+}  # fmt: skip
 
 
 @dataclass(eq=False)  # a call is itself: comparing would compare tensors
@@ -91,7 +97,8 @@ def trace(*functions: Callable) -> Iterator[Trace]:
     for function in functions:
         if not hasattr(inspect.unwrap(function), "__code__"):
             raise Error(f"trace: {function!r} found, expected functions made by def: give the one that calls it")
-    watched = {inspect.unwrap(function).__code__: function.__name__ for function in (*WATCHED, *functions)}
+    named = {function: function.__name__ for function in (*WATCHED, *functions)} | STAND_INS
+    watched = {inspect.unwrap(function).__code__: name for function, name in named.items()}
     found, open_calls, previous = Trace(), [], sys.getprofile()
 
     def report(frame, event: str, value: Any) -> None:

@@ -11,6 +11,7 @@ from reference import assert_near
 
 from benchmarks import contestants, decode, llama, load, measure, models, products, report, roofline, script
 from qwen3_scratch import Error
+from qwen3_scratch.generate import Generation
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +132,24 @@ def test_products_measures_the_library_and_the_sum(rehearsed, monkeypatch):
     monkeypatch.setattr("benchmarks.products.ROWS", (1, 4))
     found = rehearsed("products")
     check_result(found, "products")
-    assert names(found, rows=4, dtype="bfloat16") == {"F.linear", products.SUM, products.INT8, measure.BANDWIDTH}
+    assert names(found, rows=4, dtype="bfloat16") == {"F.linear", products.SUM, measure.BANDWIDTH}
+
+
+def test_int8_measures_both_kinds_of_weights_and_counts_the_tokens_that_stay(rehearsed, monkeypatch):
+    monkeypatch.setattr("benchmarks.int8.DECODER", contestants.OURS["plain"])  # compiling takes long
+    monkeypatch.setattr("benchmarks.int8.BATCHES", (1,))
+    monkeypatch.setattr("benchmarks.int8.generate", answers_that_change)
+    found = rehearsed("int8")
+    check_result(found, "int8")
+    assert names(found, batch=1, dtype="bfloat16") == {"as loaded", "in 8 bits", measure.BANDWIDTH}
+    (kept,) = (row for row in found["rows"] if row["unit"] == "of all")
+    assert kept["samples"] == [0.5]  # of four tokens the second changed and the last is new
+
+
+def answers_that_change(checkpoint, texts, **options):
+    """As loaded 1 2 3, in 8 bits 1 7 3 4."""
+    tokens = [1, 7, 3, 4] if checkpoint.int8 is not None else [1, 2, 3]
+    return [Generation("", None, tokens, "stop", [0]) for _ in texts]
 
 
 def test_tiny_measures_the_embedded_checkpoint_beside_transformers(rehearsed, monkeypatch):

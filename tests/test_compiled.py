@@ -259,5 +259,6 @@ def test_without_a_compiler_it_says_so_once_and_writes_the_same(tmp_path, missin
 def test_the_terminal_compiles_where_asked(monkeypatch, capsys):
     words = ("generate", "What is the capital of France?", "--temperature", "0", "--dtype", "float32")
     plain = command(monkeypatch, capsys, *words)
-    fast = command(monkeypatch, capsys, *words, "--compiled")
-    assert (fast.code, fast.out) == (0, plain.out)
+    for option in ("--compiled", "--int8"):  # in 8 bits this answer stays the same, too
+        fast = command(monkeypatch, capsys, *words, option)
+        assert (fast.code, fast.out) == (0, plain.out) and "Compiling" in fast.err

@@ -72,7 +72,7 @@ def test_each_call_knows_its_layer_in_every_pass():
         generate(model, "Hi", max_new_tokens=steps)
     assert len(found["forward"]) == steps
     assert all(call.output.isfinite().all() for call in found["forward"]), "sampling masks a copy"
-    for name, times in (("decoder_layer", 1), ("gqa_attention", 1), ("moe_route", 1), ("rope", 2)):
+    for name, times in (("decoder_layer", 1), ("gqa_attention", 1), ("moe_route", 1), ("moe", 1), ("rope", 2)):
         expected = [layer for layer in range(layers) for _ in range(times)] * steps
         assert [call.layer for call in found[name]] == expected
     outside = [call for name in ("forward", "embed", "rope_table", "hidden_states") for call in found[name]]

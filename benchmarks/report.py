@@ -48,7 +48,7 @@ class Goal:
 
     def show(self, number: float) -> str:
         return (
-            f"{100 * number:.3g}%"
+            f"{100 * number:.4g}%"
             if self.unit == "%"
             else f"{number:,.0f}"
             if self.unit == "tok/s"

@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 import torch
-from helpers import command, finished
+from helpers import command, finished, generate_module
 from reference import TOLERANCE, assert_near, dense_config, random_tokens, random_weights, small_config
 from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -258,7 +258,14 @@ def test_without_a_compiler_it_says_so_once_and_writes_the_same(tmp_path, missin
 
 def test_the_terminal_compiles_where_asked(monkeypatch, capsys):
     words = ("generate", "What is the capital of France?", "--temperature", "0", "--dtype", "float32")
-    plain = command(monkeypatch, capsys, *words)
+    plain, in_8_bits = command(monkeypatch, capsys, *words), []
+
+    def noting(checkpoint, *given):
+        in_8_bits.append(checkpoint.int8 is not None)
+        return compiled_decoder(checkpoint, *given)
+
+    monkeypatch.setattr(generate_module, "compiled_decoder", noting)
     for option in ("--compiled", "--int8"):  # in 8 bits this answer stays the same, too
         fast = command(monkeypatch, capsys, *words, option)
-        assert (fast.code, fast.out) == (0, plain.out) and "Compiling" in fast.err
+        assert (fast.code, fast.out) == (0, plain.out)
+    assert in_8_bits == [False, True]

@@ -1,7 +1,7 @@
 """Seconds of one mixture-of-experts block by number of experts, at top-2, for 1 token and for 512.
 
-The block is a router and its experts: 1,024 wide, experts of 768, bf16. So many layers are visited in turn that no
-weights are found in the processor's cache, as in a model; each has weights and tokens of its own.
+The block is a router and its experts: 1,024 wide, experts of 768, bf16. So many layers are visited in turn, each
+time with other tokens, that no weights are found in the processor's cache, as in a model.
 """
 
 from collections.abc import Callable, Sequence
@@ -61,7 +61,10 @@ def main(
 
 @torch.inference_mode()
 def make_blocks(shape: str, count: int, tokens: int, device: torch.device) -> list[Block]:
-    """Layers enough that their weights exceed every cache."""
+    """So many layers that their weights exceed every cache, visited with so many texts that what they choose does, too.
+
+    With few layers of many experts, one text would find the experts of its choice in the cache each time.
+    """
     width, wide = SIZES[shape]
     layers = max(2, -(-COLD[shape] // (count * 3 * width * wide * 2)))
     kind = dict(dtype=torch.bfloat16, device=device)
@@ -70,7 +73,9 @@ def make_blocks(shape: str, count: int, tokens: int, device: torch.device) -> li
         return empty_in_large_pages(sizes, **kind).normal_(std=0.02)
 
     sizes = ((count, width), (count, 2 * wide, width), (count, width, wide))
-    return [Block(torch.randn(tokens, width, **kind), *(drawn(*each) for each in sizes)) for _ in range(layers)]
+    weights = [tuple(drawn(*each) for each in sizes) for _ in range(layers)]
+    visits = max(layers, CALLS[tokens])
+    return [Block(torch.randn(tokens, width, **kind), *weights[number % layers]) for number in range(visits)]
 
 
 def forms_for(shape: str, count: int, tokens: int) -> tuple[dict[str, Callable[[Block], Tensor]], dict[str, str]]:

@@ -194,8 +194,8 @@ def say_once(sentence: str) -> None:
 def compiled_decoder(checkpoint: Checkpoint, cache: KVCache, pick: Pick) -> Advance | None:
     """From one new token a row to the next, for a cache that holds the prompts; each call writes into it.
 
-    Warms up first. On a GPU the whole step with the choice is recorded once, and a call replays it. None, and a
-    sentence once, where nothing can be compiled.
+    Warms up first. Where the checkpoint has weights in 8 bits too, few rows read those. On a GPU the whole step with
+    the choice is recorded once, and a call replays it. None, and a sentence once, where nothing can be compiled.
 
     Raises Error for a slice of a model or one with steps of its own.
     """

@@ -94,7 +94,8 @@ def generate(
         seed: makes draws repeatable; each row draws by itself, so its answer does not depend on the others.
         stop: texts that end the answer; they are not part of it.
         tools: descriptions of functions for the chat template.
-        compiled: decode by the compiled layer (`compiled.py`): faster after a warm-up of seconds, once a process.
+        compiled: decode by the compiled layer (`compiled.py`): faster after a warm-up of seconds, once a process. A
+            checkpoint from `int8.with_int8` reads its weights in 8 bits then.
 
     Raises:
         Error: an argument out of its range, an empty prompt, a token id outside the vocabulary, text for a checkpoint

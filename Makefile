@@ -68,7 +68,7 @@ fuzz: $(VENV)/.fuzz-ready ## read files that nobody would write, SECONDS_EACH=60
 	@for target in $(or $(TARGETS),config index header tokenizer template); do \
 	  $(ALONE) $(BIN)/python tests/fuzz/fuzz.py $$target $(or $(SECONDS_EACH),60) || exit 1; done
 
-bench: $(VENV)/.bench-ready ## measure the speed beside transformers and llama.cpp into benchmarks/RESULTS.md (half an hour, 10 GB of disk)
+bench: $(VENV)/.bench-ready ## measure the speed beside transformers and llama.cpp into benchmarks/RESULTS.md (an hour, 10 GB of disk)
 	@for question in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$question || exit 1; done
 	@$(BIN)/python -m benchmarks.report
 

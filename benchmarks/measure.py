@@ -84,11 +84,10 @@ def compare(contests: Sequence[Contest], rounds: int, unit: str, *, device: torc
         ready[number, BANDWIDTH] = partial(read_bandwidth, str(device))
     samples, rows = interleave(ready, rounds), []
     for number, contest in enumerate(contests):
-        case, names = dict(contest.case), [name for place, name in ready if place == number]
-        units = {BANDWIDTH: "GB/s"}
-        measured = [Row(case, name, units.get(name, unit), samples[number, name]) for name in names]
-        missing = [Row(case, name, unit, not_run=reason) for name, reason in absent[number].items()]
-        rows += [*measured[:-1], *missing, measured[-1]]
+        case, names = dict(contest.case), [name for name in contest.measures if (number, name) in ready]
+        rows += [Row(case, name, unit, samples[number, name]) for name in names]
+        rows += [Row(case, name, unit, not_run=reason) for name, reason in absent[number].items()]
+        rows.append(Row(case, BANDWIDTH, "GB/s", samples[number, BANDWIDTH]))
     return rows
 
 

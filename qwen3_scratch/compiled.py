@@ -20,12 +20,11 @@ from .cache import KVCache
 from .checkpoint import Checkpoint
 from .config import Config
 from .errors import Error
-from .int8 import INT8
+from .int8 import INT8, MOST_ROWS_INT8
 from .model import Ops, decoder_layer
 from .streamed import STREAMED
 from .tree import LayerWeights, Weights
 
-MOST_ROWS_INT8 = 4  # with more rows arithmetic sets the pace, and 8 bits gain nothing
 Pick = Callable[[Tensor], Tensor]  # logits [batch, vocab] -> the tokens chosen [batch]
 Advance = Callable[[Tensor], Tensor]  # tokens [batch] -> the tokens after them [batch]
 

@@ -16,12 +16,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .checkpoint import Checkpoint
-from .memory import empty_in_large_pages
+from .errors import Error
+from .memory import available_memory, empty_in_large_pages, size_text
 from .model import Route, expert_ffn
 from .reading import ffn_of
 from .streamed import STREAMED, as_rows, written_down
 from .tree import Weights
 
+MOST_ROWS_INT8 = 4  # with more rows arithmetic sets the pace, and 8 bits gain little (measured: benchmarks/int8.py)
 LARGEST = 127  # -128 is left out, so that a row and its negative round alike
 AT_A_TIME = 2**20  # numbers that are rounded together, since in between they take fp32
 MATRICES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj")
@@ -66,9 +68,16 @@ def rounded_weights(weights: Weights) -> Weights:
 def with_int8(checkpoint: Checkpoint) -> Checkpoint:
     """The same checkpoint with a second copy of its matrices in 8 bits, which compiled decoding reads instead.
 
-    The copy takes half the memory of bf16 weights, a quarter of fp32, on top of them.
+    The copy takes half the memory of bf16 weights, a quarter of fp32, on top of them. Raises Error where that is not
+    left.
     """
-    return replace(checkpoint, int8=rounded_weights(checkpoint.weights))
+    weights, left = checkpoint.weights, available_memory(checkpoint.device)
+    matrices = [getattr(layer, name) for layer in weights.layers for name in MATRICES]
+    needed = sum(matrix.numel() for matrix in (*matrices, weights.embed_tokens))
+    if left is not None and needed > left:
+        found = f"the copy takes {size_text(needed)}, found {size_text(left)} left on {checkpoint.device}"
+        raise Error(f"int8: {found}: decode from the weights as loaded, or free memory")
+    return replace(checkpoint, int8=rounded_weights(weights))
 
 
 def int8_sum(

@@ -7,13 +7,22 @@ import torch
 from reference import TOLERANCE, assert_near, dense_config, random_tokens, random_weights, small_config
 from torch.utils._pytree import tree_leaves, tree_map
 
-from qwen3_scratch import Checkpoint, generate, load_checkpoint
+from qwen3_scratch import Checkpoint, Error, generate, load_checkpoint
 from qwen3_scratch.cache import KVCache
-from qwen3_scratch.compiled import MOST_ROWS_INT8, compiled_decoder
+from qwen3_scratch.compiled import compiled_decoder
 from qwen3_scratch.corpus import DOMAINS
 from qwen3_scratch.evaluate import questions
 from qwen3_scratch.generate import decode, prefill
-from qwen3_scratch.int8 import LARGEST, Rounded, int8_linear, moe_int8, rounded, rounded_weights, with_int8
+from qwen3_scratch.int8 import (
+    LARGEST,
+    MOST_ROWS_INT8,
+    Rounded,
+    int8_linear,
+    moe_int8,
+    rounded,
+    rounded_weights,
+    with_int8,
+)
 from qwen3_scratch.model import moe, moe_route
 
 LONG = dict(max_position_embeddings=512)
@@ -104,6 +113,13 @@ def test_the_copy_takes_a_quarter_of_the_matrices_in_fp32_and_a_scale_a_row():
     copied = [leaf for leaf in tree_leaves(with_int8(checkpoint).int8) if leaf is not None and leaf.dtype == torch.int8]
     assert len(copied) == len(matrices) - 1 - checkpoint.config.num_hidden_layers  # no embedding, no routers
     assert all(leaf.nbytes == leaf.numel() for leaf in copied)
+
+
+def test_a_copy_that_does_not_fit_is_refused_before_it_is_made(monkeypatch):
+    monkeypatch.setattr("qwen3_scratch.int8.available_memory", lambda device: 1000)
+    monkeypatch.setattr("qwen3_scratch.int8.rounded_weights", None)
+    with pytest.raises(Error, match=r"int8: the copy takes .* found 1.00 kB left on cpu: decode from the weights"):
+        with_int8(model("experts"))
 
 
 @pytest.mark.compiled

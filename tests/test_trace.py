@@ -4,6 +4,7 @@ import ast
 import inspect
 import sys
 import threading
+from collections import Counter
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from reference import dense_config, random_tokens, random_weights, small_config
 
 from qwen3_scratch import Error, attention_weights, forward, generate, gqa_attention, moe_route, rms_norm, trace
 from qwen3_scratch import model as model_module
+from qwen3_scratch.generate import LONG
 from qwen3_scratch.trace import WATCHED, Call, Trace
 
 TWICE = "def twice(x):\n    return rms_norm(rms_norm(x, x[0], 1e-6), x[0], 1e-6)\n"
@@ -78,6 +80,21 @@ def test_each_call_knows_its_layer_in_every_pass():
     outside = [call for name in ("forward", "embed", "rope_table", "hidden_states") for call in found[name]]
     assert {call.layer for call in outside} == {None}
     assert [call.layer for call in found["rms_norm"]][-2:] == [layers - 1, None]
+
+
+def test_what_generate_puts_in_the_place_of_a_function_is_shown_under_its_name():
+    """A long prompt is read without a mask; the token after it goes to its experts at once."""
+    model = checkpoint()
+    with trace() as found:
+        generate(model, "a " * LONG, max_new_tokens=2, raw=True)
+    prompt, token = (call for call in found.roots if call.name == "forward")
+    layers = model.config.num_hidden_layers
+    for whole in (prompt, token):
+        counts = Counter(call.name for call in whole.walk())
+        assert counts["rms_norm"] == 4 * layers + 1  # two of a layer, one each of q and k, and the last
+        assert counts["gqa_attention"] == counts["moe"] == counts["moe_route"] == layers
+    assert prompt.inputs["token_ids"].shape[1] >= LONG
+    assert {call.parent.name for call in prompt.walk() if call.name == "expert_ffn"} == {"moe"}
 
 
 def test_attention_maps_are_rebuilt_from_what_attention_was_given():
@@ -218,6 +235,7 @@ def test_the_code_of_the_model_has_no_decorator_and_does_not_know_of_tracing():
 COMPILE = """
 import inspect, torch
 from qwen3_scratch import rms_norm, trace
+from qwen3_scratch.generate import LONG
 from qwen3_scratch.trace import WATCHED
 assert all(inspect.unwrap(function) is function for function in WATCHED)
 x, weight = torch.randn(3, 8), torch.randn(8)

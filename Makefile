@@ -58,7 +58,7 @@ ifeq ($(NOTEBOOKS),)
 	@echo "There is no notebook in notebooks/ yet." >&2
 else
 	$(AS_COMMITTED) $(ALONE) $(BIN)/python -m pytest -q $(SPREAD) --color=no -p no:cacheprovider --nbval --nbval-current-env \
-	  --nbval-cell-timeout 120 --nbval-sanitize-with tests/sanitize.cfg $(NOTEBOOKS)
+	  --nbval-cell-timeout 120 --nbval-sanitize-with tests/notebooks/sanitize.cfg $(NOTEBOOKS)
 endif
 
 parity-full: $(VENV)/.test-ready ## compare full-size models with the reference (minutes, gigabytes)
@@ -87,7 +87,7 @@ refresh: $(VENV)/.notebooks-ready ## run the notebooks (or NOTEBOOKS="a.ipynb b.
 	@rm -rf $(STORED)
 
 train: $(VENV)/.run-ready ## make the embedded checkpoint anew in data/tiny-moe (up to two hours on two cores)
-	$(BIN)/python -m qwen3_scratch.recipe data/tiny-moe
+	$(BIN)/python -m qwen3_scratch.tiny.recipe data/tiny-moe
 
 exercises: $(VENV)/.exercises-ready ## write the students' notebooks of the course to dist/exercises, and a zip
 	@$(BIN)/python notebooks/exercises/course.py hand-out dist/exercises

@@ -10,8 +10,8 @@ import torch
 
 from qwen3_scratch import Checkpoint
 from qwen3_scratch.cache import KVCache
-from qwen3_scratch.compiled import compiled_decoder
-from qwen3_scratch.generate import plain_decoder, prepare, run
+from qwen3_scratch.fast.compiling import compiled_decoder
+from qwen3_scratch.generation import plain_decoder, prepare, run
 
 from .measure import need, now
 

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from qwen3_scratch.compiled import Part
-from qwen3_scratch.dispatch import moe_by_size, moe_gathered, moe_grouped
-from qwen3_scratch.memory import empty_in_large_pages
+from qwen3_scratch.fast.compiling import Part
+from qwen3_scratch.fast.dispatch import moe_by_size, moe_gathered, moe_grouped
+from qwen3_scratch.fast.streamed import moe_streamed, route_streamed
 from qwen3_scratch.model import Route, moe, moe_route
-from qwen3_scratch.streamed import moe_streamed, route_streamed
+from qwen3_scratch.trust.memory import empty_in_large_pages
 
 from . import figures, models, script
 from .measure import BANDWIDTH, Contest, compare, now

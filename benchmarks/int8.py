@@ -8,9 +8,9 @@ from functools import partial
 from typing import Any
 
 from qwen3_scratch import Checkpoint, generate, load_checkpoint
-from qwen3_scratch.corpus import DOMAINS
-from qwen3_scratch.evaluate import questions
-from qwen3_scratch.int8 import with_int8
+from qwen3_scratch.fast.eight_bits import with_int8
+from qwen3_scratch.tiny.corpus import DOMAINS
+from qwen3_scratch.tiny.evaluate import questions
 
 from . import contestants, figures, models, script
 from .decode import PROMPT, speed

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qwen3_scratch.compiled import Part
-from qwen3_scratch.memory import empty_in_large_pages
-from qwen3_scratch.streamed import streamed_sum, written_down
+from qwen3_scratch.fast.compiling import Part
+from qwen3_scratch.fast.streamed import streamed_sum, written_down
+from qwen3_scratch.trust.memory import empty_in_large_pages
 
 from . import figures, models, script
 from .measure import BANDWIDTH, Contest, compare, now

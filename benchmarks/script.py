@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from qwen3_scratch import Error
-from qwen3_scratch.saving import write_json
+from qwen3_scratch.checkpoints.saving import write_json
 
 from . import models
 from .measure import ROOT, Row, describe, need

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from qwen3_scratch import load_checkpoint
-from qwen3_scratch.generate import prompt_ids
+from qwen3_scratch.generation import prompt_ids
 
 from . import contestants, figures, script
 from .decode import differing, speed

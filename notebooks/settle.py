@@ -19,7 +19,7 @@ from PIL import Image, ImageChops
 
 ROUNDING = 8  # levels of 255: the last digit of a float can move a pixel to the next colour of the map
 MEASURED = "nbval-ignore-output"
-SANITIZE = Path(__file__).parent.parent / "tests" / "sanitize.cfg"
+SANITIZE = Path(__file__).parent.parent / "tests" / "notebooks" / "sanitize.cfg"
 
 
 def same_picture(*encoded: str) -> bool:

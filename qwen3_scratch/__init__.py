@@ -1,15 +1,15 @@
 """Qwen3 mixture-of-experts language models as pure functions, as the notebooks beside this package develop them."""
 
-from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from .config import Config, read_config
+from .checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from .checkpoints.config_json import read_config
+from .checkpoints.weights import init_weights, load_weights
+from .config import Config
 from .errors import Error
-from .generate import Generation, generate, stream
-from .model import attention_weights, expert_ffn, forward, gqa_attention, moe_route, rms_norm, rope, rope_table
+from .generation import Generation, generate, stream
+from .learning.training import load_balancing_loss
+from .model import Weights, attention_weights, expert_ffn, forward, gqa_attention, moe_route, rms_norm, rope, rope_table
 from .tokenizer import Tokenizer, read_tokenizer
-from .trace import trace
-from .training import load_balancing_loss
-from .tree import Weights
-from .weights import init_weights, load_weights
+from .tracing import trace
 
 __all__ = [
     "Checkpoint",

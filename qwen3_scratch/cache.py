@@ -11,8 +11,8 @@ from torch import Tensor
 
 from .config import Config
 from .errors import Error
-from .memory import available_memory, empty_in_large_pages, size_text
 from .model import NEVER
+from .trust.memory import available_memory, empty_in_large_pages, size_text
 
 
 class KVCache:

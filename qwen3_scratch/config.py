@@ -1,31 +1,39 @@
-"""config.json -> Config: the sizes and choices that fix a Qwen3 model, and what follows from them.
+"""The sizes and choices that fix a Qwen3 model, what follows from them, and what is asked of each.
 
-Both spellings of the keys are read: transformers 4 (`num_experts`, `rope_theta`, `rope_scaling`, `torch_dtype`)
-and transformers 5 (`num_local_experts`, `rope_parameters`, `dtype`). Both families are read: `qwen3_moe` and the
-dense `qwen3`, which is the case of no experts at all.
+`checkpoints.config_json` reads and writes them as config.json.
 """
 
-import os
+import sys
 from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin
 
-from .config_checks import check_relations, check_sizes, check_types, is_number
-from .errors import Error
-from .files import one_line, read_json, shown
+from .errors import Error, shown
 
-# What transformers takes where config.json is silent; the two families differ.
-FAMILY_DEFAULTS = {
-    "qwen3_moe": dict(
-        vocab_size=151936, hidden_size=2048, intermediate_size=6144, num_hidden_layers=24, num_attention_heads=32,
-        num_key_value_heads=4, num_experts=128, num_experts_per_tok=8, moe_intermediate_size=768,
-    ),
-    "qwen3": dict(
-        vocab_size=151936, hidden_size=4096, intermediate_size=22016, num_hidden_layers=32, num_attention_heads=32,
-        num_key_value_heads=32, num_experts=0, num_experts_per_tok=0, moe_intermediate_size=0, head_dim=128,
-    ),
-}  # fmt: skip
-SPELLINGS = {"num_local_experts": "num_experts", "torch_dtype": "dtype"}
+ROPE_TYPES = ("default", "linear", "dynamic", "yarn")
+LARGEST = 2**31 - 1  # of a size, length or token id; the largest that anybody trained with is a thousandth of it
+MOST_LAYERS = 1000  # ten times those of the largest of the family; what is counted by layer stays quick
+ROPE_RANGE = (1e-6, 1e15)  # of every number of a rotary setting: all that is computed from two of them is finite
+AT_LEAST_ONE = (
+    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
+    "max_position_embeddings", "decoder_sparse_step",
+)  # fmt: skip
+ANY_SIZE = ("intermediate_size", "num_experts", "num_experts_per_tok", "moe_intermediate_size", "max_window_layers")
+
+TYPES = {
+    int: "a whole number",
+    float: "a finite number",
+    bool: "true or false",
+    str: "a string",
+    int | None: "a whole number or null",
+    int | tuple[int, ...] | None: "a whole number, a list of whole numbers or null",
+    tuple[int, ...]: "a list of whole numbers",
+    tuple[str, ...]: "a list of strings",
+}
+EXPERT_FIELDS = (
+    "num_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob", "decoder_sparse_step",
+    "mlp_only_layers", "router_aux_loss_coef",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -115,7 +123,7 @@ class Config:
         found["rope_scaling"] = None if rope["rope_type"] == "default" else rope
         found["torch_dtype"] = found.pop("dtype")
         if self.model_type == "qwen3":
-            for name in _EXPERT_FIELDS:
+            for name in EXPERT_FIELDS:
                 found.pop(name)
             architecture = "Qwen3ForCausalLM"
         else:
@@ -124,88 +132,119 @@ class Config:
         return {"architectures": [architecture], **found}
 
 
-_EXPERT_FIELDS = (
-    "num_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob", "decoder_sparse_step",
-    "mlp_only_layers", "router_aux_loss_coef",
-)  # fmt: skip
-
-
-def read_config(folder: str | Path) -> Config:
-    """Reads `folder/config.json`.
-
-    Raises:
-        Error: no such file, no JSON object, another architecture, a field of the wrong type or out of range.
-    """
-    path = Path(folder) / "config.json"
-    if (Path(folder) / "old.partial").is_dir() and not os.path.lexists(path):
-        found = "has no config.json but old.partial, where a save moved the files of before when it was cut off"
-        raise Error(f"{folder}: {found}, expected a whole checkpoint: save it again")
-    raw = read_json(path)
-    family = raw.get("model_type")
-    if not isinstance(family, str) or family not in FAMILY_DEFAULTS:
-        found = f"model_type is {shown(family)}"
-        raise Error(f"{path}: {found}, expected 'qwen3_moe' or 'qwen3': choose a checkpoint of these")
-    if raw.get("quantization_config") is not None:
-        raise Error(f"{path}: quantization_config is set, expected plain weights: fetch those that are not quantised")
-    for key, name in SPELLINGS.items():
-        if key in raw and name in raw and raw[name] != raw[key]:
-            found = f"{key} is {shown(raw[key])} and {name} {shown(raw[name])}"
-            raise Error(f"{path}: {found}, expected one value under both names: mend config.json")
-    values = {**FAMILY_DEFAULTS[family], **{SPELLINGS.get(key, key): value for key, value in raw.items()}}
-    values["rope_parameters"] = _rope_parameters(values, path)
-    for name in ("mlp_only_layers", "layer_types", "eos_token_id"):
-        if isinstance(values.get(name), list):
-            values[name] = tuple(values[name])
-    names = {f.name for f in fields(Config)}
-    keep_none = {"sliding_window", "bos_token_id", "eos_token_id", "pad_token_id"}
-    keep_none |= FAMILY_DEFAULTS[family].keys() - {"head_dim"}  # a size that is null is refused below
-    known = {k: v for k, v in values.items() if k in names and (v is not None or k in keep_none)}
-    if known["num_key_value_heads"] is None:  # as many as query heads, as the reference reads it
-        known["num_key_value_heads"] = known["num_attention_heads"]
-    if family == "qwen3":  # a dense model carries no expert fields, whatever its config.json says
-        known |= dict(num_experts=0, num_experts_per_tok=0, moe_intermediate_size=0)
-    else:  # the reference reads only sliding_window here: every layer slides, or none
-        known.pop("layer_types", None)
-    known.setdefault("sliding_window", 4096)
-    if not known.get("use_sliding_window", False):
-        known["sliding_window"] = None
-    check_types(known, Config, path)
-    known |= {f.name: float(known[f.name]) for f in fields(Config) if f.type is float and f.name in known}
-    known.setdefault("head_dim", known["hidden_size"] // max(known["num_attention_heads"], 1))
-    try:
-        return Config(**known)
-    except Error as error:
-        raise Error(str(error).replace("config:", f"{path}:", 1)) from None
-
-
-def _rope_parameters(values: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The rotary settings under one spelling: `rope_scaling` + `rope_theta`, or `rope_parameters` that hold both."""
-    for name in ("rope_scaling", "rope_parameters"):
-        if not isinstance(values.get(name), dict | None):
-            raise Error(f"{path}: {name} is {shown(values[name])}, expected an object or null: mend config.json")
-    rope = values.get("rope_scaling") or values.get("rope_parameters") or {}
-    rope = {key: value for key, value in rope.items() if value is not None}
-    nested = [key for key, value in rope.items() if isinstance(value, dict)]
-    if nested:
-        kind = one_line(nested[0])
-        raise Error(f"{path}: rope_parameters differ by kind of layer ({kind}), expected one set for all layers")
-    older = rope.pop("type", "default")
-    rope.setdefault("rope_type", older)
-    for name, default in (("rope_theta", 10000.0), ("partial_rotary_factor", 1.0)):  # older files: beside the object
-        rope.setdefault(name, default if values.get(name) is None else values[name])
-    if rope["partial_rotary_factor"] == 1.0:
-        del rope["partial_rotary_factor"]
-    if rope["rope_type"] == "yarn":
-        longest = values.get("max_position_embeddings") or 32768
-        rope.setdefault("original_max_position_embeddings", values.get("original_max_position_embeddings") or longest)
-        if "factor" not in rope and is_number(longest) and is_number(rope["original_max_position_embeddings"]):
-            rope["factor"] = longest / rope["original_max_position_embeddings"]
-    return rope
-
-
 def _default_layer_types(config: Config) -> tuple[str, ...]:
     """Where config.json names none: the MoE family slides everywhere or nowhere, the dense one from a layer on."""
     first = config.max_window_layers if config.model_type == "qwen3" else 0
     slides = config.use_sliding_window and config.sliding_window is not None
     kinds = ("full_attention", "sliding_attention")
     return tuple(kinds[slides and layer >= first] for layer in range(config.num_hidden_layers))
+
+
+# ---- what is asked of the fields, each failure in one sentence --------------------------------
+
+
+def check_types(values: dict[str, Any], kind: type, where: Any) -> None:
+    """Each value, against the type of the field of its name of a dataclass."""
+    for f in fields(kind):
+        if f.type in TYPES and f.name in values and not fits(values[f.name], f.type):
+            raise Error(f"{where}: {f.name} is {shown(values[f.name])}, expected {TYPES[f.type]}: mend config.json")
+
+
+def fits(found: Any, kind: Any) -> bool:
+    """Whether a value from JSON is of a field's type: true is no 1, 1 is a number, and a number is finite."""
+    if isinstance(found, tuple):
+        kinds = [t for t in (kind, *get_args(kind)) if get_origin(t) is tuple]
+        return bool(kinds) and all(type(entry) is get_args(kinds[0])[0] for entry in found)
+    if kind is float:
+        return type(found) in (int, float) and abs(found) <= sys.float_info.max  # false of NaN
+    return type(found) in (get_args(kind) if isinstance(kind, UnionType) else (kind,))
+
+
+def is_number(found: Any) -> bool:
+    """Whether a value from JSON can be a rotary setting; true and false are none."""
+    return isinstance(found, int | float) and not isinstance(found, bool) and ROPE_RANGE[0] <= found <= ROPE_RANGE[1]
+
+
+def need(holds: bool, config: Config, where: str, name: str, expected: str) -> None:
+    if not holds:
+        raise Error(f"{where}: {name} is {shown(getattr(config, name))}, expected {expected}: mend config.json")
+
+
+def check_sizes(config: Config, where: str) -> None:
+    """Each size for itself, before anything is as long as one of them."""
+    for name in (*AT_LEAST_ONE, *ANY_SIZE):
+        most = MOST_LAYERS if name == "num_hidden_layers" else LARGEST
+        need(getattr(config, name) <= most, config, where, name, f"at most {most}")
+    for name in AT_LEAST_ONE:
+        need(getattr(config, name) >= 1, config, where, name, "at least 1")
+    layers = config.mlp_only_layers
+    holds = len(layers) <= MOST_LAYERS and all(0 <= layer <= LARGEST for layer in layers)
+    need(holds, config, where, "mlp_only_layers", f"at most {MOST_LAYERS} numbers of layers, counted from 0")
+
+
+def check_relations(config: Config, where: str) -> None:
+    """Every relation between fields that computing relies on."""
+
+    def must(holds: bool, name: str, expected: str) -> None:
+        need(holds, config, where, name, expected)
+
+    must(config.rms_norm_eps > 0, "rms_norm_eps", "more than 0")
+    must(config.initializer_range >= 0, "initializer_range", "0 or more")
+    must(config.hidden_act in ("silu", "swish"), "hidden_act", "'silu', the only one this family was trained with")
+    must(config.head_dim % 2 == 0, "head_dim", "an even number, since rotary embedding turns pairs")
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+    must(heads % kv_heads == 0, "num_attention_heads", f"a multiple of num_key_value_heads, which is {kv_heads}")
+    must(config.num_experts >= 0, "num_experts", "0 (dense) or more")
+    sparse = [layer for layer in range(config.num_hidden_layers) if config.is_sparse(layer)]
+    if sparse:
+        top_k, experts = config.num_experts_per_tok, config.num_experts
+        must(1 <= top_k <= experts, "num_experts_per_tok", f"1 to num_experts, which is {experts}")
+        must(config.moe_intermediate_size >= 1, "moe_intermediate_size", "at least 1")
+    if len(sparse) < config.num_hidden_layers:
+        must(config.intermediate_size >= 1, "intermediate_size", "at least 1, since there are dense layers")
+    if config.sliding_window is not None:
+        window = config.sliding_window
+        must(isinstance(window, int) and 1 <= window <= LARGEST, "sliding_window", f"at least 1 and at most {LARGEST}")
+    kinds, count = {"full_attention", "sliding_attention"}, config.num_hidden_layers
+    must(len(config.layer_types) == count, "layer_types", f"one entry for each of the {count} layers")
+    must(set(config.layer_types) <= kinds, "layer_types", "'full_attention' or 'sliding_attention' in each entry")
+    check_special_ids(config, where)
+    check_rope(config, where)
+
+
+def check_special_ids(config: Config, where: str) -> None:
+    """No id is negative, and padding has a row of the embedding, as the reference asks.
+
+    The others may lie beyond it, where they begin and end nothing: small models often carry those of a large one.
+    """
+    begin, ends, pad = config.bos_token_id, config.eos_token_ids, config.pad_token_id
+    need(begin is None or begin >= 0, config, where, "bos_token_id", "0 or more, or null")
+    need(all(end >= 0 for end in ends), config, where, "eos_token_id", "0 or more, each of them, or null")
+    row = f"0 to {config.vocab_size - 1}, a row of the embedding, or null"
+    need(pad is None or 0 <= pad < config.vocab_size, config, where, "pad_token_id", row)
+
+
+def check_rope(config: Config, where: str) -> None:
+    """The rotary settings: those that their type needs, and those that may stand beside them."""
+    rope = config.rope_parameters
+    kind = rope["rope_type"]
+    if kind not in ROPE_TYPES:
+        raise Error(f"{where}: rope_type is {shown(kind)}, expected one of {', '.join(ROPE_TYPES)}: no other is built")
+    needed = ["rope_theta"] + ([] if kind == "default" else ["factor"])
+    needed += ["original_max_position_embeddings"] if kind == "yarn" else []
+    optional = ("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim")
+    for name in (*needed, *(name for name in optional if name in rope)):
+        found = rope.get(name)
+        if not is_number(found):
+            low, high = ROPE_RANGE
+            expected = f"a number above 0, from {low:g} to {high:g}"
+            raise Error(f"{where}: {name} of rope type {kind} is {shown(found)}, expected {expected}: mend config.json")
+    if kind == "yarn" and not (rope["rope_theta"] > 1 and isinstance(rope.get("truncate", True), bool)):
+        found = f"rope_theta is {shown(rope['rope_theta'])} and truncate {shown(rope.get('truncate', True))}"
+        raise Error(f"{where}: {found}, expected more than 1 and true or false for rope type yarn: mend config.json")
+    if kind == "dynamic" and config.head_dim < 4:
+        found = f"head_dim is {config.head_dim}"
+        raise Error(f"{where}: {found}, expected 4 or more for rope type dynamic, which divides by it less 2")
+    if rope.get("partial_rotary_factor", 1.0) != 1.0:
+        found = shown(rope["partial_rotary_factor"])
+        raise Error(f"{where}: partial_rotary_factor is {found}, expected 1.0: this family turns whole heads")

@@ -1,4 +1,7 @@
-"""The one family of errors that a user of this package can cause."""
+"""The one family of errors that a user of this package can cause, and how its sentences quote what was found."""
+
+import reprlib
+from typing import Any
 
 
 class Error(ValueError):
@@ -7,3 +10,25 @@ class Error(ValueError):
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows of it: the sentence, and not the way through our functions (an IPython hook)."""
         return [f"{type(self).__name__}: {self}"]
+
+
+class _Short(reprlib.Repr):
+    """repr, of lists their first entries and of strings their ends: what is quoted may be millions of characters."""
+
+    def __init__(self):
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother = 2, 100, 100
+
+    def repr_int(self, number: int, level: int) -> str:
+        return super().repr_int(number, level) if number.bit_length() < 1000 else "a number of hundreds of digits"
+
+
+def shown(value: Any) -> str:
+    """A value as a message quotes it: one line of at most some hundred characters."""
+    return one_line(_Short().repr(value))
+
+
+def one_line(text: object) -> str:
+    """What a library says, or a name from a file: nothing in it breaks the line or commands the terminal."""
+    found = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in str(text))
+    return found if len(found) <= 300 else f"{found[:300]}..."

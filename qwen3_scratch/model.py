@@ -1,9 +1,13 @@
 """A Qwen3 mixture-of-experts language model as pure functions on tensors, in the order of the notebooks.
 
+All that a reader of the notebooks has written, and no more. It needs `config.py` and `errors.py`, nothing else of this
+package: a folder of your own with these three files runs the model (`from yours.model import forward`).
+
 Nothing here has state; the one thing that is written in place is the key/value cache that a caller hands to
 `forward`. Reference: `Qwen3MoeForCausalLM` of transformers 5, which the tests hold every function against.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,12 +17,47 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .checks import check_inputs, check_top_k, heads_per_kv_head
 from .config import Config
-from .rope_scaling import rope_frequencies
-from .tree import LayerWeights, Weights
+from .errors import Error
 
 NEVER = torch.iinfo(torch.int64).max  # the position of a padding token as a key: later than any query
+
+# ---- the tree of weights ----------------------------------------------------------------------
+
+
+class LayerWeights(NamedTuple):
+    """One decoder layer. A sparse layer stacks its experts and has a router; a dense one has neither stack nor router.
+
+    `gate_up_proj` holds the gate's rows above the up-projection's.
+    """
+
+    input_layernorm: Float[Tensor, "hidden"]
+    q_proj: Float[Tensor, "q_dim hidden"]
+    k_proj: Float[Tensor, "kv_dim hidden"]
+    v_proj: Float[Tensor, "kv_dim hidden"]
+    o_proj: Float[Tensor, "hidden q_dim"]
+    q_norm: Float[Tensor, "head_dim"]
+    k_norm: Float[Tensor, "head_dim"]
+    post_attention_layernorm: Float[Tensor, "hidden"]
+    gate_up_proj: Float[Tensor, "*experts two_intermediate hidden"]
+    down_proj: Float[Tensor, "*experts hidden intermediate"]
+    router: Float[Tensor, "experts hidden"] | None = None
+    q_bias: Float[Tensor, "q_dim"] | None = None
+    k_bias: Float[Tensor, "kv_dim"] | None = None
+    v_bias: Float[Tensor, "kv_dim"] | None = None
+    o_bias: Float[Tensor, "hidden"] | None = None
+
+
+class Weights(NamedTuple):
+    """All weights as a tree of tensors; `lm_head` is None where it is tied to the embedding."""
+
+    embed_tokens: Float[Tensor, "vocab hidden"]
+    layers: tuple[LayerWeights, ...]
+    norm: Float[Tensor, "hidden"]
+    lm_head: Float[Tensor, "vocab hidden"] | None = None
+
+
+# ---- from a token to its vector, and what a layer needs --------------------------------------
 
 
 def embed(
@@ -36,6 +75,59 @@ def rms_norm(x: Float[Tensor, "*batch dim"], weight: Float[Tensor, "dim"], eps: 
     """
     wide = x.float()
     return weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype)
+
+
+def rope_frequencies(config: Config, longest: Int[Tensor, ""]) -> tuple[Float[Tensor, "pairs"], int | float]:
+    """Radians per position of each pair of a head, and the factor on cos and sin, for every `rope_type`.
+
+    default: theta^(-2i/d) (Su et al. 2021, arXiv:2104.09864). linear: all slower by `factor`. dynamic: theta grows
+    once `longest`, the number of positions in use, passes what was trained. yarn: slow pairs are stretched by
+    `factor`, fast ones left alone, a ramp in between (Peng et al. 2023, arXiv:2309.00071).
+    """
+    rope, dim = config.rope_parameters, config.head_dim
+    kind, theta, factor = rope["rope_type"], rope["rope_theta"], rope.get("factor", 1.0)
+    exponents = torch.arange(0, dim, 2, device=longest.device).float() / dim
+    if kind == "dynamic":
+        trained = config.max_position_embeddings
+        growth = factor * longest.clamp(min=trained) / trained - (factor - 1)
+        theta = theta * growth ** (dim / (dim - 2))
+    frequencies = 1.0 / theta**exponents
+    if kind == "linear":
+        return frequencies / factor, 1.0
+    if kind == "yarn":
+        keep = yarn_ramp(config, longest.device)
+        return frequencies / factor * (1 - keep) + frequencies * keep, yarn_attention_factor(rope)
+    return frequencies, 1.0
+
+
+def yarn_ramp(config: Config, device: torch.device | None = None) -> Float[Tensor, "pairs"]:
+    """1 for pairs that turn often within the trained length and are kept, 0 for slow ones, which are stretched."""
+    rope, dim = config.rope_parameters, config.head_dim
+
+    def pair_with(turns: int | float) -> float:
+        """The pair, as a real number, that turns so often within the trained length."""
+        wavelength = rope["original_max_position_embeddings"] / (turns * 2 * math.pi)
+        return dim * math.log(wavelength) / (2 * math.log(rope["rope_theta"]))
+
+    first, last = pair_with(rope.get("beta_fast") or 32), pair_with(rope.get("beta_slow") or 1)
+    if rope.get("truncate", True):
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, dim - 1)
+    pairs = torch.arange(dim // 2, dtype=torch.float32, device=device)
+    return 1 - ((pairs - first) / (last - first or 0.001)).clamp(0, 1)
+
+
+def yarn_attention_factor(rope: dict[str, Any]) -> int | float:
+    """How much yarn sharpens attention over the longer context: 0.1 ln(factor) + 1 unless the config says."""
+
+    def magnitude(scale: int | float) -> int | float:
+        return 0.1 * scale * math.log(rope["factor"]) + 1.0 if rope["factor"] > 1 else 1.0
+
+    if rope.get("attention_factor") is not None:
+        return rope["attention_factor"]
+    if rope.get("mscale") and rope.get("mscale_all_dim"):
+        return magnitude(rope["mscale"]) / magnitude(rope["mscale_all_dim"])
+    return magnitude(1.0)
 
 
 def rope_table(
@@ -74,6 +166,14 @@ def attention_mask(
     distance = positions[:, :, None] - key_positions[:, None, :]
     seen = distance >= 0 if window is None else (distance >= 0) & (distance < window)
     return seen[:, None]
+
+
+def heads_per_kv_head(q: Tensor, k: Tensor) -> int:
+    """How many query heads share each key/value head, which must come out even."""
+    heads, kv_heads = q.shape[1], k.shape[1]
+    if heads % kv_heads:
+        raise Error(f"attention: q has {heads} heads, expected a multiple of the {kv_heads} of k: check the config")
+    return heads // kv_heads
 
 
 def attention_weights(
@@ -124,7 +224,9 @@ def moe_route(
     With top-1 of two experts (Huihui-MoE) `norm_topk_prob` decides everything: true makes the one weight 1, false
     leaves the router's probability. Shazeer et al. 2017, arXiv:1701.06538. Raises Error if top_k exceeds the experts.
     """
-    check_top_k(top_k, router.shape[0])
+    if not 1 <= top_k <= len(router):
+        expected = f"1 to {len(router)}, the number of experts"
+        raise Error(f"moe_route: top_k is {top_k}, expected {expected}: mend the argument")
     logits = F.linear(x, router)
     weights, experts = logits.softmax(dim=-1, dtype=torch.float32).topk(top_k, dim=-1)
     if norm_topk_prob:
@@ -184,7 +286,7 @@ class Ops(NamedTuple):
     expert: Callable[..., Tensor] = expert_ffn
     moe: Callable[..., Tensor] = moe
     linear: Callable[..., Tensor] = F.linear
-    reduce: Callable[[Tensor], Tensor] = lambda x: x
+    reduce: Callable[[Tensor], Tensor] | None = None
     head: Callable[..., Tensor] = F.linear
 
 
@@ -199,17 +301,17 @@ def self_attention(
 ) -> Float[Tensor, "batch seq hidden"]:
     """Project to heads, normalise q and k per head (QK-norm), turn them by position, attend, project back."""
 
-    def heads(weight: Tensor, bias: Tensor | None) -> Tensor:
-        return ops.linear(x, weight, bias).unflatten(-1, (-1, config.head_dim))
-
-    q = ops.norm(heads(layer.q_proj, layer.q_bias), layer.q_norm, config.rms_norm_eps).transpose(1, 2)
-    k = ops.norm(heads(layer.k_proj, layer.k_bias), layer.k_norm, config.rms_norm_eps).transpose(1, 2)
-    v = heads(layer.v_proj, layer.v_bias).transpose(1, 2)
-    q, k = ops.rope(q, *table), ops.rope(k, *table)
+    heads = (-1, config.head_dim)
+    q = ops.linear(x, layer.q_proj, layer.q_bias).unflatten(-1, heads)  # [batch, seq, heads, head_dim]
+    k = ops.linear(x, layer.k_proj, layer.k_bias).unflatten(-1, heads)  # [batch, seq, kv_heads, head_dim]
+    v = ops.linear(x, layer.v_proj, layer.v_bias).unflatten(-1, heads).transpose(1, 2)
+    q = ops.rope(ops.norm(q, layer.q_norm, config.rms_norm_eps).transpose(1, 2), *table)
+    k = ops.rope(ops.norm(k, layer.k_norm, config.rms_norm_eps).transpose(1, 2), *table)
     if remember is not None:
         k, v = remember(k, v)
     out = ops.attention(q, k, v, mask).transpose(1, 2).flatten(-2)
-    return ops.reduce(ops.linear(out, layer.o_proj, layer.o_bias))
+    out = ops.linear(out, layer.o_proj, layer.o_bias)
+    return out if ops.reduce is None else ops.reduce(out)
 
 
 def feed_forward(
@@ -222,7 +324,7 @@ def feed_forward(
     else:
         route = ops.route(tokens, layer.router, config.num_experts_per_tok, config.norm_topk_prob)
         out = ops.moe(tokens, route, layer.gate_up_proj, layer.down_proj, ops.expert)
-    return ops.reduce(out).view_as(x)
+    return (out if ops.reduce is None else ops.reduce(out)).view_as(x)
 
 
 def decoder_layer(
@@ -258,15 +360,47 @@ def hidden_states(
     if cache is not None:
         cache.extend(key_positions)
     table = ops.table(config, positions)
-    masks = {}
-    for number, layer in enumerate(weights.layers):
-        window = config.window(number)
+    windows, masks = [config.window(number) for number in range(len(weights.layers))], {}
+    for number, (layer, window) in enumerate(zip(weights.layers, windows, strict=True)):
         if window not in masks:
             seen = key_positions if cache is None else cache.key_positions(number)
             masks[window] = ops.mask(positions, seen, window)
         remember = None if cache is None else partial(cache.write, number)
         x = decoder_layer(x, layer, config, table, masks[window], remember, ops)
     return ops.norm(x, weights.norm, config.rms_norm_eps)
+
+
+def check_inputs(
+    rows: int,
+    token_ids: Tensor | None,
+    inputs_embeds: Tensor | None,
+    attention_mask: Tensor | None,
+    positions: Tensor | None,
+    logits_to_keep: int,
+) -> None:
+    """The arguments of `forward`, for an embedding of so many rows."""
+    if (token_ids is None) == (inputs_embeds is None):
+        raise Error("forward: expected exactly one of token_ids and inputs_embeds: leave one of them None")
+    shape = (token_ids if inputs_embeds is None else inputs_embeds).shape[:2]
+    for name, found in (("attention_mask", attention_mask), ("positions", positions)):
+        if found is not None and found.shape not in (shape, (1, *shape[1:])):
+            raise Error(f"forward: {name} has shape {[*found.shape]}, expected {[*shape]}: one entry a token")
+    if logits_to_keep < 0:
+        raise Error(f"forward: logits_to_keep is {logits_to_keep}, expected 0 (all) or a count: mend the argument")
+    if token_ids is not None:
+        check_token_ids(rows, token_ids)
+
+
+def check_token_ids(rows: int, token_ids: Tensor) -> None:
+    """Each id names a row. On a GPU this is not checked, since that would wait for the device."""
+    if token_ids.ndim != 2 or token_ids.numel() == 0:
+        found = f"shape {[*token_ids.shape]}"
+        raise Error(f"forward: token_ids has {found}, expected [batch, seq] with at least one token: check the prompt")
+    if token_ids.device.type == "cpu" and not torch.compiler.is_compiling():
+        wrong = token_ids[(token_ids < 0) | (token_ids >= rows)]
+        if len(wrong):
+            found = f"token id {int(wrong[0])}"
+            raise Error(f"forward: {found} in token_ids, expected 0 to {rows - 1}: check which tokenizer made it")
 
 
 def forward(

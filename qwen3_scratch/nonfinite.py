@@ -6,13 +6,12 @@ import torch
 from torch import Tensor
 
 from .cache import KVCache
-from .checkpoint import Checkpoint
+from .checkpoints.checkpoint import Checkpoint
+from .checkpoints.saving import named_tensors
+from .checkpoints.weights import all_finite
 from .errors import Error
-from .model import forward
-from .saving import named_tensors
-from .trace import Call, trace
-from .tree import Weights
-from .weights import all_finite
+from .model import Weights, forward
+from .tracing import Call, trace
 
 CHUNK = 64  # tokens whose activations are held at a time, of all layers
 ACTIVATIONS = ("x", "q", "k", "v")  # how the model's functions call what they are given besides weights

@@ -5,9 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .checkpoint import Checkpoint
-from .errors import Error
-from .files import shown
+from .checkpoints.checkpoint import Checkpoint
+from .errors import Error, shown
 from .tokenizer import Message
 
 Prompt = str | Sequence[int] | Sequence[Message] | Tensor

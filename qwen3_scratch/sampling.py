@@ -8,8 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .errors import Error
-from .files import shown
+from .errors import Error, shown
 
 NOT_FINITE = -1  # stands for a token where the logits are NaN or infinite
 COLDEST = 1e-30  # a lower temperature would divide past the largest number of fp32, and infinity - infinity is none

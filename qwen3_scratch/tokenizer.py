@@ -10,11 +10,11 @@ import jinja2
 import tokenizers
 from jinja2.exceptions import SecurityError
 
-from .chat_template import LONGEST_TEMPLATE, compile_template, render
-from .errors import Error
-from .files import json_object, one_line, read_bytes, read_json, shown
-from .template_limits import weigh
-from .tokenizer_checks import check_added, check_parts, check_vocabulary
+from .errors import Error, one_line, shown
+from .trust.chat_template import LONGEST_TEMPLATE, compile_template, render
+from .trust.files import json_object, read_bytes, read_json
+from .trust.template_limits import weigh
+from .trust.tokenizer_checks import check_added, check_parts, check_vocabulary
 
 LARGEST_TOKENIZER = 40_000_000  # bytes; Qwen3's tokenizer.json has 11 million
 Message = dict[str, Any]

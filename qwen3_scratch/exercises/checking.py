@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ..checkpoint import Checkpoint, load_checkpoint
-from ..evaluate import chat_ids, questions
+from ..checkpoints.checkpoint import Checkpoint, load_checkpoint
 from ..model import forward
-from ..trace import Call, trace
+from ..tiny.evaluate import chat_ids, questions
+from ..tracing import Call, trace
 from .comparing import difference, dtype_name
 
 

@@ -8,14 +8,7 @@ from .attention import attention_maps, attention_steps, head_lengths, head_shari
 from .canvas import Figure, token_labels
 from .costs import cache_size, decoding_cost, inverse_draw, sampling_steps, shares_right
 from .devices import device_memory, device_shares, dispatch_cost
-from .experts import (
-    expert_knockouts,
-    information_test,
-    loss_by_top_k,
-    rank_shares,
-    route_guesses,
-    two_expert_weight,
-)
+from .experts import expert_knockouts, information_test, loss_by_top_k, rank_shares, route_guesses, two_expert_weight
 from .files import file_layout, number_bits, parameters_by_part
 from .heads import head_damage, head_map, head_scores, knock_outs, right_and_wrong, score_history
 from .learning import (

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, PowerNorm
 from torch import Tensor
 
-from .canvas import (
+from .canvas import (  # fmt: skip
     DARK,
     MIDDLE,
     PALE,
@@ -23,7 +23,7 @@ from .canvas import (
     percent,
     small_multiples,
     styled,
-)  # fmt: skip
+)
 
 HIDDEN = "#e9e9e9"  # what a mask hides
 

@@ -8,7 +8,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from torch import Tensor
 
 from ..tokenizer import Tokenizer
-from .canvas import (
+from .canvas import (  # fmt: skip
     DARK,
     LIT,
     MIDDLE,
@@ -21,7 +21,7 @@ from .canvas import (
     percent,
     styled,
     token_labels,
-)  # fmt: skip
+)
 
 HATCHES = (("", PALE), ("///", MIDDLE), ("...", "white"), ("xxx", PALE))
 

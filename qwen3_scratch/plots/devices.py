@@ -8,9 +8,9 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
+from ..checkpoints.weights import Slot, all_slots
 from ..config import Config
-from ..parallel import Place, check_split, own_slot
-from ..weights import Slot, all_slots
+from ..devices.slices import Place, check_split, own_slot
 from .canvas import LINES, MIDDLE, SMALL, Figure, draw_lines, logarithmic, new_figure, spoken, styled
 
 NORMS = ("input_layernorm", "post_attention_layernorm", "q_norm", "k_norm", "norm")

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from matplotlib.ticker import ScalarFormatter
 from torch import Tensor
 
-from .canvas import (
+from .canvas import (  # fmt: skip
     DARK,
     MIDDLE,
     PALE,
@@ -22,7 +22,7 @@ from .canvas import (
     percent,
     small_multiples,
     styled,
-)  # fmt: skip
+)
 
 FORMS = (("o-", DARK), ("s--", MIDDLE), ("^:", "black"), ("v-.", "#8c8c8c"), ("x-", "#9ecae1"), ("D--", "#555555"))
 HATCHES = ("", "////", "....", "\\\\\\\\", "xx", "--")

@@ -9,7 +9,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from .canvas import (
+from .canvas import (  # fmt: skip
     DARK,
     MIDDLE,
     PALE,
@@ -22,7 +22,7 @@ from .canvas import (
     percent,
     spoken,
     styled,
-)  # fmt: skip
+)
 
 FOUND = 3  # times the score of an even look: what counts as a head that does a thing, and not as chance
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .canvas import (
+from .canvas import (  # fmt: skip
     DARK,
     PALE,
     SMALL,
@@ -19,7 +19,7 @@ from .canvas import (
     logarithmic,
     new_figure,
     styled,
-)  # fmt: skip
+)
 
 
 @styled

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..tokenizer import Tokenizer
-from .canvas import (
+from .canvas import (  # fmt: skip
     DARK,
     MIDDLE,
     PALE,
@@ -21,7 +21,7 @@ from .canvas import (
     percent,
     styled,
     token_labels,
-)  # fmt: skip
+)
 
 
 @styled

@@ -11,12 +11,12 @@ from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path
 from torch import Tensor
 
-from ..checkpoint import Checkpoint
+from ..checkpoints.checkpoint import Checkpoint
 from ..errors import Error
-from ..generate import generate
+from ..generation import generate
 from ..model import Route
-from ..trace import Trace, trace
-from .canvas import (
+from ..tracing import Trace, trace
+from .canvas import (  # fmt: skip
     DARK,
     MIDDLE,
     PALE,
@@ -31,7 +31,7 @@ from .canvas import (
     small_multiples,
     styled,
     token_labels,
-)  # fmt: skip
+)
 
 
 def routes(source: Trace | Mapping[int, Route]) -> dict[int, Route]:

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from torch import Tensor
 
-from .canvas import (
+from .canvas import (  # fmt: skip
     DARK,
     LIT,
     PALE,
@@ -18,7 +18,7 @@ from .canvas import (
     small_multiples,
     spoken,
     styled,
-)  # fmt: skip
+)
 from .costs import short
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from .canvas import (
+from .canvas import (  # fmt: skip
     DARK,
     MIDDLE,
     PALE,
@@ -20,7 +20,7 @@ from .canvas import (
     logarithmic,
     new_figure,
     styled,
-)  # fmt: skip
+)
 
 
 @styled

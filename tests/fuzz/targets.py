@@ -11,10 +11,11 @@ import numpy as np
 import tokenizers
 from safetensors.numpy import save
 
-from qwen3_scratch.config import Config, read_config
-from qwen3_scratch.shards import tensor_files
+from qwen3_scratch.checkpoints.config_json import read_config
+from qwen3_scratch.checkpoints.weights import all_slots, check_tensors
+from qwen3_scratch.config import Config
 from qwen3_scratch.tokenizer import Tokenizer, read_tokenizer
-from qwen3_scratch.weights import all_slots, check_tensors
+from qwen3_scratch.trust.shards import tensor_files
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "data" / "tiny-moe"

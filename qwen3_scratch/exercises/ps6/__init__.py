@@ -1,0 +1,1 @@
+"""Problem set 6: Find the bug."""

@@ -1,0 +1,119 @@
+"""Weights in 8 bits for compiled decoding: half of bf16 to read for each token, a quarter of fp32.
+
+Only the matrices that a new token is multiplied with are rounded, each row by itself. The embedding, the norms and the
+router stay as they are; so does everything that reads prompts.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int8
+from torch import Tensor
+from tqdm import tqdm
+
+from ..checkpoints.checkpoint import Checkpoint
+from ..errors import Error
+from ..model import Route, Weights, expert_ffn
+from ..trust.memory import available_memory, empty_in_large_pages, size_text
+from .eager import ffn_of
+from .streamed import STREAMED, as_rows, written_down
+
+MOST_ROWS_INT8 = 4  # with more rows arithmetic sets the pace, and 8 bits gain little (measured: benchmarks/int8.py)
+LARGEST = 127  # -128 is left out, so that a row and its negative round alike
+AT_A_TIME = 2**20  # numbers that are rounded together, since in between they take fp32
+MATRICES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj")
+
+
+class Rounded(NamedTuple):
+    """A matrix, or a stack of them, as whole numbers; the scale of a row is what 1 stands for in it."""
+
+    numbers: Int8[Tensor, "*rows columns"]
+    scale: Float[Tensor, "*rows"]
+
+    def chunk(self, chunks: int) -> list["Rounded"]:
+        """The matrix cut between rows, like `Tensor.chunk`."""
+        return [Rounded(*pair) for pair in zip(self.numbers.chunk(chunks), self.scale.chunk(chunks), strict=True)]
+
+
+@torch.inference_mode()
+def rounded(weight: Float[Tensor, "*rows columns"]) -> Rounded:
+    """The nearest multiples of a scale for each row, with which its largest number becomes 127.
+
+    No number moves by more than half its row's scale (Dettmers et al. 2022, arXiv:2208.07339: vector-wise absmax).
+    """
+    rows = weight.flatten(0, -2)
+    numbers = empty_in_large_pages(tuple(rows.shape), torch.int8, weight.device)
+    scale = torch.empty(len(rows), device=weight.device)
+    height = max(1, AT_A_TIME // rows.shape[1])
+    for part, into, scales in zip(*(each.split(height) for each in (rows, numbers, scale)), strict=True):
+        wide = part.float()
+        scales.copy_((wide.abs().amax(dim=1) / LARGEST).clamp(min=torch.finfo(torch.float32).tiny))
+        into.copy_((wide / scales[:, None]).round_())
+    return Rounded(numbers.view(weight.shape), scale.view(weight.shape[:-1]))
+
+
+def rounded_weights(weights: Weights) -> Weights:
+    """The same tree with `Rounded` in the place of each matrix; a tied head becomes one of its own."""
+    shown = tqdm(weights.layers, desc="Rounding to 8 bits", unit="layer", file=sys.stderr, delay=1)
+    layers = (layer._replace(**{name: rounded(getattr(layer, name)) for name in MATRICES}) for layer in shown)
+    head = weights.embed_tokens if weights.lm_head is None else weights.lm_head
+    return weights._replace(layers=tuple(layers), lm_head=rounded(head))
+
+
+def with_int8(checkpoint: Checkpoint) -> Checkpoint:
+    """The same checkpoint with a second copy of its matrices in 8 bits, which compiled decoding reads instead.
+
+    The copy takes half the memory of bf16 weights, a quarter of fp32, on top of them. Raises Error where that is not
+    left.
+    """
+    weights, left = checkpoint.weights, available_memory(checkpoint.device)
+    matrices = [getattr(layer, name) for layer in weights.layers for name in MATRICES]
+    needed = sum(matrix.numel() for matrix in (*matrices, weights.embed_tokens))
+    if left is not None and needed > left:
+        found = f"the copy takes {size_text(needed)}, found {size_text(left)} left on {checkpoint.device}"
+        raise Error(f"int8: {found}: decode from the weights as loaded, or free memory")
+    return replace(checkpoint, int8=rounded_weights(weights))
+
+
+def int8_sum(
+    x: Float[Tensor, "*#rows columns"], weight: Int8[Tensor, "*#rows columns"], scale: Float[Tensor, "*#rows"]
+) -> Float[Tensor, "*rows"]:
+    """`streamed_sum` of rounded weights: each row's sum of whole numbers times x, then its scale once."""
+    return (weight * x).sum(-1, dtype=torch.float32) * scale
+
+
+def int8_linear(
+    x: Float[Tensor, "*batch columns"], weight: Rounded, bias: Float[Tensor, "out"] | None = None
+) -> Float[Tensor, "*batch out"]:
+    """`streamed_linear` of a rounded matrix."""
+    rows = written_down(x.flatten(0, -2))
+    out = int8_sum(rows[None], weight.numbers[:, None], weight.scale[:, None]).to(x.dtype)
+    return as_rows(out, x.shape[:-1], bias)
+
+
+def moe_int8(
+    x: Float[Tensor, "tokens dim"],
+    route: Route,
+    gate_up_proj: Rounded,
+    down_proj: Rounded,
+    expert: Callable[..., Tensor] = expert_ffn,
+) -> Float[Tensor, "tokens dim"]:
+    """`moe_streamed` of rounded experts, for few tokens: each choice reads its expert where it lies."""
+    gate_up = chosen_sum(x[:, None], gate_up_proj, route)
+    gate, up = gate_up.to(x.dtype).chunk(2, dim=-1)
+    answers = chosen_sum(F.silu(gate) * up, down_proj, route).to(x.dtype)
+    return (answers * route.weights[..., None]).sum(dim=1)
+
+
+def chosen_sum(
+    x: Float[Tensor, "tokens #top_k columns"], weight: Rounded, route: Route
+) -> Float[Tensor, "tokens top_k rows"]:
+    """Each choice's product of its expert's matrix with the token, or with what the expert made of it."""
+    return int8_sum(written_down(x)[:, :, None], weight.numbers[route.experts], weight.scale[route.experts])
+
+
+INT8 = STREAMED._replace(linear=int8_linear, head=int8_linear, expert=ffn_of(int8_linear), moe=moe_int8)

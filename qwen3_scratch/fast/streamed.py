@@ -1,0 +1,134 @@
+"""The steps of a layer in the form that the compiler makes fastest for a few new tokens: `STREAMED`.
+
+Decoding reads every weight once a token, so memory sets the pace. Each form here computes what its namesake in
+`model.py` does, as a sum that compiles into one loop over the weights as they lie.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ..model import Ops, Route, expert_ffn, gqa_attention, heads_per_kv_head, moe_route
+from .dispatch import moe_all_experts, moe_grouped
+from .eager import ffn_of
+
+# The most rows for which the sum below is no slower than the library's product (measured: benchmarks/products.py; at 4
+# rows in bf16 the two are even).
+MOST_ROWS = {torch.float32: 16, torch.bfloat16: 4, torch.float16: 4}
+MOST_HEADS = 8  # that share a key/value head and are written out one by one
+LINE = 64  # bytes that a processor fetches from memory together
+MOST_PICKS = 8  # experts of a token that are looked for one after the other
+
+
+def written_down(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """`x` in fp32, as a tensor that the compiler keeps in memory.
+
+    Else it would work out, say, a norm and the widening to fp32 anew for every row of weights that `x` is used with.
+    """
+    wide = x.float()
+    return wide.as_strided(wide.shape, wide.stride())
+
+
+def streamed_sum(x: Float[Tensor, "*#rows columns"], weight: Float[Tensor, "*#rows columns"]) -> Float[Tensor, "*rows"]:
+    """(weight * x) summed along columns in fp32: compiled, a loop that reads each weight once, as fast as memory can.
+
+    Never use it uncompiled on a large matrix: it would write all the products down before it adds them.
+    """
+    return (weight * x).sum(-1, dtype=torch.float32).to(weight.dtype)
+
+
+def streamed_linear(
+    x: Float[Tensor, "*batch columns"], weight: Float[Tensor, "out columns"], bias: Float[Tensor, "out"] | None = None
+) -> Float[Tensor, "*batch out"]:
+    """F.linear; for few rows as a sum, since the library's product reads weights at half of what memory can."""
+    if x.shape[:-1].numel() > MOST_ROWS.get(x.dtype, 0):
+        return F.linear(x, weight, bias)
+    rows = written_down(x.flatten(0, -2))
+    return as_rows(streamed_sum(rows[None], weight[:, None]), x.shape[:-1], bias)  # reads each weight once for all rows
+
+
+def as_rows(
+    out: Float[Tensor, "out rows"], batch: tuple[int, ...], bias: Float[Tensor, "out"] | None
+) -> Float[Tensor, "*batch out"]:
+    """What a product gave column by column as F.linear gives it, in memory too, with the bias added."""
+    out = (out.flatten() if out.shape[1] == 1 else out.t().contiguous()).view(*batch, len(out))
+    return out if bias is None else out + bias
+
+
+streamed_ffn = ffn_of(streamed_linear)  # for dense layers
+
+
+def route_streamed(
+    x: Float[Tensor, "tokens dim"], router: Float[Tensor, "experts dim"], top_k: int, norm_topk_prob: bool
+) -> Route:
+    """`moe_route`; a few experts are found by taking the largest again and again, which needs no call of a library."""
+    if top_k > MOST_PICKS:
+        return moe_route(x, router, top_k, norm_topk_prob)
+    logits, picked = streamed_linear(x, router), []
+    left = logits.softmax(dim=-1, dtype=torch.float32)
+    for _ in range(top_k):
+        picked.append(left.max(dim=-1))
+        left = left.scatter(-1, picked[-1].indices[:, None], -1)
+    weights, experts = (torch.stack(each, dim=-1) for each in zip(*picked, strict=True))
+    if norm_topk_prob:
+        weights = weights / weights.sum(dim=-1, keepdim=True)
+    return Route(weights.to(x.dtype), experts, logits)
+
+
+def moe_streamed(
+    x: Float[Tensor, "tokens dim"],
+    route: Route,
+    gate_up_proj: Float[Tensor, "experts two_intermediate dim"],
+    down_proj: Float[Tensor, "experts dim intermediate"],
+    expert: Callable[..., Tensor] = expert_ffn,
+) -> Float[Tensor, "tokens dim"]:
+    """`moe` without a wait: compiled, each choice reads its expert's weights where they lie, with no copy of them.
+
+    Where the choices are many more than the experts, reading each expert once is cheaper: then `moe_grouped`, or
+    `moe_all_experts` in types whose grouped product cannot be compiled.
+    """
+    if len(x) > 1 and route.experts.numel() > 2 * len(gate_up_proj):
+        once = moe_grouped if x.dtype == torch.bfloat16 else moe_all_experts
+        return once(x, route, gate_up_proj, down_proj)
+    gate, up = streamed_sum(written_down(x)[:, None, None], gate_up_proj[route.experts]).chunk(2, dim=-1)
+    inner = written_down(F.silu(gate) * up)
+    answers = streamed_sum(inner[:, :, None], down_proj[route.experts])  # [tokens, top_k, dim]
+    return (answers * route.weights[..., None]).sum(dim=1)
+
+
+def streamed_attention(
+    q: Float[Tensor, "batch heads q_len head_dim"],
+    k: Float[Tensor, "batch kv_heads k_len head_dim"],
+    v: Float[Tensor, "batch kv_heads k_len head_dim"],
+    mask: Bool[Tensor, "#batch 1 q_len k_len"],
+) -> Float[Tensor, "batch heads q_len head_dim"]:
+    """`gqa_attention` of one query on a CPU, where PyTorch's kernel reads the keys at a third of this speed.
+
+    The group's heads are written out one by one, so that one loop reads each key once for all of them; the values'
+    columns, too, so that this loop goes through memory in order: the whole took 1.5 to 1.8 times as long without that.
+    """
+    group = heads_per_kv_head(q, k)
+    if q.device.type != "cpu" or group > MOST_HEADS:
+        return gqa_attention(q, k, v, mask)
+    rows = written_down(q).unflatten(1, (-1, group)).squeeze(3)  # [batch, kv_heads, group, head_dim]
+    scores = [(rows[:, :, head, None] * k).sum(-1, dtype=torch.float32) for head in range(group)]
+    hidden = written_down(torch.where(mask, 0.0, -torch.inf))
+    weights = written_down((torch.stack(scores, dim=2) / q.shape[-1] ** 0.5 + hidden).softmax(dim=-1))
+    columns = v.split(LINE // v.itemsize, dim=-1)
+    heads = [
+        torch.cat([(weights[:, :, head, :, None] * part).sum(-2) for part in columns], dim=-1) for head in range(group)
+    ]
+    return torch.stack(heads, dim=2).view(q.shape).to(v.dtype)
+
+
+STREAMED = Ops(
+    linear=streamed_linear,
+    head=streamed_linear,
+    expert=streamed_ffn,
+    moe=moe_streamed,
+    attention=streamed_attention,
+    route=route_streamed,
+)

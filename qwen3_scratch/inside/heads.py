@@ -1,0 +1,157 @@
+"""What attention heads do, measured: where they look, what they copy, and what is lost without them.
+
+A head is named by its layer and its number there: L1H4 is head 4 of layer 1, both counted from 0.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ..checkpoints.checkpoint import Checkpoint
+from ..config import Config
+from ..errors import Error
+from ..model import Weights, attention_mask, attention_weights, forward
+from ..tiny.corpus import Example
+from ..tiny.evaluate import chat_ids
+from ..tokenizer import Tokenizer
+from ..tracing import trace
+
+Head = tuple[int, int]  # layer, head
+
+
+def head_weights(
+    weights: Weights, config: Config, token_ids: Int[Tensor, "batch seq"]
+) -> Float[Tensor, "layers batch heads seq seq"]:
+    """The attention weights of all heads in one pass, recomputed from the queries and keys that the pass used."""
+    with trace() as t:
+        forward(weights, token_ids, config, logits_to_keep=1)
+    calls = [call.inputs for call in t["gqa_attention"]]
+    return torch.stack([attention_weights(call["q"], call["k"], call["mask"]) for call in calls]).float()
+
+
+def even_weights(config: Config, seq: int) -> Float[Tensor, "layers 1 1 seq seq"]:
+    """What a head without any preference would do: the same weight on every token that it may see."""
+    positions = torch.arange(seq)[None]
+    windows = [config.window(layer) for layer in range(config.num_hidden_layers)]
+    seen = torch.stack([attention_mask(positions, positions, window) for window in windows]).float()
+    return seen / seen.sum(-1, keepdim=True)
+
+
+def previous_token(looks: Float[Tensor, "layers batch heads seq seq"]) -> Float[Tensor, "layers heads"]:
+    """Share of its weight that a token gives to the token before it, averaged over the tokens that have one."""
+    return looks.diagonal(-1, -2, -1).mean((1, 3))
+
+
+def first_token(looks: Float[Tensor, "layers batch heads seq seq"]) -> Float[Tensor, "layers heads"]:
+    """Share that a token gives to the first token: an attention sink (Xiao et al. 2023, arXiv:2309.17453)."""
+    return looks[..., 1:, 0].mean((1, 3))
+
+
+def induction(looks: Float[Tensor, "layers batch heads seq seq"], period: int) -> Float[Tensor, "layers heads"]:
+    """In a text that repeats after `period` tokens: share given to the token that followed this one the last time.
+
+    Only the second half is asked, whose tokens have been there before (Olsson et al. 2022, arXiv:2209.11895).
+    """
+    return looks.diagonal(1 - period, -2, -1)[..., 1:].mean((1, 3))
+
+
+def without(weights: Weights, config: Config, heads: Collection[Head]) -> Weights:
+    """The same weights, but what the given heads gather is multiplied by zero: their columns of `o_proj`."""
+    layers = list(weights.layers)
+    for layer, head in heads:
+        o_proj = layers[layer].o_proj.clone()
+        o_proj[:, head * config.head_dim : (head + 1) * config.head_dim] = 0
+        layers[layer] = layers[layer]._replace(o_proj=o_proj)
+    return weights._replace(layers=tuple(layers))
+
+
+def copying(
+    weights: Weights, config: Config, token_ids: Int[Tensor, "batch seq"], words: Int[Tensor, "words"]
+) -> Float[Tensor, "layers heads"]:
+    """How often a head, looking at a word, raises that word's own logit most among all `words`.
+
+    The value of the token it looks at goes through the head's part of `o_proj` and the model's head, which is the OV
+    circuit of Elhage et al. 2021 on the values of a real pass. Chance is 1 / words. `token_ids` hold nothing else.
+    """
+    with trace() as t:
+        forward(weights, token_ids, config, logits_to_keep=1)
+    unembed = weights.embed_tokens if weights.lm_head is None else weights.lm_head
+    group = config.num_attention_heads // config.num_key_value_heads
+    own = (token_ids[..., None] == words).int().argmax(-1)  # [batch, seq], which of the words
+    found = []
+    for layer, call in zip(weights.layers, t["gqa_attention"], strict=True):
+        v = call.inputs["v"].repeat_interleave(group, dim=1)  # [batch, heads, seq, head_dim]
+        out = layer.o_proj.unflatten(1, (-1, config.head_dim))  # [hidden, heads, head_dim]
+        written = torch.einsum("bhsd,ehd->bhse", v, out)
+        logits = F.linear(written * weights.norm, unembed[words])
+        found.append((logits.argmax(-1) == own[:, None]).float().mean((0, 2)))
+    return torch.stack(found)
+
+
+class Lookups(NamedTuple):
+    """Places in texts where a word is looked up that stands further back, behind the word that is read.
+
+    A step reads token `query` of text `text`, and the next token is right if it follows the same word as before.
+    """
+
+    token_ids: Int[Tensor, "texts seq"]  # padded at the end, where causal attention never looks
+    text: Int[Tensor, "steps"]
+    query: Int[Tensor, "steps"]
+    followers: Bool[Tensor, "steps seq"]  # where the right word stands, behind an earlier copy of the word read
+    others: Bool[Tensor, "steps seq"]  # the other words of the notes
+
+    @property
+    def answers(self) -> Int[Tensor, "steps"]:
+        """The words that are right."""
+        return self.token_ids[self.text, self.query + 1]
+
+
+def story_lookups(checkpoint: Checkpoint, examples: Sequence[Example]) -> Lookups:
+    """Each step from word to word in the last line of a story's thinking, `> coat Leo`, after notes on all people.
+
+    Raises Error where an example's thinking has no such line.
+    """
+    texts, steps = [], []
+    for example in examples:
+        if "\n> " not in example.thinking:
+            raise Error(f"thinking: {example.thinking!r} found, expected a last line such as '> coat Leo'")
+        ids, _ = chat_ids(checkpoint, example)
+        notes, walk = notes_and_walk(checkpoint.tokenizer, ids)
+        for query in walk[:-1]:
+            behind = [place for place in notes if ids[place - 1 : place + 1] == ids[query : query + 2]]
+            steps.append((len(texts), query, behind, [place for place in notes if place not in behind]))
+        texts.append(ids[: walk.stop])
+    longest = max(map(len, texts))
+    masks = torch.zeros(2, len(steps), longest, dtype=torch.bool)
+    for number, step in enumerate(steps):
+        for mask, places in zip(masks, step[2:], strict=True):
+            mask[number, places] = True
+    text, query = torch.tensor([step[:2] for step in steps]).T
+    return Lookups(torch.tensor([ids + [0] * (longest - len(ids)) for ids in texts]), text, query, *masks)
+
+
+def notes_and_walk(tokenizer: Tokenizer, ids: list[int]) -> tuple[list[int], range]:
+    """Where the words of the noted lines (`- Leo school ...`) of a chat's last thinking stand, and of its last line."""
+    think, end = (len(ids) - 1 - ids[::-1].index(tokenizer.token_id(mark)) for mark in ("<think>", "</think>"))
+    texts = [tokenizer.decode([token]).strip() for token in ids[:end]]
+    start = max(place for place in range(think, end) if texts[place] == ">") + 1
+    walk = range(start, next((place for place in range(start, end) if not texts[place]), end))  # to the line break
+    return [place for place in range(think + 1, start) if texts[place].isalpha()], walk
+
+
+def weight_on(
+    looks: Float[Tensor, "layers batch heads seq seq"], lookups: Lookups, places: Bool[Tensor, "steps seq"]
+) -> Float[Tensor, "layers heads"]:
+    """Share of its weight that a head gives to `places`, averaged over the steps."""
+    asked = looks[:, lookups.text, :, lookups.query]  # [steps, layers, heads, seq]
+    return (asked * places[:, None, None]).sum(-1).mean(0)
+
+
+def right_word(weights: Weights, config: Config, lookups: Lookups) -> float:
+    """The probability of the right word, averaged over the steps."""
+    logits = forward(weights, lookups.token_ids, config)[lookups.text, lookups.query].float()
+    return float(logits.softmax(-1).gather(1, lookups.answers[:, None]).mean())

@@ -1,0 +1,245 @@
+"""Training by the same pure functions: the losses, one step, and a loop that can stop and resume."""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from ..checkpoints.saving import whole, writing
+from ..checkpoints.weights import init_weights, tensor_tree
+from ..config import Config
+from ..errors import Error
+from ..model import Ops, Route, Weights, attention_mask, embed, hidden_states, moe_route
+from ..trust.memory import telling_too_little_memory
+
+
+def load_balancing_loss(
+    router_logits: Sequence[Float[Tensor, "tokens experts"]],
+    num_experts: int,
+    top_k: int,
+    attention_mask: Tensor | None = None,
+) -> Float[Tensor, ""]:
+    """experts * sum over experts of (choices per token) * (mean probability), over the tokens of all given layers.
+
+    Evenly used experts give `top_k`; one expert for all gives up to `experts`. `attention_mask`
+    [batch, seq] leaves padding out. Fedus et al. 2021, arXiv:2101.03961, equations 4 to 6.
+    """
+    logits = torch.cat(tuple(router_logits))
+    probabilities = logits.float().softmax(dim=-1)
+    chosen = F.one_hot(probabilities.topk(top_k, dim=-1).indices, num_experts).sum(1).float()
+    keep = torch.ones(len(logits), device=logits.device)
+    if attention_mask is not None:
+        keep = attention_mask.flatten().to(logits.device).float().repeat(len(router_logits))
+    share, probability = keep @ chosen / keep.sum(), keep @ probabilities / keep.sum()
+    return num_experts * (share * probability).sum()
+
+
+class Batch(NamedTuple):
+    """Rows of token ids into which whole chats are packed one after the other; each sees only itself."""
+
+    token_ids: Int[Tensor, "rows seq"]
+    positions: Int[Tensor, "rows seq"]  # counted from the start of each chat
+    chat: Int[Tensor, "rows seq"]  # number of the chat within its row, -1 for padding
+    loss_weights: Float[Tensor, "rows seq"]  # how much the token that stands here counts as a target
+
+
+class Losses(NamedTuple):
+    total: Float[Tensor, ""]
+    cross_entropy: Float[Tensor, ""]  # nats per target, weighted
+    balance: Float[Tensor, ""]  # mean over layers; top_k at its best
+
+
+def losses(weights: Weights, batch: Batch, config: Config, balance_weight: float) -> Losses:
+    """Weighted cross-entropy of the next token plus the load-balancing loss, taken layer by layer.
+
+    The reference pools all layers before it counts, so that one layer's favourite expert can hide behind another
+    layer's; here each layer is balanced by itself. The head is applied only where a target counts.
+    """
+    router_logits = []
+
+    def noting_route(*args) -> Route:
+        route = moe_route(*args)
+        router_logits.append(route.logits)
+        return route
+
+    def within_chat(positions: Tensor, key_positions: Tensor, window: int | None) -> Tensor:
+        same = batch.chat[:, :, None] == batch.chat[:, None, :]
+        return attention_mask(positions, key_positions, window) & same[:, None]
+
+    keep, ops = batch.chat >= 0, Ops(route=noting_route, mask=within_chat)
+    x = hidden_states(weights, embed(batch.token_ids, weights.embed_tokens), config, keep, batch.positions, ops=ops)
+    target, counts = batch.token_ids[:, 1:], batch.loss_weights[:, 1:]
+    chosen = counts > 0
+    head = weights.embed_tokens if weights.lm_head is None else weights.lm_head
+    each = F.cross_entropy(F.linear(x[:, :-1][chosen], head).float(), target[chosen], reduction="none")
+    cross_entropy = (each * counts[chosen]).sum() / counts[chosen].sum()
+    top_k, experts = config.num_experts_per_tok, config.num_experts
+    balances = [load_balancing_loss([layer], experts, top_k, keep) for layer in router_logits]
+    balance = torch.stack(balances).mean() if balances else cross_entropy.new_tensor(float(top_k))
+    return Losses(cross_entropy + balance_weight * balance, cross_entropy, balance)
+
+
+class Plan(NamedTuple):
+    """How long and how fast to train. The learning rate warms up, stays, and falls to zero over the last part."""
+
+    steps: int
+    learning_rate: float = 2e-3
+    warmup: int = 100  # steps
+    decay: float = 0.3  # share of all steps
+    weight_decay: float = 0.05  # of matrices; norms and biases are left alone
+    balance_weight: float = 0.01
+    max_grad_norm: float = 1.0
+    save_every: int = 250  # steps
+
+    def rate(self, step: int) -> float:
+        """The learning rate of one step, counted from 0."""
+        falling = (self.steps - step) / max(1.0, self.steps * self.decay)
+        return self.learning_rate * min(1.0, (step + 1) / self.warmup, falling)
+
+
+def make_optimizer(weights: Weights, plan: Plan) -> torch.optim.AdamW:
+    tensors = tensor_tree(weights)
+    groups = [
+        {"params": [t for t in tensors if t.ndim > 1], "weight_decay": plan.weight_decay},
+        {"params": [t for t in tensors if t.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=plan.learning_rate, betas=(0.9, 0.98), fused=True)
+
+
+def train_step(
+    weights: Weights, optimizer: torch.optim.Optimizer, batch: Batch, config: Config, plan: Plan, step: int
+) -> Losses:
+    """One update of the weights, in place. The tensors of the tree are leaves that require gradients."""
+    for group in optimizer.param_groups:
+        group["lr"] = plan.rate(step)
+    found = losses(weights, batch, config, plan.balance_weight)
+    found.total.backward()
+    torch.nn.utils.clip_grad_norm_(tensor_tree(weights), plan.max_grad_norm)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return Losses(*(value.detach() for value in found))
+
+
+class Moment(NamedTuple):
+    """Where a training run stands: everything that the next step depends on, and what was measured so far."""
+
+    step: int
+    weights: Weights
+    optimizer: torch.optim.Optimizer
+    history: list[dict[str, float]]
+
+
+def train(
+    config: Config,
+    plan: Plan,
+    batch_of: Callable[[int], Batch],
+    folder: Path,
+    *,
+    seed: int = 0,
+    measure: Callable[[Weights, int], dict[str, float]] | None = None,
+) -> Moment:
+    """Trains from random weights, or from where an earlier call in `folder` stopped, to the end of the plan.
+
+    `batch_of(step)` depends on nothing but its argument, so that a resumed run is bit for bit the run that was never
+    stopped. Every `save_every` steps the moment is saved and `measure(weights, step)` is added to the history.
+
+    Raises:
+        Error: a loss that is no number, too little memory for a step, a disk that is full, or a saved moment of
+            another model, plan or seed. What was saved before stays, and the same call goes on from there.
+    """
+    moment = resume(config, plan, folder, seed=seed) or start(config, plan, seed)
+    weights, optimizer, history = moment.weights, moment.optimizer, moment.history
+    with tqdm(total=plan.steps, initial=moment.step, unit="step", desc="training") as bar:
+        for step in range(moment.step, plan.steps):
+            with telling_too_little_memory(f"training: step {step}", "make batches of fewer or shorter rows"):
+                found = train_step(weights, optimizer, batch_of(step), config, plan, step)
+            loss = found.cross_entropy.item()
+            if not math.isfinite(loss):
+                raise Error(f"training: the loss is {loss} at step {step}, expected a number: lower the learning rate")
+            bar.update()
+            bar.set_postfix(loss=f"{loss:.3f}", balance=f"{found.balance.item():.2f}")
+            saving = (step + 1) % plan.save_every == 0 or step + 1 == plan.steps
+            if step % 10 == 9 or saving:
+                history.append({"step": step + 1, "loss": loss, "balance": found.balance.item()})
+            if saving:
+                if measure is not None:
+                    history[-1] |= measure(weights, step + 1)
+                moment = Moment(step + 1, weights, optimizer, history)
+                save_moment(moment, folder, run_of(config, plan, seed))
+    return moment
+
+
+def start(config: Config, plan: Plan, seed: int) -> Moment:
+    weights = init_weights(config, seed=seed, dtype=torch.float32)
+    for tensor in tensor_tree(weights):
+        tensor.requires_grad_(True)
+    return Moment(0, weights, make_optimizer(weights, plan), [])
+
+
+def run_of(config: Config, plan: Plan, seed: int) -> dict[str, Any]:
+    """What a run was begun with, as JSON gives it back: steps under another plan or seed would make a hybrid."""
+    return json.loads(json.dumps({"config": config.to_dict(), **plan._asdict(), "seed": seed}))
+
+
+def save_moment(moment: Moment, folder: Path, run: dict[str, Any]) -> None:
+    """One safetensors file: weights and optimiser state, and in its header the rest; whole or not there."""
+    tensors = {}
+    for number, tensor in enumerate(tensor_tree(moment.weights)):
+        state = moment.optimizer.state[tensor]
+        tensors |= {f"{number}.weight": tensor.detach()} | {f"{number}.{name}": state[name] for name in STATE}
+    header = {"step": str(moment.step), "run": json.dumps(run), "history": json.dumps(moment.history)}
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with whole(folder / MOMENT) as partial:
+        save_file(tensors, partial, header)
+
+
+def resume(config: Config, plan: Plan, folder: Path, *, seed: int = 0) -> Moment | None:
+    """The moment that an earlier run saved in `folder`, or None. Raises Error if it is of another run, or damaged."""
+    path = folder / MOMENT
+    if not path.exists():
+        return None
+    moment, run = start(config, plan, seed), run_of(config, plan, seed)
+    try:
+        with safe_open(path, framework="pt") as opened, torch.no_grad():
+            header = opened.metadata() or {}
+            step, history, saved = int(header["step"]), json.loads(header["history"]), json.loads(header["run"])
+            others = [name for name in run if saved[name] != run[name]]
+            for number, tensor in enumerate(tensor_tree(moment.weights) if not others else ()):
+                # Copies: what a file gives lies in the file, and goes when that is cut off.
+                state = {name: opened.get_tensor(f"{number}.{name}").clone() for name in ("weight", *STATE)}
+                if any(found.shape != (() if name == "step" else tensor.shape) for name, found in state.items()):
+                    raise ValueError(f"a tensor of weight {number} has another shape")
+                tensor.copy_(state.pop("weight"))
+                moment.optimizer.state[tensor] = state
+    except (SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        raise Error(f"{path}: is damaged ({error}), expected a saved run: remove the folder to start anew") from None
+    if "config" in others:
+        raise Error(f"{path}: is of another config, expected this one's run: remove the folder to start anew")
+    if others:
+        was, now = (", ".join(f"{name}={each[name]}" for name in others) for each in (saved, run))
+        advice = "ask for the same again, or remove the folder to start anew"
+        raise Error(f"{path}: is of a run with {was}, expected {now}: {advice}")
+    return moment._replace(step=step, history=history)
+
+
+def saved_step(folder: Path) -> int:
+    """How many steps the run in `folder` would not have to repeat: 0 where nothing readable was saved."""
+    try:
+        with safe_open(folder / MOMENT, framework="pt") as opened:
+            return int(opened.metadata()["step"])
+    except (SafetensorError, OSError, TypeError, KeyError, ValueError):
+        return 0
+
+
+MOMENT = "moment.safetensors"
+STATE = ("step", "exp_avg", "exp_avg_sq")  # what AdamW remembers of each tensor

@@ -1,0 +1,64 @@
+"""A dense model -> a mixture of experts that says the same: each expert a copy of its feed-forward, and a router.
+
+Sparse upcycling, Komatsuzaki et al. 2022, arXiv:2212.05055.
+"""
+
+from dataclasses import replace
+
+import torch
+
+from ..config import Config
+from ..errors import Error
+from ..model import LayerWeights, Weights
+
+
+def upcycle(
+    weights: Weights,
+    config: Config,
+    num_experts: int,
+    *,
+    top_k: int = 1,
+    norm_topk_prob: bool = True,
+    seed: int | None = 0,
+) -> tuple[Weights, Config]:
+    """Copies every layer's feed-forward into `num_experts` experts, adds routers, and keeps all else.
+
+    With `norm_topk_prob` a token's weights sum to one, so the answer is the dense model's, whatever the routers say.
+    Without it the answer shrinks to the chosen experts' share of the probability, about top_k / num_experts.
+    Routers are normal with `initializer_range`; `seed` None leaves them zero. The dense weights are not changed.
+
+    Raises:
+        Error: the model has experts already, fewer than one expert or a `top_k` that exceeds them, or layers of which
+            only some have a sliding window, for which the config of the sparse family has no words.
+    """
+    if config.num_experts:
+        raise Error(
+            f"upcycle: the model has {config.num_experts} experts, expected a dense one: choose another checkpoint"
+        )
+    if num_experts < 1:
+        raise Error(f"upcycle: num_experts is {num_experts}, expected at least 1: mend the argument")
+    if len(set(config.layer_types)) > 1:
+        raise Error(
+            "upcycle: layer_types differ from layer to layer, expected one kind: the sparse family knows no mix"
+        )
+    slides = config.layer_types[0] == "sliding_attention"
+    sparse = replace(
+        config, model_type="qwen3_moe", num_experts=num_experts, num_experts_per_tok=top_k,
+        moe_intermediate_size=config.intermediate_size, norm_topk_prob=norm_topk_prob, decoder_sparse_step=1,
+        mlp_only_layers=(), use_sliding_window=slides, sliding_window=config.sliding_window if slides else None,
+    )  # fmt: skip
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    layers = tuple(_upcycle_layer(layer, sparse, generator) for layer in weights.layers)
+    return weights._replace(layers=layers), sparse
+
+
+def _upcycle_layer(layer: LayerWeights, config: Config, generator: torch.Generator | None) -> LayerWeights:
+    experts, hidden = config.num_experts, config.hidden_size
+    router = torch.zeros(experts, hidden)
+    if generator is not None:
+        router = config.initializer_range * torch.randn(experts, hidden, generator=generator)
+    return layer._replace(
+        gate_up_proj=layer.gate_up_proj.detach().repeat(experts, 1, 1),
+        down_proj=layer.down_proj.detach().repeat(experts, 1, 1),
+        router=router.to(layer.down_proj),
+    )

@@ -1,0 +1,298 @@
+"""The commands of the terminal, each a few lines on functions that can be imported as well."""
+
+import os
+import sys
+from contextlib import nullcontext, suppress
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from ..checkpoints.checkpoint import Checkpoint, load_checkpoint
+from ..checkpoints.verifying import verify as verdicts_of
+from ..checkpoints.weights import DTYPES
+from ..devices.launch import agree, ranks, started_by_torchrun
+from ..devices.slices import DISPATCH, load_slices
+from ..errors import Error
+from ..fast.eight_bits import with_int8
+from ..generation import prompt_ids, stream
+from ..hub.download import fetch, find_snapshot
+from ..hub.find import chosen, find_local
+from ..model import forward
+from ..tracing import trace as open_trace
+from .report import checkpoint_report, plan_report, route_table, slices_report, verdict_line
+from .screen import complain, is_first, one_line_ends, read_line, screen, show, speaker, turns
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain text: the boxes leave too little room at 80 columns and cut long names off
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    help="Run and look into Qwen3 mixture-of-experts models, written from scratch as pure functions.\n\n"
+    "MODEL is `tiny` (embedded, needs no network), a folder in the hub's format, or a hub id such as "
+    "`huihui-ai/Huihui-MoE-0.8B-2E`, which is downloaded once. Without it the environment variable "
+    "QWEN3_SCRATCH_MODEL decides, else `tiny`.",
+)
+
+Model = Annotated[str | None, typer.Option("--model", "-m", help="`tiny`, a folder, or a hub id.")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")]
+Device = Annotated[str, typer.Option(help="`auto` takes a GPU where there is one; else `cpu`, `cuda`, `cuda:1`.")]
+Dtype = Annotated[str, typer.Option(help="`auto` keeps the type of the files; else float32, bfloat16, float16.")]
+TopExperts = Annotated[
+    int | None,
+    typer.Option("--num-experts-per-tok", help="Experts each token goes to, instead of the config's number."),
+]
+MaxNew = Annotated[int, typer.Option(help="Most tokens to generate.")]
+MinNew = Annotated[int, typer.Option(help="Fewest tokens before a stop token may come.")]
+Temperature = Annotated[float | None, typer.Option(help="0 takes the most likely token; higher is freer.")]
+TopK = Annotated[int | None, typer.Option(help="Draw from so many of the most likely tokens; 0 is off.")]
+TopP = Annotated[float | None, typer.Option(help="Draw from the most likely tokens that add up to this probability.")]
+MinP = Annotated[float | None, typer.Option(help="Leave out what is less likely than this share of the most likely.")]
+Penalty = Annotated[float | None, typer.Option("--repetition-penalty", help="Above 1 discourages repeating.")]
+Seed = Annotated[int | None, typer.Option(help="Makes a random answer repeatable.")]
+Thinking = Annotated[bool, typer.Option("--thinking/--no-thinking", help="Let the model think before it answers.")]
+System = Annotated[str | None, typer.Option(help="A system message before the first turn.")]
+TensorParallel = Annotated[int, typer.Option(min=1, help="Cut every matrix over so many processes (torchrun).")]
+ExpertParallel = Annotated[int, typer.Option(min=1, help="Deal the experts out to so many processes (torchrun).")]
+Compiled = Annotated[bool, typer.Option("--compiled", help="Compile first, some seconds, then decode faster.")]
+Int8 = Annotated[
+    bool,
+    typer.Option("--int8", help="Round a copy of the weights to 8 bits and decode compiled from it: less to read."),
+]
+Raw = Annotated[bool, typer.Option("--raw", help="Continue the text as it stands, without the chat format.")]
+
+
+def main() -> None:
+    """Runs the command line; an error is one line on standard error and a non-zero exit."""
+    with suppress(AttributeError):  # a character that the terminal lacks is no reason to stop
+        sys.stdout.reconfigure(errors="replace")
+    with one_line_ends():
+        app()
+
+
+@app.command("generate")
+def generate_command(
+    prompt: Annotated[str, typer.Argument(help="The prompt; `-` reads standard input.")],
+    model: Model = None,
+    max_new_tokens: MaxNew = 256,
+    min_new_tokens: MinNew = 0,
+    thinking: Thinking = True,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    min_p: MinP = None,
+    repetition_penalty: Penalty = None,
+    seed: Seed = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(metavar="<str>", help="Text that ends the answer; may be given several times.")
+    ] = None,
+    system: System = None,
+    raw: Raw = False,
+    compiled: Compiled = False,
+    int8: Int8 = False,
+    routes: Annotated[bool, typer.Option("--routes", help="Then show which experts each token went to.")] = False,
+    num_experts_per_tok: TopExperts = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    revision: Revision = None,
+    tensor_parallel: TensorParallel = 1,
+    expert_parallel: ExpertParallel = 1,
+    expert_dispatch: Annotated[
+        str, typer.Option(help="With experts dealt out: `own-experts` adds answers up, `all-to-all` sends tokens.")
+    ] = "own-experts",
+) -> None:
+    """Answer one prompt, streaming. What is left out comes from the checkpoint's generation_config.json.
+
+    Example: `qwen3-scratch generate "What is the capital of France?" --routes`
+
+    On many devices: `torchrun --nproc-per-node 4 -m qwen3_scratch generate ... --tensor-parallel 2 --expert-parallel 2`
+    """
+    options = dict(
+        max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens, thinking=thinking, temperature=temperature,
+        top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty, stop=stop or (), raw=raw,
+        compiled=compiled or int8,
+    )  # fmt: skip
+    place = place_for(device)
+    many = tensor_parallel * expert_parallel > 1 or started_by_torchrun()
+    with ranks(tensor_parallel, expert_parallel, place) if many else nullcontext() as mesh, speaker(mesh):
+        text = sys.stdin.read().removesuffix("\n") if prompt == "-" and is_first(mesh) else prompt
+        prompt = agree(text)
+        seed = agree(int(torch.seed() % 2**63)) if many and seed is None else seed
+        cut = {} if mesh is None else {"mesh": mesh, "dispatch": dispatch_of(expert_dispatch)}
+        checkpoint = load(model, place, dtype, revision, num_experts_per_tok, **cut)
+        checkpoint = with_int8(checkpoint) if int8 else checkpoint
+        asked: Any = prompt if raw or system is None else turns(prompt, system)
+        found = show(stream(checkpoint, asked, seed=seed, **options))
+        if found.finish_reason == "length":
+            screen.print(f"(cut off after {len(found.token_ids)} tokens; raise --max-new-tokens to see more)")
+        if routes:
+            screen.print(route_table(checkpoint, [*found.prompt_ids, *found.token_ids], len(found.prompt_ids)))
+
+
+@app.command()
+def chat(
+    model: Model = None,
+    max_new_tokens: MaxNew = 1024,
+    thinking: Thinking = True,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    min_p: MinP = None,
+    repetition_penalty: Penalty = None,
+    seed: Seed = None,
+    system: System = None,
+    compiled: Compiled = False,
+    int8: Int8 = False,
+    num_experts_per_tok: TopExperts = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    revision: Revision = None,
+) -> None:
+    """Talk in turns. `/new` starts afresh, `/think` switches thinking, `/quit` or Ctrl-D ends.
+
+    Ctrl-C stops an answer, and ends the chat where it waits for you.
+
+    Example: `qwen3-scratch chat --no-thinking --temperature 0.7`
+    """
+    checkpoint = load(model, place_for(device), dtype, revision, num_experts_per_tok)
+    checkpoint = with_int8(checkpoint) if int8 else checkpoint
+    options = dict(
+        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty,
+        seed=seed, compiled=compiled or int8,
+    )  # fmt: skip
+    messages = turns(None, system)
+    screen.print("Type a message. /new, /think, /quit, /help.", style="dim")
+    while (text := read_line()) is not None and text != "/quit":
+        if text == "/new":
+            messages = turns(None, system)
+        elif text == "/think":
+            thinking = not thinking
+            screen.print(f"thinking is {'on' if thinking else 'off'}", style="dim")
+        elif text.startswith("/"):
+            screen.print("/new starts afresh, /think switches thinking, /quit or Ctrl-D ends", style="dim")
+        elif text:
+            asked = [*messages, {"role": "user", "content": text}]
+            try:
+                room = checkpoint.config.max_position_embeddings - len(prompt_ids(checkpoint, asked, thinking=thinking))
+                if room < 1:
+                    raise Error("the chat has filled the model's context: /new starts afresh")
+                limit = min(max_new_tokens, room)
+                found = show(stream(checkpoint, asked, max_new_tokens=limit, thinking=thinking, **options))
+                messages = [*asked, {"role": "assistant", "content": found.text}]
+            except Error as error:
+                complain(error)
+            except KeyboardInterrupt:
+                screen.print("(stopped; this turn is forgotten)", style="dim")
+
+
+@app.command("trace")
+def trace_command(
+    prompt: Annotated[str, typer.Argument(help="The text whose pass is traced.")] = "Who has the kite?",
+    model: Model = None,
+    raw: Raw = False,
+    num_experts_per_tok: TopExperts = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    revision: Revision = None,
+) -> None:
+    """Print the shapes that go into and come out of every function.
+
+    Example: `qwen3-scratch trace "Who has the kite?" --num-experts-per-tok 1`
+    """
+    checkpoint = load(model, place_for(device), dtype, revision, num_experts_per_tok)
+    ids = torch.tensor([prompt_ids(checkpoint, prompt, raw=raw)], device=checkpoint.device)
+    with torch.inference_mode(), open_trace() as recorded:
+        forward(checkpoint.weights, ids, checkpoint.config)
+    print(recorded.table())
+
+
+@app.command()
+def info(
+    model: Annotated[str | None, typer.Argument(help="`tiny`, a folder, a hub id, or a config.json alone.")] = None,
+    revision: Revision = None,
+    tensor_parallel: TensorParallel | None = None,
+    expert_parallel: ExpertParallel | None = None,
+) -> None:
+    """Show a checkpoint's files, sizes, parameters and memory.
+
+    Parameters are counted in all and active per token, memory at each dtype; no weight is read. With
+    --tensor-parallel or --expert-parallel: what each device would hold and send, for which config.json is enough.
+
+    Example: `qwen3-scratch info Qwen/Qwen3-30B-A3B --tensor-parallel 2 --expert-parallel 4`
+    """
+    if tensor_parallel is None and expert_parallel is None:
+        print(checkpoint_report(model, revision))
+    else:
+        print(slices_report(model, tensor_parallel or 1, expert_parallel or 1, revision))
+
+
+@app.command("download")
+def download_command(
+    model: Annotated[str | None, typer.Argument(help="A hub id such as `huihui-ai/Huihui-MoE-0.8B-2E`.")] = None,
+    revision: Revision = None,
+) -> None:
+    """Fetch a checkpoint from the hub, every file verified.
+
+    Sizes and free disk are shown first, the folder is printed last. Every file is held against the hub's hash. Run
+    again, it fetches what is lacking or wrong. HF_ENDPOINT, HF_TOKEN, HF_HOME and HF_HUB_OFFLINE mean what they mean
+    to huggingface_hub.
+
+    Example: `qwen3-scratch download huihui-ai/Huihui-MoE-0.8B-2E`
+    """
+    name = chosen(model)
+    if (folder := find_local(name)) is not None:
+        screen.print("(a folder of this machine: there is nothing to download)")
+    else:
+        snapshot = find_snapshot(str(name), revision)
+        screen.print(plan_report(snapshot), markup=False, soft_wrap=True)
+        folder = fetch(snapshot, revision, tell=lambda file: screen.print(f"  verified  {file}", markup=False))
+    print(folder)
+
+
+@app.command("verify")
+def verify_command(
+    model: Annotated[str | None, typer.Argument(help="`tiny`, a folder, or a hub id that was downloaded.")] = None,
+    revision: Revision = None,
+    against: Annotated[str | None, typer.Option(help="A hub id that a folder of your own is held against.")] = None,
+) -> None:
+    """Hash every file of a checkpoint anew.
+
+    It is held against the hub's hash; the exit code is 1 if one is wrong. What was downloaded needs no network for it.
+    A folder has no hashes of its own: --against names a hub id to ask; without it config, names, shapes and numbers
+    are checked.
+
+    Example: `qwen3-scratch verify huihui-ai/Huihui-MoE-0.8B-2E`
+    """
+    folder, verdicts = verdicts_of(model, revision, against)
+    print(folder)
+    wrong = []
+    for verdict in verdicts:
+        print(verdict_line(verdict), flush=True)
+        wrong += [verdict.name] if verdict.right is False else []
+    if wrong:
+        others = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise Error(f"{folder}: {wrong[0]}{others} wrong or missing, expected what the hub has: download it again")
+
+
+def place_for(device: str) -> str:
+    """`auto` is a GPU where there is one, and with many processes each has its own."""
+    if device != "auto" or not torch.cuda.is_available():
+        return "cpu" if device == "auto" else device
+    return f"cuda:{os.environ['LOCAL_RANK']}" if started_by_torchrun() else "cuda"
+
+
+def load(
+    model: str | None, device: str, dtype: str, revision: str | None, top_experts: int | None, **cut: Any
+) -> Checkpoint:
+    """A whole checkpoint, or with `mesh` and `dispatch` this rank's slices of one."""
+    if dtype != "auto" and dtype not in DTYPES:
+        raise Error(f"--dtype is {dtype!r}, expected auto, {', '.join(DTYPES)}: choose one")
+    options = dict(dtype=DTYPES.get(dtype), device=device, revision=revision, num_experts_per_tok=top_experts)
+    return load_slices(model, **cut, **options) if cut else load_checkpoint(model, **options)
+
+
+def dispatch_of(name: str) -> Any:
+    if name not in DISPATCH:
+        raise Error(f"--expert-dispatch is {name!r}, expected {' or '.join(DISPATCH)}: choose one")
+    return DISPATCH[name]

@@ -1,0 +1,109 @@
+"""The safetensors files of a folder, one or sharded: which there are, which tensors they name, and that they rest."""
+
+import os
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from ..errors import Error, one_line, shown
+from .files import LARGEST_TABLE, check_file, json_object, read_json
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+MOST_SHARDS = 10_000  # the largest of the family comes in 118
+UNREADABLE = (SafetensorError, OSError, ValueError, RuntimeError, MemoryError)  # what the library and torch say
+
+
+def tensor_files(folder: Path) -> dict[str, Path]:
+    """Which file holds each tensor, from the files' own headers; the index says which files there are, no more."""
+    single, index = folder / SINGLE, folder / INDEX
+    listed: dict[str, str] = {}
+    if os.path.lexists(single):  # a link that leads nowhere is refused, and not passed over
+        paths = [single]
+    elif os.path.lexists(index):
+        listed = shard_table(index)
+        paths = [folder / name for name in sorted(set(listed.values()))]
+    else:
+        pickles = sorted(path.name for path in folder.glob("*.bin")) + sorted(path.name for path in folder.glob("*.pt"))
+        found = f"only {pickles[0]}, which is a pickle and is never opened" if pickles else "no weights"
+        raise Error(f"{folder}: {found}, expected {SINGLE} or {INDEX}: convert or fetch the checkpoint")
+    files: dict[str, Path] = {}
+    for path in paths:
+        if not os.path.lexists(path):
+            raise Error(f"{path}: no such file, though the index names it: fetch the checkpoint again")
+        for name in tensor_names(path):
+            if name in files:
+                found = f"tensor {one_line(name)} stands in {files[name].name} too"
+                raise Error(f"{path}: {found}, expected once: fetch again")
+            files[name] = path
+    for name, shard in listed.items():
+        if name not in files or files[name].name != shard:
+            found = f"tensor {one_line(name)} stands in {files[name].name if name in files else 'no file'}"
+            raise Error(f"{index}: {found}, expected in {shard}, as it says: fetch the files of one checkpoint again")
+    return files
+
+
+def shard_table(index: Path) -> dict[str, str]:
+    """The index's table of tensor to file, each a name that can only be a file beside it."""
+    table = read_json(index, LARGEST_TABLE).get("weight_map")
+    if not isinstance(table, dict) or not table or not all(isinstance(name, str) for name in table.values()):
+        raise Error(f"{index}: weight_map is no table of tensor to file name: fetch the file again")
+    names = set(table.values())
+    if len(names) > MOST_SHARDS:
+        raise Error(f"{index}: names {len(names):,} files, expected at most {MOST_SHARDS:,}: fetch the file again")
+    for name in names:
+        plain = Path(name).name == name and "\\" not in name and name.isprintable() and len(name) < 256
+        if not plain or not name.endswith(".safetensors"):
+            found = f"names the file {shown(name)}"
+            raise Error(f"{index}: {found}, expected a plain *.safetensors name in this folder: do not trust it")
+    return table
+
+
+def tensor_names(path: Path) -> list[str]:
+    """The names in a file's header, each once: the library would take the last of two without a word.
+
+    A safetensors file begins with eight bytes, the length of the header in bytes, and the header, a JSON object.
+    """
+    size = check_file(path).st_size
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > size - 8:
+                raise ValueError(f"a header of {length:,} bytes in a file of {size:,}")
+            if length > LARGEST_TABLE:
+                raise ValueError(f"a header of {length:,} bytes, expected at most {LARGEST_TABLE:,}")
+            return [name for name in json_object(file.read(length)) if name != "__metadata__"]
+    except OSError as error:
+        raise Error(f"{path}: cannot be read ({error.strerror}): check its permissions") from None
+    except ValueError as error:
+        raise damaged(path, error) from None
+
+
+def stamp(path: Path) -> tuple[int, int, int] | None:
+    """What changes with a file: which it is, its bytes, and when it was written, in nanoseconds; None: it is gone."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def check_unchanged(path: Path, before: tuple[int, int, int] | None) -> None:
+    """A file that is cut while it is read ends the process, since it is mapped: so this is asked before each tensor."""
+    if stamp(path) != before:
+        raise Error(f"{path}: has changed while it was read, expected it to rest: wait for what writes it, load again")
+
+
+def open_file(path: Path, framework: str = "pt"):
+    """The library's own view of a file, whose entries it has found to lie one behind another to the end of the file."""
+    try:
+        return safe_open(path, framework=framework)
+    except UNREADABLE as error:
+        raise damaged(path, error) from None
+
+
+def damaged(path: Path, error: BaseException) -> Error:
+    if isinstance(error, MemoryError) or "allocate memory" in str(error):
+        found = f"cannot be mapped ({one_line(error)}), expected memory for the whole file"
+        return Error(f"{path}: {found}: free some, or split the file into shards")
+    found = f"is no readable safetensors file ({one_line(error)})"
+    return Error(f"{path}: {found}: it is cut off or damaged, fetch it again")

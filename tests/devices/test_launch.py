@@ -1,0 +1,197 @@
+"""Whatever happens to one of many processes, all end soon, with one sentence that names the rank and the cause."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import TINY, command, torchrun, unchecked
+from reference import dense_config, random_weights
+
+from qwen3_scratch import Checkpoint, generate, load_checkpoint, save_checkpoint
+from qwen3_scratch.devices.launch import agree
+
+ENDED = r"rank 1 of 2: its process \d+ has ended before its work was done"
+HANGS = r"rank 1 of 2: process \d+ did not answer for 15 s and was ended"
+FAULTS = {  # what rank 1 does in the midst of generating -> the sentence
+    "it is killed": ("os.kill(os.getpid(), signal.SIGKILL)", ENDED),
+    "it leaves without a word": ("os._exit(0)", ENDED),
+    "it stops": ("os.kill(os.getpid(), signal.SIGSTOP)", HANGS),
+    "it waits for something else": ("time.sleep(1000)", HANGS),
+    "it finds an error": ("raise Error('model.safetensors: is broken')", r"rank 1 of 2: model\.safetensors: is broken"),
+    "its memory is full": ("torch.empty(10**15)", r"rank 1 of 2: RuntimeError: .*allocate memory"),
+}
+WORKER = """
+import os, signal, sys, time
+import torch
+from qwen3_scratch import Error, generate
+from qwen3_scratch.devices.launch import ranks
+from qwen3_scratch.devices.slices import load_slices
+
+def main():
+    with ranks(2, 1) as mesh:
+        checkpoint = load_slices("tiny", mesh)
+        for turn in range(10_000):
+            generate(checkpoint, [1, 2, 3], max_new_tokens=3, temperature=0)
+            if turn == 2 and mesh.get_rank() == 1:
+                {fault}
+
+try:
+    main()
+except Error as error:
+    print("Error:", error, flush=True)
+    sys.exit(1)
+"""
+
+
+def started(folder: Path, fault: str) -> subprocess.Popen:
+    script = folder / "worker.py"
+    script.write_text(WORKER.format(fault=fault))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(script)]
+    kind = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    return subprocess.Popen(command, **kind)
+
+
+def left(script: Path) -> list[str]:
+    """Processes that still run the script."""
+    lines = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True).stdout.splitlines()
+    return [line for line in lines if str(script) in line]
+
+
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory):
+    """All faults at once: each run mostly waits."""
+    folders = {name: tmp_path_factory.mktemp("fault") for name in FAULTS}
+    running = {name: started(folders[name], fault) for name, (fault, _) in FAULTS.items()}
+    found = {}
+    for name, process in running.items():
+        out, _ = process.communicate(timeout=180)
+        found[name] = (process.returncode, out, left(folders[name]))
+    return found
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ends processes by Linux's signals")
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_rank_that_fails_is_named_in_one_sentence_and_nobody_is_left(fault, ends):
+    code, out, running = ends[fault]
+    assert code not in (0, None)
+    lines = out.splitlines()
+    assert len(lines) == 1
+    assert re.match("Error: " + FAULTS[fault][1], lines[0])
+    assert running == []
+
+
+# ---- the terminal -----------------------------------------------------------------------------
+
+STORY = "Nora is in the garden. She has a pink cup. Who has the cup?"
+
+
+def generate_command(count: int, *words: str, stdin: str = "") -> subprocess.CompletedProcess:
+    return torchrun(count, "-m", "qwen3_scratch", "generate", *words, input=stdin)
+
+
+@pytest.fixture(scope="module")
+def single():
+    return generate(load_checkpoint(TINY), STORY, seed=3, temperature=0.8, max_new_tokens=60)
+
+
+def test_the_first_rank_answers_as_a_single_process_does(single):
+    words = (STORY, "-m", str(TINY), "--seed", "3", "--temperature", "0.8", "--max-new-tokens", "60", "--routes")
+    found = generate_command(2, *words, "--tensor-parallel", "2")
+    assert found.returncode == 0
+    assert found.stdout == single.text + "\n"
+    assert found.stderr.count(single.thinking.strip()) == 1
+    assert found.stderr.count("Experts of each token by layer") == 1
+
+
+def test_ranks_agree_on_a_seed_of_their_own_and_on_what_standard_input_says():
+    words = ("-", "-m", str(TINY), "--temperature", "1.5", "--max-new-tokens", "30", "--no-thinking")
+    found = generate_command(2, *words, "--expert-parallel", "2", "--expert-dispatch", "all-to-all", stdin=STORY)
+    assert found.returncode == 0  # ranks that drew different tokens would not meet again, and time out
+    assert found.stdout.count("\n") >= 1
+
+
+REFUSED = {
+    "a world of another size": (
+        "--tensor-parallel 1",
+        "rank . of 2: torchrun started 2 processes, expected tensor",
+    ),
+    "heads that do not divide": (
+        "--expert-parallel 2 -m {dense}",
+        "rank . of 2: expert_parallel is 2, expected 1",
+    ),
+    "no such model": ("--tensor-parallel 2 -m nowhere", "rank . of 2: nowhere: no such folder"),
+    "no such dispatch": ("--tensor-parallel 2 --expert-dispatch post", "rank . of 2: --expert-dispatch is 'post'"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_is_refused_once(case, tmp_path):
+    words, expected = REFUSED[case]
+    dense = tmp_path / "dense"
+    save_checkpoint(Checkpoint(dense_config(), random_weights(dense_config())), dense)
+    found = generate_command(2, STORY, *words.format(dense=dense).split())
+    assert found.returncode != 0
+    assert found.stdout == ""
+    said = [line for line in found.stderr.splitlines() if line.startswith("error: ")]
+    assert len(said) == 1
+    assert re.match("error: " + expected, said[0])
+
+
+def test_without_torchrun_the_command_says_how_to_start(monkeypatch, capsys):
+    found = command(monkeypatch, capsys, "generate", STORY, "--tensor-parallel", "2")
+    assert found.code == 1
+    assert found.err.strip() == (
+        "error: 2 processes are needed and this is one alone: start with "
+        "`torchrun --nproc-per-node 2 -m qwen3_scratch ...`"
+    )
+
+
+def test_a_process_alone_agrees_with_itself():
+    assert agree({"seed": 3}) == {"seed": 3}
+
+
+# ---- what each device would hold, from config.json alone ----------------------------------------
+
+LARGE = dict(  # Qwen3-235B-A22B
+    model_type="qwen3_moe", hidden_size=4096, intermediate_size=12288, moe_intermediate_size=1536,
+    num_hidden_layers=94, num_attention_heads=64, num_key_value_heads=4, head_dim=128, num_experts=128,
+    num_experts_per_tok=8, vocab_size=151936, tie_word_embeddings=False, torch_dtype="bfloat16",
+)  # fmt: skip
+
+
+@pytest.fixture
+def info(tmp_path, monkeypatch, capsys):
+    (tmp_path / "config.json").write_text(json.dumps(LARGE))
+
+    def run(name, *words):
+        with unchecked():  # tens of thousands of tensors are counted
+            return command(monkeypatch, capsys, "info", str(tmp_path / name), *words)
+
+    return run
+
+
+def test_info_tells_what_each_device_would_hold_of_a_model_that_is_not_there(info):
+    found = info("config.json", "--tensor-parallel", "4", "--expert-parallel", "8")
+    assert found.code == 0
+    experts = 94 * 128 * 3 * 4096 * 1536 / 32
+    cut = (94 * 2 * 4096 * 64 * 128 + 2 * 151936 * 4096) / 4 + 94 * 2 * 4096 * 4 * 128 / 4
+    kept = 94 * (128 * 4096 + 2 * 4096 + 2 * 128) + 4096
+    weights = next(line for line in found.out.splitlines() if line.strip().startswith("weights"))
+    assert weights.split()[1:3] == [f"{2 * (experts + cut + kept) / 1e9:.2f}", "GB"]
+    assert f"of {235_093_634_560:,} parameters" in weights
+    cache = next(line for line in found.out.splitlines() if line.strip().startswith("cache"))
+    assert "48.13 MB" in cache and "1 key/value heads" in cache  # 2 x 94 x 1 x 128 x 1,000 numbers of 2 bytes
+
+
+def test_info_of_one_device_is_the_whole_model_and_sends_nothing(info):
+    found = info(".", "--tensor-parallel", "1")
+    assert "100.0% of 235,093,634,560 parameters" in found.out
+    assert re.search(r"sent for each new token\s+0 B", found.out)
+
+
+def test_info_refuses_a_split_that_does_not_divide(info):
+    assert "expected a divisor of num_attention_heads, which is 64" in info(".", "--tensor-parallel", "3").err

@@ -1,0 +1,100 @@
+"""The forms for the compiler are the steps of a layer, uncompiled too; weights lie in pages as large as they can."""
+
+import mmap
+
+import pytest
+import torch
+from reference import assert_near
+
+from qwen3_scratch.fast.streamed import (
+    MOST_HEADS,
+    MOST_PICKS,
+    route_streamed,
+    streamed_attention,
+    streamed_ffn,
+    streamed_linear,
+    written_down,
+)
+from qwen3_scratch.model import attention_mask, expert_ffn, gqa_attention, moe_route
+from qwen3_scratch.trust.memory import LARGE_PAGE, empty_in_large_pages
+
+
+def drawn(*shapes: tuple[int, ...], seed: int = 0) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator) for shape in shapes]
+
+
+@pytest.mark.parametrize("norm_topk_prob", [True, False])
+@pytest.mark.parametrize(("experts", "top_k"), [(2, 1), (8, 2), (8, 8), (16, MOST_PICKS), (16, MOST_PICKS + 1)])
+@pytest.mark.parametrize("tokens", [1, 5])
+def test_taking_the_largest_again_and_again_is_the_top_k(tokens, experts, top_k, norm_topk_prob):
+    x, router = drawn((tokens, 24), (experts, 24))
+    found, expected = (route(x, router, top_k, norm_topk_prob) for route in (route_streamed, moe_route))
+    assert found.experts.tolist() == expected.experts.tolist()
+    assert_near(found.weights, expected.weights)
+    assert_near(found.logits, expected.logits)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (6, 2), (MOST_HEADS, 1), (2 * MOST_HEADS, 1)])
+@pytest.mark.parametrize("head_dim", [16, 40], ids=["whole lines", "and a half"])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_attention_of_one_query_is_attention(batch, head_dim, heads, kv_heads):
+    q, k, v = drawn(*((batch, *each, head_dim) for each in ((heads, 1), (kv_heads, 19), (kv_heads, 19))))
+    mask = attention_mask(torch.full((batch, 1), 18), torch.arange(19).expand(batch, -1), window=7)
+    assert_near(streamed_attention(q, k, v, mask), gqa_attention(q, k, v, mask))
+
+
+def test_the_feed_forward_of_sums_is_the_feed_forward():
+    x, *weights = drawn((3, 24), (40, 24), (40, 24), (24, 40))
+    assert_near(streamed_ffn(x, *weights), expert_ffn(x, *weights))
+
+
+@pytest.mark.parametrize("shape", [(1, 24), (1, 1, 24), (4, 24), (2, 3, 24)])
+def test_a_product_of_sums_is_packed_like_one_of_the_library(shape):
+    """torch copies a row whose strides are those of a column twenty times as slowly."""
+    x, weight = drawn(shape, (40, 24))
+    assert streamed_linear(x, weight).stride() == torch.nn.functional.linear(x, weight).stride()
+
+
+def test_what_is_written_down_is_the_same_numbers_in_fp32():
+    (x,) = drawn((2, 5, 24))
+    for given in (x, x.transpose(0, 1), x.bfloat16()):
+        found = written_down(given)
+        assert found.dtype == torch.float32 and torch.equal(found, given.float())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(), (3,), (700, 1024), (3, 700, 1024), (LARGE_PAGE,)])
+def test_a_tensor_in_large_pages_is_a_tensor_like_any_other(shape, dtype):
+    tensor = empty_in_large_pages(shape, dtype)
+    assert tensor.shape == shape and tensor.dtype == dtype and tensor.is_contiguous()
+    tensor.fill_(1.5)
+    other = empty_in_large_pages(shape, dtype).fill_(2.5)
+    assert tensor.eq(1.5).all() and other.eq(2.5).all()  # no memory in common
+    if tensor.nbytes >= LARGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        assert tensor.data_ptr() % LARGE_PAGE == 0
+
+
+def test_without_large_pages_it_is_an_ordinary_tensor(monkeypatch):
+    monkeypatch.delattr(mmap, "MADV_HUGEPAGE", raising=False)
+    assert empty_in_large_pages((700, 1024), torch.float32).untyped_storage().nbytes() == 700 * 1024 * 4
+
+
+def test_the_memory_of_a_tensor_in_large_pages_is_given_back():
+    def held() -> int:
+        with open("/proc/self/status") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("VmSize"))
+
+    before = held()
+    for _ in range(20):
+        empty_in_large_pages((2**26,), torch.uint8).fill_(1)
+    assert held() - before < 2**17  # of 20 * 2^16 kB
+
+
+def test_memory_that_is_not_there_is_told_as_such(monkeypatch):
+    def refuse(*given, **named):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(mmap, "mmap", refuse)
+    with pytest.raises(MemoryError, match="8388608 bytes"):
+        empty_in_large_pages((2**21,), torch.float32)

@@ -1,0 +1,178 @@
+"""Long answers: memory stays flat with a sliding window, and what is left early is let go of."""
+
+import gc
+import random
+import signal
+import statistics
+import subprocess
+import time
+import tracemalloc
+import weakref
+from collections import UserList
+
+import pytest
+from helpers import Script, checkpoint, finished, generate_module, process, tokenizer
+
+from qwen3_scratch import generate, stream
+
+LONG = """
+import gc, sys
+sys.path.insert(0, "tests/support")
+from helpers import checkpoint, generate_module
+from qwen3_scratch import stream
+
+generate_module.PREFILL_CHUNK = 64  # of which each layer keeps one beside its window
+heads = dict(num_attention_heads=4, num_key_value_heads=4, head_dim=96, num_hidden_layers=1, max_window_layers=0)
+dense = dict(model_type="qwen3", num_experts=0, num_experts_per_tok=0)  # two thirds of the time of two experts
+model = checkpoint(1, {"eos_token_id": []}, sliding_window=64, use_sliding_window=True, max_position_embeddings=40_000,
+                   **heads, **dense)
+
+def resident():
+    gc.collect()
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmRSS"))
+
+pieces, characters, seen = stream(model, "Who has the kite?", max_new_tokens=20_000, temperature=1.0, seed=1), 0, []
+rows = pieces.gi_frame.f_locals["rows"]
+try:
+    while True:
+        characters += len(next(pieces))
+        if len(rows[0].tokens) >= (2_000, 19_900, 10**9)[len(seen)]:
+            seen.append(resident())  # the cache is there
+except StopIteration as end:
+    found = end.value
+print(len(found.token_ids), len(set(found.token_ids[-1000:])), len(found.text) + len(found.thinking or ""), characters)
+print(seen[1] - seen[0])
+"""
+
+
+def test_twenty_thousand_tokens_with_a_sliding_window_take_no_more_memory_than_two_thousand():
+    """Without a window the cache would grow by 17,900 tokens of 3 kB, 55 MB. Pieces of text and token ids take 9 MB."""
+    found = finished("-c", LONG, env={"JAXTYPING_DISABLE": "1"}, timeout=400)
+    assert found.code == 0, found.err
+    tokens, kinds, length, characters, grown = map(int, found.out.split())
+    assert tokens == 20_000 and kinds > 100 and length == characters > 20_000
+    assert grown < 16_000_000
+
+
+class Counted(UserList):
+    """A list that counts how many of its items are looked at; no list, so that torch too has to ask for each."""
+
+    looked_at = 0
+
+    def __getitem__(self, place):
+        found = self.data[place]
+        Counted.looked_at += len(found) if isinstance(place, slice) else 1
+        return found
+
+    def __iter__(self):
+        for item in self.data:
+            Counted.looked_at += 1
+            yield item
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+def test_a_token_costs_as_much_work_at_the_end_of_a_long_answer_as_at_its_beginning(monkeypatch, penalty):
+    """Counted in items of what has come so far, characters held back, and bytes of Python's that a step takes."""
+    count = 1000
+    words = tokenizer().encode("the red ball and ") * count
+    monkeypatch.setattr(generate_module, "forward", Script(words[:count]))
+    model = checkpoint(generation_config={"eos_token_id": []}, max_position_embeddings=2000)
+    options = dict(max_new_tokens=count, temperature=0, repetition_penalty=penalty, stop=["stop here", "the rex"])
+    rows, settings = generate_module.prepare(model, ["Hi"], **options)
+    row, work = rows[0], []
+    row.tokens, row.pieces = Counted(), Counted()
+    steps = generate_module.run(model, rows, settings)
+    next(steps)
+    tracemalloc.start()
+    try:
+        for _ in range(count - 2):
+            Counted.looked_at, before = 0, tracemalloc.get_traced_memory()[0]
+            tracemalloc.reset_peak()
+            next(steps)
+            work.append((Counted.looked_at, len(row.stream.held), tracemalloc.get_traced_memory()[1] - before))
+    finally:
+        tracemalloc.stop()
+    looked_at, held, taken = zip(*work, strict=True)
+    assert max(looked_at) <= 1 and max(held) < len("stop here") + 20
+    early, late = (statistics.median(part) for part in (taken[50:150], taken[-100:]))
+    assert late < early + 500, "a copy of all token ids would take 8,000"
+
+
+def test_a_stream_that_is_left_early_lets_go_of_its_cache(monkeypatch):
+    made, plain = [], generate_module.KVCache
+
+    def noting(*args, **options):
+        made.append(weakref.ref(cache := plain(*args, **options)))
+        return cache
+
+    monkeypatch.setattr(generate_module, "KVCache", noting)
+    for leave in (lambda pieces: pieces.close(), lambda pieces: None):
+        pieces = stream(checkpoint(), "Hi", max_new_tokens=50, temperature=0)
+        next(pieces)
+        assert made[-1]() is not None
+        leave(pieces)
+        del pieces
+        gc.collect()
+        assert made[-1]() is None
+
+
+def test_ctrl_c_at_any_step_leaves_the_checkpoint_as_it_was(monkeypatch):
+    model, plain = checkpoint(2), generate_module.forward
+    expected = generate(model, "Who?", max_new_tokens=5, temperature=0)
+    for stop in range(5):
+        calls = []
+
+        def interrupted(*args, stop=stop, calls=calls, **options):
+            calls.append(1)
+            logits = plain(*args, **options)
+            if len(calls) > stop:
+                raise KeyboardInterrupt
+            return logits
+
+        monkeypatch.setattr(generate_module, "forward", interrupted)
+        try:
+            generate(model, "Who?", max_new_tokens=5, temperature=0)
+            raise AssertionError("Ctrl-C was swallowed")
+        except KeyboardInterrupt:
+            pass
+        monkeypatch.setattr(generate_module, "forward", plain)
+        assert generate(model, "Who?", max_new_tokens=5, temperature=0) == expected
+
+
+CTRL_C = """
+import sys
+sys.path.insert(0, "tests/support")
+from helpers import checkpoint
+from qwen3_scratch import generate, stream
+
+model = checkpoint(2, {"eos_token_id": []}, max_position_embeddings=100_000, sliding_window=16, use_sliding_window=True)
+asked = dict(max_new_tokens=8, temperature=1.0, seed=5)
+expected = generate(model, "Who?", **asked)
+for _ in range(3):
+    pieces, stopped = stream(model, "Who?", max_new_tokens=90_000, temperature=0), 0
+    try:
+        for count, piece in enumerate(pieces):
+            if count == 2:
+                print("running", flush=True)
+    except KeyboardInterrupt:
+        stopped += 1
+    assert stopped == 1 and list(pieces) == [], "the stream goes on after Ctrl-C"
+    assert generate(model, "Who?", **asked) == expected
+print("as before", flush=True)
+for piece in stream(model, "Who?", max_new_tokens=90_000, temperature=0):
+    pass
+"""
+
+
+def test_a_real_ctrl_c_ends_a_stream_by_one_keyboard_interrupt_and_the_checkpoint_is_usable():
+    running = process("-c", CTRL_C, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={"JAXTYPING_DISABLE": "1"})
+    try:
+        for expected in ("running", "running", "running", "as before"):
+            assert running.stdout.readline() == f"{expected}\n"
+            time.sleep(random.Random(expected).random() / 20)
+            running.send_signal(signal.SIGINT)
+        rest, errors = running.communicate(timeout=60)
+    finally:
+        running.kill()
+    assert rest == "" and running.returncode == -signal.SIGINT
+    assert errors.count("Traceback") == 1 and errors.splitlines()[-1] == "KeyboardInterrupt"

@@ -1,0 +1,134 @@
+"""notebooks/conftest.py: no notebook passes that shows something else than a fresh run shows."""
+
+import base64
+import io
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+from PIL import Image, PngImagePlugin
+
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+
+CELLS = {
+    "imports": "import matplotlib.pyplot as plt",
+    "text": 'print("two experts, one chosen")',
+    "picture": 'plt.figure(figsize=(1, 1))\nplt.title("quiet, as in Jupyter");',
+    "rounded": "plt.figure(figsize=(1, 1))\nplt.plot([1, 0]);",
+    "damaged": "plt.figure(figsize=(1, 1))\nplt.plot([0, 1]);",
+    "never run": "x = 1",
+    "long": "\n".join(f"x{line} = {line}" for line in range(15)),
+}
+
+
+@pytest.fixture(scope="module")
+def verdicts(tmp_path_factory):
+    """What nbval says about each cell: `verdicts[notebook, cell]` is None or why it failed."""
+    folder = tmp_path_factory.mktemp("notebooks")
+    for name in ("conftest.py", "settle.py"):
+        shutil.copy(NOTEBOOKS / name, folder)
+    good, corrupted, bare = (folder / f"{name}.ipynb" for name in ("good", "corrupted", "bare"))
+
+    notebook = new_notebook(cells=[new_code_cell(source) for source in CELLS.values()])
+    nbformat.write(notebook, bare)
+    nbformat.write(notebook, good)
+    run("nbconvert", "--to", "notebook", "--execute", "--inplace", good, check=True)
+    nbformat.write(corrupt(nbformat.read(good, as_version=4)), corrupted)
+
+    report = folder / "report.xml"
+    flags = "--rootdir . --color no --nbval --nbval-current-env --nbval-cell-timeout 120 -p no:cacheprovider"
+    run("pytest", *flags.split(), "--continue-on-collection-errors", "--junitxml", report, cwd=folder)
+    return dict(read_verdicts(report))
+
+
+def run(module, *arguments, **options):
+    foreign = {"PYTEST_ADDOPTS", "PYTEST_PLUGINS", "MPLBACKEND"}
+    environment = {name: value for name, value in os.environ.items() if name not in foreign}
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, timeout=300, **options)
+
+
+def corrupt(notebook):
+    cells = dict(zip(CELLS, notebook.cells, strict=True))
+    cells["text"].outputs[0].text = "two experts, both chosen\n"
+    repaint_one_pixel(png_of(cells["picture"]), (200, 255, 255, 255))
+    repaint_one_pixel(png_of(cells["rounded"]), (252, 255, 255, 255))
+    damage(png_of(cells["damaged"]))
+    cells["never run"].execution_count = None
+    cells["long"].source += "\n# the sixteenth line"
+    return notebook
+
+
+def png_of(cell):
+    return next(output.data for output in cell.outputs if "image/png" in output.get("data", {}))
+
+
+def repaint_one_pixel(data, colour):
+    image = Image.open(io.BytesIO(base64.b64decode(data["image/png"])))
+    unchanged = PngImagePlugin.PngInfo()
+    for name, text in image.text.items():
+        unchanged.add_text(name, text)
+    image.putpixel((0, 0), colour)
+    file = io.BytesIO()
+    image.save(file, "png", pnginfo=unchanged)
+    data["image/png"] = base64.b64encode(file.getvalue()).decode()
+
+
+def damage(data):
+    png = bytearray(base64.b64decode(data["image/png"]))
+    png[len(png) // 2] ^= 1
+    data["image/png"] = base64.b64encode(png).decode()
+
+
+def read_verdicts(report):
+    for case in ElementTree.parse(report).iter("testcase"):
+        wrong = [child for child in case if child.tag in ("failure", "error")]
+        why = f"{wrong[0].get('message')}\n{wrong[0].text}" if wrong else None
+        notebook, name = case.get("classname"), case.get("name")
+        if notebook:
+            yield (notebook, list(CELLS)[int(name.removeprefix("Cell "))]), why
+        else:
+            yield name, why  # a notebook that was refused as a whole
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_notebook_as_jupyter_ran_it_passes(verdicts, cell):
+    assert verdicts["good.ipynb", cell] is None
+
+
+def test_a_changed_text_output_fails(verdicts):
+    assert "mismatch 'stdout'" in verdicts["corrupted.ipynb", "text"]
+
+
+def test_a_picture_with_one_pixel_changed_fails(verdicts):
+    assert "mismatch 'image/png'" in verdicts["corrupted.ipynb", "picture"]
+
+
+def test_a_colour_off_by_rounding_passes(verdicts):
+    assert verdicts["corrupted.ipynb", "rounded"] is None
+
+
+def test_a_damaged_picture_file_fails(verdicts):
+    assert "mismatch 'image/png'" in verdicts["corrupted.ipynb", "damaged"]
+
+
+def test_a_cell_that_was_never_run_fails(verdicts):
+    assert "never run" in verdicts["corrupted.ipynb", "never run"]
+
+
+def test_a_cell_of_sixteen_lines_fails(verdicts):
+    assert "16 lines" in verdicts["corrupted.ipynb", "long"]
+
+
+def test_a_notebook_without_outputs_fails(verdicts):
+    assert "shows no output" in verdicts["bare.ipynb"]
+
+
+def test_a_sound_cell_passes_in_a_notebook_that_fails(verdicts):
+    assert verdicts["corrupted.ipynb", "imports"] is None

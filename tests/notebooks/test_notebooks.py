@@ -1,0 +1,151 @@
+"""What every notebook of the series has, and how it stops when it is pointed at something that is no checkpoint."""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from jupyter_client.manager import start_new_kernel
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+from other_checkpoints import write
+
+ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT / "notebooks"))
+from settle import settle  # noqa: E402  a script beside the notebooks, and no package
+
+SERIES = (
+    "00_start_here", "01_checkpoint", "02_tokens_and_chat", "03_embedding_and_rms_norm", "04_rope", "05_attention",
+    "06_router_and_experts", "07_layer_to_logits", "08_cache_and_sampling", "09_inside_attention",
+    "10_inside_the_router", "11_pitfalls", "12_upcycling", "13_training", "14_beyond_one_gpu", "15_topk_moe_on_gpu",
+)  # fmt: skip
+FOUND = {path.stem: path for path in (ROOT / "notebooks").glob("*.ipynb")}
+NOTEBOOKS = {name: nbformat.read(FOUND[name], as_version=4).cells for name in SERIES if name in FOUND}
+each_notebook = pytest.mark.parametrize("name", NOTEBOOKS)
+
+
+def text_of(name, kind="markdown"):
+    return "\n\n".join(cell.source for cell in NOTEBOOKS[name] if cell.cell_type == kind)
+
+
+def first_cell(name):
+    return next(cell.source for cell in NOTEBOOKS[name] if cell.cell_type == "code")
+
+
+def test_the_folder_holds_the_series_and_nothing_else():
+    assert sorted(FOUND) == list(SERIES)
+
+
+@each_notebook
+def test_it_opens_with_its_question_its_time_and_its_place_in_the_model(name):
+    opening, *_ = NOTEBOOKS[name]
+    assert re.match(rf"# {name[:2]} · .+\n\n\*\*.+\?\*\*\n", opening.source)
+    assert re.search(r"^- It takes \d+ minutes\.$", opening.source, re.MULTILINE)
+    assert "plots.model_map(" in text_of(name, "code").partition("\n## ")[0]
+    assert re.search(r"^checkpoint = load_checkpoint\(", first_cell(name), re.MULTILINE)
+
+
+@each_notebook
+def test_it_ends_with_a_summary_three_folded_answers_and_where_to_go_on(name):
+    ending = NOTEBOOKS[name][-1].source
+    assert ending.startswith("## Summary\n")
+    assert ending.count("<details><summary>Answer</summary>") == ending.count("</details>") == 3
+    assert all(f"\n**{number}.** " in ending for number in (1, 2, 3))
+    assert "### Where to go on" in ending
+    assert "Sources: " in ending
+    after = SERIES[SERIES.index(name) + 1] if name != SERIES[-1] else None
+    assert after is None or f"Next: [{after}]({after}.ipynb)" in ending
+
+
+@each_notebook
+def test_it_is_read_in_a_quarter_of_an_hour(name):
+    assert 20 <= len(NOTEBOOKS[name]) <= 48
+    prose = [cell.source for cell in NOTEBOOKS[name][1:-1] if cell.cell_type == "markdown"]
+    words = [len(re.sub(r"`[^`]*`|\$[^$]*\$|^\|.*$", "x", text, flags=re.MULTILINE).split()) for text in prose]
+    assert max(words) <= 95
+
+
+@each_notebook
+def test_its_links_lead_to_notebooks_and_files_that_exist(name):
+    links = re.findall(r"\]\(((?!https://)[^)#]+)\)", text_of(name))
+    assert [link for link in links if not (ROOT / "notebooks" / link).exists()] == []
+
+
+@each_notebook
+def test_it_promises_nothing_to_be_easy(name):
+    assert re.findall(r"\b(simply|obviously|trivially|of course)\b", text_of(name), re.IGNORECASE) == []
+
+
+@each_notebook
+def test_what_it_shows_is_small(name):
+    assert FOUND[name].stat().st_size < 1_000_000
+
+
+# ---- pointed at something else ----------------------------------------------------------------
+
+BROKEN = {
+    "a folder without config.json": ("empty", r"empty.*config\.json"),
+    "a folder that does not exist": ("nowhere", "no such folder, expected 'tiny', a folder, or a hub id"),
+    "a hub id that cannot be reached": ("nobody/nothing", "not in the cache and the hub cannot be reached"),
+    "a file cut short": ("short", r"model\.safetensors"),
+}
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    work = tmp_path_factory.mktemp("broken")
+    (work / "empty").mkdir()
+    file = write("dense", work / "short") / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:5000])
+    return work
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_every_notebook_stops_in_its_first_cell_with_one_sentence(case, work):
+    model, expected = BROKEN[case]
+    settings = {"QWEN3_SCRATCH_MODEL": model, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(work / "hub")}
+    manager, client = start_new_kernel(env=os.environ | settings, cwd=str(work))
+    try:
+        for name in NOTEBOOKS:
+            shown = []
+            reply = client.execute_interactive(first_cell(name), output_hook=shown.append, timeout=60)
+            assert reply["content"]["status"] == "error", name
+            said = [message["content"]["traceback"] for message in shown if message["msg_type"] == "error"]
+            assert len(said) == len(said[0]) == 1, name
+            assert said[0][0].startswith("Error: ")
+            assert "\n" not in said[0][0]
+            assert re.search(expected, said[0][0]), said
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+
+# ---- what `make refresh` keeps ----------------------------------------------------------------
+
+RULES = [(r"\d+ ms", "MEASURED")]
+
+
+def notebook(*cells, tags=()):
+    """A notebook of cells, each a source and what it prints."""
+    made = [new_code_cell(source, outputs=[new_output("stream", text=text)]) for source, text in cells]
+    for cell in made:
+        cell.metadata["tags"] = list(tags)
+    return new_notebook(cells=made)
+
+
+def settled(new, old):
+    settle(new, old, RULES)
+    return [cell.outputs[0].text for cell in new.cells]
+
+
+def test_a_refresh_keeps_measured_times_and_nothing_else():
+    old = notebook(("a", "12 ms"), ("b", "two"))
+    assert settled(notebook(("a", "15 ms"), ("b", "three")), old) == ["12 ms", "three"]
+    assert settled(notebook(("a", "15 ms, changed"), ("b", "two")), old) == ["15 ms, changed", "two"]
+
+
+def test_a_refresh_keeps_what_no_second_run_repeats_until_code_before_it_changes():
+    old = notebook(("a", "1"), ("b", "2"), tags=["nbval-ignore-output"])
+    assert settled(notebook(("a", "3"), ("b", "4"), tags=["nbval-ignore-output"]), old) == ["1", "2"]
+    assert settled(notebook(("A", "3"), ("b", "4"), tags=["nbval-ignore-output"]), old) == ["3", "4"]

@@ -1,0 +1,93 @@
+"""What the figures about learning say is what the numbers say."""
+
+import pytest
+import torch
+
+from qwen3_scratch import load_balancing_loss, plots
+from qwen3_scratch.learning.training import Plan
+
+
+def title(figure):
+    return figure.get_suptitle().replace("\n", " ")
+
+
+def legend(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_target_losses_tell_what_counts_from_what_does_not():
+    nats, counts = torch.tensor([4.0, 2.0, 0.5, 1.5]), torch.tensor([0.0, 0.05, 1.0, 1.0])
+    figure = plots.target_losses(nats, counts, list("abcd"), 7.6)
+    assert title(figure) == "A token that counts fully costs 1.00 nats on average, any other 3.00"
+    assert sorted(legend(figure)) == ["chance", "counts a little", "counts fully", "does not count"]
+    heights = [[bar.get_height() for bar in bars] for bars in figure.axes[0].containers[1:]]
+    assert heights == [[0.5, 1.5], [2.0], [4.0]]
+
+
+def test_balance_bars_show_the_loss_that_training_uses():
+    logits = torch.randn(40, 8, generator=torch.Generator().manual_seed(0)) + torch.linspace(0, 2, 8)
+    probability = logits.softmax(-1)
+    share = torch.zeros(40, 8).scatter(1, probability.topk(2).indices, 1.0).mean(0)
+    figure = plots.balance_bars(share, probability.mean(0))
+    assert f"loss of {load_balancing_loss([logits], 8, 2):.2f}: even use would give 2," in title(figure)
+    assert title(figure).endswith("up to 8")
+    assert sum(bar.get_height() for bar in figure.axes[0].containers[0]) == pytest.approx(1)
+
+
+def test_learning_rates_name_the_steps_where_the_rate_turns():
+    plan = Plan(steps=100, warmup=10, decay=0.3)
+    rates = [plan.rate(step) for step in range(plan.steps)]
+    assert rates[8] < rates[9] == rates[70] > rates[71]
+    expected = "The learning rate climbs to step 10, falls from step 71, and ends near zero"
+    assert title(plots.learning_rates(rates)) == expected
+    assert (
+        title(plots.learning_rates(rates[:50])) == "The learning rate climbs to step 10 and ends at 100% of its height"
+    )
+
+
+def test_loss_comparison_names_the_ends_and_how_far_they_are_apart():
+    figure = plots.loss_comparison([0, 8], {"without": [7.0, 1.25], "with it": [7.0, 1.5]}, 7.6)
+    assert title(figure) == "Nats per target at the end: without 1.25, with it 1.50; 0.25 apart"
+    assert legend(figure) == ["without", "with it", "chance"]
+
+
+def test_load_curves_count_the_idle_experts_at_the_end():
+    start = torch.full((2, 4), 0.25)
+    end = torch.tensor([[0.5, 0.49, 0.005, 0.005], [0.25, 0.25, 0.25, 0.25]])
+    figure = plots.load_curves([0, 8], {"without": torch.stack([start, end]), "with it": torch.stack([start, start])})
+    expected = "The least used expert ends at 0.5% without, 25.0% with it; an even share is 25.0%"
+    assert title(figure) == expected
+    found = [ax.get_title(loc="left") for ax in figure.axes]
+    assert found == [
+        "layer 0, without: 2 of 4 idle", "layer 0, with it: 0 of 4 idle",
+        "layer 1, without: 0 of 4 idle", "layer 1, with it: 0 of 4 idle",
+    ]  # fmt: skip
+
+
+def test_load_curves_draw_the_most_and_the_least_used_apart():
+    shares = torch.tensor([[[0.25, 0.25, 0.5]], [[0.1, 0.7, 0.2]]])
+    (ax,) = plots.load_curves([0, 8], {"alone": shares}).axes
+    drawn = {line.get_label(): list(line.get_ydata()) for line in ax.lines}
+    assert drawn["most used at the end"] == pytest.approx([0.25, 0.7])
+    assert drawn["least used at the end"] == pytest.approx([0.25, 0.1])
+
+
+def test_score_curves_name_the_domain_that_came_last():
+    names = ("stories/thinking", "stories/direct", "facts/thinking", "facts/direct")
+    scores = [(0.0, 0.9, 0.6, 0.5), (0.4, 0.9, 0.4, 0.5), (0.5, 0.1, 1.0, 0.5)]
+    history = [{"step": 10 * at} | dict(zip(names, values, strict=True)) for at, values in enumerate(scores, 1)]
+    history.insert(1, {"step": 15})  # a step at which nothing was scored
+    figure = plots.score_curves(history, [20])
+    expected = "With thinking, half right is reached in 2 of 2 domains, last in “stories”, by step 30"
+    assert title(figure) == expected
+    assert list(figure.axes[0].lines[1].get_ydata()) == [0.9, 0.9, 0.1]
+    none = [{"step": 10, "facts/thinking": 0.2, "facts/direct": 0.9}]
+    assert title(plots.score_curves(none)) == "With thinking, half right is reached in 0 of 1 domains"
+
+
+def test_loss_curve_marks_where_a_lesson_begins():
+    history = [{"step": 10 * at, "loss": 5 / at, "balance": 2.0} for at in range(1, 6)]
+    marks = [
+        line.get_xdata()[0] for line in plots.loss_curve(history, [20, 40]).axes[0].lines if len(line.get_xdata()) == 2
+    ]
+    assert marks == [20, 40]

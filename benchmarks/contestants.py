@@ -10,8 +10,11 @@ import torch
 
 from qwen3_scratch import Checkpoint
 from qwen3_scratch.cache import KVCache
-from qwen3_scratch.fast.compiling import compiled_decoder
-from qwen3_scratch.generation import plain_decoder, prepare, run
+from qwen3_scratch.fast.compiling import compiled_by
+from qwen3_scratch.fast.eager import eager_decoder
+from qwen3_scratch.fast.streamed import STREAMED
+from qwen3_scratch.generation import prepare
+from qwen3_scratch.generation import steps as answering
 
 from .measure import need, now
 
@@ -27,12 +30,12 @@ Prompts = Sequence[Sequence[int]]
 Decoder = Callable[[Prompts, int], Decoded]
 
 
-def ours(checkpoint: Checkpoint, decoder: Callable[..., Any] = plain_decoder) -> Decoder:
-    """The loop of `generate` itself, step by step; `decoder` is `plain_decoder` or `strictly_compiled`."""
+def ours(checkpoint: Checkpoint) -> Decoder:
+    """The loop of `generate` itself, step by step, by the decoder that the checkpoint carries."""
 
     def decode(prompts: Prompts, steps: int) -> Decoded:
-        rows, settings = prepare(checkpoint, prompts, max_new_tokens=steps + 1, temperature=0)
-        loop = run(checkpoint, rows, settings._replace(decoder=decoder))
+        prepared, rows, settings = prepare(checkpoint, prompts, max_new_tokens=steps + 1, temperature=0)
+        loop = answering(prepared, rows, settings)
         next(loop)  # reads the prompt and, the first time, compiles
         start = now(checkpoint.device)
         for _ in range(steps):
@@ -44,12 +47,12 @@ def ours(checkpoint: Checkpoint, decoder: Callable[..., Any] = plain_decoder) ->
 
 def strictly_compiled(checkpoint: Checkpoint, cache: KVCache, pick: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     """`compiled_decoder`, and Error where `generate` would go on uncompiled: that would measure something else."""
-    advance = compiled_decoder(checkpoint, cache, pick)
+    advance = compiled_by(STREAMED, checkpoint, cache, pick)
     need(advance is not None, "nothing can be compiled on this machine")
     return advance
 
 
-OURS = {"plain": plain_decoder, "compiled": strictly_compiled}
+OURS = {"plain": eager_decoder, "compiled": strictly_compiled}
 
 
 # ---- transformers --------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ Batches take fewer rounds than single rows.
 
 import gc
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -57,7 +58,8 @@ def measure_dtype(
     default = contestants.default_experts(reference)
     opened, missing = open_llama(run, folder, dtype)
     for batch, steps in counts.items():
-        decoders = {name: contestants.ours(checkpoint, decoder) for name, decoder in contestants.OURS.items()}
+        forms = {name: replace(checkpoint, decoder=decoder) for name, decoder in contestants.OURS.items()}
+        decoders = {name: contestants.ours(form) for name, form in forms.items()}
         decoders |= contestants.transformers_decoders(reference, batch, default)
         decoders |= {} if opened is None else {"llama.cpp": opened.decoder()}
         prompts = models.random_prompts(checkpoint.config, batch, PROMPT)

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from qwen3_scratch import Checkpoint, generate, load_checkpoint
-from qwen3_scratch.fast.eight_bits import with_int8
+from qwen3_scratch.fast import compiled, int8
 from qwen3_scratch.tiny.corpus import DOMAINS
 from qwen3_scratch.tiny.evaluate import questions
 
@@ -22,7 +22,6 @@ BATCHES, STEPS = (1, 4), 16
 AS_LOADED, IN_8_BITS = "as loaded", "in 8 bits"
 ASKED, TOGETHER = 40, 4  # questions of a domain, and how many are answered in one batch
 KEPT = {"dtype": "float32", "quantity": "greedy tokens of the embedded checkpoint that stay"}
-DECODER = contestants.strictly_compiled
 
 
 def main(
@@ -34,8 +33,8 @@ def main(
     for dtype in models.DTYPES:
         run.say(f"{dtype}: loading, rounding ...")
         checkpoint = models.load(folder, dtype, run.device)
-        both = {AS_LOADED: checkpoint, IN_8_BITS: with_int8(checkpoint)}
-        decoders = {name: contestants.ours(each, DECODER) for name, each in both.items()}
+        both = {AS_LOADED: compiled(checkpoint), IN_8_BITS: int8(checkpoint)}
+        decoders = {name: contestants.ours(each) for name, each in both.items()}
         for batch in BATCHES:
             run.say(f"{dtype}, batch {batch} ...")
             prompts = models.random_prompts(checkpoint.config, batch, PROMPT)
@@ -58,7 +57,7 @@ def kept(checkpoint: Checkpoint, asked: int) -> float:
                 options = dict(thinking=thinking, temperature=0, max_new_tokens=160, compiled=True)
                 answers = [
                     generate(each, texts[start : start + TOGETHER], **options)
-                    for each in (checkpoint, with_int8(checkpoint))
+                    for each in (checkpoint, int8(checkpoint))
                 ]
                 for one, other in zip(*answers, strict=True):
                     count += max(len(one.token_ids), len(other.token_ids))

@@ -12,7 +12,7 @@ import torch
 
 from qwen3_scratch import Checkpoint
 from qwen3_scratch.cache import KVCache
-from qwen3_scratch.generation import PREFILL_CHUNK, prefill
+from qwen3_scratch.fast.eager import PREFILL_CHUNK, prefill
 
 from . import contestants, figures, models, script
 from .measure import BANDWIDTH, Contest, compare, seconds

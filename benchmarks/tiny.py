@@ -30,7 +30,8 @@ def main(rounds: Rounds = 5, quick: Quick = False, device: Device = "auto", out:
     default = contestants.default_experts(reference)
     steps = 8 if run.quick else STEPS
     for batch in BATCHES:
-        decoders = {name: contestants.ours(checkpoint, decoder) for name, decoder in contestants.OURS.items()}
+        forms = {name: replace(checkpoint, decoder=decoder) for name, decoder in contestants.OURS.items()}
+        decoders = {name: contestants.ours(form) for name, form in forms.items()}
         theirs = {f"transformers generate, {default} (default)": contestants.transformers_generate(reference, default)}
         theirs["transformers generate, eager"] = contestants.transformers_generate(reference, "eager")
         decoders, prompts = {**decoders, **theirs}, [prompt] * batch

@@ -38,6 +38,8 @@ class KVCache:
     ):
         self.batch, self.max_length, self.chunk, self.length = batch, max_length, chunk, 0
         self.capacities = capacities(config, max_length, chunk)
+        self.keeps_all = max_length in self.capacities  # some layer does, so the text may not grow past it
+        self.has_rings = min(self.capacities) < max_length
         self.keys, self.values = [], []
         for capacity in self.capacities:
             shape = (batch, config.num_key_value_heads, capacity, config.head_dim)
@@ -63,17 +65,17 @@ class KVCache:
         """Makes room for a call's tokens in every layer; `write` then fills it. Raises Error where there is none."""
         new = key_positions.shape[1]
         self.check_rows(len(key_positions))
-        rings = [capacity < self.max_length for capacity in self.capacities]
-        if any(rings) and new > self.chunk:
+        if self.chunk is not None and self.has_rings and new > self.chunk:
             raise Error(
                 f"cache: {new} tokens arrived in one call, expected at most chunk={self.chunk}: split the prompt"
             )
-        if not all(rings) and self.length + new > self.max_length:
+        if self.keeps_all and self.length + new > self.max_length:
             held = f"holds {self.length} of {self.max_length} tokens"
             raise Error(f"cache: {held}, {new} more do not fit: make it with a larger max_length")
         self.start, self.length = self.length, self.length + new
+        self.slots = {capacity: self._slots(capacity) for capacity in self.positions}
         for capacity, positions in self.positions.items():
-            positions[:, self._slots(capacity)] = key_positions
+            positions[:, self.slots[capacity]] = key_positions
         self.upcoming = torch.maximum(self.upcoming, key_positions.masked_fill(key_positions == NEVER, -1).amax(-1) + 1)
 
     def key_positions(self, layer: int) -> Int[Tensor, "batch held"]:
@@ -89,7 +91,7 @@ class KVCache:
     ) -> tuple[Float[Tensor, "batch kv_heads held head_dim"], Float[Tensor, "batch kv_heads held head_dim"]]:
         """Stores a call's keys and values and returns all that the layer holds, as views."""
         capacity = self.capacities[layer]
-        slots, held = self._slots(capacity), min(self.length, capacity)
+        slots, held = self.slots[capacity], min(self.length, capacity)
         self.keys[layer][:, :, slots] = k
         self.values[layer][:, :, slots] = v
         return self.keys[layer][:, :, :held], self.values[layer][:, :, :held]

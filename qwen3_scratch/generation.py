@@ -1,28 +1,83 @@
 """Prompt -> answer: prefill, then one token at a time, for one prompt as a stream or for many as a batch."""
 
+import inspect
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, overload
 
 import torch
 from torch import Tensor
 
+from . import fast
 from .cache import KVCache, check_memory
 from .checkpoints.checkpoint import Checkpoint
 from .checkpoints.config_json import check_generation_config
 from .errors import Error, shown
-from .fast.compiling import Advance, Pick, check_ops, compiled_decoder
-from .fast.eager import alone, causal, faster
-from .model import forward
-from .nonfinite import explain
-from .prompts import Prompt, as_batch, prompt_ids
+from .fast.eager import PREFILL_CHUNK, eager_decoder, prefill
 from .sampling import NOT_FINITE, Sampling, check_sampling, choose
 from .text_stream import Piece, TextStream
+from .tokenizer import Message
+from .tracing import explain
 from .trust.memory import telling_too_little_memory
 
-PREFILL_CHUNK = 2048  # tokens that one pass of the prompt brings at most, which bounds its memory
-LONG = 256  # tokens from which on it pays to read a piece without a mask
+Prompt = str | Sequence[int] | Sequence[Message] | Tensor
+Number = int | float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How an answer is generated: the keyword arguments of `generate` and `stream`, and options of the terminal.
+
+    What is None comes from the checkpoint's generation_config.json; how those that choose a token work, `Sampling`
+    says. Each row of a batch draws by itself, so with a seed its answer does not depend on the others.
+    """
+
+    max_new_tokens: Annotated[int, "Most tokens to generate."] = 256
+    min_new_tokens: Annotated[int, "Fewest tokens before a stop token may come."] = 0
+    thinking: Annotated[bool, "Let the model think before it answers, where its chat template knows how."] = True
+    temperature: Annotated[Number | None, "0 takes the most likely token; higher is freer."] = None
+    top_k: Annotated[int | None, "Draw from so many of the most likely tokens; 0 is off."] = None
+    top_p: Annotated[Number | None, "Draw from the most likely tokens that add up to this probability."] = None
+    min_p: Annotated[Number | None, "Leave out what is less likely than this share of the most likely."] = None
+    repetition_penalty: Annotated[Number | None, "Above 1 discourages repeating."] = None
+    seed: Annotated[int | None, "Makes a random answer repeatable."] = None
+    stop: Annotated[str | Sequence[str], "Text that ends the answer and is no part of it; may be several."] = ()
+    tools: Annotated[Sequence[dict] | None, "Descriptions of functions for the chat template."] = None
+    raw: Annotated[bool, "Continue the text as it stands, without the chat format."] = False
+    compiled: Annotated[bool, "Compile first, some seconds once a process, then decode faster."] = False
+
+    def __post_init__(self):
+        most, least, seed = self.max_new_tokens, self.min_new_tokens, self.seed
+        if not (isinstance(most, int) and most >= 1):
+            raise Error(f"max_new_tokens is {shown(most)}, expected a whole number, at least 1: raise it")
+        if not (isinstance(least, int) and 0 <= least <= most):
+            expected = f"a whole number, 0 to max_new_tokens, which is {most}"
+            raise Error(f"min_new_tokens is {shown(least)}, expected {expected}: mend the argument")
+        if seed is not None and not (isinstance(seed, int) and -(2**63) <= seed < 2**64):
+            raise Error(f"seed is {shown(seed)}, expected a whole number of at most 64 bits: mend the argument")
+        if not all(isinstance(text, str) and text for text in self.stops):
+            expected = "a text or a list of texts that are not empty"
+            raise Error(f"stop is {shown(self.stop)}, expected {expected}: mend the argument")
+
+    @property
+    def stops(self) -> list[Any]:
+        return list(self.stop) if isinstance(self.stop, Sequence) and not isinstance(self.stop, str) else [self.stop]
+
+    def sampling(self, checkpoint: Checkpoint) -> Sampling:
+        """What is asked for, and for what is None the checkpoint's own."""
+        asked = {name: getattr(self, name) for name in Sampling._fields if getattr(self, name) is not None}
+        return check_sampling(default_sampling(checkpoint)._replace(**asked))
+
+
+def with_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Shows the fields of `Options` in the place of `**options`, to `help` and to whoever completes names."""
+    signature = inspect.signature(function)
+    first = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
+    kind = inspect.Parameter.KEYWORD_ONLY
+    more = [inspect.Parameter(f.name, kind, default=f.default, annotation=f.type) for f in fields(Options)]
+    function.__signature__ = signature.replace(parameters=[*first, *more])
+    return function
 
 
 class Generation(NamedTuple):
@@ -55,62 +110,49 @@ class Row:
 
 
 class Settings(NamedTuple):
+    """What `Options` come to for one checkpoint."""
+
     sampling: Sampling
     max_new_tokens: int
     min_new_tokens: int
     stop_ids: frozenset[int]
     vocabulary: int  # rows of the embedding behind it are never sampled
-    decoder: Callable[[Checkpoint, KVCache, Pick], Advance]  # `plain_decoder` or `compiled_or_plain`
 
 
+# A text is a sequence of texts to a type checker, so lists are asked for here; any sequence will do.
+@overload
+def generate(checkpoint: Checkpoint, prompt: str | list[int] | list[Message], **options: Any) -> Generation: ...
+@overload
 def generate(
-    checkpoint: Checkpoint,
-    prompt: Prompt | Sequence[Prompt],
-    *,
-    max_new_tokens: int = 256,
-    min_new_tokens: int = 0,
-    thinking: bool = True,
-    temperature: int | float | None = None,
-    top_k: int | None = None,
-    top_p: int | float | None = None,
-    min_p: int | float | None = None,
-    repetition_penalty: int | float | None = None,
-    seed: int | None = None,
-    stop: str | Sequence[str] = (),
-    tools: Sequence[dict] | None = None,
-    raw: bool = False,
-    compiled: bool = False,
+    checkpoint: Checkpoint, prompt: list[str] | list[list[int]] | list[list[Message]], **options: Any
+) -> list[Generation]: ...
+@overload
+def generate(checkpoint: Checkpoint, prompt: Tensor, **options: Any) -> Generation | list[Generation]: ...
+@with_options
+def generate(
+    checkpoint: Checkpoint, prompt: Prompt | Sequence[Prompt], **options: Any
 ) -> Generation | list[Generation]:
     """The whole answer to a prompt, or a list of answers to a list of prompts, which run as one batch.
 
     Args:
         prompt: a text (one user turn, or continued as it stands with `raw` or without a chat template), a list of
             chat messages, a list (or tensor) of token ids, or a list of any of these.
-        max_new_tokens, min_new_tokens: bounds on the count of generated tokens; before the lower no stop token comes.
-        thinking: whether the chat template leaves room for thinking before the answer.
-        temperature, top_k, top_p, min_p, repetition_penalty: see `Sampling`; what is None comes from the checkpoint's
-            generation_config.json. Temperature 0 is greedy.
-        seed: makes draws repeatable; each row draws by itself, so its answer does not depend on the others.
-        stop: texts that end the answer; they are not part of it.
-        tools: descriptions of functions for the chat template.
-        compiled: decode by the compiled layer (`compiled.py`): faster after a warm-up of seconds, once a process. A
-            checkpoint from `int8.with_int8` reads its weights in 8 bits then.
+        options: the fields of `Options`.
 
     Raises:
         Error: an argument out of its range, an empty prompt, a token id outside the vocabulary, text for a checkpoint
             without tokenizer, more tokens than `max_position_embeddings` allows or than there is memory for; all
             before any computing. While computing: memory that is refused, or logits that are not finite.
     """
-    options = dict(locals())
-    del options["checkpoint"], options["prompt"]
     prompts, many = as_batch(prompt)
-    rows, settings = prepare(checkpoint, prompts, **options)
-    for _ in run(checkpoint, rows, settings):
+    checkpoint, rows, settings = prepare(checkpoint, prompts, **options)
+    for _ in steps(checkpoint, rows, settings):
         pass
     results = [row.result() for row in rows]
     return results if many else results[0]
 
 
+@with_options
 def stream(checkpoint: Checkpoint, prompt: Prompt, **options: Any) -> Generator[Piece, None, Generation]:
     """The answer to one prompt, piece by piece as it comes; takes the options of `generate` and returns its result.
 
@@ -121,68 +163,96 @@ def stream(checkpoint: Checkpoint, prompt: Prompt, **options: Any) -> Generator[
     prompts, many = as_batch(prompt)
     if many:
         raise Error(f"prompt: {len(prompts)} prompts found, expected one: use generate for a batch")
-    rows, settings = prepare(checkpoint, prompts, **options)
-    return _pieces(checkpoint, rows, settings)
+    checkpoint, rows, settings = prepare(checkpoint, prompts, **options)
+
+    def pieces() -> Generator[Piece, None, Generation]:
+        for new in steps(checkpoint, rows, settings):
+            yield from new[0]
+        return rows[0].result()
+
+    return pieces()
 
 
-def _pieces(checkpoint: Checkpoint, rows: list[Row], settings: Settings) -> Generator[Piece, None, Generation]:
-    for new in run(checkpoint, rows, settings):
-        yield from new[0]
-    return rows[0].result()
+# ---- everything that can be wrong is found before anything is computed ------------------------
+
+
+def as_batch(prompt: Any) -> tuple[list[Prompt], bool]:
+    """The prompts as a list, and whether a list of them was given rather than one."""
+    prompt = as_sequence(prompt)
+    if isinstance(prompt, str):
+        return [prompt], False
+    if not prompt:
+        raise Error("prompt is empty, expected at least one token or message: write something")
+    return ([prompt], False) if isinstance(prompt[0], (dict, int, float)) else (list(prompt), True)
+
+
+def as_sequence(prompt: Any) -> Sequence:
+    """A text as it is, a tensor or an array as a list; Error for what is no prompt of any kind."""
+    found = prompt.tolist() if hasattr(prompt, "tolist") else prompt
+    if isinstance(found, bytes) or not isinstance(found, Sequence):
+        raise Error(f"prompt is a {type(found).__name__}, expected text, messages, token ids, or a list of these")
+    return found
+
+
+def prompt_ids(
+    checkpoint: Checkpoint,
+    prompt: Prompt,
+    *,
+    thinking: bool = True,
+    tools: Sequence[dict] | None = None,
+    raw: bool = False,
+) -> list[int]:
+    """The token ids that the model will read for a prompt of any kind."""
+    tokenizer, rows, prompt = checkpoint.tokenizer, checkpoint.config.vocab_size, as_sequence(prompt)
+    if not isinstance(prompt, str) and all(isinstance(token, (int, float)) for token in prompt[:1]):
+        ids = list(prompt)
+    elif tokenizer is None:
+        raise Error("prompt is text, and this checkpoint has no tokenizer, expected token ids: pass a list of them")
+    elif isinstance(prompt, str) and (raw or tokenizer.chat_template is None):
+        ids = tokenizer.encode(prompt)
+    else:
+        if isinstance(prompt, str) and not prompt.strip():
+            raise Error("prompt is empty, expected at least one word: write something")
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        ids = tokenizer.encode(tokenizer.render_chat(messages, tools=tools, thinking=thinking))
+    if not ids:
+        raise Error("prompt is empty, expected at least one token: write something")
+    wrong = [token for token in ids if type(token) is not int or not 0 <= token < rows]
+    if wrong:
+        found = f"token id {shown(wrong[0])}"
+        raise Error(f"prompt: {found} found, expected 0 to {rows - 1}: check which tokenizer made it")
+    return ids
 
 
 def prepare(
-    checkpoint: Checkpoint,
-    prompts: Sequence[Prompt],
-    *,
-    max_new_tokens: int = 256,
-    min_new_tokens: int = 0,
-    thinking: bool = True,
-    seed: int | None = None,
-    stop: str | Sequence[str] = (),
-    tools: Sequence[dict] | None = None,
-    raw: bool = False,
-    compiled: bool = False,
-    **sampling: int | float | None,
-) -> tuple[list[Row], Settings]:
-    """Everything that can be wrong is found here: rows with their token ids, and settings within their ranges."""
-    unknown = sampling.keys() - set(Sampling._fields)
-    if unknown:
+    checkpoint: Checkpoint, prompts: Sequence[Prompt], **options: Any
+) -> tuple[Checkpoint, list[Row], Settings]:
+    """The checkpoint as it is to decode, rows with their token ids, and settings within their ranges."""
+    if unknown := options.keys() - {f.name for f in fields(Options)}:
         raise Error(f"{sorted(unknown)[0]}: no such option, expected one of generate's: check the spelling")
-    if not (isinstance(max_new_tokens, int) and max_new_tokens >= 1):
-        raise Error(f"max_new_tokens is {shown(max_new_tokens)}, expected a whole number, at least 1: raise it")
-    if not (isinstance(min_new_tokens, int) and 0 <= min_new_tokens <= max_new_tokens):
-        expected = f"a whole number, 0 to max_new_tokens, which is {max_new_tokens}"
-        raise Error(f"min_new_tokens is {shown(min_new_tokens)}, expected {expected}: mend the argument")
-    if seed is not None and not (isinstance(seed, int) and -(2**63) <= seed < 2**64):
-        raise Error(f"seed is {shown(seed)}, expected a whole number of at most 64 bits: mend the argument")
-    stops = list(stop) if isinstance(stop, Sequence) and not isinstance(stop, str) else [stop]
-    if not all(isinstance(text, str) and text for text in stops):
-        raise Error(f"stop is {shown(stop)}, expected a text or a list of texts that are not empty: mend the argument")
-    if stops and checkpoint.tokenizer is None:
+    asked = Options(**options)
+    if asked.stops and checkpoint.tokenizer is None:
         raise Error("stop needs text, and this checkpoint has no tokenizer: leave it out")
     rows = []
     for prompt in prompts:
-        ids = prompt_ids(checkpoint, prompt, thinking=thinking, tools=tools, raw=raw)
+        ids = prompt_ids(checkpoint, prompt, thinking=asked.thinking, tools=asked.tools, raw=asked.raw)
         room = checkpoint.config.max_position_embeddings
-        if len(ids) + max_new_tokens > room:
-            asked = f"{len(ids)} prompt tokens and max_new_tokens={max_new_tokens}"
-            raise Error(f"prompt: {asked} exceed max_position_embeddings, which is {room}: shorten one of them")
+        if len(ids) + asked.max_new_tokens > room:
+            found = f"{len(ids)} prompt tokens and max_new_tokens={asked.max_new_tokens}"
+            raise Error(f"prompt: {found} exceed max_position_embeddings, which is {room}: shorten one of them")
         generator = torch.Generator()
-        generator.seed() if seed is None else generator.manual_seed(seed)
-        text = TextStream(checkpoint.tokenizer, ids, stops, raw) if checkpoint.tokenizer else None
+        generator.seed() if asked.seed is None else generator.manual_seed(asked.seed)
+        text = TextStream(checkpoint.tokenizer, ids, asked.stops, asked.raw) if checkpoint.tokenizer else None
         rows.append(Row(ids, generator, text))
     check_generation_config(checkpoint.generation_config, Sampling._fields)
-    chosen = check_sampling(
-        default_sampling(checkpoint)._replace(**{k: v for k, v in sampling.items() if v is not None})
-    )
+    sampling = asked.sampling(checkpoint)
     longest, place = max(len(row.prompt) for row in rows), dict(dtype=checkpoint.dtype, device=checkpoint.device)
-    check_memory(checkpoint.config, len(rows), longest, max_new_tokens, chunk=PREFILL_CHUNK, **place)
+    check_memory(checkpoint.config, len(rows), longest, asked.max_new_tokens, chunk=PREFILL_CHUNK, **place)
     vocabulary = checkpoint.tokenizer.vocab_size if checkpoint.tokenizer else checkpoint.config.vocab_size
-    if compiled:
-        check_ops(checkpoint.ops)
-    decoder, stop_ids = compiled_or_plain if compiled else plain_decoder, stop_token_ids(checkpoint)
-    return rows, Settings(chosen, max_new_tokens, min_new_tokens, stop_ids, vocabulary, decoder)
+    bounds = asked.max_new_tokens, asked.min_new_tokens
+    settings = Settings(sampling, *bounds, stop_token_ids(checkpoint), vocabulary)
+    sugared = asked.compiled and checkpoint.decoder is None
+    return fast.compiled(checkpoint) if sugared else checkpoint, rows, settings
 
 
 def default_sampling(checkpoint: Checkpoint) -> Sampling:
@@ -199,78 +269,34 @@ def stop_token_ids(checkpoint: Checkpoint) -> frozenset[int]:
     return frozenset(token for token in (*listed, *checkpoint.config.eos_token_ids) if 0 <= token < rows)
 
 
-def run(checkpoint: Checkpoint, rows: list[Row], settings: Settings) -> Iterator[list[list[Piece]]]:
+# ---- one token after the other -----------------------------------------------------------------
+
+
+def steps(checkpoint: Checkpoint, rows: list[Row], settings: Settings) -> Iterator[list[list[Piece]]]:
     """Generates for all rows at once until each has finished; yields after every token each row's new pieces."""
-    room = max(len(row.prompt) for row in rows) + settings.max_new_tokens
-    what, advice = f"generate: {len(rows)} x {room} tokens", "lower max_new_tokens or give fewer prompts at once"
+    length = max(len(row.prompt) for row in rows) + settings.max_new_tokens
+    what, advice = f"generate: {len(rows)} x {length} tokens", "lower max_new_tokens or give fewer prompts at once"
     with telling_too_little_memory(what, advice, checkpoint.device):
-        yield from steps(checkpoint, rows, settings, room)
-
-
-def steps(checkpoint: Checkpoint, rows: list[Row], settings: Settings, room: int) -> Iterator[list[list[Piece]]]:
-    kind = dict(dtype=checkpoint.dtype, device=checkpoint.device)
-    cache = KVCache(checkpoint.config, len(rows), room, chunk=PREFILL_CHUNK, **kind)
-    choice = new_choice(checkpoint, rows, settings)
-    pick = partial(choose, sampling=settings.sampling, **choice._asdict())
-    logits = prefill(checkpoint, [row.prompt for row in rows], cache)
-    advance = settings.decoder(checkpoint, cache, pick)
-    renew(choice, rows, settings, 0)
-    tokens = pick(logits)
-    for count in range(settings.max_new_tokens):
-        chosen = tokens.tolist()
-        for number, row in enumerate(rows):
-            if chosen[number] == NOT_FINITE and row.finish_reason is None:
-                what = f"generate: row {number} after {count} tokens"
-                raise explain(checkpoint, row.prompt + row.tokens, what)
-        yield [take(row, token, settings) for row, token in zip(rows, chosen, strict=True)]
-        if all(row.finish_reason for row in rows) or count + 1 == settings.max_new_tokens:
-            break
-        renew(choice, rows, settings, count + 1)
-        tokens = advance(tokens.clamp(min=0))  # a row that has finished may say what it likes
-
-
-@torch.inference_mode()
-def prefill(checkpoint: Checkpoint, prompts: list[list[int]], cache: KVCache) -> Tensor:
-    """Reads the prompts, padded on the left to one length, in chunks; the logits of the token after each."""
-    longest = max(map(len, prompts))
-    token_ids = torch.zeros(len(prompts), longest, dtype=torch.long)
-    keep = torch.zeros(len(prompts), longest, dtype=torch.bool)
-    for number, prompt in enumerate(prompts):
-        token_ids[number, longest - len(prompt) :] = torch.tensor(prompt)
-        keep[number, longest - len(prompt) :] = True
-    token_ids, keep = token_ids.to(checkpoint.device), keep.to(checkpoint.device)
-    padded = any(len(prompt) < longest for prompt in prompts)
-    options = dict(cache=cache, logits_to_keep=1)
-    for ids, kept in zip(token_ids.split(PREFILL_CHUNK, dim=1), keep.split(PREFILL_CHUNK, dim=1), strict=True):
-        ops = faster(checkpoint.ops, checkpoint.dtype)
-        if cache.length == 0 and not padded and all_is_seen(checkpoint, ids.shape[1]):
-            ops = causal(ops)
-        logits = forward(checkpoint.weights, ids, checkpoint.config, attention_mask=kept, ops=ops, **options)
-    return logits[:, -1]
-
-
-def all_is_seen(checkpoint: Checkpoint, length: int) -> bool:
-    """Whether every layer sees all that came before, and there is enough of it to gain by saying so."""
-    config = checkpoint.config
-    windows = [config.window(layer) for layer in range(config.num_hidden_layers)]
-    return length >= LONG and all(window is None or window >= length for window in windows)
-
-
-@torch.inference_mode()
-def decode(checkpoint: Checkpoint, tokens: Tensor, cache: KVCache) -> Tensor:
-    """Reads one new token a row; the logits of the token after it."""
-    token_ids, ops = tokens[:, None].to(checkpoint.device), faster(checkpoint.ops, checkpoint.dtype)
-    ops = alone(ops) if len(tokens) == 1 else ops
-    return forward(checkpoint.weights, token_ids, checkpoint.config, cache=cache, ops=ops)[:, -1]
-
-
-def plain_decoder(checkpoint: Checkpoint, cache: KVCache, pick: Pick) -> Advance:
-    """From one new token a row to the next, without compiling anything."""
-    return lambda tokens: pick(decode(checkpoint, tokens, cache))
-
-
-def compiled_or_plain(checkpoint: Checkpoint, cache: KVCache, pick: Pick) -> Advance:
-    return compiled_decoder(checkpoint, cache, pick) or plain_decoder(checkpoint, cache, pick)
+        kind = dict(dtype=checkpoint.dtype, device=checkpoint.device)
+        cache = KVCache(checkpoint.config, len(rows), length, chunk=PREFILL_CHUNK, **kind)
+        choice = new_choice(checkpoint, rows, settings)
+        pick = partial(choose, sampling=settings.sampling, **choice._asdict())
+        logits = prefill(checkpoint, [row.prompt for row in rows], cache)
+        advance = (checkpoint.decoder or eager_decoder)(checkpoint, cache, pick)
+        renew(choice, rows, settings, 0)
+        tokens = pick(logits)
+        for count in range(1, settings.max_new_tokens + 1):
+            chosen = tokens.tolist()
+            for number, row in enumerate(rows):
+                if chosen[number] == NOT_FINITE and row.finish_reason is None:
+                    what = f"generate: row {number} after {count - 1} tokens"
+                    raise explain(checkpoint, row.prompt + row.tokens, what)
+            new = [take(row, token, settings) for row, token in zip(rows, chosen, strict=True)]
+            yield new
+            if count == settings.max_new_tokens or all(row.finish_reason for row in rows):
+                break
+            renew(choice, rows, settings, count)
+            tokens = advance(tokens.clamp(min=0))  # a row that has finished may say what it likes
 
 
 class Choice(NamedTuple):
@@ -301,7 +327,9 @@ def renew(choice: Choice, rows: list[Row], settings: Settings, count: int) -> No
     if settings.sampling.repetition_penalty != 1.0:
         for number, row in enumerate(rows):
             choice.seen[number, row.tokens[-1:]] = True
-    choice.uniform.copy_(torch.cat([torch.rand(1, generator=row.generator, dtype=torch.float64) for row in rows]))
+    if settings.sampling.temperature > 0:
+        drawn = [torch.rand(1, generator=row.generator, dtype=torch.float64) for row in rows]
+        choice.uniform.copy_(torch.cat(drawn))
 
 
 def take(row: Row, token: int, settings: Settings) -> list[Piece]:

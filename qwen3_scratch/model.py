@@ -304,9 +304,11 @@ def self_attention(
     heads = (-1, config.head_dim)
     q = ops.linear(x, layer.q_proj, layer.q_bias).unflatten(-1, heads)  # [batch, seq, heads, head_dim]
     k = ops.linear(x, layer.k_proj, layer.k_bias).unflatten(-1, heads)  # [batch, seq, kv_heads, head_dim]
-    v = ops.linear(x, layer.v_proj, layer.v_bias).unflatten(-1, heads).transpose(1, 2)
-    q = ops.rope(ops.norm(q, layer.q_norm, config.rms_norm_eps).transpose(1, 2), *table)
-    k = ops.rope(ops.norm(k, layer.k_norm, config.rms_norm_eps).transpose(1, 2), *table)
+    v = ops.linear(x, layer.v_proj, layer.v_bias).unflatten(-1, heads)
+    q = ops.norm(q, layer.q_norm, config.rms_norm_eps)
+    k = ops.norm(k, layer.k_norm, config.rms_norm_eps)
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # [batch, heads, seq, head_dim]
+    q, k = ops.rope(q, *table), ops.rope(k, *table)
     if remember is not None:
         k, v = remember(k, v)
     out = ops.attention(q, k, v, mask).transpose(1, 2).flatten(-2)
@@ -360,13 +362,13 @@ def hidden_states(
     if cache is not None:
         cache.extend(key_positions)
     table = ops.table(config, positions)
-    windows, masks = [config.window(number) for number in range(len(weights.layers))], {}
-    for number, (layer, window) in enumerate(zip(weights.layers, windows, strict=True)):
-        if window not in masks:
+    masks: dict[str, Tensor] = {}  # one for each kind of layer
+    for number, (layer, kind) in enumerate(zip(weights.layers, config.layer_types, strict=True)):
+        if kind not in masks:
             seen = key_positions if cache is None else cache.key_positions(number)
-            masks[window] = ops.mask(positions, seen, window)
+            masks[kind] = ops.mask(positions, seen, config.window(number))
         remember = None if cache is None else partial(cache.write, number)
-        x = decoder_layer(x, layer, config, table, masks[window], remember, ops)
+        x = decoder_layer(x, layer, config, table, masks[kind], remember, ops)
     return ops.norm(x, weights.norm, config.rms_norm_eps)
 
 

@@ -28,7 +28,7 @@ class TextStream:
     def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stop: Sequence[str] = (), raw: bool = False):
         self.tokenizer, self.stop, self.raw = tokenizer, stop, raw
         self.open, self.close = (None, None) if raw else map(tokenizer.token_id, ("<think>", "</think>"))
-        self.special = {i for i, t in tokenizer.backend.get_added_tokens_decoder().items() if t.special}
+        self.special = {i for i, t in tokenizer.added.items() if t.special}
         # Some templates open the thinking themselves; a tag that a person typed stands before the last turn's end.
         turn = max((place for place, token in enumerate(prompt, 1) if token in self.special), default=0)
         tags = [token for token in prompt[turn:] if token in (self.open, self.close)]
@@ -54,8 +54,8 @@ class TextStream:
 
     def _release(self, final: bool = False) -> list[Piece]:
         head = 0 if self.begun or self.raw else len(self.held) - len(self.held.lstrip("\n"))  # will be dropped
-        found = [(self.held.find(text, 0 if text.strip("\n") else head), text) for text in self.stop]
-        if ends := [(cut, text) for cut, text in found if cut >= 0]:
+        starts = {text: 0 if text.strip("\n") else head for text in self.stop}
+        if ends := [(cut, text) for text in starts if (cut := self.held.find(text, starts[text])) >= 0]:
             cut, self.stopped = min(ends)
             text, self.held = self.held[head:cut], ""
         else:

@@ -26,11 +26,9 @@ class Tokenizer:
     def __init__(self, backend: tokenizers.Tokenizer, chat_template: str | None = None, name: str = "tokenizer"):
         self.backend, self.chat_template, self.name = backend, chat_template, name
         self._compiled: jinja2.Template | None = None  # the template, compiled at its first use
-
-    @property
-    def vocab_size(self) -> int:
+        self.added = backend.get_added_tokens_decoder()  # by id
+        self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         """One more than the largest token id; an embedding may have more rows, whose tail is never sampled."""
-        return max(self.backend.get_vocab(with_added_tokens=True).values()) + 1
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text; special tokens written out in it become their one id. Nothing is added."""
@@ -72,9 +70,12 @@ class Tokenizer:
         token = self.backend.id_to_token(token_id) if 0 <= token_id < 2**32 else None
         if token is None:
             return b""
-        if token_id in self.backend.get_added_tokens_decoder() or any(letter not in BYTE_OF for letter in token):
+        if token_id in self.added:
             return token.encode()
-        return bytes(BYTE_OF[character] for character in token)
+        try:
+            return bytes(map(BYTE_OF.__getitem__, token))
+        except KeyError:  # a vocabulary that does not stand for bytes
+            return token.encode()
 
     def render_chat(
         self,

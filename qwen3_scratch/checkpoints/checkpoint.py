@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from ..cache import KVCache
 from ..config import Config
 from ..errors import Error
 from ..hub.find import find_folder
@@ -20,12 +22,18 @@ from .config_json import check_generation_config, read_config
 from .saving import CHECKPOINT_FILES, TEXT_FILES, bytes_of, replacing, whole, write_json, write_text, write_weights
 from .weights import Slot, load_weights
 
+Pick = Callable[[Tensor], Tensor]  # logits [batch, vocab] -> the tokens chosen [batch]
+Advance = Callable[[Tensor], Tensor]  # tokens [batch] -> the tokens after them [batch]
+Decoder = Callable[[Any, KVCache, Pick], Advance]  # a Checkpoint, and a cache that holds the prompts
+
 
 @dataclass(frozen=True)
 class Checkpoint:
     """All that generating needs. `tokenizer` is None where the folder has none; then prompts are token ids.
 
     `ops` are the steps that its weights are computed with: a slice of a model brings some that add up with the others.
+    `decoder` is how it goes from one new token to the next: None as it stands, or what `fast.compiled` or `fast.int8`
+    put there.
     """
 
     config: Config
@@ -34,7 +42,7 @@ class Checkpoint:
     generation_config: dict[str, Any] = field(default_factory=dict)
     path: Path | None = None
     ops: Ops = field(default=Ops(), repr=False)
-    int8: Weights | None = field(default=None, repr=False)  # `int8.with_int8` makes it, compiled decoding reads it
+    decoder: Decoder | None = field(default=None, repr=False)
 
     @property
     def device(self) -> torch.device:

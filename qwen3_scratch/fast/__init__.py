@@ -1,6 +1,11 @@
 """The model's own steps made fast, each proved equal to its namesake in `model.py`.
 
-`eager` reads prompts and decodes without compiling, `dispatch` and `streamed` are other forms of single steps,
-`compiled(checkpoint)` and `int8(checkpoint)` give the same checkpoint with a compiled way to decode. Uses checkpoints,
-the cache and the model.
+`eager` is how every checkpoint reads and writes unless it says otherwise, `dispatch` and `streamed` hold other forms of
+single steps; `compiled(checkpoint)` and `int8(checkpoint)` give the same checkpoint with another way to decode. Uses
+checkpoints, the cache and the model.
 """
+
+from .compiling import compiled
+from .eight_bits import int8
+
+__all__ = ["compiled", "int8"]

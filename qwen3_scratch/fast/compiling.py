@@ -17,15 +17,12 @@ from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
 
 from ..cache import KVCache
-from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.checkpoint import Advance, Checkpoint, Pick
 from ..config import Config
 from ..errors import Error
 from ..model import LayerWeights, Ops, Weights, decoder_layer
-from .eight_bits import INT8, MOST_ROWS_INT8
+from .eager import eager_decoder
 from .streamed import STREAMED
-
-Pick = Callable[[Tensor], Tensor]  # logits [batch, vocab] -> the tokens chosen [batch]
-Advance = Callable[[Tensor], Tensor]  # tokens [batch] -> the tokens after them [batch]
 
 
 class Steps(NamedTuple):
@@ -188,19 +185,28 @@ def say_once(sentence: str) -> None:
     tqdm.write(sentence, file=sys.stderr)
 
 
-@torch.inference_mode()
-def compiled_decoder(checkpoint: Checkpoint, cache: KVCache, pick: Pick) -> Advance | None:
-    """From one new token a row to the next, for a cache that holds the prompts; each call writes into it.
+def compiled(checkpoint: Checkpoint) -> Checkpoint:
+    """The same checkpoint, which decodes by the compiled layer: faster after a warm-up of seconds, once a process.
 
-    Warms up first. Where the checkpoint has weights in 8 bits too, few rows read those. On a GPU the whole step with
-    the choice is recorded once, and a call replays it. None, and a sentence once, where nothing can be compiled.
-
-    Raises Error for a slice of a model or one with steps of its own.
+    Raises Error for a slice of a model or one with steps of its own, which the compiled layer would pass over.
     """
     check_ops(checkpoint.ops)
-    ops = STREAMED
-    if checkpoint.int8 is not None and cache.batch <= MOST_ROWS_INT8:
-        checkpoint, ops = replace(checkpoint, weights=checkpoint.int8), INT8
+    return replace(checkpoint, decoder=compiled_decoder)
+
+
+def compiled_decoder(checkpoint: Checkpoint, cache: KVCache, pick: Pick) -> Advance:
+    """From one new token a row to the next, for a cache that holds the prompts; each call writes into it.
+
+    Warms up first. On a GPU the whole step with the choice is recorded once, and a call replays it. Where nothing can
+    be compiled, a sentence says so once and tokens come from the plain path.
+    """
+    check_ops(checkpoint.ops)
+    return compiled_by(STREAMED, checkpoint, cache, pick) or eager_decoder(checkpoint, cache, pick)
+
+
+@torch.inference_mode()
+def compiled_by(ops: Ops, checkpoint: Checkpoint, cache: KVCache, pick: Pick) -> Advance | None:
+    """The same by some form of the steps and weights that it reads; None, and a sentence, where nothing compiles."""
     steps = compiled_steps(checkpoint, cache.batch, ops)
     for tensor in (*cache.keys, *cache.values):
         of_any_length(tensor, 2)

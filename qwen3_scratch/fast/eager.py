@@ -1,7 +1,7 @@
-"""The steps of a layer in the form that reads a text fastest: what `generate` puts in the place of the model's own.
+"""Reading prompts and writing tokens without compiling: what `generate` does unless a checkpoint says otherwise.
 
-Each computes what its namesake in `model.py` does. For prompts PyTorch's own choices on a CPU are not the fastest; for
-one token at a time, the fewer calls the better.
+Some steps take another form here than in `model.py`, and compute the same: for prompts PyTorch's own choices on a CPU
+are not the fastest; for one token at a time, the fewer calls the better.
 """
 
 from collections.abc import Callable
@@ -12,22 +12,19 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..cache import KVCache
+from ..checkpoints.checkpoint import Advance, Checkpoint, Pick
 from ..config import Config
-from ..model import Ops, Route, Table, expert_ffn, gqa_attention, heads_per_kv_head, moe, rms_norm, rope_table
+from ..model import Ops, Route, expert_ffn, forward, gqa_attention, heads_per_kv_head, moe, rms_norm
 
 BLOCK = 256  # queries that are weighed at a time
+PREFILL_CHUNK = 2048  # tokens that one pass of the prompt brings at most, which bounds its memory
+LONG = 256  # tokens from which on it pays to read a piece without a mask
 
 
-def onednn_linear(
-    x: Float[Tensor, "*batch columns"], weight: Float[Tensor, "out columns"], bias: Float[Tensor, "out"] | None = None
-) -> Float[Tensor, "*batch out"]:
-    """F.linear; in fp32 on a CPU by oneDNN, since MKL, which PyTorch asks, leaves AMD's wide registers unused.
-
-    Measured: 1.4 times as fast with one row and with 512, at least 2.5 times with 4 to 17.
-    """
-    if x.device.type != "cpu" or x.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
-        return F.linear(x, weight, bias)
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+# F.linear in fp32 on a CPU by oneDNN, since MKL, which PyTorch asks, leaves AMD's wide registers unused. Measured: 1.4
+# times as fast with one row and with 512, at least 2.5 times with 4 to 17.
+ONEDNN_LINEAR = partial(torch.ops.mkldnn._linear_pointwise, attr="none", scalars=[], algorithm="")
 
 
 def library_norm(
@@ -37,27 +34,16 @@ def library_norm(
     return weight * F.rms_norm(x, x.shape[-1:], None, eps)
 
 
-def rounded_table(config: Config, positions: Int[Tensor, "batch seq"], dtype: torch.dtype) -> Table:
-    """`rope_table` in the type that `rope` wants, so that no layer has to round it again."""
-    cos, sin = rope_table(config, positions)
-    return cos.to(dtype), sin.to(dtype)
-
-
-def ffn_of(linear: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """`expert_ffn` with another product in the place of F.linear."""
-
-    def ffn(
-        x: Float[Tensor, "n dim"],
-        gate_proj: Float[Tensor, "intermediate dim"],
-        up_proj: Float[Tensor, "intermediate dim"],
-        down_proj: Float[Tensor, "dim intermediate"],
-    ) -> Float[Tensor, "n dim"]:
-        return linear(F.silu(linear(x, gate_proj)) * linear(x, up_proj), down_proj)
-
-    return ffn
-
-
-onednn_ffn = ffn_of(onednn_linear)
+def ffn_by(
+    x: Float[Tensor, "n dim"],
+    gate_proj: Float[Tensor, "intermediate dim"],
+    up_proj: Float[Tensor, "intermediate dim"],
+    down_proj: Float[Tensor, "dim intermediate"],
+    *,
+    linear: Callable[..., Tensor],
+) -> Float[Tensor, "n dim"]:
+    """`expert_ffn` by another product than F.linear."""
+    return linear(F.silu(linear(x, gate_proj, None)) * linear(x, up_proj, None), down_proj, None)
 
 
 def moe_of_one(
@@ -66,12 +52,14 @@ def moe_of_one(
     gate_up_proj: Float[Tensor, "experts two_intermediate dim"],
     down_proj: Float[Tensor, "experts dim intermediate"],
     expert: Callable[..., Tensor] = expert_ffn,
+    *,
+    linear: Callable[..., Tensor] = F.linear,
 ) -> Float[Tensor, "tokens dim"]:
     """`moe` of a single token by `expert_ffn`: there is nothing to sort, and gate and up are one product."""
     out = torch.zeros_like(x)
     for number, weight in zip(route.experts[0].tolist(), route.weights[0], strict=True):
-        gate, up = onednn_linear(x, gate_up_proj[number]).chunk(2, dim=-1)
-        out = out + onednn_linear(F.silu(gate) * up, down_proj[number]) * weight
+        gate, up = linear(x, gate_up_proj[number], None).chunk(2, dim=-1)
+        out = out + linear(F.silu(gate) * up, down_proj[number], None) * weight
     return out
 
 
@@ -113,25 +101,68 @@ def in_blocks(
     return torch.cat(answers, dim=2).view(q.shape)
 
 
-def faster(ops: Ops, dtype: torch.dtype) -> Ops:
-    """The same steps in the forms above, for activations of `dtype`; what a caller has replaced stays."""
+def onednn_serves(checkpoint: Checkpoint) -> bool:
+    cpu = checkpoint.device.type == "cpu" and checkpoint.dtype == torch.float32
+    return cpu and torch.backends.mkldnn.is_available()
+
+
+def reading_ops(checkpoint: Checkpoint) -> Ops:
+    """The steps for many tokens at once; what a checkpoint brings of its own stays."""
+    ops, linear = checkpoint.ops, ONEDNN_LINEAR if onednn_serves(checkpoint) else F.linear
     if ops.norm is rms_norm:
         ops = ops._replace(norm=library_norm)
-    if ops.table is rope_table:
-        ops = ops._replace(table=partial(rounded_table, dtype=dtype))
     if ops.linear is F.linear:
-        ops = ops._replace(linear=onednn_linear)
+        ops = ops._replace(linear=linear)
     if ops.expert is expert_ffn and ops.moe is moe:
-        ops = ops._replace(expert=onednn_ffn)
+        ops = ops._replace(expert=partial(ffn_by, linear=linear))
     return ops
 
 
-def alone(ops: Ops) -> Ops:
-    """The same steps for a single token, if dispatch and experts are the model's own."""
-    own = ops.moe is moe and ops.expert in (expert_ffn, onednn_ffn)
-    return ops._replace(moe=moe_of_one) if own else ops
+def writing_ops(checkpoint: Checkpoint, batch: int) -> Ops:
+    """The steps for one new token a row."""
+    if batch > 1:
+        return reading_ops(checkpoint)
+    ops, linear = checkpoint.ops, ONEDNN_LINEAR if onednn_serves(checkpoint) else F.linear
+    if ops.linear is F.linear:
+        ops = ops._replace(linear=linear)
+    if ops.expert is expert_ffn and ops.moe is moe:
+        ops = ops._replace(moe=partial(moe_of_one, linear=linear))
+    return ops
 
 
-def causal(ops: Ops) -> Ops:
-    """The same steps for a text that is read from its start, if the attention is the model's own."""
-    return ops._replace(attention=causal_attention) if ops.attention is gqa_attention else ops
+def all_is_seen(config: Config, length: int) -> bool:
+    """Whether every layer sees all that came before, and there is enough of it to gain by saying so."""
+    windows = [config.window(layer) for layer in range(config.num_hidden_layers)]
+    return length >= LONG and all(window is None or window >= length for window in windows)
+
+
+@torch.inference_mode()
+def prefill(checkpoint: Checkpoint, prompts: list[list[int]], cache: KVCache) -> Float[Tensor, "batch vocab"]:
+    """Reads the prompts, padded on the left to one length, in chunks; the logits of the token after each."""
+    longest = max(map(len, prompts))
+    token_ids = torch.zeros(len(prompts), longest, dtype=torch.long)
+    keep = torch.zeros(len(prompts), longest, dtype=torch.bool)
+    for number, prompt in enumerate(prompts):
+        token_ids[number, longest - len(prompt) :] = torch.tensor(prompt)
+        keep[number, longest - len(prompt) :] = True
+    weights, config, ops = checkpoint.weights, checkpoint.config, reading_ops(checkpoint)
+    token_ids, keep = token_ids.to(checkpoint.device), keep.to(checkpoint.device)
+    padded = any(len(prompt) < longest for prompt in prompts)
+    for ids, kept in zip(token_ids.split(PREFILL_CHUNK, dim=1), keep.split(PREFILL_CHUNK, dim=1), strict=True):
+        causal = cache.length == 0 and not padded and all_is_seen(config, ids.shape[1])
+        causal = causal and ops.attention is gqa_attention
+        used = ops._replace(attention=causal_attention) if causal else ops
+        logits = forward(weights, ids, config, attention_mask=kept, cache=cache, logits_to_keep=1, ops=used)
+    return logits[:, -1]
+
+
+def eager_decoder(checkpoint: Checkpoint, cache: KVCache, pick: Pick) -> Advance:
+    """From one new token a row to the next, through a cache that holds the prompts; each call writes into it."""
+    weights, config, device = checkpoint.weights, checkpoint.config, checkpoint.device
+    ops = writing_ops(checkpoint, cache.batch)
+
+    @torch.inference_mode()
+    def advance(tokens: Int[Tensor, "batch"]) -> Tensor:
+        return pick(forward(weights, tokens[:, None].to(device), config, cache=cache, ops=ops)[:, -1])
+
+    return advance

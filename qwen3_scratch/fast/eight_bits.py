@@ -7,19 +7,23 @@ router stay as they are; so does everything that reads prompts.
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int8
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
 
-from ..checkpoints.checkpoint import Checkpoint
+from ..cache import KVCache
+from ..checkpoints.checkpoint import Advance, Checkpoint, Pick
 from ..errors import Error
 from ..model import Route, Weights, expert_ffn
 from ..trust.memory import available_memory, empty_in_large_pages, size_text
-from .eager import ffn_of
+from .compiling import check_ops, compiled_by, compiled_decoder
+from .eager import eager_decoder, ffn_by
 from .streamed import STREAMED, as_rows, written_down
 
 MOST_ROWS_INT8 = 4  # with more rows arithmetic sets the pace, and 8 bits gain little (measured: benchmarks/int8.py)
@@ -64,19 +68,37 @@ def rounded_weights(weights: Weights) -> Weights:
     return weights._replace(layers=tuple(layers), lm_head=rounded(head))
 
 
-def with_int8(checkpoint: Checkpoint) -> Checkpoint:
-    """The same checkpoint with a second copy of its matrices in 8 bits, which compiled decoding reads instead.
+class RoundedDecoder(NamedTuple):
+    """Decodes from a second copy of the weights it was made from, and from no others."""
+
+    source: Weights
+    rounded: Weights
+
+    def __call__(self, checkpoint: Checkpoint, cache: KVCache, pick: Pick) -> Advance:
+        """`compiled_decoder` that reads the copy, for as few rows as gain by it."""
+        if any(a is not b for a, b in zip(tree_leaves(checkpoint.weights), tree_leaves(self.source), strict=True)):
+            found = "the checkpoint has other weights than those that were rounded"
+            raise Error(f"int8: {found}, expected the same: round them with fast.int8")
+        if cache.batch <= MOST_ROWS_INT8:
+            copy = replace(checkpoint, weights=self.rounded)
+            return compiled_by(INT8, copy, cache, pick) or eager_decoder(checkpoint, cache, pick)
+        return compiled_decoder(checkpoint, cache, pick)
+
+
+def int8(checkpoint: Checkpoint) -> Checkpoint:
+    """The same checkpoint, which decodes compiled from a second copy of its matrices in 8 bits.
 
     The copy takes half the memory of bf16 weights, a quarter of fp32, on top of them. Raises Error where that is not
-    left.
+    left, and for a slice of a model or one with steps of its own.
     """
+    check_ops(checkpoint.ops)
     weights, left = checkpoint.weights, available_memory(checkpoint.device)
     matrices = [getattr(layer, name) for layer in weights.layers for name in MATRICES]
     needed = sum(matrix.numel() for matrix in (*matrices, weights.embed_tokens))
     if left is not None and needed > left:
         found = f"the copy takes {size_text(needed)}, found {size_text(left)} left on {checkpoint.device}"
         raise Error(f"int8: {found}: decode from the weights as loaded, or free memory")
-    return replace(checkpoint, int8=rounded_weights(weights))
+    return replace(checkpoint, decoder=RoundedDecoder(weights, rounded_weights(weights)))
 
 
 def int8_sum(
@@ -116,4 +138,4 @@ def chosen_sum(
     return int8_sum(written_down(x)[:, :, None], weight.numbers[route.experts], weight.scale[route.experts])
 
 
-INT8 = STREAMED._replace(linear=int8_linear, head=int8_linear, expert=ffn_of(int8_linear), moe=moe_int8)
+INT8 = STREAMED._replace(linear=int8_linear, head=int8_linear, expert=partial(ffn_by, linear=int8_linear), moe=moe_int8)

@@ -5,6 +5,7 @@ Decoding reads every weight once a token, so memory sets the pace. Each form her
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ..model import Ops, Route, expert_ffn, gqa_attention, heads_per_kv_head, moe_route
 from .dispatch import moe_all_experts, moe_grouped
-from .eager import ffn_of
+from .eager import ffn_by
 
 # The most rows for which the sum below is no slower than the library's product (measured: benchmarks/products.py; at 4
 # rows in bf16 the two are even).
@@ -58,7 +59,7 @@ def as_rows(
     return out if bias is None else out + bias
 
 
-streamed_ffn = ffn_of(streamed_linear)  # for dense layers
+streamed_ffn = partial(ffn_by, linear=streamed_linear)  # for dense layers
 
 
 def route_streamed(

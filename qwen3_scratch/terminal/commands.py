@@ -1,21 +1,24 @@
 """The commands of the terminal, each a few lines on functions that can be imported as well."""
 
+import inspect
 import os
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from typing import Annotated, Any
+from dataclasses import Field, fields
+from typing import Annotated, Any, get_args
 
 import torch
 import typer
 
+from .. import fast
 from ..checkpoints.checkpoint import Checkpoint, load_checkpoint
 from ..checkpoints.verifying import verify as verdicts_of
 from ..checkpoints.weights import DTYPES
 from ..devices.launch import agree, ranks, started_by_torchrun
 from ..devices.slices import DISPATCH, load_slices
 from ..errors import Error
-from ..fast.eight_bits import with_int8
-from ..generation import prompt_ids, stream
+from ..generation import Options, prompt_ids, stream
 from ..hub.download import fetch, find_snapshot
 from ..hub.find import chosen, find_local
 from ..model import forward
@@ -43,19 +46,9 @@ TopExperts = Annotated[
     int | None,
     typer.Option("--num-experts-per-tok", help="Experts each token goes to, instead of the config's number."),
 ]
-MaxNew = Annotated[int, typer.Option(help="Most tokens to generate.")]
-MinNew = Annotated[int, typer.Option(help="Fewest tokens before a stop token may come.")]
-Temperature = Annotated[float | None, typer.Option(help="0 takes the most likely token; higher is freer.")]
-TopK = Annotated[int | None, typer.Option(help="Draw from so many of the most likely tokens; 0 is off.")]
-TopP = Annotated[float | None, typer.Option(help="Draw from the most likely tokens that add up to this probability.")]
-MinP = Annotated[float | None, typer.Option(help="Leave out what is less likely than this share of the most likely.")]
-Penalty = Annotated[float | None, typer.Option("--repetition-penalty", help="Above 1 discourages repeating.")]
-Seed = Annotated[int | None, typer.Option(help="Makes a random answer repeatable.")]
-Thinking = Annotated[bool, typer.Option("--thinking/--no-thinking", help="Let the model think before it answers.")]
 System = Annotated[str | None, typer.Option(help="A system message before the first turn.")]
 TensorParallel = Annotated[int, typer.Option(min=1, help="Cut every matrix over so many processes (torchrun).")]
 ExpertParallel = Annotated[int, typer.Option(min=1, help="Deal the experts out to so many processes (torchrun).")]
-Compiled = Annotated[bool, typer.Option("--compiled", help="Compile first, some seconds, then decode faster.")]
 Int8 = Annotated[
     bool,
     typer.Option("--int8", help="Round a copy of the weights to 8 bits and decode compiled from it: less to read."),
@@ -71,25 +64,39 @@ def main() -> None:
         app()
 
 
+def with_generation_options(*without: str, **defaults: Any) -> Callable[[Callable], Callable]:
+    """Gives a command the fields of `Options` in the place of `**options`, all but some, with defaults of its own."""
+
+    def option(f: Field) -> inspect.Parameter:
+        kind, help_text = get_args(f.type)[:2]
+        shape: tuple[str, ...] = (f"--{f.name.replace('_', '-')}",)
+        if kind is bool:
+            shape = (f"{shape[0]}/--no-{f.name}",) if f.default else shape
+        elif f.name == "stop":
+            kind = list[str]
+        elif float in get_args(kind):
+            kind = float | None
+        default = defaults.get(f.name, f.default)
+        annotation = Annotated[kind, typer.Option(*shape, help=help_text)]
+        named = inspect.Parameter.KEYWORD_ONLY
+        return inspect.Parameter(f.name, named, default=[] if default == () else default, annotation=annotation)
+
+    def change(command: Callable) -> Callable:
+        given = list(inspect.signature(command).parameters.values())
+        more = [option(f) for f in fields(Options) if f.name not in (*without, "tools")]
+        taken = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in given[:-1]]
+        command.__signature__ = inspect.Signature([*taken[:2], *more, *taken[2:]])
+        return command
+
+    return change
+
+
 @app.command("generate")
+@with_generation_options()
 def generate_command(
     prompt: Annotated[str, typer.Argument(help="The prompt; `-` reads standard input.")],
     model: Model = None,
-    max_new_tokens: MaxNew = 256,
-    min_new_tokens: MinNew = 0,
-    thinking: Thinking = True,
-    temperature: Temperature = None,
-    top_k: TopK = None,
-    top_p: TopP = None,
-    min_p: MinP = None,
-    repetition_penalty: Penalty = None,
-    seed: Seed = None,
-    stop: Annotated[
-        list[str] | None, typer.Option(metavar="<str>", help="Text that ends the answer; may be given several times.")
-    ] = None,
     system: System = None,
-    raw: Raw = False,
-    compiled: Compiled = False,
     int8: Int8 = False,
     routes: Annotated[bool, typer.Option("--routes", help="Then show which experts each token went to.")] = False,
     num_experts_per_tok: TopExperts = None,
@@ -101,6 +108,7 @@ def generate_command(
     expert_dispatch: Annotated[
         str, typer.Option(help="With experts dealt out: `own-experts` adds answers up, `all-to-all` sends tokens.")
     ] = "own-experts",
+    **options: Any,
 ) -> None:
     """Answer one prompt, streaming. What is left out comes from the checkpoint's generation_config.json.
 
@@ -108,22 +116,18 @@ def generate_command(
 
     On many devices: `torchrun --nproc-per-node 4 -m qwen3_scratch generate ... --tensor-parallel 2 --expert-parallel 2`
     """
-    options = dict(
-        max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens, thinking=thinking, temperature=temperature,
-        top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty, stop=stop or (), raw=raw,
-        compiled=compiled or int8,
-    )  # fmt: skip
     place = place_for(device)
     many = tensor_parallel * expert_parallel > 1 or started_by_torchrun()
     with ranks(tensor_parallel, expert_parallel, place) if many else nullcontext() as mesh, speaker(mesh):
         text = sys.stdin.read().removesuffix("\n") if prompt == "-" and is_first(mesh) else prompt
         prompt = agree(text)
-        seed = agree(int(torch.seed() % 2**63)) if many and seed is None else seed
+        if many and options["seed"] is None:
+            options["seed"] = agree(int(torch.seed() % 2**63))
         cut = {} if mesh is None else {"mesh": mesh, "dispatch": dispatch_of(expert_dispatch)}
         checkpoint = load(model, place, dtype, revision, num_experts_per_tok, **cut)
-        checkpoint = with_int8(checkpoint) if int8 else checkpoint
-        asked: Any = prompt if raw or system is None else turns(prompt, system)
-        found = show(stream(checkpoint, asked, seed=seed, **options))
+        checkpoint = fast.int8(checkpoint) if int8 else checkpoint
+        asked: Any = prompt if options["raw"] or system is None else turns(prompt, system)
+        found = show(stream(checkpoint, asked, **options))
         if found.finish_reason == "length":
             screen.print(f"(cut off after {len(found.token_ids)} tokens; raise --max-new-tokens to see more)")
         if routes:
@@ -131,23 +135,16 @@ def generate_command(
 
 
 @app.command()
+@with_generation_options("min_new_tokens", "stop", "raw", max_new_tokens=1024)
 def chat(
     model: Model = None,
-    max_new_tokens: MaxNew = 1024,
-    thinking: Thinking = True,
-    temperature: Temperature = None,
-    top_k: TopK = None,
-    top_p: TopP = None,
-    min_p: MinP = None,
-    repetition_penalty: Penalty = None,
-    seed: Seed = None,
     system: System = None,
-    compiled: Compiled = False,
     int8: Int8 = False,
     num_experts_per_tok: TopExperts = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     revision: Revision = None,
+    **options: Any,
 ) -> None:
     """Talk in turns. `/new` starts afresh, `/think` switches thinking, `/quit` or Ctrl-D ends.
 
@@ -156,29 +153,25 @@ def chat(
     Example: `qwen3-scratch chat --no-thinking --temperature 0.7`
     """
     checkpoint = load(model, place_for(device), dtype, revision, num_experts_per_tok)
-    checkpoint = with_int8(checkpoint) if int8 else checkpoint
-    options = dict(
-        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty,
-        seed=seed, compiled=compiled or int8,
-    )  # fmt: skip
-    messages = turns(None, system)
+    checkpoint = fast.int8(checkpoint) if int8 else checkpoint
+    most, messages = options["max_new_tokens"], turns(None, system)
     screen.print("Type a message. /new, /think, /quit, /help.", style="dim")
     while (text := read_line()) is not None and text != "/quit":
         if text == "/new":
             messages = turns(None, system)
         elif text == "/think":
-            thinking = not thinking
-            screen.print(f"thinking is {'on' if thinking else 'off'}", style="dim")
+            options["thinking"] = not options["thinking"]
+            screen.print(f"thinking is {'on' if options['thinking'] else 'off'}", style="dim")
         elif text.startswith("/"):
             screen.print("/new starts afresh, /think switches thinking, /quit or Ctrl-D ends", style="dim")
         elif text:
             asked = [*messages, {"role": "user", "content": text}]
             try:
-                room = checkpoint.config.max_position_embeddings - len(prompt_ids(checkpoint, asked, thinking=thinking))
+                read = prompt_ids(checkpoint, asked, thinking=options["thinking"])
+                room = checkpoint.config.max_position_embeddings - len(read)
                 if room < 1:
                     raise Error("the chat has filled the model's context: /new starts afresh")
-                limit = min(max_new_tokens, room)
-                found = show(stream(checkpoint, asked, max_new_tokens=limit, thinking=thinking, **options))
+                found = show(stream(checkpoint, asked, **options | {"max_new_tokens": min(most, room)}))
                 messages = [*asked, {"role": "assistant", "content": found.text}]
             except Error as error:
                 complain(error)

@@ -16,7 +16,7 @@ from ..checkpoints.verifying import Verdict
 from ..checkpoints.weights import DTYPES, all_slots, check_tensors, dtype_of, tensor_files
 from ..config import Config
 from ..devices.slices import Place, check_split, own_config, own_slot, traffic
-from ..generation import PREFILL_CHUNK
+from ..fast.eager import PREFILL_CHUNK
 from ..hub.cache import Snapshot
 from ..hub.download import WANTED, free_bytes, missing_bytes
 from ..hub.find import chosen, find_folder, find_local

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from ..errors import Error
+from ..errors import Error, one_line, shown
 
 LARGEST_JSON = 10_000_000  # bytes; config.json takes some thousand, and [[],[],[]...] takes 30 times its text in memory
 LARGEST_TABLE = 20_000_000  # bytes of an index or a header; the largest of the family, 36,000 tensors, takes 4 million

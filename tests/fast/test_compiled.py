@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 import torch
-from helpers import command, finished, generate_module
+from helpers import command, finished
 from reference import TOLERANCE, assert_near, dense_config, random_tokens, random_weights, small_config
 from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -17,9 +17,10 @@ from torch.utils._pytree import tree_map_only
 
 from qwen3_scratch import Checkpoint, Error, forward, generate, load_checkpoint, stream
 from qwen3_scratch.cache import KVCache
+from qwen3_scratch.fast import compiling, eight_bits
 from qwen3_scratch.fast.compiling import compiled_decoder, compiled_steps, decode_step, plain_steps, whole_step
+from qwen3_scratch.fast.eager import eager_decoder, prefill
 from qwen3_scratch.fast.streamed import moe_streamed, streamed_linear
-from qwen3_scratch.generation import decode, prefill
 from qwen3_scratch.model import Ops, expert_ffn, moe, moe_route
 
 pytestmark = pytest.mark.compiled
@@ -72,9 +73,12 @@ def test_compiled_logits_are_near_the_plain_ones_at_every_step(name):
     caches = [KVCache(checkpoint.config, 1, 60, chunk=16, dtype=torch.float32) for _ in range(2)]
     for cache in caches:
         prefill(checkpoint, asked, cache)
-    step = compiled_decoder(checkpoint, caches[1], lambda logits: logits)
+    step, plain = (
+        decoder(checkpoint, cache, lambda logits: logits)
+        for decoder, cache in zip((compiled_decoder, eager_decoder), caches[::-1], strict=True)
+    )
     for token in random_tokens(checkpoint.config, 50, seed=3):
-        assert_near(step(token[None]), decode(checkpoint, token[None], caches[0]), 2 * TOLERANCE)
+        assert_near(step(token[None]), plain(token[None]), 2 * TOLERANCE)
 
 
 @pytest.mark.parametrize("temperature", [0, 0.9])
@@ -252,13 +256,14 @@ def test_without_a_compiler_it_says_so_once_and_writes_the_same(tmp_path, missin
 
 def test_the_terminal_compiles_where_asked(monkeypatch, capsys):
     words = ("generate", "What is the capital of France?", "--temperature", "0", "--dtype", "float32")
-    plain, in_8_bits = command(monkeypatch, capsys, *words), []
+    plain, in_8_bits, by_form = command(monkeypatch, capsys, *words), [], compiling.compiled_by
 
-    def noting(checkpoint, *given):
-        in_8_bits.append(checkpoint.int8 is not None)
-        return compiled_decoder(checkpoint, *given)
+    def noting(ops, *given):
+        in_8_bits.append(ops is eight_bits.INT8)
+        return by_form(ops, *given)
 
-    monkeypatch.setattr(generate_module, "compiled_decoder", noting)
+    monkeypatch.setattr(compiling, "compiled_by", noting)
+    monkeypatch.setattr(eight_bits, "compiled_by", noting)
     for option in ("--compiled", "--int8"):  # in 8 bits this answer stays the same, too
         fast = command(monkeypatch, capsys, *words, option)
         assert (fast.code, fast.out) == (0, plain.out)

@@ -9,7 +9,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from qwen3_scratch import Checkpoint, Error, generate, load_checkpoint
 from qwen3_scratch.cache import KVCache
-from qwen3_scratch.fast.compiling import compiled_decoder
+from qwen3_scratch.fast import int8
+from qwen3_scratch.fast.eager import eager_decoder, prefill
 from qwen3_scratch.fast.eight_bits import (
     LARGEST,
     MOST_ROWS_INT8,
@@ -18,9 +19,7 @@ from qwen3_scratch.fast.eight_bits import (
     moe_int8,
     rounded,
     rounded_weights,
-    with_int8,
 )
-from qwen3_scratch.generation import decode, prefill
 from qwen3_scratch.model import moe, moe_route
 from qwen3_scratch.tiny.corpus import DOMAINS
 from qwen3_scratch.tiny.evaluate import questions
@@ -100,7 +99,7 @@ def test_the_experts_answer_like_the_loop_over_the_rounded_ones(tokens, top_k):
 
 def test_what_a_token_is_not_multiplied_with_is_not_rounded_and_not_copied():
     checkpoint = model("tied")
-    weights, found = checkpoint.weights, with_int8(checkpoint).int8
+    weights, found = checkpoint.weights, int8(checkpoint).decoder.rounded
     for name in ("input_layernorm", "q_norm", "k_norm", "post_attention_layernorm", "router"):
         assert getattr(found.layers[0], name) is getattr(weights.layers[0], name)
     assert found.embed_tokens is weights.embed_tokens and found.norm is weights.norm
@@ -110,7 +109,9 @@ def test_what_a_token_is_not_multiplied_with_is_not_rounded_and_not_copied():
 def test_the_copy_takes_a_quarter_of_the_matrices_in_fp32_and_a_scale_a_row():
     checkpoint = model("experts")
     matrices = [leaf for leaf in tree_leaves(checkpoint.weights) if leaf is not None and leaf.ndim > 1]
-    copied = [leaf for leaf in tree_leaves(with_int8(checkpoint).int8) if leaf is not None and leaf.dtype == torch.int8]
+    copied = [
+        leaf for leaf in tree_leaves(int8(checkpoint).decoder.rounded) if leaf is not None and leaf.dtype == torch.int8
+    ]
     assert len(copied) == len(matrices) - 1 - checkpoint.config.num_hidden_layers  # no embedding, no routers
     assert all(leaf.nbytes == leaf.numel() for leaf in copied)
 
@@ -119,7 +120,7 @@ def test_a_copy_that_does_not_fit_is_refused_before_it_is_made(monkeypatch):
     monkeypatch.setattr("qwen3_scratch.fast.eight_bits.available_memory", lambda device: 1000)
     monkeypatch.setattr("qwen3_scratch.fast.eight_bits.rounded_weights", None)
     with pytest.raises(Error, match=r"int8: the copy takes .* found 1.00 kB left on cpu: decode from the weights"):
-        with_int8(model("experts"))
+        int8(model("experts"))
 
 
 @pytest.mark.compiled
@@ -130,10 +131,19 @@ def test_compiled_logits_are_those_of_the_rounded_weights_after_a_prompt_read_wi
     caches = [KVCache(checkpoint.config, batch, 20, dtype=torch.float32) for _ in range(2)]
     for cache in caches:
         prefill(checkpoint, prompts, cache)
-    step, plain = compiled_decoder(with_int8(checkpoint), caches[0], lambda logits: logits), as_rounded(checkpoint)
+    rounded_once = int8(checkpoint)
+    step = rounded_once.decoder(rounded_once, caches[0], lambda logits: logits)
+    plain = eager_decoder(as_rounded(checkpoint), caches[1], lambda logits: logits)
     for token in range(3, 8):
         tokens = torch.arange(token, token + batch)
-        assert_near(step(tokens), decode(plain, tokens, caches[1]), 2 * TOLERANCE)  # added in another order
+        assert_near(step(tokens), plain(tokens), 2 * TOLERANCE)  # added in another order
+
+
+def test_a_copy_of_other_weights_is_refused():
+    checkpoint = int8(model("experts"))
+    others = replace(checkpoint, weights=random_weights(checkpoint.config, seed=9))
+    with pytest.raises(Error, match=r"int8: the checkpoint has other weights than those that were rounded, expected"):
+        generate(others, [1, 2, 3], max_new_tokens=2)
 
 
 @pytest.mark.compiled
@@ -142,15 +152,16 @@ def test_batches_that_gain_nothing_read_the_weights_as_loaded():
     prompts = [random_tokens(checkpoint.config, 6, seed=seed).tolist() for seed in range(MOST_ROWS_INT8 + 1)]
     options = dict(max_new_tokens=12, temperature=0, compiled=True)
     expected = [answer.token_ids for answer in generate(checkpoint, prompts, **options)]
-    useless = with_int8(checkpoint).int8._replace(norm=torch.zeros_like(checkpoint.weights.norm))
-    found = generate(replace(checkpoint, int8=useless), prompts, **options)
+    decoder = int8(checkpoint).decoder
+    useless = decoder._replace(rounded=decoder.rounded._replace(norm=torch.zeros_like(checkpoint.weights.norm)))
+    found = generate(replace(checkpoint, decoder=useless), prompts, **options)
     assert [answer.token_ids for answer in found] == expected
 
 
 @pytest.mark.compiled
 def test_of_the_embedded_checkpoints_greedy_tokens_at_least_99_in_100_stay():
     checkpoint, same, count = load_checkpoint("tiny"), 0, 0
-    both = checkpoint, with_int8(checkpoint)
+    both = checkpoint, int8(checkpoint)
     for domain in DOMAINS:
         texts = [example.messages for example in questions(domain, MOST_ROWS_INT8)]
         options = dict(temperature=0, max_new_tokens=120, compiled=True)

@@ -2,37 +2,26 @@
 
 import pytest
 import torch
-from helpers import generate_module
 from reference import assert_near, random_tokens, random_weights, small_config
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from qwen3_scratch import Checkpoint, forward
+from qwen3_scratch import Checkpoint, forward, generation
 from qwen3_scratch.cache import KVCache
-from qwen3_scratch.fast import eager as reading
+from qwen3_scratch.fast import eager
 from qwen3_scratch.fast.eager import (
     BLOCK,
-    alone,
-    causal,
+    LONG,
+    ONEDNN_LINEAR,
+    PREFILL_CHUNK,
     causal_attention,
-    faster,
+    ffn_by,
     library_norm,
     moe_of_one,
-    onednn_ffn,
-    onednn_linear,
-    rounded_table,
+    prefill,
+    reading_ops,
+    writing_ops,
 )
-from qwen3_scratch.generation import LONG, PREFILL_CHUNK, prefill
-from qwen3_scratch.model import (
-    Ops,
-    attention_mask,
-    expert_ffn,
-    gqa_attention,
-    moe,
-    moe_route,
-    rms_norm,
-    rope,
-    rope_table,
-)
+from qwen3_scratch.model import Ops, attention_mask, expert_ffn, gqa_attention, moe, moe_route, rms_norm
 
 SIZES = dict(max_position_embeddings=20_000, num_hidden_layers=2)
 SLIDING = dict(use_sliding_window=True, sliding_window=LONG // 2)
@@ -58,13 +47,13 @@ def in_one_pass(checkpoint: Checkpoint, length: int) -> torch.Tensor:
 @pytest.fixture
 def causal_lengths(monkeypatch) -> list[int]:
     """How many queries each pass without a mask brought."""
-    seen, before = [], reading.causal_attention
+    seen, before = [], eager.causal_attention
 
     def noting(q, k, v, mask):
         seen.append(q.shape[2])
         return before(q, k, v, mask)
 
-    monkeypatch.setattr(reading, "causal_attention", noting)
+    monkeypatch.setattr(eager, "causal_attention", noting)
     return seen
 
 
@@ -75,7 +64,8 @@ def test_a_long_prompt_read_without_a_mask_has_the_logits_of_one_pass_with_it(ca
 
 
 def test_only_the_first_piece_is_read_without_a_mask(causal_lengths, monkeypatch):
-    monkeypatch.setattr(generate_module, "PREFILL_CHUNK", LONG)
+    monkeypatch.setattr(generation, "PREFILL_CHUNK", LONG)
+    monkeypatch.setattr(eager, "PREFILL_CHUNK", LONG)
     checkpoint = made()
     assert_near(read(checkpoint, 2 * LONG + 9)[0], in_one_pass(checkpoint, 2 * LONG + 9))
     assert causal_lengths == [LONG] * 2
@@ -135,19 +125,18 @@ def test_reading_never_holds_a_square_of_the_text(pieces):
     assert seen.numbers <= PREFILL_CHUNK * max(length, 4 * config.num_attention_heads * config.head_dim)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(1, 24), (5, 24), (1, 1, 24), (2, 7, 24), (3, 40, 24)])
-def test_the_faster_product_is_the_product(shape, dtype):
+def test_the_faster_product_is_the_product(shape):
     generator = torch.Generator().manual_seed(len(shape))
-    x, weight, bias = (torch.randn(size, generator=generator).to(dtype) for size in (shape, (16, 24), (16,)))
-    for given in ((x, weight), (x, weight, bias), (x.transpose(0, -2), weight), (x, weight[3:9])):
-        assert_near(onednn_linear(*given), torch.nn.functional.linear(*given))
+    x, weight, bias = (torch.randn(size, generator=generator) for size in (shape, (16, 24), (16,)))
+    for given in ((x, weight, None), (x, weight, bias), (x.transpose(0, -2), weight, None), (x, weight[3:9], None)):
+        assert_near(ONEDNN_LINEAR(*given), torch.nn.functional.linear(*given))
 
 
 def test_the_faster_feed_forward_is_the_feed_forward():
     generator = torch.Generator().manual_seed(0)
     x, *weights = (torch.randn(size, generator=generator) for size in ((9, 24), (40, 24), (40, 24), (24, 40)))
-    assert_near(onednn_ffn(x, *weights), expert_ffn(x, *weights))
+    assert_near(ffn_by(x, *weights, linear=ONEDNN_LINEAR), expert_ffn(x, *weights))
 
 
 @pytest.mark.parametrize("length", [1, BLOCK - 1, BLOCK, 2 * BLOCK + 5])
@@ -171,15 +160,6 @@ def test_the_norm_in_two_calls_is_bit_for_bit_the_norm(dtype):
     assert torch.equal(library_norm(x, weight, 1e-3), rms_norm(x, weight, 1e-3))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_table_that_is_rounded_beforehand_turns_bit_for_bit_the_same(dtype):
-    config, places = small_config(), torch.tensor([[3, 4, 900]])
-    x = torch.randn(1, 2, 3, config.head_dim, generator=torch.Generator().manual_seed(0)).to(dtype)
-    found = rope(x, *rounded_table(config, places, dtype))
-    assert found.dtype == dtype
-    assert torch.equal(found, rope(x, *rope_table(config, places)))
-
-
 @pytest.mark.parametrize("top_k", [1, 3])
 def test_the_experts_of_one_token_without_sorting_give_its_answer(top_k):
     generator = torch.Generator().manual_seed(top_k)
@@ -187,19 +167,24 @@ def test_the_experts_of_one_token_without_sorting_give_its_answer(top_k):
         torch.randn(size, generator=generator) for size in ((1, 24), (4, 24), (4, 80, 24), (4, 24, 40))
     )
     route = moe_route(x, router, top_k, norm_topk_prob=False)
-    assert_near(moe_of_one(x, route, gate_up, down), moe(x, route, gate_up, down))
+    for linear in (torch.nn.functional.linear, ONEDNN_LINEAR):
+        assert_near(moe_of_one(x, route, gate_up, down, linear=linear), moe(x, route, gate_up, down))
 
 
 def test_only_the_models_own_steps_are_replaced_by_faster_ones():
     def mine(*given): ...
 
-    own = Ops(norm=mine, table=mine, linear=mine, expert=mine, attention=mine)
-    assert faster(own, torch.float32) == own and causal(own) == own
-    assert faster(Ops(moe=mine), torch.float32).expert is expert_ffn  # another dispatch may ask for the model's own
-    replaced = faster(Ops(), torch.float32)
-    assert replaced.norm is library_norm and replaced.linear is onednn_linear
-    assert replaced.expert is onednn_ffn and replaced.moe is moe
-    assert alone(replaced).moe is moe_of_one and alone(Ops()).moe is moe_of_one
-    for own in (Ops(moe=mine), Ops(expert=mine)):  # who asks for another expert is to get it
-        assert alone(faster(own, torch.float32)).moe is own.moe
-    assert causal(Ops()).attention is causal_attention
+    def with_ops(**steps) -> Checkpoint:
+        return Checkpoint(made().config, made().weights, ops=Ops(**steps))
+
+    own = with_ops(norm=mine, table=mine, linear=mine, expert=mine, attention=mine)
+    assert reading_ops(own) == writing_ops(own, 1) == own.ops
+    assert reading_ops(with_ops(moe=mine)).expert is expert_ffn  # another dispatch may ask for the model's own
+    for own in (with_ops(moe=mine), with_ops(expert=mine)):  # who asks for another expert is to get it
+        assert writing_ops(own, 1).moe is own.ops.moe and writing_ops(own, 1).expert is own.ops.expert
+    reads, writes = reading_ops(with_ops()), writing_ops(with_ops(), 1)
+    assert reads.norm is library_norm and reads.linear is writes.linear is ONEDNN_LINEAR
+    assert reads.expert.func is ffn_by and reads.moe is moe
+    assert writes.moe.func is moe_of_one and writing_ops(with_ops(), 2).moe is moe
+    wide = Checkpoint(made().config, made().weights._replace(embed_tokens=made().weights.embed_tokens.bfloat16()))
+    assert reading_ops(wide).linear is torch.nn.functional.linear  # oneDNN serves fp32 on a CPU

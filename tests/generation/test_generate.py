@@ -5,10 +5,21 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from helpers import Script, checkpoint, each_tensor, generate_module, never, tokenizer, unchecked
+from helpers import Script, checkpoint, each_tensor, never, tokenizer, unchecked
 
-from qwen3_scratch import Checkpoint, Error, Generation, Tokenizer, forward, generate, save_checkpoint, stream
+from qwen3_scratch import (
+    Checkpoint,
+    Error,
+    Generation,
+    Tokenizer,
+    forward,
+    generate,
+    generation,
+    save_checkpoint,
+    stream,
+)
 from qwen3_scratch.checkpoints.weights import tensor_tree
+from qwen3_scratch.fast import eager
 
 PROMPTS = ["Who has the kite?", "Tom is in the park with a red ball and a long rope.", "Hi", "¿Dónde está el gato?"]
 LENGTH = 8
@@ -28,7 +39,7 @@ def says(monkeypatch):
 
     def replace(script) -> int:
         stand_in = Script(script)
-        monkeypatch.setattr(generate_module, "forward", stand_in)
+        monkeypatch.setattr(eager, "forward", stand_in)
         return len(stand_in.tokens)
 
     return replace
@@ -78,10 +89,11 @@ def test_each_row_of_a_batch_is_answered_as_it_is_alone(model, options):
 def test_a_prompt_read_in_chunks_is_answered_as_in_one_piece(chunk, window, monkeypatch):
     """Unequal rows too, of which the shorter has chunks of nothing but padding."""
     model = checkpoint(use_sliding_window=window is not None, sliding_window=window)
-    lengths = [len(generate_module.prompt_ids(model, prompt)) for prompt in PROMPTS]
+    lengths = [len(generation.prompt_ids(model, prompt)) for prompt in PROMPTS]
     assert max(lengths) > 16 and max(lengths) - min(lengths) > 6
     expected = generate(model, PROMPTS, **GREEDY)
-    monkeypatch.setattr(generate_module, "PREFILL_CHUNK", chunk)
+    monkeypatch.setattr(generation, "PREFILL_CHUNK", chunk)
+    monkeypatch.setattr(eager, "PREFILL_CHUNK", chunk)
     assert generate(model, PROMPTS, **GREEDY) == expected
     assert generate(model, PROMPTS[1], **GREEDY) == expected[1]
 
@@ -115,7 +127,7 @@ def test_generating_runs_in_the_type_of_the_weights_and_in_inference_mode(model,
         seen.add((cache.keys[0].dtype, torch.is_inference_mode_enabled()))
         return forward(*args, cache=cache, **options)
 
-    monkeypatch.setattr(generate_module, "forward", noting_forward)
+    monkeypatch.setattr(eager, "forward", noting_forward)
     found = generate(halved, PROMPTS, **SAMPLED, seed=1)
     assert [len(row.token_ids) for row in found] == [LENGTH] * 4
     assert seen == {(torch.bfloat16, True)}
@@ -291,8 +303,8 @@ WRONG = [
 
 @pytest.mark.parametrize(("prompt", "options", "message"), WRONG, ids=[repr(row[:2])[:60] for row in WRONG])
 def test_a_wrong_argument_is_one_sentence_before_anything_is_computed(prompt, options, message, monkeypatch):
-    monkeypatch.setattr(generate_module, "forward", never)
-    monkeypatch.setattr(generate_module, "KVCache", never)
+    monkeypatch.setattr(eager, "forward", never)
+    monkeypatch.setattr(generation, "KVCache", never)
     with unchecked(), pytest.raises(Error) as caught:
         generate(checkpoint(), prompt, **options)
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
@@ -338,11 +350,3 @@ def test_inference_leaves_no_gradient_and_none_of_its_mode_between_two_pieces(mo
     pieces.close()
     assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
     assert all(tensor.grad is None and tensor.requires_grad for tensor in tensor_tree(weights))
-
-
-def test_the_vocabulary_is_counted_once_and_not_at_every_step(model, monkeypatch):
-    """The count walks through all of it, which takes longer than a step of a small model."""
-    asked = []
-    monkeypatch.setattr(Tokenizer, "vocab_size", property(lambda self: asked.append(1) or VOCABULARY))
-    generate(model, PROMPTS, **GREEDY)
-    assert len(asked) == 1

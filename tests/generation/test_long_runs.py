@@ -11,17 +11,19 @@ import weakref
 from collections import UserList
 
 import pytest
-from helpers import Script, checkpoint, finished, generate_module, process, tokenizer
+from helpers import Script, checkpoint, finished, process, tokenizer
 
-from qwen3_scratch import generate, stream
+from qwen3_scratch import generate, generation, stream
+from qwen3_scratch.fast import eager
 
 LONG = """
 import gc, sys
 sys.path.insert(0, "tests/support")
-from helpers import checkpoint, generate_module
-from qwen3_scratch import stream
+from helpers import checkpoint
+from qwen3_scratch import generation, stream
+from qwen3_scratch.fast import eager
 
-generate_module.PREFILL_CHUNK = 64  # of which each layer keeps one beside its window
+eager.PREFILL_CHUNK = generation.PREFILL_CHUNK = 64  # of which each layer keeps one beside its window
 heads = dict(num_attention_heads=4, num_key_value_heads=4, head_dim=96, num_hidden_layers=1, max_window_layers=0)
 dense = dict(model_type="qwen3", num_experts=0, num_experts_per_tok=0)  # two thirds of the time of two experts
 model = checkpoint(1, {"eos_token_id": []}, sliding_window=64, use_sliding_window=True, max_position_embeddings=40_000,
@@ -75,13 +77,13 @@ def test_a_token_costs_as_much_work_at_the_end_of_a_long_answer_as_at_its_beginn
     """Counted in items of what has come so far, characters held back, and bytes of Python's that a step takes."""
     count = 1000
     words = tokenizer().encode("the red ball and ") * count
-    monkeypatch.setattr(generate_module, "forward", Script(words[:count]))
+    monkeypatch.setattr(eager, "forward", Script(words[:count]))
     model = checkpoint(generation_config={"eos_token_id": []}, max_position_embeddings=2000)
     options = dict(max_new_tokens=count, temperature=0, repetition_penalty=penalty, stop=["stop here", "the rex"])
-    rows, settings = generate_module.prepare(model, ["Hi"], **options)
+    model, rows, settings = generation.prepare(model, ["Hi"], **options)
     row, work = rows[0], []
     row.tokens, row.pieces = Counted(), Counted()
-    steps = generate_module.run(model, rows, settings)
+    steps = generation.steps(model, rows, settings)
     next(steps)
     tracemalloc.start()
     try:
@@ -99,13 +101,13 @@ def test_a_token_costs_as_much_work_at_the_end_of_a_long_answer_as_at_its_beginn
 
 
 def test_a_stream_that_is_left_early_lets_go_of_its_cache(monkeypatch):
-    made, plain = [], generate_module.KVCache
+    made, plain = [], generation.KVCache
 
     def noting(*args, **options):
         made.append(weakref.ref(cache := plain(*args, **options)))
         return cache
 
-    monkeypatch.setattr(generate_module, "KVCache", noting)
+    monkeypatch.setattr(generation, "KVCache", noting)
     for leave in (lambda pieces: pieces.close(), lambda pieces: None):
         pieces = stream(checkpoint(), "Hi", max_new_tokens=50, temperature=0)
         next(pieces)
@@ -117,7 +119,7 @@ def test_a_stream_that_is_left_early_lets_go_of_its_cache(monkeypatch):
 
 
 def test_ctrl_c_at_any_step_leaves_the_checkpoint_as_it_was(monkeypatch):
-    model, plain = checkpoint(2), generate_module.forward
+    model, plain = checkpoint(2), eager.forward
     expected = generate(model, "Who?", max_new_tokens=5, temperature=0)
     for stop in range(5):
         calls = []
@@ -129,13 +131,13 @@ def test_ctrl_c_at_any_step_leaves_the_checkpoint_as_it_was(monkeypatch):
                 raise KeyboardInterrupt
             return logits
 
-        monkeypatch.setattr(generate_module, "forward", interrupted)
+        monkeypatch.setattr(eager, "forward", interrupted)
         try:
             generate(model, "Who?", max_new_tokens=5, temperature=0)
             raise AssertionError("Ctrl-C was swallowed")
         except KeyboardInterrupt:
             pass
-        monkeypatch.setattr(generate_module, "forward", plain)
+        monkeypatch.setattr(eager, "forward", plain)
         assert generate(model, "Who?", max_new_tokens=5, temperature=0) == expected
 
 

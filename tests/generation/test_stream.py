@@ -3,11 +3,12 @@
 import inspect
 
 import pytest
-from helpers import Script, bytes_as_tokens, checkpoint, generate_module, joined, never, tokenizer, unchecked
+from helpers import Script, bytes_as_tokens, checkpoint, joined, never, tokenizer, unchecked
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from qwen3_scratch import Checkpoint, Error, Generation, Tokenizer, generate, stream
+from qwen3_scratch.fast import eager
 from qwen3_scratch.text_stream import Piece, TextStream
 
 END = tokenizer().token_id("<|im_end|>")
@@ -167,9 +168,9 @@ def play(monkeypatch, script, asked="Hi", model=None, **options) -> tuple[list[P
     """Streams and generates what the script says, after having made sure that both come to the same."""
     model = model or checkpoint(generation_config={"eos_token_id": END})
     options["max_new_tokens"] = len(Script(script).tokens)
-    monkeypatch.setattr(generate_module, "forward", Script(script))
+    monkeypatch.setattr(eager, "forward", Script(script))
     pieces, result = collect(stream(model, asked, **options))
-    monkeypatch.setattr(generate_module, "forward", Script(script))
+    monkeypatch.setattr(eager, "forward", Script(script))
     assert result == generate(model, asked, **options)
     assert joined(pieces, thinking=False) == result.text
     assert joined(pieces, thinking=True) == (result.thinking or "")
@@ -229,13 +230,13 @@ def test_the_pieces_join_to_what_generate_returns(seed):
 
 def test_a_piece_comes_with_the_step_that_makes_it_certain(monkeypatch):
     script = Script(bytes_as_tokens(b"abc"))
-    monkeypatch.setattr(generate_module, "forward", script)
+    monkeypatch.setattr(eager, "forward", script)
     steps = [(str(piece), script.calls) for piece in stream(checkpoint(), "Hi", max_new_tokens=3)]
     assert steps == [("a", 1), ("b", 2), ("c", 3)]
 
 
 def test_errors_are_raised_by_the_call_and_not_by_the_first_piece(monkeypatch):
-    monkeypatch.setattr(generate_module, "forward", never)
+    monkeypatch.setattr(eager, "forward", never)
     two = "prompt: 2 prompts found, expected one: use generate for a batch"
     for prompt, options, message in (
         ("", {}, "prompt is empty"), ("Hi", {"top_p": 0}, "top_p is 0"), ("Hi", {"nonsense": 1}, "nonsense: no such"),
@@ -249,7 +250,7 @@ def test_errors_are_raised_by_the_call_and_not_by_the_first_piece(monkeypatch):
 
 def test_a_stream_computes_nothing_before_it_is_asked_and_may_be_left_at_any_time(monkeypatch):
     script = Script(bytes_as_tokens(b"abcdef"))
-    monkeypatch.setattr(generate_module, "forward", script)
+    monkeypatch.setattr(eager, "forward", script)
     pieces = stream(checkpoint(), "Hi", max_new_tokens=6)
     assert inspect.isgenerator(pieces) and script.calls == 0
     assert next(pieces) == "a"

@@ -1,7 +1,6 @@
 """What these tests share: random checkpoints with a real tokenizer, a model that says what it is told, the terminal."""
 
 import functools
-import importlib
 import io
 import os
 import signal
@@ -23,8 +22,6 @@ from qwen3_scratch.tokenizer import BYTE_OF
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "data" / "tiny-moe"  # of which the tokenizer and the sizes are used here, never what it has learned
-# `from qwen3_scratch import generate` gives the function, whose name hides that of its module.
-generate_module = importlib.import_module("qwen3_scratch.generation")
 
 
 @functools.cache

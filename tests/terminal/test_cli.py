@@ -11,10 +11,11 @@ import sys
 
 import pytest
 import torch
-from helpers import TINY, Script, checkpoint, command, generate_module, never, process, tokenizer, unchecked
+from helpers import TINY, Script, checkpoint, command, never, process, tokenizer, unchecked
 from reference import dense_config, random_weights
 
 from qwen3_scratch import Checkpoint, forward, generate, load_checkpoint, read_config, save_checkpoint, trace
+from qwen3_scratch.fast import eager
 from qwen3_scratch.generation import prompt_ids
 from qwen3_scratch.trust.memory import size_text
 
@@ -49,7 +50,7 @@ def run(monkeypatch, capsys):
 def says(monkeypatch):
     def replace(script) -> Script:
         stand_in = Script(script)
-        monkeypatch.setattr(generate_module, "forward", stand_in)
+        monkeypatch.setattr(eager, "forward", stand_in)
         return stand_in
 
     return replace
@@ -209,7 +210,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("words", "message"), WRONG)
 def test_an_error_is_one_line_on_standard_error_and_exit_1(run, tmp_path, words, message, monkeypatch):
-    monkeypatch.setattr(generate_module, "forward", never)
+    monkeypatch.setattr(eager, "forward", never)
     (tmp_path / "file").touch()
     found = run(*(word.format(tmp=tmp_path, empty="") for word in words.split()), stdin="\n")
     assert (found.code, found.out) == (1, "")

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Script, checkpoint, each_tensor, finished, generate_module
+from helpers import Script, checkpoint, each_tensor, finished
 from reference import random_tokens
 from torch import Tensor
 
-from qwen3_scratch import Checkpoint, Error, cache, generate, stream, trace
+from qwen3_scratch import Checkpoint, Error, cache, generate, generation, stream, trace
 from qwen3_scratch.cache import KVCache, bytes_needed
-from qwen3_scratch.nonfinite import origin
+from qwen3_scratch.fast import eager
+from qwen3_scratch.tracing import origin
 from qwen3_scratch.trust.memory import available_memory
 
 HUGE = 3e38  # a number of fp32 which nothing above one may be multiplied with
@@ -73,7 +74,7 @@ def test_the_expert_in_which_numbers_ran_out_is_named(seed):
     model = checkpoint(seed, num_hidden_layers=3, num_experts=8)
     ids, layer = random_tokens(model.config, 5, seed=seed).tolist(), seed % 3
     with trace() as recorded:
-        generate_module.forward(model.weights, torch.tensor([ids]), model.config)
+        eager.forward(model.weights, torch.tensor([ids]), model.config)
     chosen = recorded["moe_route"][layer].output.experts.flatten().tolist()
     expert, down = chosen[seed], model.weights.layers[layer].down_proj.clone()
     down[expert] *= 1e38
@@ -128,7 +129,7 @@ def test_a_row_that_has_finished_may_compute_what_it_likes(monkeypatch):
         logits[0] = torch.nan if token_ids.shape[1] == 1 else logits[0]
         return logits
 
-    monkeypatch.setattr(generate_module, "forward", scripted)
+    monkeypatch.setattr(eager, "forward", scripted)
     found = generate(model, [[1, 2], [3, 4]], **GREEDY)
     assert [one.token_ids for one in found] == [[9], [11] * 6]
 
@@ -147,7 +148,7 @@ def test_one_nan_or_infinity_anywhere_among_the_logits_suffices_and_a_logit_of_m
         logits[..., place] = spoilt
         return logits
 
-    monkeypatch.setattr(generate_module, "forward", scripted)
+    monkeypatch.setattr(eager, "forward", scripted)
     for place, spoilt in itertools.product((0, 7, last), (torch.nan, torch.inf, -torch.inf)):
         if spoilt == -torch.inf:
             assert place not in generate(model, [1, 2], max_new_tokens=2, **options).token_ids
@@ -189,8 +190,8 @@ def test_a_weight_that_is_no_number_is_named_itself():
 
 def test_too_little_memory_is_known_before_anything_is_computed_and_what_would_fit_fits(monkeypatch):
     model = checkpoint(max_position_embeddings=100_000)
-    monkeypatch.setattr(generate_module, "run", lambda *_: iter(()))
-    free = bytes_needed(model.config, 5, 3, 40_000, generate_module.PREFILL_CHUNK, 4)
+    monkeypatch.setattr(generation, "steps", lambda *_: iter(()))
+    free = bytes_needed(model.config, 5, 3, 40_000, eager.PREFILL_CHUNK, 4)
     monkeypatch.setattr(cache, "available_memory", lambda device: free)
 
     def fits(rows: int, tokens: int) -> bool:
@@ -281,7 +282,7 @@ def test_memory_that_is_refused_on_the_way_is_told_in_one_sentence(monkeypatch, 
             raise refusal
         return script(*args, **options)
 
-    monkeypatch.setattr(generate_module, "forward", refusing)
+    monkeypatch.setattr(eager, "forward", refusing)
     expected = r"^generate: 1 x 9 tokens: the memory of cpu does not suffice, .* are free: lower max_new_tokens or give"
     with pytest.raises(Error, match=expected):
         generate(checkpoint(), [1, 2, 3], **GREEDY)
@@ -290,14 +291,15 @@ def test_memory_that_is_refused_on_the_way_is_told_in_one_sentence(monkeypatch, 
 KEPT = """
 import gc, sys, weakref
 sys.path.insert(0, "tests/support")
-from helpers import checkpoint, generate_module
+from helpers import checkpoint
 from qwen3_scratch import Error, generate
+from qwen3_scratch.fast import eager
 
 def refusing(*args, cache, **options):
     caches.append(weakref.ref(cache))
     raise MemoryError
 
-generate_module.forward, caches = refusing, []
+eager.forward, caches = refusing, []
 try:
     generate(checkpoint(), [1, 2, 3], max_new_tokens=6)
 except Error as error:
@@ -317,7 +319,7 @@ def test_other_faults_on_the_way_are_not_taken_for_too_little_memory(monkeypatch
     def failing(*_, **__):
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr(generate_module, "forward", failing)
+    monkeypatch.setattr(eager, "forward", failing)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         generate(checkpoint(), "Hi", **GREEDY)
 

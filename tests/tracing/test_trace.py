@@ -13,7 +13,7 @@ from reference import dense_config, random_tokens, random_weights, small_config
 
 from qwen3_scratch import Error, attention_weights, forward, generate, gqa_attention, moe_route, rms_norm, trace
 from qwen3_scratch import model as model_module
-from qwen3_scratch.generation import LONG
+from qwen3_scratch.fast.eager import LONG
 from qwen3_scratch.tracing import WATCHED, Call, Trace
 
 TWICE = "def twice(x):\n    return rms_norm(rms_norm(x, x[0], 1e-6), x[0], 1e-6)\n"
@@ -235,7 +235,7 @@ def test_the_code_of_the_model_has_no_decorator_and_does_not_know_of_tracing():
 COMPILE = """
 import inspect, torch
 from qwen3_scratch import rms_norm, trace
-from qwen3_scratch.generation import LONG
+from qwen3_scratch.fast.eager import LONG
 from qwen3_scratch.tracing import WATCHED
 assert all(inspect.unwrap(function) is function for function in WATCHED)
 x, weight = torch.randn(3, 8), torch.randn(8)

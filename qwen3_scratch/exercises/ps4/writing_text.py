@@ -9,9 +9,8 @@ from torch import Tensor
 
 from ...cache import KVCache
 from ...config import Config
-from ...generation import stop_token_ids
+from ...generation import prompt_ids, stop_token_ids
 from ...model import forward
-from ...prompts import prompt_ids
 from ...tiny.evaluate import questions
 from ..checking import Case, Exercise, Mistake, Stage, case, randint, randn, tiny
 from .small_models import SET, small_config

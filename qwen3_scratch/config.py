@@ -77,7 +77,7 @@ class Config:
     pad_token_id: int | None = None
     dtype: str = "float32"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_sizes(self, "config")
         if not self.layer_types:
             object.__setattr__(self, "layer_types", _default_layer_types(self))

@@ -15,7 +15,7 @@ class Error(ValueError):
 class _Short(reprlib.Repr):
     """repr, of lists their first entries and of strings their ends: what is quoted may be millions of characters."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.maxlevel, self.maxstring, self.maxother = 2, 100, 100
 

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
-from typing import Annotated, Any, NamedTuple, overload
+from typing import Annotated, Any, NamedTuple, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from .trust.memory import telling_too_little_memory
 
 Prompt = str | Sequence[int] | Sequence[Message] | Tensor
 Number = int | float
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +44,11 @@ class Options:
     repetition_penalty: Annotated[Number | None, "Above 1 discourages repeating."] = None
     seed: Annotated[int | None, "Makes a random answer repeatable."] = None
     stop: Annotated[str | Sequence[str], "Text that ends the answer and is no part of it; may be several."] = ()
-    tools: Annotated[Sequence[dict] | None, "Descriptions of functions for the chat template."] = None
+    tools: Annotated[Sequence[dict[str, Any]] | None, "Descriptions of functions for the chat template."] = None
     raw: Annotated[bool, "Continue the text as it stands, without the chat format."] = False
     compiled: Annotated[bool, "Compile first, some seconds once a process, then decode faster."] = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         most, least, seed = self.max_new_tokens, self.min_new_tokens, self.seed
         if not (isinstance(most, int) and most >= 1):
             raise Error(f"max_new_tokens is {shown(most)}, expected a whole number, at least 1: raise it")
@@ -70,13 +71,13 @@ class Options:
         return check_sampling(default_sampling(checkpoint)._replace(**asked))
 
 
-def with_options(function: Callable[..., Any]) -> Callable[..., Any]:
+def with_options(function: Function) -> Function:
     """Shows the fields of `Options` in the place of `**options`, to `help` and to whoever completes names."""
     signature = inspect.signature(function)
     first = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
     kind = inspect.Parameter.KEYWORD_ONLY
     more = [inspect.Parameter(f.name, kind, default=f.default, annotation=f.type) for f in fields(Options)]
-    function.__signature__ = signature.replace(parameters=[*first, *more])
+    function.__signature__ = signature.replace(parameters=[*first, *more])  # type: ignore[attr-defined]  # typeshed lacks it
     return function
 
 
@@ -186,7 +187,7 @@ def as_batch(prompt: Any) -> tuple[list[Prompt], bool]:
     return ([prompt], False) if isinstance(prompt[0], (dict, int, float)) else (list(prompt), True)
 
 
-def as_sequence(prompt: Any) -> Sequence:
+def as_sequence(prompt: Any) -> Sequence[Any]:
     """A text as it is, a tensor or an array as a list; Error for what is no prompt of any kind."""
     found = prompt.tolist() if hasattr(prompt, "tolist") else prompt
     if isinstance(found, bytes) or not isinstance(found, Sequence):
@@ -199,21 +200,21 @@ def prompt_ids(
     prompt: Prompt,
     *,
     thinking: bool = True,
-    tools: Sequence[dict] | None = None,
+    tools: Sequence[dict[str, Any]] | None = None,
     raw: bool = False,
 ) -> list[int]:
     """The token ids that the model will read for a prompt of any kind."""
-    tokenizer, rows, prompt = checkpoint.tokenizer, checkpoint.config.vocab_size, as_sequence(prompt)
-    if not isinstance(prompt, str) and all(isinstance(token, (int, float)) for token in prompt[:1]):
-        ids = list(prompt)
+    tokenizer, rows, given = checkpoint.tokenizer, checkpoint.config.vocab_size, as_sequence(prompt)
+    if not isinstance(given, str) and all(isinstance(token, (int, float)) for token in given[:1]):
+        ids = list(given)
     elif tokenizer is None:
         raise Error("prompt is text, and this checkpoint has no tokenizer, expected token ids: pass a list of them")
-    elif isinstance(prompt, str) and (raw or tokenizer.chat_template is None):
-        ids = tokenizer.encode(prompt)
+    elif isinstance(given, str) and (raw or tokenizer.chat_template is None):
+        ids = tokenizer.encode(given)
     else:
-        if isinstance(prompt, str) and not prompt.strip():
+        if isinstance(given, str) and not given.strip():
             raise Error("prompt is empty, expected at least one word: write something")
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        messages = [{"role": "user", "content": given}] if isinstance(given, str) else given
         ids = tokenizer.encode(tokenizer.render_chat(messages, tools=tools, thinking=thinking))
     if not ids:
         raise Error("prompt is empty, expected at least one token: write something")
@@ -246,8 +247,8 @@ def prepare(
         rows.append(Row(ids, generator, text))
     check_generation_config(checkpoint.generation_config, Sampling._fields)
     sampling = asked.sampling(checkpoint)
-    longest, place = max(len(row.prompt) for row in rows), dict(dtype=checkpoint.dtype, device=checkpoint.device)
-    check_memory(checkpoint.config, len(rows), longest, asked.max_new_tokens, chunk=PREFILL_CHUNK, **place)
+    size = len(rows), max(len(row.prompt) for row in rows), asked.max_new_tokens
+    check_memory(checkpoint.config, *size, chunk=PREFILL_CHUNK, dtype=checkpoint.dtype, device=checkpoint.device)
     vocabulary = checkpoint.tokenizer.vocab_size if checkpoint.tokenizer else checkpoint.config.vocab_size
     bounds = asked.max_new_tokens, asked.min_new_tokens
     settings = Settings(sampling, *bounds, stop_token_ids(checkpoint), vocabulary)
@@ -277,10 +278,11 @@ def steps(checkpoint: Checkpoint, rows: list[Row], settings: Settings) -> Iterat
     length = max(len(row.prompt) for row in rows) + settings.max_new_tokens
     what, advice = f"generate: {len(rows)} x {length} tokens", "lower max_new_tokens or give fewer prompts at once"
     with telling_too_little_memory(what, advice, checkpoint.device):
-        kind = dict(dtype=checkpoint.dtype, device=checkpoint.device)
-        cache = KVCache(checkpoint.config, len(rows), length, chunk=PREFILL_CHUNK, **kind)
+        dtype, device = checkpoint.dtype, checkpoint.device
+        cache = KVCache(checkpoint.config, len(rows), length, chunk=PREFILL_CHUNK, dtype=dtype, device=device)
         choice = new_choice(checkpoint, rows, settings)
-        pick = partial(choose, sampling=settings.sampling, **choice._asdict())
+        barred, seen, uniform = choice
+        pick = partial(choose, sampling=settings.sampling, barred=barred, seen=seen, uniform=uniform)
         logits = prefill(checkpoint, [row.prompt for row in rows], cache)
         advance = (checkpoint.decoder or eager_decoder)(checkpoint, cache, pick)
         renew(choice, rows, settings, 0)

@@ -381,9 +381,10 @@ def check_inputs(
     logits_to_keep: int,
 ) -> None:
     """The arguments of `forward`, for an embedding of so many rows."""
-    if (token_ids is None) == (inputs_embeds is None):
+    given = token_ids if inputs_embeds is None else inputs_embeds
+    if given is None or (token_ids is not None and inputs_embeds is not None):
         raise Error("forward: expected exactly one of token_ids and inputs_embeds: leave one of them None")
-    shape = (token_ids if inputs_embeds is None else inputs_embeds).shape[:2]
+    shape = given.shape[:2]
     for name, found in (("attention_mask", attention_mask), ("positions", positions)):
         if found is not None and found.shape not in (shape, (1, *shape[1:])):
             raise Error(f"forward: {name} has shape {[*found.shape]}, expected {[*shape]}: one entry a token")

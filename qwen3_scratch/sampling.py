@@ -97,9 +97,11 @@ def choose(
     finite = logits.amax(dim=-1).isfinite()
     logits = logits.masked_fill(barred, -torch.inf)
     if sampling.repetition_penalty != 1.0:
+        assert seen is not None
         logits = penalise_repetition(logits.float(), seen, sampling.repetition_penalty)
     if sampling.temperature == 0:
         found = logits.float().argmax(dim=-1)  # of bf16 it takes four times as long
     else:
+        assert uniform is not None
         found = draw(probabilities(logits, sampling), uniform)
     return torch.where(finite, found, NOT_FINITE)

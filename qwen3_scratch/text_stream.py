@@ -2,6 +2,7 @@
 
 import codecs
 from collections.abc import Sequence
+from typing import Self
 
 from .tokenizer import Tokenizer
 
@@ -11,7 +12,7 @@ class Piece(str):
 
     thinking: bool
 
-    def __new__(cls, text: str, thinking: bool = False):
+    def __new__(cls, text: str, thinking: bool = False) -> Self:
         piece = super().__new__(cls, text)
         piece.thinking = thinking
         return piece
@@ -24,6 +25,10 @@ class TextStream:
     breaks that may turn out to stand at the end of the thinking or of the answer, where they are dropped. With `raw`
     the text is passed on as it is, tags and line breaks included.
     """
+
+    open: int | None  # the token that begins thinking, and that which ends it
+    close: int | None
+    stopped: str | None  # the stop string that was met
 
     def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stop: Sequence[str] = (), raw: bool = False):
         self.tokenizer, self.stop, self.raw = tokenizer, stop, raw

@@ -81,7 +81,7 @@ class Tokenizer:
         self,
         messages: Sequence[Message],
         *,
-        tools: Sequence[dict] | None = None,
+        tools: Sequence[dict[str, Any]] | None = None,
         thinking: bool = True,
         add_generation_prompt: bool = True,
     ) -> str:
@@ -120,7 +120,7 @@ def check_messages(messages: Sequence[Message]) -> None:
     _check_size("messages", messages)
 
 
-def check_tools(tools: Sequence[dict] | None) -> None:
+def check_tools(tools: Sequence[dict[str, Any]] | None) -> None:
     if not (tools is None or (isinstance(tools, (list, tuple)) and all(isinstance(tool, dict) for tool in tools))):
         raise Error(f"tools is {shown(tools)}, expected a list of descriptions of functions: write a list of dicts")
     _check_size("tools", tools)

@@ -11,7 +11,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from types import FrameType
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -24,17 +25,20 @@ from .checkpoints.weights import all_finite
 from .errors import Error
 from .fast import eager
 
-WATCHED = (
+WATCHED: tuple[Callable[..., Any], ...] = (
     model.rms_norm, model.rope_table, model.rope, model.attention_mask, model.attention_weights, model.gqa_attention,
     model.moe_route, model.expert_ffn, model.moe, model.self_attention, model.feed_forward, model.decoder_layer,
     model.embed, model.hidden_states, model.forward,
 )  # fmt: skip
 
 # What `generate` puts in the place of some of them, to be shown under the same names.
-STAND_INS = {
+STAND_INS: dict[Callable[..., Any], str] = {
     eager.library_norm: "rms_norm", eager.causal_attention: "gqa_attention",
     eager.ffn_by: "expert_ffn", eager.moe_of_one: "moe",
 }  # fmt: skip
+
+
+Event = Literal["call", "return", "c_call", "c_return", "c_exception"]  # what the interpreter reports
 
 
 @dataclass(eq=False)  # a call is itself: comparing would compare tensors
@@ -50,7 +54,7 @@ class Call:
     @property
     def layer(self) -> int | None:
         """The number of the decoder layer that the call belongs to, or None outside the layers."""
-        call = self
+        call: Call | None = self
         while call is not None and call.name != "decoder_layer":
             call = call.parent
         if call is None:
@@ -68,7 +72,7 @@ class Call:
 class Trace:
     """What was recorded: `t["moe_route"]` lists the calls of a function, `t.table()` shows the shapes of all."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.roots: list[Call] = []
 
     def __iter__(self) -> Iterator[Call]:
@@ -94,7 +98,7 @@ class Table(str):
 
 
 @contextmanager
-def trace(*functions: Callable) -> Iterator[Trace]:
+def trace(*functions: Callable[..., Any]) -> Iterator[Trace]:
     """Records every call of the model's functions, and of the given ones too, while the block runs.
 
     Values are kept by reference: a long trace holds all activations of its passes in memory. Raises Error for what
@@ -105,9 +109,10 @@ def trace(*functions: Callable) -> Iterator[Trace]:
             raise Error(f"trace: {function!r} found, expected functions made by def: give the one that calls it")
     named = {function: function.__name__ for function in (*WATCHED, *functions)} | STAND_INS
     watched = {inspect.unwrap(function).__code__: name for function, name in named.items()}
-    found, open_calls, previous = Trace(), [], sys.getprofile()
+    open_calls: list[Call] = []
+    found, previous = Trace(), sys.getprofile()
 
-    def report(frame, event: str, value: Any) -> None:
+    def report(frame: FrameType, event: Event, value: Any) -> None:
         if previous is not None:
             previous(frame, event, value)
         if event not in ("call", "return") or frame.f_code not in watched:
@@ -142,7 +147,7 @@ class Row:
     outputs: list[tuple[Range, ...]]
     children: list["Row"]
 
-    def form(self) -> tuple:
+    def form(self) -> tuple[Any, ...]:
         """Rows of equal form differ in sizes only."""
         ranks = tuple((name, len(shape)) for name, shape in self.inputs.items())
         return self.name, ranks, tuple(map(len, self.outputs)), tuple(child.form() for child in self.children)
@@ -243,15 +248,15 @@ def origin(checkpoint: Checkpoint, token_ids: list[int]) -> str | None:
     def head(x: Tensor, weight: Tensor) -> Tensor:
         return ops.head(x, weight)
 
-    kind = dict(chunk=CHUNK, dtype=checkpoint.dtype, device=checkpoint.device)
-    cache, found = KVCache(config, 1, len(token_ids), **kind), None
-    for ids in torch.tensor([token_ids], device=checkpoint.device).split(CHUNK, dim=1):
+    dtype, device, found = checkpoint.dtype, checkpoint.device, None
+    cache = KVCache(config, 1, len(token_ids), chunk=CHUNK, dtype=dtype, device=device)
+    for ids in torch.tensor([token_ids], device=device).split(CHUNK, dim=1):
         with trace(linear, head) as recorded:  # products are no functions of ours, so they are made such
             model.forward(
                 weights, ids, config, cache=cache, logits_to_keep=1, ops=ops._replace(linear=linear, head=head)
             )
         blamed = next(filter(None, map(_blamed, recorded.roots)), None)
-        found = found or (blamed and _described(blamed, weights))
+        found = found or (None if blamed is None else _described(blamed, weights))
     return found
 
 
@@ -275,9 +280,10 @@ def _described(call: Call, weights: model.Weights) -> str:
     tree = weights if call.layer is None else weights.layers[call.layer]
     names = (name for name in tree._fields if used.get("weight") is getattr(tree, name) is not None)
     detail = "".join(f" ({name})" for name in names)
-    if call.name == "expert_ffn" and tree.router is not None and _within(used["down_proj"], tree.down_proj):
-        offset = used["down_proj"].storage_offset() - tree.down_proj.storage_offset()
-        detail = f" (expert {offset // tree.down_proj.stride(0)})"
+    stack = tree.down_proj if isinstance(tree, model.LayerWeights) and tree.router is not None else None
+    if call.name == "expert_ffn" and stack is not None and _within(used["down_proj"], stack):
+        offset = used["down_proj"].storage_offset() - stack.storage_offset()
+        detail = f" (expert {offset // stack.stride(0)})"
     return f"{of}{call.name}{detail}"
 
 

@@ -80,13 +80,13 @@ def all_slots(config: Config) -> list[Slot]:
     return list(every_slot(config))
 
 
-def empty_fields(slots: list[Slot], dtype: torch.dtype, device: torch.device | str | None) -> dict:
+def empty_fields(slots: list[Slot], dtype: torch.dtype, device: torch.device | str | None) -> dict[str, Tensor]:
     """Uninitialised tensors of the tree's shapes: experts stacked, gate above up."""
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for slot in slots:
         shape = (2 * slot.shape[0], slot.shape[1]) if slot.field == "gate_up_proj" else slot.shape
-        stacked = slot.part and isinstance(slot.part[0], int)
-        shapes[slot.field] = (slot.part[0] + 1, *shape) if stacked else shape  # the last expert decides
+        first = slot.part[0] if slot.part else None
+        shapes[slot.field] = (first + 1, *shape) if isinstance(first, int) else shape  # the last expert decides
     return {field: empty_in_large_pages(shape, dtype, device) for field, shape in shapes.items()}
 
 
@@ -101,7 +101,7 @@ def init_weights(
     generator = torch.Generator().manual_seed(seed)
     dtype = dtype or dtype_of(config, "config")
 
-    def drawn(slots: list[Slot]) -> dict:
+    def drawn(slots: list[Slot]) -> dict[str, Tensor]:
         fields = empty_fields(slots, dtype, device)
         for name, tensor in fields.items():
             if name.endswith("norm"):

@@ -125,8 +125,8 @@ def own_slot(config: Config, place: Place, slot: Slot) -> Slot | None:
     cut = cuts.get(same.get(name, name), ())
     shape = tuple(len(range(*at.indices(size))) for at, size in zip(cut, slot.shape, strict=False))
     shape += slot.shape[len(cut) :]
-    if name == "gate_up_proj":  # gate above up, as in the whole
-        second = part[-1].start > 0
+    if name == "gate_up_proj" and isinstance(rows := part[-1], slice):  # gate above up, as in the whole
+        second = rows.start > 0
         part = (*part[:-1], slice(second * shape[0], (second + 1) * shape[0]))
     return slot._replace(shape=shape, part=part, cut=cut)
 

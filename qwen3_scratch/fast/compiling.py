@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -24,12 +24,14 @@ from ..model import LayerWeights, Ops, Weights, decoder_layer
 from .eager import eager_decoder
 from .streamed import STREAMED
 
+Function = TypeVar("Function", bound=Callable[..., Tensor], covariant=True)
 
-class Steps(NamedTuple):
+
+class Steps(NamedTuple, Generic[Function]):
     """The parts of a decoding step: a function for each layer, mostly one for all, and one for last norm and head."""
 
-    layers: tuple[Callable[..., Tensor], ...]
-    head: Callable[..., Tensor]
+    layers: tuple[Function, ...]
+    head: Function
 
 
 def layer_step(config: Config, ops: Ops) -> Callable[..., Tensor]:
@@ -62,7 +64,7 @@ def head_step(config: Config, ops: Ops) -> Callable[..., Tensor]:
     return step
 
 
-def plain_steps(config: Config) -> Steps:
+def plain_steps(config: Config) -> Steps[Callable[..., Tensor]]:
     """The parts not compiled, to look at or to record otherwise."""
     return Steps((layer_step(config, STREAMED),) * config.num_hidden_layers, head_step(config, STREAMED))
 
@@ -75,7 +77,7 @@ class Part:
     """
 
     def __init__(self, function: Callable[..., Tensor]):
-        options = {"guard_filter_fn": lambda guards: [False] * len(guards)}
+        options: dict[str, Any] = {"guard_filter_fn": lambda guards: [False] * len(guards)}
         options |= {"size_asserts": False, "alignment_asserts": False}
         options |= {"cpp.enable_floating_point_contract_flag": "fast"}  # multiply and add in one instruction
         self.function = torch.compile(function, dynamic=False, fullgraph=True, options=options)
@@ -89,12 +91,13 @@ class Part:
         if self.compiled is None:
             if not hasattr(self.function, "aot_compile"):  # torch gives the function back as it was
                 raise torch._dynamo.exc.TorchDynamoException("compiling is switched off, or this torch is too old")
-            self.compiled = self.function.aot_compile((tensors, {}))
-            self.compiled.disable_guard_check()
+            compiled = self.function.aot_compile((tensors, {}))
+            compiled.disable_guard_check()
+            self.compiled = compiled
         return self.compiled(*tensors)
 
 
-def form(weights: Any) -> tuple:
+def form(weights: Any) -> tuple[Any, ...]:
     """What the compiled code depends on: type, device, shape and strides of each tensor."""
     tensors = tree_leaves(weights)
     return tuple(t if t is None else (t.dtype, t.device, tuple(t.shape), t.stride()) for t in tensors)
@@ -107,14 +110,14 @@ def part(
     ops: Ops,
     batch: int,
     threads: int,
-    tensors: tuple,
+    tensors: tuple[Any, ...],
 ) -> Part:
     """The compiled `layer_step` or `head_step` for weights of this form and so many threads: loops are dealt out to
     them when they are compiled. Kept as long as the process lives."""
     return Part(step(config, ops))
 
 
-def compiled_steps(checkpoint: Checkpoint, batch: int, ops: Ops = STREAMED) -> Steps:
+def compiled_steps(checkpoint: Checkpoint, batch: int, ops: Ops = STREAMED) -> Steps[Part]:
     """The parts for a checkpoint and a batch size; what has been compiled in this process is not compiled again."""
     weights, size = checkpoint.weights, (batch, torch.get_num_threads())
     layers = tuple(part(layer_step, checkpoint.config, ops, *size, form(layer)) for layer in weights.layers)
@@ -126,7 +129,11 @@ def head_of(weights: Weights) -> Tensor:
 
 
 def decode_step(
-    steps: Steps, checkpoint: Checkpoint, tokens: Int[Tensor, "batch"], cache: KVCache, start: Int[Tensor, "1"]
+    steps: Steps[Callable[..., Tensor]],
+    checkpoint: Checkpoint,
+    tokens: Int[Tensor, "batch"],
+    cache: KVCache,
+    start: Int[Tensor, "1"],
 ) -> Float[Tensor, "batch vocab"]:
     """Reads one new token a row; the logits of the token after it. `start`: how many tokens the cache held before.
 
@@ -161,7 +168,7 @@ def check_ops(ops: Ops) -> None:
         raise Error(f"compiled: this checkpoint replaces the step {other!r}, expected the model's own: leave it out")
 
 
-def warm_up(steps: Steps, checkpoint: Checkpoint, cache: KVCache) -> None:
+def warm_up(steps: Steps[Part], checkpoint: Checkpoint, cache: KVCache) -> None:
     """Compiles what is not compiled yet, with a progress bar, by a call each; they write where the next token will."""
     config, weights, batch = checkpoint.config, checkpoint.weights, cache.batch
     cold = {layer: number for number, layer in enumerate(steps.layers) if not layer.warm}
@@ -231,7 +238,9 @@ def compiled_by(ops: Ops, checkpoint: Checkpoint, cache: KVCache, pick: Pick) ->
     return advance
 
 
-def recorded(steps: Steps, checkpoint: Checkpoint, cache: KVCache, pick: Pick, start: Tensor) -> Advance:
+def recorded(
+    steps: Steps[Callable[..., Tensor]], checkpoint: Checkpoint, cache: KVCache, pick: Pick, start: Tensor
+) -> Advance:
     """The whole step as one CUDA graph. It looks at every slot of the cache; the mask hides those not filled yet."""
     tokens = torch.zeros(cache.batch, dtype=torch.long, device=checkpoint.device)
     advance_in_place = whole_step(steps, checkpoint, cache, pick, start, tokens)
@@ -256,7 +265,12 @@ def recorded(steps: Steps, checkpoint: Checkpoint, cache: KVCache, pick: Pick, s
 
 
 def whole_step(
-    steps: Steps, checkpoint: Checkpoint, cache: KVCache, pick: Pick, start: Tensor, tokens: Tensor
+    steps: Steps[Callable[..., Tensor]],
+    checkpoint: Checkpoint,
+    cache: KVCache,
+    pick: Pick,
+    start: Tensor,
+    tokens: Tensor,
 ) -> Callable[[], None]:
     """A function without arguments that reads `tokens` and writes the next ones there: fixed shapes, fixed places."""
     for tensor in (*cache.keys, *cache.values):

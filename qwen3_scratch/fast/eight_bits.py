@@ -6,9 +6,9 @@ router stay as they are; so does everything that reads prompts.
 
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -64,11 +64,12 @@ def rounded_weights(weights: Weights) -> Weights:
     """The same tree with `Rounded` in the place of each matrix; a tied head becomes one of its own."""
     shown = tqdm(weights.layers, desc="Rounding to 8 bits", unit="layer", file=sys.stderr, delay=1)
     layers = (layer._replace(**{name: rounded(getattr(layer, name)) for name in MATRICES}) for layer in shown)
-    head = weights.embed_tokens if weights.lm_head is None else weights.lm_head
-    return weights._replace(layers=tuple(layers), lm_head=rounded(head))
+    head: Any = rounded(weights.embed_tokens if weights.lm_head is None else weights.lm_head)
+    return weights._replace(layers=tuple(layers), lm_head=head)
 
 
-class RoundedDecoder(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class RoundedDecoder:
     """Decodes from a second copy of the weights it was made from, and from no others."""
 
     source: Weights

@@ -66,7 +66,7 @@ def losses(weights: Weights, batch: Batch, config: Config, balance_weight: float
     """
     router_logits = []
 
-    def noting_route(*args) -> Route:
+    def noting_route(*args: Any) -> Route:
         route = moe_route(*args)
         router_logits.append(route.logits)
         return route
@@ -192,7 +192,7 @@ def run_of(config: Config, plan: Plan, seed: int) -> dict[str, Any]:
 
 def save_moment(moment: Moment, folder: Path, run: dict[str, Any]) -> None:
     """One safetensors file: weights and optimiser state, and in its header the rest; whole or not there."""
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for number, tensor in enumerate(tensor_tree(moment.weights)):
         state = moment.optimizer.state[tensor]
         tensors |= {f"{number}.weight": tensor.detach()} | {f"{number}.{name}": state[name] for name in STATE}

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import Field, fields
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 import torch
 import typer
@@ -38,6 +38,7 @@ app = typer.Typer(
     "QWEN3_SCRATCH_MODEL decides, else `tiny`.",
 )
 
+Command = TypeVar("Command", bound=Callable[..., Any])
 Model = Annotated[str | None, typer.Option("--model", "-m", help="`tiny`, a folder, or a hub id.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")]
 Device = Annotated[str, typer.Option(help="`auto` takes a GPU where there is one; else `cpu`, `cuda`, `cuda:1`.")]
@@ -59,15 +60,16 @@ Raw = Annotated[bool, typer.Option("--raw", help="Continue the text as it stands
 def main() -> None:
     """Runs the command line; an error is one line on standard error and a non-zero exit."""
     with suppress(AttributeError):  # a character that the terminal lacks is no reason to stop
-        sys.stdout.reconfigure(errors="replace")
+        output: Any = sys.stdout
+        output.reconfigure(errors="replace")
     with one_line_ends():
         app()
 
 
-def with_generation_options(*without: str, **defaults: Any) -> Callable[[Callable], Callable]:
+def with_generation_options(*without: str, **defaults: Any) -> Callable[[Command], Command]:
     """Gives a command the fields of `Options` in the place of `**options`, all but some, with defaults of its own."""
 
-    def option(f: Field) -> inspect.Parameter:
+    def option(f: Field[Any]) -> inspect.Parameter:
         kind, help_text = get_args(f.type)[:2]
         shape: tuple[str, ...] = (f"--{f.name.replace('_', '-')}",)
         if kind is bool:
@@ -77,15 +79,15 @@ def with_generation_options(*without: str, **defaults: Any) -> Callable[[Callabl
         elif float in get_args(kind):
             kind = float | None
         default = defaults.get(f.name, f.default)
-        annotation = Annotated[kind, typer.Option(*shape, help=help_text)]
+        annotation: Any = Annotated[kind, typer.Option(*shape, help=help_text)]
         named = inspect.Parameter.KEYWORD_ONLY
         return inspect.Parameter(f.name, named, default=[] if default == () else default, annotation=annotation)
 
-    def change(command: Callable) -> Callable:
+    def change(command: Command) -> Command:
         given = list(inspect.signature(command).parameters.values())
         more = [option(f) for f in fields(Options) if f.name not in (*without, "tools")]
         taken = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in given[:-1]]
-        command.__signature__ = inspect.Signature([*taken[:2], *more, *taken[2:]])
+        command.__signature__ = inspect.Signature([*taken[:2], *more, *taken[2:]])  # type: ignore[attr-defined]  # typeshed lacks it
         return command
 
     return change
@@ -281,7 +283,9 @@ def load(
     """A whole checkpoint, or with `mesh` and `dispatch` this rank's slices of one."""
     if dtype != "auto" and dtype not in DTYPES:
         raise Error(f"--dtype is {dtype!r}, expected auto, {', '.join(DTYPES)}: choose one")
-    options = dict(dtype=DTYPES.get(dtype), device=device, revision=revision, num_experts_per_tok=top_experts)
+    options: dict[str, Any] = dict(
+        dtype=DTYPES.get(dtype), device=device, revision=revision, num_experts_per_tok=top_experts
+    )
     return load_slices(model, **cut, **options) if cut else load_checkpoint(model, **options)
 
 

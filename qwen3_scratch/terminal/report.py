@@ -13,7 +13,7 @@ from rich.text import Text
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.config_json import read_config
 from ..checkpoints.verifying import Verdict
-from ..checkpoints.weights import DTYPES, all_slots, check_tensors, dtype_of, tensor_files
+from ..checkpoints.weights import DTYPES, all_slots, check_tensors, dtype_of
 from ..config import Config
 from ..devices.slices import Place, check_split, own_config, own_slot, traffic
 from ..fast.eager import PREFILL_CHUNK
@@ -23,6 +23,7 @@ from ..hub.find import chosen, find_folder, find_local
 from ..model import forward
 from ..tracing import trace
 from ..trust.memory import size_text
+from ..trust.shards import tensor_files
 
 WIDTH, LONGEST = 80, 14  # characters of a line, and those of a token at its head
 MOST_EXPERTS = 2  # of a token in a layer; a terminal has no room for eight
@@ -36,7 +37,7 @@ def route_table(checkpoint: Checkpoint, token_ids: list[int], prompt_length: int
     ids = torch.tensor([token_ids], device=checkpoint.device)
     with torch.inference_mode(), trace() as recorded:
         forward(checkpoint.weights, ids, checkpoint.config, logits_to_keep=1, ops=checkpoint.ops)
-    routes = {call.layer: call.output.experts for call in recorded["moe_route"]}
+    routes = {call.layer: call.output.experts for call in recorded["moe_route"] if call.layer is not None}
     if not routes:
         return "(a dense model: it has no router, every token passes the same feed-forward)"
     top_k, digits = checkpoint.config.num_experts_per_tok, len(str(checkpoint.config.num_experts - 1))
@@ -90,8 +91,9 @@ def slices_report(name: str | None, tensors: int, experts: int, revision: str | 
 
     `name` may also be the path of a config.json. The first rank is shown, which holds as much as any.
     """
-    alone = name is not None and Path(name).name == "config.json" and Path(name).is_file()
-    folder = Path(name).parent if alone else find_folder(name, revision, wanted=("config.json",))
+    file = None if name is None else Path(name)
+    alone = file is not None and file.name == "config.json" and file.is_file()
+    folder = file.parent if file and alone else find_folder(name, revision, wanted=("config.json",))
     config = read_config(folder)
     check_split(config, tensors, experts)
     place, bytes_each = Place(0, 0, tensors, experts), dtype_of(config, folder).itemsize

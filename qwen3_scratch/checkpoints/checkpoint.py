@@ -90,6 +90,14 @@ def load_checkpoint(
     return Checkpoint(config, weights, tokenizer, generation_config, folder)
 
 
+def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer:
+    """The tokenizer, for what cannot do without; Error where there is none."""
+    if checkpoint.tokenizer is None:
+        found = f"{checkpoint.path or 'checkpoint'}: has no tokenizer"
+        raise Error(f"{found}, expected one to read texts with: load a folder that has a tokenizer.json")
+    return checkpoint.tokenizer
+
+
 def read_generation_config(folder: str | Path) -> dict[str, Any]:
     """What generation_config.json sets, each of it of a kind and in a range that generating can use; {} without one."""
     path = Path(folder) / "generation_config.json"

@@ -39,7 +39,7 @@ class Wrong(AssertionError):
         return ["Wrong: " + "\n".join(part for part in self.args if part)]
 
 
-class Passed(list):
+class Passed(list[tuple[str, int]]):
     """The stages that passed with their number of cases; a notebook shows nothing of it, the lines were printed."""
 
     def _ipython_display_(self) -> None:
@@ -168,7 +168,7 @@ class Exercise:
         for given in stage.cases(seed):
             mine = min(_seconds(answer, given) for _ in range(3))
             ratio = max(ratio, mine / min(_seconds(self.reference, given) for _ in range(9)))
-        if ratio > stage.limit:
+        if stage.limit is not None and ratio > stage.limit:
             about = 10 ** math.floor(math.log10(ratio))
             times = f"about {round(ratio / about) * about} times slower than it could be"
             raise Wrong(f"{self.name}, {stage.title}: right, but {times}: {stage.advice}")
@@ -210,7 +210,7 @@ class Raised:
         """Type and message of the error, and the last line of the answer's own code on the way to it."""
         code = getattr(inspect.unwrap(answer), "__code__", None)
         own = [frame for frame in self.frames if code is not None and frame.filename == code.co_filename]
-        line = linecache.getline(own[-1].filename, own[-1].lineno).strip() if own else ""
+        line = linecache.getline(own[-1].filename, own[-1].lineno or 0).strip() if own else ""
         at = f" at `{line}`" if line else ""
         return f"your function raised {self.said[0]}{at}: {self.said[1].removesuffix('.')}"
 

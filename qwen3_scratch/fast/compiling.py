@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -24,14 +24,12 @@ from ..model import LayerWeights, Ops, Weights, decoder_layer
 from .eager import eager_decoder
 from .streamed import STREAMED
 
-Function = TypeVar("Function", bound=Callable[..., Tensor], covariant=True)
 
-
-class Steps(NamedTuple, Generic[Function]):
+class Steps(NamedTuple):
     """The parts of a decoding step: a function for each layer, mostly one for all, and one for last norm and head."""
 
-    layers: tuple[Function, ...]
-    head: Function
+    layers: tuple[Callable[..., Tensor], ...]
+    head: Callable[..., Tensor]
 
 
 def layer_step(config: Config, ops: Ops) -> Callable[..., Tensor]:
@@ -64,7 +62,7 @@ def head_step(config: Config, ops: Ops) -> Callable[..., Tensor]:
     return step
 
 
-def plain_steps(config: Config) -> Steps[Callable[..., Tensor]]:
+def plain_steps(config: Config) -> Steps:
     """The parts not compiled, to look at or to record otherwise."""
     return Steps((layer_step(config, STREAMED),) * config.num_hidden_layers, head_step(config, STREAMED))
 
@@ -82,10 +80,6 @@ class Part:
         options |= {"cpp.enable_floating_point_contract_flag": "fast"}  # multiply and add in one instruction
         self.function = torch.compile(function, dynamic=False, fullgraph=True, options=options)
         self.compiled: Callable[..., Tensor] | None = None
-
-    @property
-    def warm(self) -> bool:
-        return self.compiled is not None
 
     def __call__(self, *tensors: Any) -> Tensor:
         if self.compiled is None:
@@ -117,7 +111,7 @@ def part(
     return Part(step(config, ops))
 
 
-def compiled_steps(checkpoint: Checkpoint, batch: int, ops: Ops = STREAMED) -> Steps[Part]:
+def compiled_steps(checkpoint: Checkpoint, batch: int, ops: Ops = STREAMED) -> Steps:
     """The parts for a checkpoint and a batch size; what has been compiled in this process is not compiled again."""
     weights, size = checkpoint.weights, (batch, torch.get_num_threads())
     layers = tuple(part(layer_step, checkpoint.config, ops, *size, form(layer)) for layer in weights.layers)
@@ -129,11 +123,7 @@ def head_of(weights: Weights) -> Tensor:
 
 
 def decode_step(
-    steps: Steps[Callable[..., Tensor]],
-    checkpoint: Checkpoint,
-    tokens: Int[Tensor, "batch"],
-    cache: KVCache,
-    start: Int[Tensor, "1"],
+    steps: Steps, checkpoint: Checkpoint, tokens: Int[Tensor, "batch"], cache: KVCache, start: Int[Tensor, "1"]
 ) -> Float[Tensor, "batch vocab"]:
     """Reads one new token a row; the logits of the token after it. `start`: how many tokens the cache held before.
 
@@ -168,11 +158,15 @@ def check_ops(ops: Ops) -> None:
         raise Error(f"compiled: this checkpoint replaces the step {other!r}, expected the model's own: leave it out")
 
 
-def warm_up(steps: Steps[Part], checkpoint: Checkpoint, cache: KVCache) -> None:
+def is_cold(step: Callable[..., Tensor]) -> bool:
+    return isinstance(step, Part) and step.compiled is None
+
+
+def warm_up(steps: Steps, checkpoint: Checkpoint, cache: KVCache) -> None:
     """Compiles what is not compiled yet, with a progress bar, by a call each; they write where the next token will."""
     config, weights, batch = checkpoint.config, checkpoint.weights, cache.batch
-    cold = {layer: number for number, layer in enumerate(steps.layers) if not layer.warm}
-    if not cold and steps.head.warm:
+    cold = {layer: number for number, layer in enumerate(steps.layers) if is_cold(layer)}
+    if not cold and not is_cold(steps.head):
         return
     x = weights.embed_tokens[:1, None].expand(batch, 1, -1).clone()
     table = checkpoint.ops.table(config, cache.upcoming[:, None])
@@ -238,9 +232,7 @@ def compiled_by(ops: Ops, checkpoint: Checkpoint, cache: KVCache, pick: Pick) ->
     return advance
 
 
-def recorded(
-    steps: Steps[Callable[..., Tensor]], checkpoint: Checkpoint, cache: KVCache, pick: Pick, start: Tensor
-) -> Advance:
+def recorded(steps: Steps, checkpoint: Checkpoint, cache: KVCache, pick: Pick, start: Tensor) -> Advance:
     """The whole step as one CUDA graph. It looks at every slot of the cache; the mask hides those not filled yet."""
     tokens = torch.zeros(cache.batch, dtype=torch.long, device=checkpoint.device)
     advance_in_place = whole_step(steps, checkpoint, cache, pick, start, tokens)
@@ -265,12 +257,7 @@ def recorded(
 
 
 def whole_step(
-    steps: Steps[Callable[..., Tensor]],
-    checkpoint: Checkpoint,
-    cache: KVCache,
-    pick: Pick,
-    start: Tensor,
-    tokens: Tensor,
+    steps: Steps, checkpoint: Checkpoint, cache: KVCache, pick: Pick, start: Tensor, tokens: Tensor
 ) -> Callable[[], None]:
     """A function without arguments that reads `tokens` and writes the next ones there: fixed shapes, fixed places."""
     for tensor in (*cache.keys, *cache.values):

@@ -152,11 +152,12 @@ def _difference(one: Call | None, two: Call | None, tolerance: float) -> Differe
     return Difference(_path(one), "output", far, (one, two)) if far > tolerance else None
 
 
-def _path(call: Call) -> str:
+def _path(call: Call | None) -> str:
     """The calls that a call lies in, outermost first, without those that every path would begin with."""
-    names = [call.name if call.name != "decoder_layer" else f"layer {call.layer}"]
-    while (call := call.parent) is not None:
+    names = []
+    while call is not None:
         names.append(f"layer {call.layer}" if call.name == "decoder_layer" else call.name)
+        call = call.parent
     return " / ".join(name for name in names[::-1] if name not in ("forward", "hidden_states") or len(names) < 3)
 
 

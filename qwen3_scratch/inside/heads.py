@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.checkpoint import Checkpoint, tokenizer_of
 from ..config import Config
 from ..errors import Error
 from ..model import Weights, attention_mask, attention_weights, forward
@@ -115,12 +115,13 @@ def story_lookups(checkpoint: Checkpoint, examples: Sequence[Example]) -> Lookup
 
     Raises Error where an example's thinking has no such line.
     """
-    texts, steps = [], []
+    texts: list[list[int]] = []
+    steps: list[tuple[int, int, list[int], list[int]]] = []
     for example in examples:
         if "\n> " not in example.thinking:
             raise Error(f"thinking: {example.thinking!r} found, expected a last line such as '> coat Leo'")
         ids, _ = chat_ids(checkpoint, example)
-        notes, walk = notes_and_walk(checkpoint.tokenizer, ids)
+        notes, walk = notes_and_walk(tokenizer_of(checkpoint), ids)
         for query in walk[:-1]:
             behind = [place for place in notes if ids[place - 1 : place + 1] == ids[query : query + 2]]
             steps.append((len(texts), query, behind, [place for place in notes if place not in behind]))
@@ -136,7 +137,7 @@ def story_lookups(checkpoint: Checkpoint, examples: Sequence[Example]) -> Lookup
 
 def notes_and_walk(tokenizer: Tokenizer, ids: list[int]) -> tuple[list[int], range]:
     """Where the words of the noted lines (`- Leo school ...`) of a chat's last thinking stand, and of its last line."""
-    think, end = (len(ids) - 1 - ids[::-1].index(tokenizer.token_id(mark)) for mark in ("<think>", "</think>"))
+    think, end = (len(ids) - 1 - ids[::-1].index(tokenizer.encode(mark)[0]) for mark in ("<think>", "</think>"))
     texts = [tokenizer.decode([token]).strip() for token in ids[:end]]
     start = max(place for place in range(think, end) if texts[place] == ">") + 1
     walk = range(start, next((place for place in range(start, end) if not texts[place]), end))  # to the line break

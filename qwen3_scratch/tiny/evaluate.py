@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.checkpoint import Checkpoint, tokenizer_of
 from ..config import Config
 from ..generation import generate
 from ..model import Ops, Weights, forward, hidden_states
@@ -75,7 +75,7 @@ def footprints(checkpoint: Checkpoint, count: int = 100) -> Footprints:
 
 def chat_ids(checkpoint: Checkpoint, example: corpus.Example) -> tuple[list[int], slice]:
     """A whole chat, thinking and answer included, and where in it the words of the last question stand."""
-    tokenizer = checkpoint.tokenizer
+    tokenizer = tokenizer_of(checkpoint)
     answer = {"role": "assistant", "content": example.answer, "reasoning_content": example.thinking}
     text = tokenizer.render_chat([*example.messages, answer], add_generation_prompt=False)
     asked = example.messages[-1]["content"]
@@ -110,7 +110,7 @@ class Chats(NamedTuple):
 
 def padded_chats(checkpoint: Checkpoint, examples: Sequence[corpus.Example]) -> Chats:
     """The examples with thinking and answer; written is all behind the prompt up to the token that ends the turn."""
-    tokenizer = checkpoint.tokenizer
+    tokenizer = tokenizer_of(checkpoint)
     rows = [chat_ids(checkpoint, example)[0] for example in examples]
     prompts = [len(tokenizer.encode(tokenizer.render_chat(example.messages))) for example in examples]
     ends = torch.tensor([len(row) for row in rows])[:, None]

@@ -4,7 +4,6 @@ import itertools
 import random
 import signal
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import mean
@@ -18,7 +17,7 @@ import typer
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tqdm import tqdm
 
-from ..checkpoints.checkpoint import load_checkpoint
+from ..checkpoints.checkpoint import load_checkpoint, tokenizer_of
 from ..checkpoints.saving import CHECKPOINT_FILES, replacing, write_json, write_text, write_weights
 from ..config import Config
 from ..errors import Error
@@ -70,7 +69,7 @@ MERGED_VOCABULARY = 2022  # with the 26 added tokens: 2,048
 
 def make_config(tokenizer: Tokenizer) -> Config:
     """Every wrinkle of the real ones, small: 8 experts top-2, grouped heads wider than the model, a vocabulary tail."""
-    end = tokenizer.token_id("<|im_end|>"), tokenizer.token_id("<|endoftext|>")
+    end = tuple(tokenizer.encode("<|im_end|><|endoftext|>"))
     return Config(
         model_type="qwen3_moe", vocab_size=2112, hidden_size=128, intermediate_size=256, num_hidden_layers=4,
         num_attention_heads=8, num_key_value_heads=4, head_dim=32, num_experts=8, num_experts_per_tok=2,
@@ -90,7 +89,8 @@ def train_tokenizer(seed: int = SEED, chats: int = 30_000) -> Tokenizer:
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    backend.decoder = decoders.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
+    # The library's annotations leave these settings out.
+    backend.decoder = decoders.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)  # type: ignore[call-arg]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=MERGED_VOCABULARY, initial_alphabet=alphabet, show_progress=False)
     shown = itertools.islice(corpus.examples(seed, weights=SHARES, samplers=QUOTES), chats)
@@ -120,13 +120,13 @@ class Lesson(NamedTuple):
 
     start: int
     shares: dict[str, float]
-    samplers: dict[str, Callable] = corpus.SAMPLERS
+    samplers: dict[str, corpus.Sampler] = corpus.SAMPLERS
 
 
 stories = corpus.stories
-RINGS = {**corpus.SAMPLERS, "stories": stories.sample, "python": corpus.code.sample}
-QUOTES = {**RINGS, "stories": partial(stories.sample, thinking=stories.quoted)}
-LISTS = {
+RINGS: dict[str, corpus.Sampler] = {**corpus.SAMPLERS, "stories": stories.sample, "python": corpus.code.sample}
+QUOTES: dict[str, corpus.Sampler] = {**RINGS, "stories": partial(stories.sample, thinking=stories.quoted)}
+LISTS: dict[str, corpus.Sampler] = {
     **RINGS,
     "stories": partial(stories.sample, thinking=partial(stories.noted, notes=stories.LIST)),
     "retelling": partial(stories.retelling, notes=stories.LIST),
@@ -272,7 +272,7 @@ def write_report(folder: Path, plan: Plan, history: list[dict[str, float]], coun
     template = Path(__file__).parent / "data_readme.md.jinja"
     page = jinja2.Template(template.read_text(encoding="utf-8"), keep_trailing_newline=True).render(
         config=checkpoint.config,
-        vocabulary=checkpoint.tokenizer.vocab_size,
+        vocabulary=tokenizer_of(checkpoint).vocab_size,
         count=count,
         scores=found,
         routes=record["routes"],

@@ -93,7 +93,7 @@ def check_unchanged(path: Path, before: tuple[int, int, int] | None) -> None:
         raise Error(f"{path}: has changed while it was read, expected it to rest: wait for what writes it, load again")
 
 
-def open_file(path: Path, framework: str = "pt"):
+def open_file(path: Path, framework: str = "pt") -> safe_open:
     """The library's own view of a file, whose entries it has found to lie one behind another to the end of the file."""
     try:
         return safe_open(path, framework=framework)

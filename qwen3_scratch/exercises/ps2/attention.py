@@ -106,7 +106,7 @@ def mask_inverted(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -
     return model.attention_weights(q, k, None if mask is None else ~mask) @ v.repeat_interleave(group, dim=1)
 
 
-def needs_a_mask(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+def needs_a_mask(q: Tensor, k: Tensor, v: Tensor, mask: Any = None) -> Tensor:
     return model.gqa_attention(q, k, v, ~(~mask))
 
 

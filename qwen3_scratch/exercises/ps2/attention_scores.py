@@ -102,7 +102,8 @@ def weights_swapped(q: Tensor, k: Tensor, q_norm: Tensor, k_norm: Tensor, eps: f
 
 
 def not_moved(q: Tensor, k: Tensor, q_norm: Tensor, k_norm: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    return tuple(part.transpose(1, 2) for part in qk_norm(q, k, q_norm, k_norm, eps))
+    q, k = qk_norm(q, k, q_norm, k_norm, eps)
+    return q.transpose(1, 2), k.transpose(1, 2)
 
 
 QK_NORM = Exercise(
@@ -209,7 +210,7 @@ def left_wide(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tensor:
     return lowest(scaled(q, k), mask).softmax(dim=-1, dtype=torch.float32)
 
 
-def needs_a_mask(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tensor:
+def needs_a_mask(q: Tensor, k: Tensor, mask: Any = None) -> Tensor:
     return model.attention_weights(q, k, ~(~mask))
 
 

@@ -258,7 +258,7 @@ def each(x: Tensor, experts: Tensor, gate_up_proj: Tensor, down_proj: Tensor) ->
 
 def weights_on_the_way_in(x: Tensor, weights: Tensor, experts: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
     pairs = zip(weights.T, experts.T, strict=True)
-    return sum(each(x * w[:, None], e[:, None], gate_up, down)[:, 0] for w, e in pairs)
+    return sum((each(x * w[:, None], e[:, None], gate_up, down)[:, 0] for w, e in pairs), torch.zeros_like(x))
 
 
 def last_choice_only(x: Tensor, weights: Tensor, experts: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:

@@ -88,7 +88,7 @@ ROW_POSITIONS = Exercise(
 Held = Sequence[tuple[Tensor, Tensor]]
 
 
-def cached_step(weights: Weights, token_ids: Tensor, config: Config, held: Held) -> tuple[Tensor, list]:
+def cached_step(weights: Weights, token_ids: Tensor, config: Config, held: Held) -> tuple[Tensor, Held]:
     return step(weights, token_ids, config, held)
 
 
@@ -103,7 +103,7 @@ def step(
     join: Callable[[Tensor, Tensor], Tensor] = lambda old, new: torch.cat((old, new), dim=2),
     store: Callable[[Tensor, Tensor], Tensor] | None = None,
     last: int = -1,
-) -> tuple[Tensor, list]:
+) -> tuple[Tensor, Held]:
     """One pass over new tokens; what can be replaced are the places where it goes wrong."""
     start, new = held[0][0].shape[2], token_ids.shape[1]
     keys = torch.arange(start + new)[None]
@@ -111,8 +111,9 @@ def step(
     table = model.rope_table(config, torch.arange(new)[None] + first(start))
 
     def remember(number: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        kept.append(tuple((store or join)(old, part) for old, part in zip(held[number], (k, v), strict=True)))
-        return tuple(join(old, part) for old, part in zip(held[number], (k, v), strict=True))
+        keys, values = held[number]
+        kept.append(((store or join)(keys, k), (store or join)(values, v)))
+        return join(keys, k), join(values, v)
 
     for number, layer in enumerate(weights.layers):
         seen = mask(keys[:, start:], keys, config.window(number))
@@ -129,7 +130,7 @@ def nothing_held(config: Config, batch: int) -> list[tuple[Tensor, Tensor]]:
 def step_case(g: torch.Generator, held: int, new: int, note: str = "", batch: int = 2, **fixed: Any) -> Case:
     config = small_config(g, **fixed)
     weights, ids = drawn_weights(g, config), randint(g, 0, config.vocab_size, batch, held + new)
-    kept = nothing_held(config, batch)
+    kept: Held = nothing_held(config, batch)
     if held:
         kept = cached_step(weights, ids[:, :held], config, kept)[1]
     return case(weights, ids[:, held:], config, kept, note=note or f"{held} tokens held")

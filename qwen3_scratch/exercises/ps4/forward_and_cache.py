@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ def decoder_layer(x: Tensor, layer: LayerWeights, config: Config, table: Table, 
     return model.decoder_layer(x, layer, config, table, mask)
 
 
-def layer_case(g: torch.Generator, batch: int, seq: int, note: str = "", scale: int = 1, **fixed: object) -> Case:
+def layer_case(g: torch.Generator, batch: int, seq: int, note: str = "", scale: int = 1, **fixed: Any) -> Case:
     config = small_config(g, **fixed)
     layer, positions = drawn_weights(g, config).layers[0], torch.arange(seq)[None]
     table = model.rope_table(config, positions)
@@ -39,7 +40,7 @@ def layer_shapes(seed: int) -> Iterator[Case]:
 
 def layer_odd(seed: int) -> Iterator[Case]:
     g = torch.Generator().manual_seed(seed)
-    dense = dict(model_type="qwen3", num_experts=0, num_experts_per_tok=0, moe_intermediate_size=0)
+    dense: dict[str, Any] = dict(model_type="qwen3", num_experts=0, num_experts_per_tok=0, moe_intermediate_size=0)
     yield layer_case(g, 1, 1, note="one token")
     yield layer_case(g, 2, 5, note="a dense layer", **dense)
     yield layer_case(g, 2, 5, note="a long stream", scale=50)
@@ -53,7 +54,8 @@ def layer_real(seed: int) -> Iterator[Case]:
         yield case(x.clone(), copied(layer), config, copied(table), mask.clone())
 
 
-Step = Callable[[Tensor, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]], Tensor]
+Half = Callable[[Tensor], Tensor]
+Step = Callable[[Tensor, Half, Half], Tensor]
 
 
 def in_two(
@@ -70,27 +72,27 @@ def in_two(
     return wrong
 
 
-def right(x, norm, step):
+def right(x: Tensor, norm: Half, step: Half) -> Tensor:
     return x + step(norm(x))
 
 
-def not_added(x, norm, step):
+def not_added(x: Tensor, norm: Half, step: Half) -> Tensor:
     return step(norm(x))
 
 
-def not_normed(x, norm, step):
+def not_normed(x: Tensor, norm: Half, step: Half) -> Tensor:
     return x + step(x)
 
 
-def after_adding(x, norm, step):
+def after_adding(x: Tensor, norm: Half, step: Half) -> Tensor:
     return norm(x + step(x))
 
 
-def on_the_answer(x, norm, step):
+def on_the_answer(x: Tensor, norm: Half, step: Half) -> Tensor:
     return x + norm(step(x))
 
 
-def stream_normed(x, norm, step):
+def stream_normed(x: Tensor, norm: Half, step: Half) -> Tensor:
     return norm(x) + step(norm(x))
 
 

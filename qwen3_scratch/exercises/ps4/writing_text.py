@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...cache import KVCache
+from ...checkpoints.checkpoint import tokenizer_of
 from ...config import Config
 from ...generation import prompt_ids, stop_token_ids
 from ...model import forward
@@ -152,7 +153,8 @@ def real_reader() -> Reader:
 def greedy(
     read: Callable[[Sequence[int]], Tensor], prompt: list[int], stop_ids: Set[int], vocabulary: int, most: int
 ) -> list[int]:
-    written, new = [], prompt
+    written: list[int] = []
+    new = prompt
     while len(written) < most and not stop_ids & set(written):
         written.append(int(read(new)[:vocabulary].argmax()))
         new = written[-1:]
@@ -185,7 +187,7 @@ def greedy_odd(seed: int) -> Iterator[Case]:
 
 
 def greedy_real(seed: int) -> Iterator[Case]:
-    stop_ids, vocabulary = stop_token_ids(tiny()), tiny().tokenizer.vocab_size
+    stop_ids, vocabulary = stop_token_ids(tiny()), tokenizer_of(tiny()).vocab_size
     for example in questions("stories", 1, seed=200 + seed):
         prompt = prompt_ids(tiny(), example.messages, thinking=False)
         yield case(real_reader(), prompt, stop_ids, vocabulary, 12, note="a question")
@@ -203,7 +205,8 @@ def writing(
     """The loop, wrong in one of its parts."""
 
     def write(read: Any, prompt: list[int], stop_ids: Set[int], vocabulary: int, most: int) -> list[int]:
-        written, new = [], prompt
+        written: list[int] = []
+        new = prompt
         while not done(written, stop_ids, most):
             written.append(int(choose(read(new), vocabulary)))
             new = again(prompt, written)

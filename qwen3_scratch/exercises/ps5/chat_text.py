@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
+from ...checkpoints.checkpoint import tokenizer_of
 from ...tiny.evaluate import questions
 from ...tokenizer import Message, Tokenizer
 from ...trust.chat_template import compile_template
@@ -37,7 +38,7 @@ def words(g: torch.Generator, low: int, high: int) -> str:
 
 
 def render_chat(messages: Sequence[Message], thinking: bool) -> str:
-    return tiny().tokenizer.render_chat(messages, thinking=thinking)
+    return tokenizer_of(tiny()).render_chat(messages, thinking=thinking)
 
 
 def turn(role: str, content: str) -> Message:
@@ -189,7 +190,8 @@ def tags_alone(text: str) -> tuple[str, str]:
 
 
 def spaces_too(text: str) -> tuple[str, str]:
-    return tuple(part.strip() for part in split_thinking(text))
+    thinking, answer = split_thinking(text)
+    return thinking.strip(), answer.strip()
 
 
 def at_the_last(text: str) -> tuple[str, str]:

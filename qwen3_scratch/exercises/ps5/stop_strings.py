@@ -1,9 +1,11 @@
 """ps5, last part: text that arrives in pieces and ends at a stop string. `sampling_and_chat` lists the whole set."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 
+from ...checkpoints.checkpoint import tokenizer_of
 from ...tiny.evaluate import questions
 from ..checking import Case, Exercise, Mistake, Stage, case, randint, tiny
 from .chat_text import words
@@ -34,7 +36,8 @@ def streamed(
     rest: Callable[[str], str] = lambda held: held,
 ) -> list[str]:
     """What is shown after each piece, and at the end; `find` and `keep` are where it goes wrong."""
-    held, shown = "", []
+    held = ""
+    shown: list[str] = []
     for piece in pieces:
         held += piece
         cut = find(held, stops)
@@ -77,7 +80,7 @@ def streams_odd(seed: int) -> Iterator[Case]:
 
 
 def streams_real(seed: int) -> Iterator[Case]:
-    tokenizer = tiny().tokenizer
+    tokenizer = tokenizer_of(tiny())
     for example in questions("stories", 2, seed=400 + seed):
         text = example.messages[-1]["content"]
         pieces = [tokenizer.decode([token]) for token in tokenizer.encode(text)]
@@ -101,7 +104,7 @@ def longest_stop(text: str, stops: Sequence[str]) -> int:
     return min(len(text), max(map(len, stops), default=1) - 1)
 
 
-def using(**parts: Callable[..., object]) -> Callable[..., list[str]]:
+def using(**parts: Any) -> Callable[..., list[str]]:
     return lambda pieces, stops: streamed(pieces, stops, **parts)
 
 

@@ -214,7 +214,7 @@ def settings(seed: int) -> Iterator[Case]:
     yield _case("one token", ids[:, 4:5])
     yield _case("a long text", text_ids(seed + 1, 150))
     window = dict(use_sliding_window=True, sliding_window=8, layer_types=("sliding_attention",) * 4)
-    changes = {
+    changes: dict[str, dict[str, Any]] = {
         "norm_topk_prob false": dict(norm_topk_prob=not config.norm_topk_prob),
         "three experts a token": dict(num_experts_per_tok=3),
         "another rope_theta": dict(rope_parameters={"rope_type": "default", "rope_theta": 5e5}),

@@ -9,19 +9,20 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 
 from . import arithmetic, chat, code, copying, facts, spanish, stories
-from .common import SYSTEM_MESSAGES, Example, assistant
+from .common import SYSTEM_MESSAGES, Example, Sampler, assistant
 
-__all__ = ["DOMAINS", "LESSONS", "Example", "examples", "is_correct", "is_held_out", "sample"]
+__all__ = ["DOMAINS", "LESSONS", "Example", "Sampler", "examples", "is_correct", "is_held_out", "sample"]
 
 DOMAINS = ("stories", "arithmetic", "python", "facts", "spanish", "chat")
 LESSONS = (*DOMAINS, "sums", "copying", "retelling", "looking_up")  # what is no domain is never scored
-SAMPLERS = {"stories": stories.varied, "arithmetic": arithmetic.sample, "python": code.varied,
-            "facts": facts.sample, "spanish": spanish.sample, "chat": chat.sample, "copying": copying.sample,
-            "retelling": stories.retelling, "looking_up": stories.looking_up, "sums": arithmetic.plain}
+SAMPLERS: dict[str, Sampler] = {
+    "stories": stories.varied, "arithmetic": arithmetic.sample, "python": code.varied,
+    "facts": facts.sample, "spanish": spanish.sample, "chat": chat.sample, "copying": copying.sample,
+    "retelling": stories.retelling, "looking_up": stories.looking_up, "sums": arithmetic.plain}
 SHORT = ("python", "facts", "spanish", "chat", "chat")
 
 
-def exchange(rng: random.Random, difficulty: float, samplers: Mapping) -> list[dict]:
+def exchange(rng: random.Random, difficulty: float, samplers: Mapping[str, Sampler]) -> list[dict[str, str]]:
     """An earlier question and its answer, from any of the short domains.
 
     People greet first and change the subject, so every domain must also be met in the middle of a chat.
@@ -33,7 +34,8 @@ def exchange(rng: random.Random, difficulty: float, samplers: Mapping) -> list[d
             return [*earlier.messages, assistant(earlier.answer)]
 
 
-def sample(domain: str, rng: random.Random, *, difficulty: float = 1.0, samplers=SAMPLERS) -> Example:
+def sample(domain: str, rng: random.Random, *, difficulty: float = 1.0,
+           samplers: Mapping[str, Sampler] = SAMPLERS) -> Example:
     """One example of a domain, now and then after an earlier exchange or a system message."""
     example = samplers[domain](rng, difficulty)
     if rng.random() < 0.06:
@@ -46,7 +48,7 @@ def sample(domain: str, rng: random.Random, *, difficulty: float = 1.0, samplers
 
 def examples(seed: int, *, held_out: bool = False, domains: Sequence[str] = DOMAINS,
              weights: Sequence[float] | Mapping[str, float] | None = None,
-             difficulty: float = 1.0, samplers=SAMPLERS) -> Iterator[Example]:
+             difficulty: float = 1.0, samplers: Mapping[str, Sampler] = SAMPLERS) -> Iterator[Example]:
     """Examples without end, the same for the same arguments; only held-out ones, or none of them.
 
     `weights` are the relative shares of the domains, in their order or by name (missing names weigh nothing).

@@ -75,7 +75,7 @@ def sample(rng: random.Random, difficulty: float) -> Example:
     start, steps = chain(rng, length)
 
     style, joiner, template = rng.choice(PHRASINGS)
-    fields = {"s": start}
+    fields: dict[str, object] = {"s": start}
     if style == "expr":
         fields["e"] = expression(start, steps, rng.random() < 0.5)
     else:

@@ -1,6 +1,7 @@
 """What every domain shares: the Example record, surface noise for questions, and the system messages."""
 
 import random
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 
@@ -9,9 +10,12 @@ class Example(NamedTuple):
 
     domain: str
     kind: str
-    messages: list[dict]
+    messages: list[dict[str, str]]
     thinking: str
     answer: str
+
+
+Sampler = Callable[[random.Random, float], Example]  # from a difficulty between 0 and 1
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -48,12 +52,12 @@ SYSTEM_MESSAGES = (
 )
 
 
-def user(text: str) -> dict:
+def user(text: str) -> dict[str, str]:
     """A message of the user."""
     return {"role": "user", "content": text}
 
 
-def assistant(text: str) -> dict:
+def assistant(text: str) -> dict[str, str]:
     """A message of the assistant."""
     return {"role": "assistant", "content": text}
 
@@ -75,8 +79,8 @@ def article(noun: str) -> str:
     return ("an " if noun[0].lower() in "aeiou" or noun.startswith("hour") else "a ") + noun
 
 
-def noisy(rng: random.Random, template: str, fields: dict | None = None, *, protect: bool = False,
-          openers: bool = True) -> str:
+def noisy(rng: random.Random, template: str, fields: Mapping[str, object] | None = None, *,
+          protect: bool = False, openers: bool = True) -> str:
     """Fill `template` and roughen its surface the way people type.
 
     Noise acts on the template before the slots are filled, so an expression in a slot stays as it is;

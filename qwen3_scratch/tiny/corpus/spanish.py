@@ -129,7 +129,7 @@ def sample(rng: random.Random, difficulty: float) -> Example:
     to_spanish = rng.random() < 0.5
     source, answer = (en, es) if to_spanish else (es, en)
     if kind == "word":
-        phrasings = WORD_TO_SPANISH if to_spanish else WORD_TO_ENGLISH
+        phrasings: tuple[str, ...] = WORD_TO_SPANISH if to_spanish else WORD_TO_ENGLISH
         if rng.random() < 0.3:
             source = f'"{source}"'
     else:

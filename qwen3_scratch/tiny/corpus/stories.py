@@ -1,10 +1,10 @@
 """Stories: people who are somewhere with a coloured thing, and questions that look the facts up."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .common import BOYS, GIRLS, THINGS, Example, assistant, lower_first, noisy, upper_first, user
 
@@ -72,7 +72,12 @@ NEEDED = {"who_has": "nt", "who_in": "np", "where_person": "np", "what_has": "nc
           "where_thing": "tp"}
 
 
-def people(rng: random.Random, count: int) -> list[dict]:
+Person = dict[str, Any]  # what stands in the slots, and under "form" the sentences that tell of it
+Question = tuple[str, Person]  # its kind, and about whom
+Thinking = Callable[[list[Person], list[Question]], str]
+
+
+def people(rng: random.Random, count: int) -> list[Person]:
     """The slots of `count` people; names, things and places differ, so every question has one answer."""
     rows = zip(rng.sample(GIRLS + BOYS, count), rng.sample(PLACES, count), rng.sample(THINGS, count),
                rng.sample(COLOURS, count), strict=True)
@@ -91,7 +96,7 @@ def evidence(form: tuple[str, ...], needed: str) -> list[str]:
     raise ValueError(f"{form} does not name all of {needed}")
 
 
-def ask(rng: random.Random, questions: list[tuple[str, dict]]) -> str:
+def ask(rng: random.Random, questions: list[Question]) -> str:
     """One text that asks all the questions, with noise on the whole."""
     texts = [rng.choice(PHRASINGS[kind]).format(**person) for kind, person in questions]
     style = rng.random()
@@ -104,7 +109,7 @@ def ask(rng: random.Random, questions: list[tuple[str, dict]]) -> str:
     return noisy(rng, joined)
 
 
-def reply(questions: list[tuple[str, dict]]) -> str:
+def reply(questions: list[Question]) -> str:
     """One sentence per question."""
     return " ".join(ANSWERS[kind].format(**person) for kind, person in questions)
 
@@ -120,8 +125,8 @@ def place_question(rng: random.Random, story: str, question: str) -> str:
 class Notes(NamedTuple):
     """A form of thinking: how a person is noted down, and how a question is then looked up."""
 
-    row: Callable[[dict], str]
-    look: Callable[[str, dict], str]
+    row: Callable[[Person], str]
+    look: Callable[[str, Person], str]
 
 
 KEYS = {"who_has": "{t}: {n}", "who_in": "{p}: {n}", "where_person": "{n}: {p}", "what_has": "{n}: {c} {t}",
@@ -145,12 +150,12 @@ THING_RING = Notes(lambda person: "- {n} {c} {t} {n} {c}".format(**person),
                    lambda kind, person: "> " + THING_WALKS[kind].format(**person))
 
 
-def noted(cast: list[dict], questions: list[tuple[str, dict]], notes: Notes = RING) -> str:
+def noted(cast: list[Person], questions: list[Question], notes: Notes = RING) -> str:
     """Thinking that first notes everybody down and then looks up each question."""
     return "\n".join([notes.row(person) for person in cast] + [notes.look(kind, p) for kind, p in questions])
 
 
-def quoted(cast: list[dict], questions: list[tuple[str, dict]]) -> str:
+def quoted(cast: list[Person], questions: list[Question]) -> str:
     """Thinking that quotes the sentences that answer each question, word for word."""
     lines = []
     for kind, person in questions:
@@ -166,7 +171,7 @@ def retelling(rng: random.Random, difficulty: float, notes: Notes = RING) -> Exa
     return Example("retelling", "list", [user(asked)], "I list the people.", "\n".join(map(notes.row, cast)))
 
 
-def many_questions(rng: random.Random, notes: Notes) -> tuple[str, list[tuple[str, dict]]]:
+def many_questions(rng: random.Random, notes: Notes) -> tuple[str, list[Question]]:
     """Notes on two or three people, many questions on them in one text, and the questions themselves."""
     cast = people(rng, rng.randint(2, 3))
     pool = [(kind, person) for kind in ANSWERS for person in cast]
@@ -194,7 +199,8 @@ def varied(rng: random.Random, difficulty: float) -> Example:
     return sample(rng, difficulty)
 
 
-def sample(rng: random.Random, difficulty: float, thinking=noted, forms=FORMS, kinds=tuple(ANSWERS)) -> Example:
+def sample(rng: random.Random, difficulty: float, thinking: Thinking = noted,
+           forms: Sequence[tuple[str, ...]] = FORMS, kinds: Sequence[str] = tuple(ANSWERS)) -> Example:
     """A story of one to three people with one to four questions, sometimes in a second turn."""
     # The cube root favours the largest story that the difficulty allows.
     cast = people(rng, 1 + round(2 * min(difficulty, 1.0) * rng.random() ** (1 / 3)))

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..config import Config
 from ..errors import Error, one_line, shown
 from ..model import LayerWeights, Weights
-from ..trust.memory import available_memory, empty_in_large_pages, size_text
+from ..trust.memory import available_memory, size_text
 from ..trust.shards import UNREADABLE, check_unchanged, damaged, open_file, stamp, tensor_files
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -87,7 +87,7 @@ def empty_fields(slots: list[Slot], dtype: torch.dtype, device: torch.device | s
         shape = (2 * slot.shape[0], slot.shape[1]) if slot.field == "gate_up_proj" else slot.shape
         stacked = slot.part and isinstance(slot.part[0], int)
         shapes[slot.field] = (slot.part[0] + 1, *shape) if stacked else shape  # the last expert decides
-    return {field: empty_in_large_pages(shape, dtype, device) for field, shape in shapes.items()}
+    return {field: torch.empty(shape, dtype=dtype, device=device) for field, shape in shapes.items()}
 
 
 def init_weights(

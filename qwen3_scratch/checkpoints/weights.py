@@ -129,7 +129,7 @@ def load_weights(
 
     `dtype` None keeps the type that config.json names. Files are opened twice a layer and closed again, so the
     peak stays near the size of the weights themselves. `own` says which part of a tensor to read (None: nothing of
-    it), as one of many devices does (`parallel.py`); what it leaves out is not read from the disk.
+    it), as one of many devices does (`devices`); what it leaves out is not read from the disk.
 
     Raises:
         Error: no safetensors file, an unreadable one, or a tensor that is missing, surplus, misshapen or not finite.

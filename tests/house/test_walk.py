@@ -1,5 +1,6 @@
 """From `generate(...)` to the token: how many files, calls and moves between files it takes, as Python counts them."""
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def files_entered(count: int) -> list[str]:
 
 
 def moves(files: list[str]) -> int:
-    return sum(one != other for one, other in zip(files, files[1:], strict=False))
+    return sum(one != other for one, other in itertools.pairwise(files))
 
 
 def test_a_token_takes_at_most_12_files_90_calls_and_40_moves_between_files():

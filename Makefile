@@ -73,7 +73,7 @@ bench: $(VENV)/.bench-ready ## measure the speed beside transformers and llama.c
 	@$(BIN)/python -m benchmarks.report
 
 lab: $(VENV)/.notebooks-ready ## open the notebooks in JupyterLab
-	$(BIN)/jupyter lab notebooks
+	THP_MEM_ALLOC_ENABLE=1 $(BIN)/jupyter lab notebooks
 
 refresh: $(VENV)/.notebooks-ready ## run the notebooks (or NOTEBOOKS="a.ipynb b.ipynb") anew and store what changed (MEASURE=1: measured times too)
 	@test -n "$(NOTEBOOKS)" || { echo "There is no notebook in notebooks/ yet." >&2; exit 1; }

@@ -15,7 +15,6 @@ from qwen3_scratch.fast.compiling import Part
 from qwen3_scratch.fast.dispatch import moe_by_size, moe_gathered, moe_grouped
 from qwen3_scratch.fast.streamed import moe_streamed, route_streamed
 from qwen3_scratch.model import Route, moe, moe_route
-from qwen3_scratch.trust.memory import empty_in_large_pages
 
 from . import figures, models, script
 from .measure import BANDWIDTH, Contest, compare, now
@@ -70,7 +69,7 @@ def make_blocks(shape: str, count: int, tokens: int, device: torch.device) -> li
     kind = dict(dtype=torch.bfloat16, device=device)
 
     def drawn(*sizes: int) -> Tensor:
-        return empty_in_large_pages(sizes, **kind).normal_(std=0.02)
+        return torch.empty(sizes, **kind).normal_(std=0.02)
 
     sizes = ((count, width), (count, 2 * wide, width), (count, width, wide))
     weights = [tuple(drawn(*each) for each in sizes) for _ in range(layers)]

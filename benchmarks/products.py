@@ -14,7 +14,6 @@ from torch import Tensor
 
 from qwen3_scratch.fast.compiling import Part
 from qwen3_scratch.fast.streamed import streamed_sum, written_down
-from qwen3_scratch.trust.memory import empty_in_large_pages
 
 from . import figures, models, script
 from .measure import BANDWIDTH, Contest, compare, now
@@ -33,7 +32,7 @@ def main(
     models.shape_config(shape)
     height, width, count = SIZES[shape]
     for dtype, kind in models.DTYPES.items():
-        matrices = [empty_in_large_pages((height, width), kind, run.device).normal_() for _ in range(count)]
+        matrices = [torch.empty(height, width, dtype=kind, device=run.device).normal_() for _ in range(count)]
         for rows in ROWS:
             run.say(f"{dtype}, {rows} rows ...")
             x = torch.randn(rows, width, dtype=kind, device=run.device)

@@ -1,5 +1,6 @@
 """What every script of this folder shares: its options, a table on the terminal, JSON and a figure on the disk."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ Store = Annotated[Path, typer.Option(help="The folder that keeps the random chec
 
 def main(function: Callable[..., None]) -> None:
     """Runs a script from its command line; an error is one line and exit code 1."""
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the terminal does
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command(help=(sys.modules[function.__module__].__doc__ or "").replace("\n", " "))(function)
     try:

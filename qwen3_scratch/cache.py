@@ -12,7 +12,7 @@ from torch import Tensor
 from .config import Config
 from .errors import Error
 from .model import NEVER
-from .trust.memory import available_memory, empty_in_large_pages, size_text
+from .trust.memory import available_memory, size_text
 
 
 class KVCache:
@@ -43,8 +43,8 @@ class KVCache:
         self.keys, self.values = [], []
         for capacity in self.capacities:
             shape = (batch, config.num_key_value_heads, capacity, config.head_dim)
-            self.keys.append(empty_in_large_pages(shape, dtype, device))
-            self.values.append(empty_in_large_pages(shape, dtype, device))
+            self.keys.append(torch.empty(shape, dtype=dtype, device=device))
+            self.values.append(torch.empty(shape, dtype=dtype, device=device))
         self.positions = {
             capacity: torch.full((batch, capacity), NEVER, dtype=torch.long, device=device)
             for capacity in set(self.capacities)

@@ -63,7 +63,7 @@ class Options:
 
     @property
     def stops(self) -> list[Any]:
-        return list(self.stop) if isinstance(self.stop, Sequence) and not isinstance(self.stop, str) else [self.stop]
+        return [self.stop] if isinstance(self.stop, str) or not isinstance(self.stop, Sequence) else [*self.stop]
 
     def sampling(self, checkpoint: Checkpoint) -> Sampling:
         """What is asked for, and for what is None the checkpoint's own."""
@@ -113,9 +113,8 @@ class Row:
 class Settings(NamedTuple):
     """What `Options` come to for one checkpoint."""
 
+    options: Options
     sampling: Sampling
-    max_new_tokens: int
-    min_new_tokens: int
     stop_ids: frozenset[int]
     vocabulary: int  # rows of the embedding behind it are never sampled
 
@@ -250,10 +249,9 @@ def prepare(
     size = len(rows), max(len(row.prompt) for row in rows), asked.max_new_tokens
     check_memory(checkpoint.config, *size, chunk=PREFILL_CHUNK, dtype=checkpoint.dtype, device=checkpoint.device)
     vocabulary = checkpoint.tokenizer.vocab_size if checkpoint.tokenizer else checkpoint.config.vocab_size
-    bounds = asked.max_new_tokens, asked.min_new_tokens
-    settings = Settings(sampling, *bounds, stop_token_ids(checkpoint), vocabulary)
-    sugared = asked.compiled and checkpoint.decoder is None
-    return fast.compiled(checkpoint) if sugared else checkpoint, rows, settings
+    if asked.compiled and checkpoint.decoder is None:
+        checkpoint = fast.compiled(checkpoint)
+    return checkpoint, rows, Settings(asked, sampling, stop_token_ids(checkpoint), vocabulary)
 
 
 def default_sampling(checkpoint: Checkpoint) -> Sampling:
@@ -275,7 +273,7 @@ def stop_token_ids(checkpoint: Checkpoint) -> frozenset[int]:
 
 def steps(checkpoint: Checkpoint, rows: list[Row], settings: Settings) -> Iterator[list[list[Piece]]]:
     """Generates for all rows at once until each has finished; yields after every token each row's new pieces."""
-    length = max(len(row.prompt) for row in rows) + settings.max_new_tokens
+    length = max(len(row.prompt) for row in rows) + settings.options.max_new_tokens
     what, advice = f"generate: {len(rows)} x {length} tokens", "lower max_new_tokens or give fewer prompts at once"
     with telling_too_little_memory(what, advice, checkpoint.device):
         dtype, device = checkpoint.dtype, checkpoint.device
@@ -287,15 +285,14 @@ def steps(checkpoint: Checkpoint, rows: list[Row], settings: Settings) -> Iterat
         advance = (checkpoint.decoder or eager_decoder)(checkpoint, cache, pick)
         renew(choice, rows, settings, 0)
         tokens = pick(logits)
-        for count in range(1, settings.max_new_tokens + 1):
+        for count in range(1, settings.options.max_new_tokens + 1):
             chosen = tokens.tolist()
             for number, row in enumerate(rows):
                 if chosen[number] == NOT_FINITE and row.finish_reason is None:
                     what = f"generate: row {number} after {count - 1} tokens"
                     raise explain(checkpoint, row.prompt + row.tokens, what)
-            new = [take(row, token, settings) for row, token in zip(rows, chosen, strict=True)]
-            yield new
-            if count == settings.max_new_tokens or all(row.finish_reason for row in rows):
+            yield [take(row, token, settings) for row, token in zip(rows, chosen, strict=True)]
+            if count == settings.options.max_new_tokens or all(row.finish_reason for row in rows):
                 break
             renew(choice, rows, settings, count)
             tokens = advance(tokens.clamp(min=0))  # a row that has finished may say what it likes
@@ -324,7 +321,7 @@ def new_choice(checkpoint: Checkpoint, rows: list[Row], settings: Settings) -> C
 @torch.inference_mode()
 def renew(choice: Choice, rows: list[Row], settings: Settings, count: int) -> None:
     """Brings the tensors up to date before token number `count` is chosen."""
-    if count == settings.min_new_tokens:
+    if count == settings.options.min_new_tokens:
         choice.barred[[token for token in settings.stop_ids if token < settings.vocabulary]] = False
     if settings.sampling.repetition_penalty != 1.0:
         for number, row in enumerate(rows):
@@ -345,7 +342,7 @@ def take(row: Row, token: int, settings: Settings) -> list[Piece]:
     elif row.stream is not None:
         pieces = row.stream.feed(token)
         row.finish_reason = "stop" if row.stream.stopped is not None else None
-    if row.finish_reason is None and len(row.tokens) == settings.max_new_tokens:
+    if row.finish_reason is None and len(row.tokens) == settings.options.max_new_tokens:
         row.finish_reason = "length"
     if row.finish_reason is not None and row.stream is not None:
         pieces += row.stream.finish()

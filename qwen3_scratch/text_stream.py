@@ -2,7 +2,6 @@
 
 import codecs
 from collections.abc import Sequence
-from typing import Self
 
 from .tokenizer import Tokenizer
 
@@ -12,7 +11,7 @@ class Piece(str):
 
     thinking: bool
 
-    def __new__(cls, text: str, thinking: bool = False) -> Self:
+    def __new__(cls, text: str, thinking: bool = False) -> "Piece":
         piece = super().__new__(cls, text)
         piece.thinking = thinking
         return piece

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..config import Config
 from ..errors import Error, one_line, shown
 from ..model import LayerWeights, Weights
-from ..trust.memory import available_memory, empty_in_large_pages, size_text
+from ..trust.memory import available_memory, size_text
 from ..trust.shards import UNREADABLE, check_unchanged, damaged, open_file, stamp, tensor_files
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -87,7 +87,7 @@ def empty_fields(slots: list[Slot], dtype: torch.dtype, device: torch.device | s
         shape = (2 * slot.shape[0], slot.shape[1]) if slot.field == "gate_up_proj" else slot.shape
         first = slot.part[0] if slot.part else None
         shapes[slot.field] = (first + 1, *shape) if isinstance(first, int) else shape  # the last expert decides
-    return {field: empty_in_large_pages(shape, dtype, device) for field, shape in shapes.items()}
+    return {field: torch.empty(shape, dtype=dtype, device=device) for field, shape in shapes.items()}
 
 
 def init_weights(
@@ -129,7 +129,7 @@ def load_weights(
 
     `dtype` None keeps the type that config.json names. Files are opened twice a layer and closed again, so the
     peak stays near the size of the weights themselves. `own` says which part of a tensor to read (None: nothing of
-    it), as one of many devices does (`parallel.py`); what it leaves out is not read from the disk.
+    it), as one of many devices does (`devices`); what it leaves out is not read from the disk.
 
     Raises:
         Error: no safetensors file, an unreadable one, or a tensor that is missing, surplus, misshapen or not finite.

@@ -25,6 +25,7 @@ from ..checkpoints.config_json import read_config
 from ..checkpoints.weights import Slot, empty_fields, layer_slots, outer_slots
 from ..config import Config
 from ..errors import Error
+from ..fast.dispatch import Down, GateUp, Tokens
 from ..hub.find import find_folder
 from ..model import LayerWeights, Ops, Route, Weights, expert_ffn, moe
 
@@ -191,14 +192,9 @@ def own_head(
 
 
 def own_experts(
-    x: Float[Tensor, "tokens dim"],
-    route: Route,
-    gate_up_proj: Float[Tensor, "own_experts two_intermediate dim"],
-    down_proj: Float[Tensor, "own_experts dim intermediate"],
-    expert: Callable[..., Tensor] = expert_ffn,
-    *,
-    group: dist.ProcessGroup,
-) -> Float[Tensor, "tokens dim"]:
+    x: Tokens, route: Route, gate_up_proj: GateUp, down_proj: Down, expert: Callable[..., Tensor] = expert_ffn,
+    *, group: dist.ProcessGroup,
+) -> Tokens:  # fmt: skip
     """Every rank answers, for all tokens, with the experts that it holds; the sum combines the answers."""
     return all_sum(answers(x, route, gate_up_proj, down_proj, expert, group.rank() * len(down_proj)), group)
 
@@ -215,14 +211,9 @@ def answers(
 
 
 def send_to_owners(
-    x: Float[Tensor, "tokens dim"],
-    route: Route,
-    gate_up_proj: Float[Tensor, "own_experts two_intermediate dim"],
-    down_proj: Float[Tensor, "own_experts dim intermediate"],
-    expert: Callable[..., Tensor] = expert_ffn,
-    *,
-    group: dist.ProcessGroup,
-) -> Float[Tensor, "tokens dim"]:
+    x: Tokens, route: Route, gate_up_proj: GateUp, down_proj: Down, expert: Callable[..., Tensor] = expert_ffn,
+    *, group: dist.ProcessGroup,
+) -> Tokens:  # fmt: skip
     """Each rank takes its share of the tokens, sends each to the owners of its experts and gets the answers back.
 
     That is two `all_to_all_single` with as many rows for each rank as were chosen there. At the end every rank needs

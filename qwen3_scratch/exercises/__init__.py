@@ -1,4 +1,8 @@
-"""The exercises of the course: `check("rope", my_rope)` says in any notebook what is right and what is not yet."""
+"""The exercises of the course: `check("rope", my_rope)` says in any notebook what is right and what is not yet.
+
+Each set has a folder, `ps1` to `ps6`; `checking` is how an answer is tried, `comparing` how two values differ. Uses the
+model, generation, tracing, the embedded checkpoint and the mistakes of `inside`.
+"""
 
 from collections.abc import Callable
 from typing import Any

@@ -3,6 +3,9 @@
 `eager` is how every checkpoint reads and writes unless it says otherwise, `dispatch` and `streamed` hold other forms of
 single steps; `compiled(checkpoint)` and `int8(checkpoint)` give the same checkpoint with another way to decode. Uses
 checkpoints, the cache and the model.
+
+On Linux the environment variable THP_MEM_ALLOC_ENABLE=1, torch's own, puts weights and cache in pages of 2 MB, which
+are read 1.15 to 1.3 times as fast; the terminal and the benchmarks set it.
 """
 
 from .compiling import compiled

@@ -14,16 +14,17 @@ from torch import Tensor
 from ..errors import Error
 from ..model import Route, expert_ffn
 
+# What every form of `moe` is given, and gives.
+Tokens = Float[Tensor, "tokens dim"]
+GateUp = Float[Tensor, "experts two_intermediate dim"]
+Down = Float[Tensor, "experts dim intermediate"]
+
 ALIGNED = 16  # bytes that a row of every matrix must be a multiple of for torch's grouped product
 
 
 def moe_gathered(
-    x: Float[Tensor, "tokens dim"],
-    route: Route,
-    gate_up_proj: Float[Tensor, "experts two_intermediate dim"],
-    down_proj: Float[Tensor, "experts dim intermediate"],
-    expert: Callable[..., Tensor] = expert_ffn,
-) -> Float[Tensor, "tokens dim"]:
+    x: Tokens, route: Route, gate_up_proj: GateUp, down_proj: Down, expert: Callable[..., Tensor] = expert_ffn
+) -> Tokens:
     """`model.moe` by a copy of each choice's matrices and one batched product: for few tokens.
 
     It copies tokens x top_k experts, whether or not several tokens chose the same one, so its memory grows with the
@@ -37,12 +38,8 @@ def moe_gathered(
 
 
 def moe_grouped(
-    x: Float[Tensor, "tokens dim"],
-    route: Route,
-    gate_up_proj: Float[Tensor, "experts two_intermediate dim"],
-    down_proj: Float[Tensor, "experts dim intermediate"],
-    expert: Callable[..., Tensor] = expert_ffn,
-) -> Float[Tensor, "tokens dim"]:
+    x: Tokens, route: Route, gate_up_proj: GateUp, down_proj: Down, expert: Callable[..., Tensor] = expert_ffn
+) -> Tokens:
     """`model.moe` with one grouped product for all experts, on choices sorted by expert: for many tokens.
 
     An expert that no token chose is an empty group. The answers return to their tokens by the inverse order and are
@@ -77,12 +74,8 @@ def grouped_linear(
 
 
 def moe_all_experts(
-    x: Float[Tensor, "tokens dim"],
-    route: Route,
-    gate_up_proj: Float[Tensor, "experts two_intermediate dim"],
-    down_proj: Float[Tensor, "experts dim intermediate"],
-    expert: Callable[..., Tensor] = expert_ffn,
-) -> Float[Tensor, "tokens dim"]:
+    x: Tokens, route: Route, gate_up_proj: GateUp, down_proj: Down, expert: Callable[..., Tensor] = expert_ffn
+) -> Tokens:
     """`model.moe` with every expert answering every token, and only the chosen answers counted: for few experts.
 
     It computes experts / top_k times as much as needed, in two batched products, and reads each expert once. Raises
@@ -96,12 +89,8 @@ def moe_all_experts(
 
 
 def moe_by_size(
-    x: Float[Tensor, "tokens dim"],
-    route: Route,
-    gate_up_proj: Float[Tensor, "experts two_intermediate dim"],
-    down_proj: Float[Tensor, "experts dim intermediate"],
-    expert: Callable[..., Tensor] = expert_ffn,
-) -> Float[Tensor, "tokens dim"]:
+    x: Tokens, route: Route, gate_up_proj: GateUp, down_proj: Down, expert: Callable[..., Tensor] = expert_ffn
+) -> Tokens:
     """`moe_gathered` while it copies no more than the layer holds, as in decoding, else `moe_grouped`, as in prefill.
 
     The shape alone decides, so this, too, waits for nothing.

@@ -16,6 +16,7 @@ from ..cache import KVCache
 from ..checkpoints.checkpoint import Advance, Checkpoint, Pick
 from ..config import Config
 from ..model import Ops, Route, expert_ffn, forward, gqa_attention, heads_per_kv_head, moe, rms_norm
+from .dispatch import Down, GateUp, Tokens
 
 BLOCK = 256  # queries that are weighed at a time
 PREFILL_CHUNK = 2048  # tokens that one pass of the prompt brings at most, which bounds its memory
@@ -47,14 +48,9 @@ def ffn_by(
 
 
 def moe_of_one(
-    x: Float[Tensor, "tokens dim"],
-    route: Route,
-    gate_up_proj: Float[Tensor, "experts two_intermediate dim"],
-    down_proj: Float[Tensor, "experts dim intermediate"],
-    expert: Callable[..., Tensor] = expert_ffn,
-    *,
-    linear: Callable[..., Tensor] = F.linear,
-) -> Float[Tensor, "tokens dim"]:
+    x: Tokens, route: Route, gate_up_proj: GateUp, down_proj: Down, expert: Callable[..., Tensor] = expert_ffn,
+    *, linear: Callable[..., Tensor] = F.linear,
+) -> Tokens:  # fmt: skip
     """`moe` of a single token by `expert_ffn`: there is nothing to sort, and gate and up are one product."""
     out = torch.zeros_like(x)
     for number, weight in zip(route.experts[0].tolist(), route.weights[0], strict=True):

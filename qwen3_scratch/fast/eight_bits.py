@@ -21,8 +21,9 @@ from ..cache import KVCache
 from ..checkpoints.checkpoint import Advance, Checkpoint, Pick
 from ..errors import Error
 from ..model import Route, Weights, expert_ffn
-from ..trust.memory import available_memory, empty_in_large_pages, size_text
+from ..trust.memory import available_memory, size_text
 from .compiling import check_ops, compiled_by, compiled_decoder
+from .dispatch import Tokens
 from .eager import eager_decoder, ffn_by
 from .streamed import STREAMED, as_rows, written_down
 
@@ -50,7 +51,7 @@ def rounded(weight: Float[Tensor, "*rows columns"]) -> Rounded:
     No number moves by more than half its row's scale (Dettmers et al. 2022, arXiv:2208.07339: vector-wise absmax).
     """
     rows = weight.flatten(0, -2)
-    numbers = empty_in_large_pages(tuple(rows.shape), torch.int8, weight.device)
+    numbers = torch.empty_like(rows, dtype=torch.int8)
     scale = torch.empty(len(rows), device=weight.device)
     height = max(1, AT_A_TIME // rows.shape[1])
     for part, into, scales in zip(*(each.split(height) for each in (rows, numbers, scale)), strict=True):
@@ -119,12 +120,8 @@ def int8_linear(
 
 
 def moe_int8(
-    x: Float[Tensor, "tokens dim"],
-    route: Route,
-    gate_up_proj: Rounded,
-    down_proj: Rounded,
-    expert: Callable[..., Tensor] = expert_ffn,
-) -> Float[Tensor, "tokens dim"]:
+    x: Tokens, route: Route, gate_up_proj: Rounded, down_proj: Rounded, expert: Callable[..., Tensor] = expert_ffn
+) -> Tokens:
     """`moe_streamed` of rounded experts, for few tokens: each choice reads its expert where it lies."""
     gate_up = chosen_sum(x[:, None], gate_up_proj, route)
     gate, up = gate_up.to(x.dtype).chunk(2, dim=-1)

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..model import Ops, Route, expert_ffn, gqa_attention, heads_per_kv_head, moe_route
-from .dispatch import moe_all_experts, moe_grouped
+from .dispatch import Down, GateUp, Tokens, moe_all_experts, moe_grouped
 from .eager import ffn_by
 
 # The most rows for which the sum below is no slower than the library's product (measured: benchmarks/products.py; at 4
@@ -80,12 +80,8 @@ def route_streamed(
 
 
 def moe_streamed(
-    x: Float[Tensor, "tokens dim"],
-    route: Route,
-    gate_up_proj: Float[Tensor, "experts two_intermediate dim"],
-    down_proj: Float[Tensor, "experts dim intermediate"],
-    expert: Callable[..., Tensor] = expert_ffn,
-) -> Float[Tensor, "tokens dim"]:
+    x: Tokens, route: Route, gate_up_proj: GateUp, down_proj: Down, expert: Callable[..., Tensor] = expert_ffn
+) -> Tokens:
     """`moe` without a wait: compiled, each choice reads its expert's weights where they lie, with no copy of them.
 
     Where the choices are many more than the experts, reading each expert once is cheaper: then `moe_grouped`, or

@@ -1,7 +1,8 @@
 """Figures drawn from a trace or from tensors. Each function returns a matplotlib Figure and never calls show().
 
 Titles state what the numbers say, shades run from light (little) to dark (much) and read the same in grey, and
-token labels make spaces and line breaks visible. Nothing here touches pyplot or matplotlib's global settings.
+token labels make spaces and line breaks visible. Nothing here touches pyplot or matplotlib's global settings. Uses
+traces, generation and the slices of `devices`.
 """
 
 from .attention import attention_maps, attention_steps, head_lengths, head_sharing, mask_panels, token_looks

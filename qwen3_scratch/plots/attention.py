@@ -118,7 +118,7 @@ def mask_panels(masks: Mapping[str, Bool[Tensor, "q_len k_len"]], labels: Sequen
     panels = figure.subplots(1, len(masks), squeeze=False)[0]
     for ax, (name, mask) in zip(panels, masks.items(), strict=True):
         q_len, k_len = mask.shape
-        keys = list(labels) or list(range(k_len))
+        keys: list[object] = list(labels) or list(range(k_len))
         heatmap(ax, mask.float(), cmap=ListedColormap([HIDDEN, DARK]), vmin=0, vmax=1)
         wide = 0.8 if k_len <= 24 else 0.0  # closer lines would hide what they part
         ax.hlines(torch.arange(q_len + 1) - 0.5, -0.5, k_len - 0.5, color="white", lw=wide)

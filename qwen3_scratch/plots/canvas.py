@@ -13,7 +13,7 @@ from typing import Any
 import matplotlib.figure
 from matplotlib import font_manager, style
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
+from matplotlib.axis import XAxis, YAxis
 from matplotlib.colorbar import Colorbar
 from matplotlib.image import AxesImage
 from matplotlib.ticker import LogLocator, NullLocator
@@ -44,7 +44,7 @@ class Figure(matplotlib.figure.Figure):
         return file.getvalue(), {"width": width, "height": height}
 
 
-def token_labels(tokenizer: Tokenizer | None, token_ids: Iterable, limit: int = 12) -> list[str]:
+def token_labels(tokenizer: Tokenizer | None, token_ids: Iterable[Any], limit: int = 12) -> list[str]:
     """A short text for each token: ␣ is a space, ⏎ a line break, hex digits are part of a character, □ has no glyph."""
 
     def label(token: int) -> str:
@@ -72,7 +72,7 @@ def new_figure(title: str, width: float, height: float) -> Figure:
     return figure
 
 
-def label_axis(axis: Axis, labels: Iterable[Any], inches: float, place: float = 0.0, apart: int = 1) -> None:
+def label_axis(axis: XAxis | YAxis, labels: Iterable[Any], inches: float, place: float = 0.0, apart: int = 1) -> None:
     """Labels along an axis of this length, from `place` on every `apart` cells; if short, every second, ..."""
     texts = [str(label) for label in labels]
     each, longest = inches / len(texts), max(map(len, texts))
@@ -91,15 +91,16 @@ def heatmap(ax: Axes, values: Tensor, texts: Iterable[Iterable[Any]] | None = ()
     image = ax.imshow(values.detach().float().cpu().numpy(), **{"aspect": "auto"} | options)
     ax.spines[:].set_visible(False)
     texts = [[f"{100 * value:.0f}" for value in line] for line in values.tolist()] if texts is None else texts
+    norm: Any = image.norm  # the library annotates it for arrays alone
     for row, line in enumerate(texts):
         for column, text in enumerate(line):
-            colour = "white" if image.norm(float(values[row, column])) > 0.6 else "black"
+            colour = "white" if norm(float(values[row, column])) > 0.6 else "black"
             cell = ax.text(column, row, str(text), ha="center", va="center", fontsize=6.3, color=colour)
             cell.set_in_layout(False)  # it lies within the axes; measuring thousands takes seconds
     return image
 
 
-def percent(share: float, place: int | None = None) -> str:
+def percent(share: float, place: int | float | None = None) -> str:
     """A percentage for a tick of an axis."""
     return f"{100 * share:.3g}%"
 
@@ -112,8 +113,8 @@ def spoken(share: float) -> str:
 def colour_bar(figure: Figure, image: AxesImage, label: str, **options: Any) -> Colorbar:
     """A bar beside all axes that says which shade is how many percent, or with `format=None` which number."""
     size = min(1.0, 2.2 / figure.get_figheight())
-    options = {"ax": figure.axes, "shrink": size, "aspect": 14, "pad": 0.01, "format": percent} | options
-    bar = figure.colorbar(image, label=label, **options)
+    usual: dict[str, Any] = {"ax": figure.axes, "shrink": size, "aspect": 14, "pad": 0.01, "format": percent}
+    bar = figure.colorbar(image, label=label, **usual | options)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=SMALL)
     return bar
@@ -124,12 +125,12 @@ def draw_lines(
 ) -> None:
     """Up to four lines that differ in grey, with a marker at each place (`marker=None`: without), by name."""
     for (name, values), (form, marker, colour, width) in zip(lines.items(), LINES, strict=False):
-        look = {"ls": form, "marker": marker, "color": colour, "lw": width, "ms": 4} | options
-        ax.plot(places, values, label=name, **look)
+        look: dict[str, Any] = {"ls": form, "marker": marker, "color": colour, "lw": width, "ms": 4}
+        ax.plot(places, values, label=name, **look | options)
 
 
 def logarithmic(
-    axis: Axis,
+    axis: XAxis | YAxis,
     places: Sequence[int] = (),
     *,
     base: int = 10,
@@ -151,7 +152,7 @@ def line_panels(title: str, count: int, most: int, wide: float, high: float) -> 
     lines = math.ceil(count / most)
     longest = math.ceil(count / lines)
     figure = new_figure(title, max(5.2, wide * longest + 1.7), max(2.6, 0.5 + lines * (0.9 + high)))
-    figure.get_layout_engine().set(h_pad=0.08)
+    figure.set_layout_engine("constrained", h_pad=0.08)
     axes = figure.subplots(lines, 1, squeeze=False)[:, 0]
     return figure, [(ax, slice(line * longest, min((line + 1) * longest, count))) for line, ax in enumerate(axes)]
 

@@ -1,6 +1,7 @@
 """How predictions become text: what a cache saves and holds, and how the next token is chosen."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -47,7 +48,7 @@ def decoding_cost(lengths: Sequence[int], operations: Mapping[str, Sequence[int 
         between = (torch.tensor(each[1:]) + torch.tensor(each[:-1])) / 2 * steps.diff()
         totals[name] = [0.0, *between.cumsum(0).tolist()]
     last = {name: total[-1] for name, total in totals.items()}
-    most, least = max(last, key=last.get), min(last, key=last.get)
+    most, least = max(last, key=last.__getitem__), min(last, key=last.__getitem__)
     ratio = last[most] / last[least] if last[least] else 1.0
     new = lengths[-1] - lengths[0]
     title = f"After {new:,} new tokens “{most}” has done {ratio:,.0f} times the work of “{least}”"
@@ -71,7 +72,7 @@ def decoding_cost(lengths: Sequence[int], operations: Mapping[str, Sequence[int 
 def cache_size(lengths: Sequence[int], sizes: Mapping[str, Sequence[int]]) -> Figure:
     """Bytes that keys and values take for one text of each length (tokens), one line for each way of keeping them."""
     last = {name: held[-1] for name, held in sizes.items()}
-    most, least = max(last, key=last.get), min(last, key=last.get)
+    most, least = max(last, key=last.__getitem__), min(last, key=last.__getitem__)
     title = f"At {lengths[-1]:,} tokens: {short(last[most])}B with “{most}”, {short(last[least])}B with “{least}”"
     figure = new_figure(title, 8.0, 3.0)
     ax = figure.subplots()
@@ -130,7 +131,7 @@ def inverse_draw(
     ax = figure.subplots()
     for place, token in enumerate(named):
         size, stop = float(probability[token]), float(reached[token])
-        lit = {"color": LIT, "hatch": "///"} if token == chosen else {"color": PALE}
+        lit: dict[str, Any] = {"color": LIT, "hatch": "///"} if token == chosen else {"color": PALE}
         ax.barh(place, size, left=stop - size, edgecolor=DARK, lw=0.6, height=0.75, **lit)
         ax.hlines(place, 0, stop - size, color="#bbbbbb", lw=0.6, zorder=0)
     ax.axvline(uniform, color="black", lw=1.2, ls="--")
@@ -148,7 +149,7 @@ def shares_right(shares: Mapping[str, Mapping[str, float]], count: int) -> Figur
     The title names the group in which the ways differ most.
     """
     group = max(shares, key=lambda name: max(shares[name].values()) - min(shares[name].values()))
-    best, worst = (choose(shares[group], key=shares[group].get) for choose in (max, min))
+    best, worst = (choose(shares[group], key=shares[group].__getitem__) for choose in (max, min))
     title = f"{group.capitalize()}: “{best}” is right on {shares[group][best]:.0%} of {count}, "
     title += f"“{worst}” on {shares[group][worst]:.0%}"
     if shares[group][best] == shares[group][worst]:

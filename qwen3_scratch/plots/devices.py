@@ -86,8 +86,9 @@ def device_shares(config: Config, tensors: int, experts: int) -> Figure:
     ax.set(xlim=(-0.04, len(places) + 0.04), ylim=(len(rows), 0))
     ax.spines[:].set_visible(False)
     ax.set_yticks([at + 0.5 for at in range(len(rows))], [f"{name}  {spoken(wholes[name] / total)}" for name in rows])
-    names = [f"{rank}\nt {place.tensor}, e {place.expert}" for rank, place in enumerate(places)]
-    ax.set_xticks([at + 0.5 for at in range(len(places))], names if len(places) <= 10 else range(len(places)))
+    few = len(places) <= 10
+    names = [f"{rank}\nt {place.tensor}, e {place.expert}" if few else f"{rank}" for rank, place in enumerate(places)]
+    ax.set_xticks([at + 0.5 for at in range(len(places))], names)
     ax.set_xlabel("rank, with its place in the grid: t tensor, e expert")
     ax.tick_params(length=0, labelsize=SMALL)
     return figure
@@ -108,7 +109,7 @@ def device_memory(held: Mapping[str, Mapping[str, Mapping[int, int | float]]], l
 
     `limits` are the memories of devices, in GB. The title says on how few devices of each kind a model fits.
     """
-    found = []
+    found: list[str] = []
     for model, ways in held.items():
         pairs = [pair for sizes in ways.values() for pair in sizes.items()]
         needs = []

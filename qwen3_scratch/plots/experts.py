@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -47,7 +48,7 @@ def information_test(
     figure = new_figure(f"{title} (at least 5% of the draws)", 1.2 + 1.95 * max(2, min(count, 4)), 1.15 + 1.35 * rows)
     edge = 1.08 * max(float(part.max()) for part in (measured, shuffled, random))
     for number, (ax, first, last) in enumerate(small_multiples(figure, count)):
-        options = {"bins": 30, "range": (0, edge), "edgecolor": DARK, "lw": 0.4}
+        options: dict[str, Any] = {"bins": 30, "range": (0, edge), "edgecolor": DARK, "lw": 0.4}
         ax.hist(shuffled[:, number].tolist(), weights=[1 / len(shuffled)] * len(shuffled), color=MIDDLE, **options)
         ax.hist(
             random[:, number].tolist(), weights=[1 / len(random)] * len(random), color=PALE, hatch="////", **options
@@ -58,7 +59,8 @@ def information_test(
         ax.yaxis.set_major_formatter(percent)
         ax.tick_params(labelsize=SMALL)
     names = [f"{len(shuffled)} shuffles", f"{len(random)} random routers", "measured"]
-    figure.legend([*ax.containers, ax.lines[0]], names, loc="outside lower left", ncols=3, frameon=False)
+    drawn: list[Any] = [*ax.containers, ax.lines[0]]
+    figure.legend(drawn, names, loc="outside lower left", ncols=3, frameon=False)
     return figure
 
 
@@ -94,15 +96,11 @@ def rank_shares(ranked: Float[Tensor, "layers experts"], top_k: int, layers: Seq
     ax, left = figure.subplots(), torch.zeros(len(ranked))
     for rank, share in enumerate(ranked.T):
         kept = rank < top_k
-        look = {
-            "color": (DARK, MIDDLE)[rank % 2] if kept else "white",
-            "hatch": "" if kept else "////",
-        }
-        bars = ax.barh(
-            range(len(ranked)), share.tolist(), left=left.tolist(), edgecolor="black", lw=0.6, height=0.7, **look
-        )
+        colour, hatch = ((DARK, MIDDLE)[rank % 2], "") if kept else ("white", "////")
+        look: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": "black", "lw": 0.6}
+        bars = ax.barh(range(len(ranked)), share.tolist(), left=left.tolist(), height=0.7, **look)
         if len(ranked) <= 12 and float(share.min()) >= 0.045:
-            place = {"bbox": {"fc": "white", "ec": "none", "pad": 0.6}, "fontsize": SMALL}
+            place: dict[str, Any] = {"bbox": {"fc": "white", "ec": "none", "pad": 0.6}, "fontsize": SMALL}
             ax.bar_label(bars, [f"{value:.0%}" for value in share.tolist()], label_type="center", **place)
         left = left + share
     label_axis(ax.yaxis, [f"layer {number}" for number in list(layers) or range(len(ranked))], 0.25 * len(ranked))

@@ -1,6 +1,7 @@
 """What the files of a checkpoint hold: where their bytes lie, how many parameters a part has, the bits of one."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from matplotlib.axes import Axes
@@ -20,21 +21,22 @@ FORMATS = (("fp32", torch.float32, 8, 23), ("bf16", torch.bfloat16, 8, 7), ("fp1
 UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "bytes"))
 
 
-def _look(part: str) -> dict[str, object]:
+def _look(part: str) -> dict[str, Any]:
     shade, hatch = SHADES.get(part, OTHER)
     return {"fc": shade, "hatch": hatch, "ec": "black", "lw": 0.5}
 
 
 def _strip(ax: Axes, segments: Sequence[tuple[str, int]], start: int, stop: int, scale: float) -> None:
     """The stretch of a file from byte `start` to `stop`, neighbours of one part as one box; `scale` bytes are 1."""
-    at, drawn = 0, []
+    at = 0
+    drawn: list[tuple[str, int, int]] = []
     for part, size in segments:
         left, right = max(at, start), min(at + size, stop)
         if left < right:
             if drawn and drawn[-1][0] == part:
-                drawn[-1][2] = right
+                drawn[-1] = (part, drawn[-1][1], right)
             else:
-                drawn.append([part, left, right])
+                drawn.append((part, left, right))
         at += size
     for part, left, right in drawn:
         ax.add_patch(Rectangle((left / scale, 0), (right - left) / scale, 1, **_look(part)))
@@ -52,7 +54,7 @@ def file_layout(segments: Sequence[tuple[str, int]], closer: tuple[int, int]) ->
     if not 0 <= closer[0] < closer[1] <= total:
         raise Error(f"closer: {closer} found, expected a stretch of the file's {total} bytes")
     shares = {part: sum(size for name, size in segments if name == part) / total for part, _ in segments}
-    largest = max(shares, key=shares.get)
+    largest = max(shares, key=shares.__getitem__)
     title = f"The largest part of the file is “{largest}” with {percent(shares[largest])}"
     if "header" in shares and largest != "header":
         title += f"; the header takes {percent(shares['header'])}"
@@ -86,7 +88,7 @@ def parameters_by_part(total: Mapping[str, int], active: Mapping[str, int]) -> F
     if total.keys() != active.keys():
         raise Error(f"active: parts {sorted(active)} found, expected those of total, {sorted(total)}")
     everything, used = sum(total.values()), sum(active.values())
-    largest = max(total, key=total.get)
+    largest = max(total, key=total.__getitem__)
     share = percent(total[largest] / everything)
     title = f"All parameters are active for a token; “{largest}” has {share} of them"
     if used < everything:
@@ -94,11 +96,9 @@ def parameters_by_part(total: Mapping[str, int], active: Mapping[str, int]) -> F
         title += f"; {largest}: {share} of all, {percent(active[largest] / used)} of the active"
     figure = new_figure(title, 7.6, 0.9 + 0.42 * len(total))
     ax = figure.subplots()
-    for values, offset, name, look in (
-        (total, -0.19, "total", {"fc": PALE, "hatch": ""}), (active, 0.19, "active for one token", {"fc": MIDDLE}),
-    ):  # fmt: skip
+    for values, offset, name, shade in ((total, -0.19, "total", PALE), (active, 0.19, "active for one token", MIDDLE)):
         places = [row + offset for row in range(len(values))]
-        bars = ax.barh(places, list(values.values()), 0.36, ec="black", lw=0.5, label=name, **look)
+        bars = ax.barh(places, list(values.values()), 0.36, ec="black", lw=0.5, label=name, fc=shade)
         ax.bar_label(bars, [f"{value:,}" for value in values.values()], padding=3, fontsize=SMALL)
     ax.set(xlim=(0, 1.22 * max(total.values())), ylim=(len(total) - 0.5, -0.5), xlabel="parameters")
     ax.set_yticks(range(len(total)), list(total))
@@ -130,8 +130,8 @@ def number_bits(value: float) -> Figure:
         bits = _bits(number)
         for column, bit in enumerate(bits):
             part = 0 if column == 0 else 1 if column <= exponent else 2
-            look = ({"fc": DARK}, {"fc": PALE}, {"fc": "white"})[part]
-            ax.add_patch(Rectangle((column, row), 0.92, 0.72, ec="black", lw=0.5, **look))
+            shade = (DARK, PALE, "white")[part]
+            ax.add_patch(Rectangle((column, row), 0.92, 0.72, ec="black", lw=0.5, fc=shade))
             colour = "white" if part == 0 else "black"
             ax.text(column + 0.46, row + 0.36, bit, ha="center", va="center", fontsize=SMALL, color=colour)
         ax.text(-0.6, row + 0.36, name, ha="right", va="center")

@@ -1,6 +1,7 @@
 """How a model learns: what counts in its loss, how its loss falls, and how evenly its experts are used."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -68,13 +69,13 @@ def score_curves(history: Sequence[Mapping[str, float | int]], lessons: Sequence
     scored = [entry for entry in history if any("/" in name for name in entry)]
     steps = [entry["step"] for entry in scored]
     domains = list(dict.fromkeys(name.partition("/")[0] for entry in scored for name in entry if "/" in name))
-    half = {}
+    half: dict[str, int | float] = {}
     for domain in domains:
         reached = [entry["step"] for entry in scored if entry.get(f"{domain}/thinking", 0) >= 0.5]
         half |= {domain: reached[0]} if reached else {}
     title = f"With thinking, half right is reached in {len(half)} of {len(domains)} domains"
     if half:
-        last = max(half, key=half.get)
+        last = max(half, key=half.__getitem__)
         title += f", last in “{last}”, by step {half[last]:,}"
     height = 1.0 + 1.25 * (1 + (len(domains) - 1) // 4)
     figure = new_figure(title, max(5.2, 1.0 + 1.95 * min(len(domains), 4)), max(2.3, height))
@@ -84,7 +85,7 @@ def score_curves(history: Sequence[Mapping[str, float | int]], lessons: Sequence
         _mark(ax, [step for step in lessons if step])
         ax.set(title=domain, ylim=(-0.04, 1.04), yticks=(0, 0.5, 1), xticks=(0, steps[-1]))
         ax.set_xticklabels(("0", f"{steps[-1]:,}"), fontsize=SMALL)
-        ax.get_xticklabels()[1].set_ha("right")
+        ax.get_xticklabels()[1].set_horizontalalignment("right")
         ax.yaxis.set_major_formatter(percent)
         if not first:
             ax.set_yticklabels(())
@@ -115,7 +116,7 @@ def target_losses(
         ax.bar(places[full[part]].tolist(), high, 1.0, color="#e6e6e6", zorder=0, label="counts fully")
         for chosen, colour, hatch, name in kinds:
             here = chosen[part]
-            bars = {"color": colour, "hatch": hatch, "edgecolor": DARK, "lw": 0.4, "label": name}
+            bars: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": DARK, "lw": 0.4, "label": name}
             ax.bar(places[here].tolist(), nats[part][here].tolist(), 0.8, **bars)
         ax.axhline(chance, color="black", lw=0.9, ls="--", label="chance")
         ax.set(xlim=(-0.7, panels[0][1].stop - 0.3), ylim=(0, high), ylabel="nats")
@@ -141,7 +142,7 @@ def balance_bars(share: Float[Tensor, "experts"], probability: Float[Tensor, "ex
     )
     ax, places = figure.subplots(), torch.arange(experts)
     ax.bar((places - 0.2).tolist(), (share / top_k).tolist(), 0.4, color=DARK, label="share of the choices, f / top_k")
-    pale = {"color": PALE, "edgecolor": DARK, "hatch": "//", "lw": 0.5}
+    pale: dict[str, Any] = {"color": PALE, "edgecolor": DARK, "hatch": "//", "lw": 0.5}
     ax.bar((places + 0.2).tolist(), probability.tolist(), 0.4, label="mean probability, P", **pale)
     ax.axhline(1 / experts, color="black", lw=0.9, ls="--", label="even use")
     ax.set(xlabel="expert", ylabel="share", xlim=(-0.7, experts - 0.3))
@@ -170,7 +171,7 @@ def learning_rates(rates: Sequence[float]) -> Figure:
 def loss_comparison(steps: Sequence[int], losses: Mapping[str, Sequence[float]], chance: float) -> Figure:
     """Cross-entropy over the steps, a line for each run; the dashed line is `chance`, the loss of knowing nothing."""
     ends = {name: values[-1] for name, values in losses.items()}
-    best = min(ends, key=ends.get)
+    best = min(ends, key=ends.__getitem__)
     parts = [f"{name} {value:.2f}" for name, value in ends.items()]
     gap = max(ends.values()) - ends[best]
     title = f"Nats per target at the end: {', '.join(parts)}; {gap:.2f} apart"

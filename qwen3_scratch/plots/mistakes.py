@@ -1,6 +1,7 @@
 """What mistakes cost: divergence from the right model by token and by layer, and what is left of its answers."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
@@ -11,7 +12,11 @@ from torch import Tensor
 from .canvas import DARK, SMALL, Figure, colour_bar, heatmap, label_axis, new_figure, styled
 
 LEAST, MOST = 1e-3, 10.0  # nats: the ends of the shades; below the first no one would notice
-FORMS = ({"marker": "o", "mfc": DARK}, {"marker": "^", "mfc": "white"}, {"marker": "s", "mfc": "none", "ms": 8})
+FORMS: tuple[dict[str, Any], ...] = (
+    {"marker": "o", "mfc": DARK},
+    {"marker": "^", "mfc": "white"},
+    {"marker": "s", "mfc": "none", "ms": 8},
+)
 
 
 @styled
@@ -87,7 +92,7 @@ def mistake_shares(names: Sequence[str], shares: Mapping[str, Sequence[float]]) 
         found = [values[row] for values in shares.values()]
         ax.plot((min(found), max(found)), (place, place), color="#999999", lw=0.8, zorder=1)
     for form, (kind, values) in zip(FORMS, shares.items(), strict=False):
-        options = {"ls": "", "mec": DARK, "mew": 1.0, "ms": 5.5, "label": kind} | form
+        options: dict[str, Any] = {"ls": "", "mec": DARK, "mew": 1.0, "ms": 5.5, "label": kind} | form
         ax.plot([values[row] for row in order], range(count), **options)
     label_axis(ax.yaxis, [names[row] for row in order], 0.19 * count)
     ax.set(xlim=(-0.02, 1.02), ylim=(count - 0.5, -0.5), xlabel="share that is still right")

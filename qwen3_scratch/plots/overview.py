@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Collection
+from typing import Any
 
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
@@ -43,12 +44,15 @@ def model_map(highlight: str | Collection[str] = (), title: str = "") -> Figure:
     ax = figure.add_axes((0, 0, 1, 3.2 / 3.6), xlim=(0, 9), ylim=(0, 3.2))
     ax.set_axis_off()
 
-    def box(part, left, bottom, width, height, shade, plain, **options):
-        colours = {"fc": shade, "ec": "black", "lw": 2} if part in lit else {"fc": plain, "ec": "#777777", "lw": 0.8}
+    def box(
+        part: str, left: float, bottom: float, width: float, height: float, shade: str, plain: str, **options: Any
+    ) -> None:
+        face, edge, line = (shade, "black", 2.0) if part in lit else (plain, "#777777", 0.8)
+        look: dict[str, Any] = {"fc": face, "ec": edge, "lw": line}
         corners = "round,pad=0,rounding_size=0.07"
-        ax.add_patch(FancyBboxPatch((left, bottom), width, height, boxstyle=corners, **colours, **options))
+        ax.add_patch(FancyBboxPatch((left, bottom), width, height, boxstyle=corners, **look | options))
 
-    def write(x, y, text, part="", **options):
+    def write(x: float, y: float, text: str, part: str = "", **options: Any) -> None:
         ax.text(x, y, text, **{"ha": "center", "va": "center", "weight": "bold" if part in lit else None} | options)
 
     box("decoder_layer", *LAYER, "#fff1d0", "#f4f4f4", zorder=0)
@@ -58,9 +62,10 @@ def model_map(highlight: str | Collection[str] = (), title: str = "") -> Figure:
     ax.plot((8.275, 8.275, 0.725), (2.86, 3.08, 3.08), color="#555555", lw=0.9)
     write(4.5, 3.08, "the new token is read next", fontsize=SMALL, bbox={"fc": "white", "ec": "none"})
     on = "residual_stream" in lit
-    for *start, x, y in ARROWS:
-        line = {"color": "black", "lw": 2.2} if on and start[1] == y == STREAM else {"color": "#555555", "lw": 0.9}
-        ax.add_patch(FancyArrowPatch(start, (x, y), arrowstyle="-|>", mutation_scale=8, shrinkA=0, shrinkB=0, **line))
+    for left, bottom, x, y in ARROWS:
+        colour, width = ("black", 2.2) if on and bottom == y == STREAM else ("#555555", 0.9)
+        look: dict[str, Any] = {"color": colour, "lw": width, "shrinkA": 0, "shrinkB": 0}
+        ax.add_patch(FancyArrowPatch((left, bottom), (x, y), arrowstyle="-|>", mutation_scale=8, **look))
     for x in SUMS:
         ax.plot(x, STREAM, "o", ms=13, mfc=LIT if on else "white", mec="black", mew=0.8)
         write(x, STREAM - 0.01, "+", fontsize=11)

@@ -166,7 +166,7 @@ def angle_errors(errors: Mapping[str, Float[Tensor, "positions"]], positions: Se
 def loss_by_gap(losses: Mapping[str, Sequence[float]], gaps: Sequence[int]) -> Figure:
     """What an answer costs when its positions begin so many later than its question ends, a line for each way."""
     last = {name: values[-1] for name, values in losses.items()}
-    best = min(last, key=last.get)
+    best = min(last, key=last.__getitem__)
     title = f"At a gap of {gaps[-1]:,} the loss is least with “{best}”, {last[best]:.2f} nats a token"
     figure = new_figure(f"{title}, and {losses[best][0]:.2f} without a gap", 7.4, 3.1)
     ax = figure.subplots()

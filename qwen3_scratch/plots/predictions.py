@@ -62,7 +62,7 @@ def logit_lens(
     for ax, part in panels:
         image = heatmap(ax, chance[:, part], [line[part] for line in guesses], vmin=0, vmax=1, origin="lower")
         for text, same in zip(ax.texts, [same for line in agree for same in line[part]], strict=True):
-            text.set_weight("bold" if same else "normal")
+            text.set_fontweight("bold" if same else "normal")
         ax.set_xlim(-0.5, panels[0][1].stop - 0.5)
         label_axis(ax.xaxis, labels[part], 0.6 * (part.stop - part.start))
         label_axis(ax.yaxis, depths, high)

@@ -1,7 +1,7 @@
 """Which token goes to which expert, and what that costs: probabilities, route maps, flows, loads, what top-k cuts."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -36,7 +36,9 @@ from .canvas import (  # fmt: skip
 
 def routes(source: Trace | Mapping[int, Route]) -> dict[int, Route]:
     """Layer number -> the Route of all tokens that a trace saw, pass after pass. Raises Error where there is none."""
-    calls = [(c.layer, c.output) for c in source["moe_route"]] if isinstance(source, Trace) else source.items()
+    calls: Iterable[tuple[Any, Route]] = (  # any: what is called outside the layers has no number
+        [(c.layer, c.output) for c in source["moe_route"]] if isinstance(source, Trace) else source.items()
+    )
     found: dict[int, list[Route]] = {}
     for layer, route in calls:
         found.setdefault(layer, []).append(route)

@@ -1,6 +1,7 @@
 """How fast a step is and what bounds it: forms of dispatch timed, stages against the bound, experts hit by a batch."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from jaxtyping import Float
 from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -65,11 +66,11 @@ def stage_speed(
 ) -> Figure:
     """Tokens a second of each stage (None: not run here), what was predicted, and the bound that reading sets."""
     run = {name: speed for name, speed in measured.items() if speed is not None}
-    best = max(run, key=run.get)
+    best = max(run, key=run.__getitem__)
     title = f"“{best}” is the fastest stage here: {run[best]:,.0f} tokens a second, {spoken(run[best] / bound)} of"
     figure = new_figure(f"{title} what reading the memory allows", 8.8, 1.5 + 0.34 * len(measured))
     ax = figure.subplots()
-    beside = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": SMALL + 0.5}
+    beside: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": SMALL + 0.5}
     for row, speed in enumerate(measured.values()):
         if speed is None:
             ax.annotate("not run here", (0.01, row), style="italic", **beside)
@@ -77,8 +78,8 @@ def stage_speed(
         ax.barh(row, speed, color=PALE, edgecolor=DARK, lw=0.6, height=0.62)
         ax.annotate(f"{speed:,.0f} ({spoken(speed / bound)})", (1.01, row), **beside)
     rows = [list(measured).index(name) for name in predicted]
-    points = {"ms": 6, "mfc": LIT, "mec": "black", "mew": 0.8, "label": "predicted from launches and bytes"}
-    ax.plot(list(predicted.values()), rows, "D", **points)
+    points: dict[str, Any] = {"ms": 6, "mfc": LIT, "mec": "black", "mew": 0.8}
+    ax.plot(list(predicted.values()), rows, "D", label="predicted from launches and bytes", **points)
     ax.axvline(bound, color="black", lw=1.2, ls="--", label=f"bound by bytes: {bound:,.0f} (100%)")
     ax.set(xlim=(0, 1.05 * max(*run.values(), *predicted.values(), bound)), ylim=(len(measured) - 0.5, -0.5))
     ax.set(xlabel="tokens a second", yticks=range(len(measured)), yticklabels=list(measured))
@@ -123,8 +124,8 @@ def distinct_experts(
 
 
 def between(low: float, high: float) -> str:
-    low, high = f"{low:.1f}", f"{high:.1f}"
-    return low if low == high else f"{low} to {high}"
+    least, most = f"{low:.1f}", f"{high:.1f}"
+    return least if least == most else f"{least} to {most}"
 
 
 @styled

@@ -52,7 +52,7 @@ def _borders(pieces: Sequence[str]) -> set[int]:
 def bytes_per_token(groups: Mapping[str, Sequence[int]]) -> Figure:
     """How many bytes a token holds on average, for each group of token lengths in bytes, from most to fewest."""
     means = {name: sum(lengths) / len(lengths) for name, lengths in groups.items()}
-    order = sorted(means, key=means.get, reverse=True)
+    order = sorted(means, key=means.__getitem__, reverse=True)
     most, fewest = order[0], order[-1]
     title = f"A token holds {means[most]:.1f} bytes of “{most}” and {means[fewest]:.1f} of “{fewest}”"
     figure = new_figure(title, 7.2, 0.9 + 0.25 * len(order))

@@ -11,7 +11,7 @@ from .canvas import DARK, MIDDLE, PALE, SMALL, Figure, new_figure, percent, styl
 @styled
 def agreement_bars(agreement: Mapping[str, float]) -> Figure:
     """Share of positions at which each variant finds the same next token likeliest as the dense model."""
-    worst = min(agreement, key=agreement.get)
+    worst = min(agreement, key=agreement.__getitem__)
     exact = sum(share == 1 for share in agreement.values())
     title = f"{exact} of {len(agreement)} always agree with the dense model; “{worst}” on {agreement[worst]:.0%}"
     figure = new_figure(title, 8.2, 0.9 + 0.3 * len(agreement))

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -114,8 +115,8 @@ def norms_before_after(
         middle = values.median(-1).values
         reach = torch.stack((middle - values.min(-1).values, values.max(-1).values - middle)).tolist()
         places = [number + shift for number in range(len(middle))]
-        options = {"color": colour, "mfc": colour if form == "o" else "white", "ms": 5, "lw": 1, "capsize": 2}
-        ax.errorbar(places, middle.tolist(), reach, fmt=form, label=name, **options)
+        look: dict[str, Any] = {"mfc": colour if form == "o" else "white", "ms": 5, "lw": 1, "capsize": 2}
+        ax.errorbar(places, middle.tolist(), reach, fmt=form, label=name, color=colour, **look)
     logarithmic(ax.yaxis)
     ax.set(ylabel="root mean square", xlim=(-0.6, len(labels) - 0.4))
     ax.axhline(1, color="#777777", lw=0.8, ls=":")
@@ -152,7 +153,7 @@ def norm_weights(weights: Float[Tensor, "norms channels"], labels: Sequence[str]
 def rounding_errors(errors: Mapping[str, Float[Tensor, "entries"]]) -> Figure:
     """For each way of computing, the share of the entries whose relative error is at most what the axis says."""
     worst = {name: float(values.float().max()) for name, values in errors.items()}
-    most, least = max(worst, key=worst.get), min(worst, key=worst.get)
+    most, least = max(worst, key=worst.__getitem__), min(worst, key=worst.__getitem__)
     title = f"The largest error is {worst[most]:.1%} for “{most}”"
     title += f" and {worst[least]:.1%} for “{least}”" if most != least else ""
     figure = new_figure(title, 7.4, 3.2)

@@ -59,6 +59,7 @@ Raw = Annotated[bool, typer.Option("--raw", help="Continue the text as it stands
 
 def main() -> None:
     """Runs the command line; an error is one line on standard error and a non-zero exit."""
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large pages; torch reads it at its first allocation
     with suppress(AttributeError):  # a character that the terminal lacks is no reason to stop
         output: Any = sys.stdout
         output.reconfigure(errors="replace")

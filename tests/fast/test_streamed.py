@@ -1,7 +1,5 @@
 """The forms for the compiler are the steps of a layer, uncompiled too; weights lie in pages as large as they can."""
 
-import mmap
-
 import pytest
 import torch
 from reference import assert_near
@@ -16,7 +14,6 @@ from qwen3_scratch.fast.streamed import (
     written_down,
 )
 from qwen3_scratch.model import attention_mask, expert_ffn, gqa_attention, moe_route
-from qwen3_scratch.trust.memory import LARGE_PAGE, empty_in_large_pages
 
 
 def drawn(*shapes: tuple[int, ...], seed: int = 0) -> list[torch.Tensor]:
@@ -61,40 +58,3 @@ def test_what_is_written_down_is_the_same_numbers_in_fp32():
     for given in (x, x.transpose(0, 1), x.bfloat16()):
         found = written_down(given)
         assert found.dtype == torch.float32 and torch.equal(found, given.float())
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("shape", [(), (3,), (700, 1024), (3, 700, 1024), (LARGE_PAGE,)])
-def test_a_tensor_in_large_pages_is_a_tensor_like_any_other(shape, dtype):
-    tensor = empty_in_large_pages(shape, dtype)
-    assert tensor.shape == shape and tensor.dtype == dtype and tensor.is_contiguous()
-    tensor.fill_(1.5)
-    other = empty_in_large_pages(shape, dtype).fill_(2.5)
-    assert tensor.eq(1.5).all() and other.eq(2.5).all()  # no memory in common
-    if tensor.nbytes >= LARGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
-        assert tensor.data_ptr() % LARGE_PAGE == 0
-
-
-def test_without_large_pages_it_is_an_ordinary_tensor(monkeypatch):
-    monkeypatch.delattr(mmap, "MADV_HUGEPAGE", raising=False)
-    assert empty_in_large_pages((700, 1024), torch.float32).untyped_storage().nbytes() == 700 * 1024 * 4
-
-
-def test_the_memory_of_a_tensor_in_large_pages_is_given_back():
-    def held() -> int:
-        with open("/proc/self/status") as file:
-            return next(int(line.split()[1]) for line in file if line.startswith("VmSize"))
-
-    before = held()
-    for _ in range(20):
-        empty_in_large_pages((2**26,), torch.uint8).fill_(1)
-    assert held() - before < 2**17  # of 20 * 2^16 kB
-
-
-def test_memory_that_is_not_there_is_told_as_such(monkeypatch):
-    def refuse(*given, **named):
-        raise OSError(12, "Cannot allocate memory")
-
-    monkeypatch.setattr(mmap, "mmap", refuse)
-    with pytest.raises(MemoryError, match="8388608 bytes"):
-        empty_in_large_pages((2**21,), torch.float32)

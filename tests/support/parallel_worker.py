@@ -1,4 +1,4 @@
-"""What each rank does in tests/test_parallel.py: `torchrun --nproc-per-node N parallel_worker.py JOB.json`.
+"""What each rank does in tests/devices/test_parallel.py: `torchrun --nproc-per-node N parallel_worker.py JOB.json`.
 
 A job lists cases; for each the ranks load their slices, compute, and write what they found beside the job.
 """

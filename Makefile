@@ -45,9 +45,10 @@ test: $(VENV)/.test-ready ## run everything that CI runs: lint, unit and noteboo
 	@$(MAKE) --no-print-directory unit
 	@$(MAKE) --no-print-directory notebooks
 
-lint: $(VENV)/.test-ready ## check style and format
+lint: $(VENV)/.test-ready ## check style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 unit: $(VENV)/.test-ready ## run the tests, with shapes checked
 	$(ALONE) $(BIN)/python -m pytest -q $(SPREAD) $(SHAPES) tests
@@ -100,7 +101,7 @@ test-exercises: $(VENV)/.test-ready ## grade every solution and every wrong answ
 	$(ALONE) $(BIN)/python -m pytest -q $(SHAPES) -n $(PROCESSES) -m grading tests
 
 clean: ## remove the environment and what tools left behind
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find qwen3_scratch tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
 
 # ---- set-up: each stamp is written when what it stands for is installed ----------------------

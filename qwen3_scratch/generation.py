@@ -23,6 +23,7 @@ from .trust.memory import telling_too_little_memory
 
 Prompt = str | Sequence[int] | Sequence[Message] | Tensor
 Number = int | float
+KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +75,7 @@ def with_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Shows the fields of `Options` in the place of `**options`, to `help` and to whoever completes names."""
     signature = inspect.signature(function)
     first = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
-    kind = inspect.Parameter.KEYWORD_ONLY
-    more = [inspect.Parameter(f.name, kind, default=f.default, annotation=f.type) for f in fields(Options)]
+    more = [inspect.Parameter(f.name, KEYWORD, default=f.default, annotation=f.type) for f in fields(Options)]
     function.__signature__ = signature.replace(parameters=[*first, *more])
     return function
 
@@ -116,6 +116,7 @@ class Settings(NamedTuple):
     sampling: Sampling
     stop_ids: frozenset[int]
     vocabulary: int  # rows of the embedding behind it are never sampled
+    length: int  # of the longest prompt with all its new tokens
 
 
 # A text is a sequence of texts to a type checker, so lists are asked for here; any sequence will do.
@@ -145,8 +146,9 @@ def generate(
     """
     prompts, many = as_batch(prompt)
     checkpoint, rows, settings = prepare(checkpoint, prompts, **options)
-    for _ in steps(checkpoint, rows, settings):
-        pass
+    with telling_what_needs_less(checkpoint, rows, settings):
+        for _ in steps(checkpoint, rows, settings):
+            pass
     results = [row.result() for row in rows]
     return results if many else results[0]
 
@@ -165,8 +167,9 @@ def stream(checkpoint: Checkpoint, prompt: Prompt, **options: Any) -> Generator[
     checkpoint, rows, settings = prepare(checkpoint, prompts, **options)
 
     def pieces() -> Generator[Piece, None, Generation]:
-        for new in steps(checkpoint, rows, settings):
-            yield from new[0]
+        with telling_what_needs_less(checkpoint, rows, settings):
+            for new in steps(checkpoint, rows, settings):
+                yield from new[0]
         return rows[0].result()
 
     return pieces()
@@ -223,9 +226,7 @@ def prompt_ids(
     return ids
 
 
-def prepare(
-    checkpoint: Checkpoint, prompts: Sequence[Prompt], **options: Any
-) -> tuple[Checkpoint, list[Row], Settings]:
+def prepare(checkpoint: Checkpoint, prompts: list[Prompt], **options: Any) -> tuple[Checkpoint, list[Row], Settings]:
     """The checkpoint as it is to decode, rows with their token ids, and settings within their ranges."""
     if unknown := options.keys() - {f.name for f in fields(Options)}:
         raise Error(f"{sorted(unknown)[0]}: no such option, expected one of generate's: check the spelling")
@@ -245,12 +246,13 @@ def prepare(
         rows.append(Row(ids, generator, text))
     check_generation_config(checkpoint.generation_config, Sampling._fields)
     sampling = asked.sampling(checkpoint)
-    longest, place = max(len(row.prompt) for row in rows), dict(dtype=checkpoint.dtype, device=checkpoint.device)
-    check_memory(checkpoint.config, len(rows), longest, asked.max_new_tokens, chunk=PREFILL_CHUNK, **place)
+    read, place = max(len(row.prompt) for row in rows), dict(dtype=checkpoint.dtype, device=checkpoint.device)
+    check_memory(checkpoint.config, len(rows), read, asked.max_new_tokens, chunk=PREFILL_CHUNK, **place)
     vocabulary = checkpoint.tokenizer.vocab_size if checkpoint.tokenizer else checkpoint.config.vocab_size
     if asked.compiled and checkpoint.decoder is None:
         checkpoint = fast.compiled(checkpoint)
-    return checkpoint, rows, Settings(asked, sampling, stop_token_ids(checkpoint), vocabulary)
+    settings = Settings(asked, sampling, stop_token_ids(checkpoint), vocabulary, read + asked.max_new_tokens)
+    return checkpoint, rows, settings
 
 
 def default_sampling(checkpoint: Checkpoint) -> Sampling:
@@ -270,30 +272,33 @@ def stop_token_ids(checkpoint: Checkpoint) -> frozenset[int]:
 # ---- one token after the other -----------------------------------------------------------------
 
 
+def telling_what_needs_less(checkpoint: Checkpoint, rows: list[Row], settings: Settings) -> telling_too_little_memory:
+    """Stands around `steps`, and not in it: its frame, which an error holds on to, would keep the cache."""
+    what, advice = f"{len(rows)} x {settings.length} tokens", "give fewer prompts at once"
+    return telling_too_little_memory(f"generate: {what}", f"lower max_new_tokens or {advice}", checkpoint.device)
+
+
 def steps(checkpoint: Checkpoint, rows: list[Row], settings: Settings) -> Iterator[list[list[Piece]]]:
     """Generates for all rows at once until each has finished; yields after every token each row's new pieces."""
-    length = max(len(row.prompt) for row in rows) + settings.options.max_new_tokens
-    what, advice = f"generate: {len(rows)} x {length} tokens", "lower max_new_tokens or give fewer prompts at once"
-    with telling_too_little_memory(what, advice, checkpoint.device):
-        kind = dict(dtype=checkpoint.dtype, device=checkpoint.device)
-        cache = KVCache(checkpoint.config, len(rows), length, chunk=PREFILL_CHUNK, **kind)
-        choice = new_choice(checkpoint, rows, settings)
-        pick = partial(choose, sampling=settings.sampling, **choice._asdict())
-        logits = prefill(checkpoint, [row.prompt for row in rows], cache)
-        advance = (checkpoint.decoder or eager_decoder)(checkpoint, cache, pick)
-        renew(choice, rows, settings, 0)
-        tokens = pick(logits)
-        for count in range(1, settings.options.max_new_tokens + 1):
-            chosen = tokens.tolist()
-            for number, row in enumerate(rows):
-                if chosen[number] == NOT_FINITE and row.finish_reason is None:
-                    what = f"generate: row {number} after {count - 1} tokens"
-                    raise explain(checkpoint, row.prompt + row.tokens, what)
-            yield [take(row, token, settings) for row, token in zip(rows, chosen, strict=True)]
-            if count == settings.options.max_new_tokens or all(row.finish_reason for row in rows):
-                break
-            renew(choice, rows, settings, count)
-            tokens = advance(tokens.clamp(min=0))  # a row that has finished may say what it likes
+    kind, most = dict(dtype=checkpoint.dtype, device=checkpoint.device), settings.options.max_new_tokens
+    cache = KVCache(checkpoint.config, len(rows), settings.length, chunk=PREFILL_CHUNK, **kind)
+    choice = new_choice(checkpoint, rows, settings)
+    pick = partial(choose, sampling=settings.sampling, **choice._asdict())
+    logits = prefill(checkpoint, [row.prompt for row in rows], cache)
+    advance = (checkpoint.decoder or eager_decoder)(checkpoint, cache, pick)
+    renew(choice, rows, settings, 0)
+    tokens = pick(logits)
+    for count in range(1, most + 1):
+        chosen = tokens.tolist()
+        for number, row in enumerate(rows):
+            if chosen[number] == NOT_FINITE and row.finish_reason is None:
+                what = f"generate: row {number} after {count - 1} tokens"
+                raise explain(checkpoint, row.prompt + row.tokens, what)
+        yield [take(row, token, settings) for row, token in zip(rows, chosen, strict=True)]
+        if count == most or all(row.finish_reason for row in rows):
+            break
+        renew(choice, rows, settings, count)
+        tokens = advance(tokens.clamp(min=0))  # a row that has finished may say what it likes
 
 
 class Choice(NamedTuple):

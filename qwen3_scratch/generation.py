@@ -119,7 +119,6 @@ class Settings(NamedTuple):
     length: int  # of the longest prompt with all its new tokens
 
 
-# A text is a sequence of texts to a type checker, so lists are asked for here; any sequence will do.
 @overload
 def generate(checkpoint: Checkpoint, prompt: str | list[int] | list[Message], **options: Any) -> Generation: ...
 @overload
@@ -292,8 +291,7 @@ def steps(checkpoint: Checkpoint, rows: list[Row], settings: Settings) -> Iterat
         chosen = tokens.tolist()
         for number, row in enumerate(rows):
             if chosen[number] == NOT_FINITE and row.finish_reason is None:
-                what = f"generate: row {number} after {count - 1} tokens"
-                raise explain(checkpoint, row.prompt + row.tokens, what)
+                raise explain(checkpoint, row.prompt + row.tokens, f"generate: row {number} after {count - 1} tokens")
         yield [take(row, token, settings) for row, token in zip(rows, chosen, strict=True)]
         if count == most or all(row.finish_reason for row in rows):
             break
@@ -330,8 +328,7 @@ def renew(choice: Choice, rows: list[Row], settings: Settings, count: int) -> No
         for number, row in enumerate(rows):
             choice.seen[number, row.tokens[-1:]] = True
     if settings.sampling.temperature > 0:
-        drawn = [torch.rand(1, generator=row.generator, dtype=torch.float64) for row in rows]
-        choice.uniform.copy_(torch.cat(drawn))
+        choice.uniform.copy_(torch.cat([torch.rand(1, generator=row.generator, dtype=torch.float64) for row in rows]))
 
 
 def take(row: Row, token: int, settings: Settings) -> list[Piece]:

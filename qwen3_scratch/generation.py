@@ -17,13 +17,14 @@ from .errors import Error, shown
 from .fast.eager import PREFILL_CHUNK, eager_decoder, prefill
 from .sampling import NOT_FINITE, Sampling, check_sampling, choose
 from .text_stream import Piece, TextStream
-from .tokenizer import Message
+from .tokenizer import Message, Tools
 from .tracing import explain
 from .trust.memory import telling_too_little_memory
 
 Prompt = str | Sequence[int] | Sequence[Message] | Tensor
 Number = int | float
 Function = TypeVar("Function", bound=Callable[..., Any])
+KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,7 @@ class Options:
     repetition_penalty: Annotated[Number | None, "Above 1 discourages repeating."] = None
     seed: Annotated[int | None, "Makes a random answer repeatable."] = None
     stop: Annotated[str | Sequence[str], "Text that ends the answer and is no part of it; may be several."] = ()
-    tools: Annotated[Sequence[dict[str, Any]] | None, "Descriptions of functions for the chat template."] = None
+    tools: Annotated[Tools | None, "Descriptions of functions for the chat template."] = None
     raw: Annotated[bool, "Continue the text as it stands, without the chat format."] = False
     compiled: Annotated[bool, "Compile first, some seconds once a process, then decode faster."] = False
 
@@ -75,8 +76,7 @@ def with_options(function: Function) -> Function:
     """Shows the fields of `Options` in the place of `**options`, to `help` and to whoever completes names."""
     signature = inspect.signature(function)
     first = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
-    kind = inspect.Parameter.KEYWORD_ONLY
-    more = [inspect.Parameter(f.name, kind, default=f.default, annotation=f.type) for f in fields(Options)]
+    more = [inspect.Parameter(f.name, KEYWORD, default=f.default, annotation=f.type) for f in fields(Options)]
     function.__signature__ = signature.replace(parameters=[*first, *more])  # type: ignore[attr-defined]  # typeshed lacks it
     return function
 
@@ -117,9 +117,9 @@ class Settings(NamedTuple):
     sampling: Sampling
     stop_ids: frozenset[int]
     vocabulary: int  # rows of the embedding behind it are never sampled
+    length: int  # of the longest prompt with all its new tokens
 
 
-# A text is a sequence of texts to a type checker, so lists are asked for here; any sequence will do.
 @overload
 def generate(checkpoint: Checkpoint, prompt: str | list[int] | list[Message], **options: Any) -> Generation: ...
 @overload
@@ -146,8 +146,9 @@ def generate(
     """
     prompts, many = as_batch(prompt)
     checkpoint, rows, settings = prepare(checkpoint, prompts, **options)
-    for _ in steps(checkpoint, rows, settings):
-        pass
+    with telling_what_needs_less(checkpoint, rows, settings):
+        for _ in steps(checkpoint, rows, settings):
+            pass
     results = [row.result() for row in rows]
     return results if many else results[0]
 
@@ -166,8 +167,9 @@ def stream(checkpoint: Checkpoint, prompt: Prompt, **options: Any) -> Generator[
     checkpoint, rows, settings = prepare(checkpoint, prompts, **options)
 
     def pieces() -> Generator[Piece, None, Generation]:
-        for new in steps(checkpoint, rows, settings):
-            yield from new[0]
+        with telling_what_needs_less(checkpoint, rows, settings):
+            for new in steps(checkpoint, rows, settings):
+                yield from new[0]
         return rows[0].result()
 
     return pieces()
@@ -195,12 +197,7 @@ def as_sequence(prompt: Any) -> Sequence[Any]:
 
 
 def prompt_ids(
-    checkpoint: Checkpoint,
-    prompt: Prompt,
-    *,
-    thinking: bool = True,
-    tools: Sequence[dict[str, Any]] | None = None,
-    raw: bool = False,
+    checkpoint: Checkpoint, prompt: Prompt, *, thinking: bool = True, tools: Tools | None = None, raw: bool = False
 ) -> list[int]:
     """The token ids that the model will read for a prompt of any kind."""
     tokenizer, rows, given = checkpoint.tokenizer, checkpoint.config.vocab_size, as_sequence(prompt)
@@ -224,9 +221,7 @@ def prompt_ids(
     return ids
 
 
-def prepare(
-    checkpoint: Checkpoint, prompts: Sequence[Prompt], **options: Any
-) -> tuple[Checkpoint, list[Row], Settings]:
+def prepare(checkpoint: Checkpoint, prompts: list[Prompt], **options: Any) -> tuple[Checkpoint, list[Row], Settings]:
     """The checkpoint as it is to decode, rows with their token ids, and settings within their ranges."""
     if unknown := options.keys() - {f.name for f in fields(Options)}:
         raise Error(f"{sorted(unknown)[0]}: no such option, expected one of generate's: check the spelling")
@@ -246,12 +241,14 @@ def prepare(
         rows.append(Row(ids, generator, text))
     check_generation_config(checkpoint.generation_config, Sampling._fields)
     sampling = asked.sampling(checkpoint)
-    size = len(rows), max(len(row.prompt) for row in rows), asked.max_new_tokens
-    check_memory(checkpoint.config, *size, chunk=PREFILL_CHUNK, dtype=checkpoint.dtype, device=checkpoint.device)
+    read, dtype, device = max(len(row.prompt) for row in rows), checkpoint.dtype, checkpoint.device
+    needed = len(rows), read, asked.max_new_tokens
+    check_memory(checkpoint.config, *needed, chunk=PREFILL_CHUNK, dtype=dtype, device=device)
     vocabulary = checkpoint.tokenizer.vocab_size if checkpoint.tokenizer else checkpoint.config.vocab_size
     if asked.compiled and checkpoint.decoder is None:
         checkpoint = fast.compiled(checkpoint)
-    return checkpoint, rows, Settings(asked, sampling, stop_token_ids(checkpoint), vocabulary)
+    settings = Settings(asked, sampling, stop_token_ids(checkpoint), vocabulary, read + asked.max_new_tokens)
+    return checkpoint, rows, settings
 
 
 def default_sampling(checkpoint: Checkpoint) -> Sampling:
@@ -271,31 +268,32 @@ def stop_token_ids(checkpoint: Checkpoint) -> frozenset[int]:
 # ---- one token after the other -----------------------------------------------------------------
 
 
+def telling_what_needs_less(checkpoint: Checkpoint, rows: list[Row], settings: Settings) -> telling_too_little_memory:
+    """Stands around `steps`, and not in it: its frame, which an error holds on to, would keep the cache."""
+    what, advice = f"{len(rows)} x {settings.length} tokens", "give fewer prompts at once"
+    return telling_too_little_memory(f"generate: {what}", f"lower max_new_tokens or {advice}", checkpoint.device)
+
+
 def steps(checkpoint: Checkpoint, rows: list[Row], settings: Settings) -> Iterator[list[list[Piece]]]:
     """Generates for all rows at once until each has finished; yields after every token each row's new pieces."""
-    length = max(len(row.prompt) for row in rows) + settings.options.max_new_tokens
-    what, advice = f"generate: {len(rows)} x {length} tokens", "lower max_new_tokens or give fewer prompts at once"
-    with telling_too_little_memory(what, advice, checkpoint.device):
-        dtype, device = checkpoint.dtype, checkpoint.device
-        cache = KVCache(checkpoint.config, len(rows), length, chunk=PREFILL_CHUNK, dtype=dtype, device=device)
-        choice = new_choice(checkpoint, rows, settings)
-        barred, seen, uniform = choice
-        pick = partial(choose, sampling=settings.sampling, barred=barred, seen=seen, uniform=uniform)
-        logits = prefill(checkpoint, [row.prompt for row in rows], cache)
-        advance = (checkpoint.decoder or eager_decoder)(checkpoint, cache, pick)
-        renew(choice, rows, settings, 0)
-        tokens = pick(logits)
-        for count in range(1, settings.options.max_new_tokens + 1):
-            chosen = tokens.tolist()
-            for number, row in enumerate(rows):
-                if chosen[number] == NOT_FINITE and row.finish_reason is None:
-                    what = f"generate: row {number} after {count - 1} tokens"
-                    raise explain(checkpoint, row.prompt + row.tokens, what)
-            yield [take(row, token, settings) for row, token in zip(rows, chosen, strict=True)]
-            if count == settings.options.max_new_tokens or all(row.finish_reason for row in rows):
-                break
-            renew(choice, rows, settings, count)
-            tokens = advance(tokens.clamp(min=0))  # a row that has finished may say what it likes
+    dtype, device, most = checkpoint.dtype, checkpoint.device, settings.options.max_new_tokens
+    cache = KVCache(checkpoint.config, len(rows), settings.length, chunk=PREFILL_CHUNK, dtype=dtype, device=device)
+    choice = new_choice(checkpoint, rows, settings)
+    pick = partial(choose, sampling=settings.sampling, barred=choice.barred, seen=choice.seen, uniform=choice.uniform)
+    logits = prefill(checkpoint, [row.prompt for row in rows], cache)
+    advance = (checkpoint.decoder or eager_decoder)(checkpoint, cache, pick)
+    renew(choice, rows, settings, 0)
+    tokens = pick(logits)
+    for count in range(1, most + 1):
+        chosen = tokens.tolist()
+        for number, row in enumerate(rows):
+            if chosen[number] == NOT_FINITE and row.finish_reason is None:
+                raise explain(checkpoint, row.prompt + row.tokens, f"generate: row {number} after {count - 1} tokens")
+        yield [take(row, token, settings) for row, token in zip(rows, chosen, strict=True)]
+        if count == most or all(row.finish_reason for row in rows):
+            break
+        renew(choice, rows, settings, count)
+        tokens = advance(tokens.clamp(min=0))  # a row that has finished may say what it likes
 
 
 class Choice(NamedTuple):
@@ -327,8 +325,7 @@ def renew(choice: Choice, rows: list[Row], settings: Settings, count: int) -> No
         for number, row in enumerate(rows):
             choice.seen[number, row.tokens[-1:]] = True
     if settings.sampling.temperature > 0:
-        drawn = [torch.rand(1, generator=row.generator, dtype=torch.float64) for row in rows]
-        choice.uniform.copy_(torch.cat(drawn))
+        choice.uniform.copy_(torch.cat([torch.rand(1, generator=row.generator, dtype=torch.float64) for row in rows]))
 
 
 def take(row: Row, token: int, settings: Settings) -> list[Piece]:

@@ -18,6 +18,7 @@ from .trust.tokenizer_checks import check_added, check_parts, check_vocabulary
 
 LARGEST_TOKENIZER = 40_000_000  # bytes; Qwen3's tokenizer.json has 11 million
 Message = dict[str, Any]
+Tools = Sequence[dict[str, Any]]  # descriptions of functions
 
 
 class Tokenizer:
@@ -81,7 +82,7 @@ class Tokenizer:
         self,
         messages: Sequence[Message],
         *,
-        tools: Sequence[dict[str, Any]] | None = None,
+        tools: Tools | None = None,
         thinking: bool = True,
         add_generation_prompt: bool = True,
     ) -> str:
@@ -120,7 +121,7 @@ def check_messages(messages: Sequence[Message]) -> None:
     _check_size("messages", messages)
 
 
-def check_tools(tools: Sequence[dict[str, Any]] | None) -> None:
+def check_tools(tools: Tools | None) -> None:
     if not (tools is None or (isinstance(tools, (list, tuple)) and all(isinstance(tool, dict) for tool in tools))):
         raise Error(f"tools is {shown(tools)}, expected a list of descriptions of functions: write a list of dicts")
     _check_size("tools", tools)

@@ -3,6 +3,8 @@
 import importlib
 import inspect
 import json
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -12,6 +14,8 @@ from reference import assert_near
 from benchmarks import contestants, decode, llama, load, measure, models, products, report, roofline, script
 from qwen3_scratch import Error
 from qwen3_scratch.generation import Generation
+
+IN_8_BITS = contestants.OURS["plain"]  # stands in for the decoder that reads 8 bits
 
 
 @pytest.fixture(scope="module")
@@ -136,8 +140,9 @@ def test_products_measures_the_library_and_the_sum(rehearsed, monkeypatch):
 
 
 def test_int8_measures_both_kinds_of_weights_and_counts_the_tokens_that_stay(rehearsed, monkeypatch):
-    for name in ("compiled", "int8"):  # compiling takes long
-        monkeypatch.setattr(f"benchmarks.int8.{name}", lambda checkpoint: checkpoint)
+    for name, decoder in (("compiled", None), ("int8", IN_8_BITS)):  # compiling takes long
+        form = partial(replace, decoder=decoder)
+        monkeypatch.setattr(f"benchmarks.int8.{name}", form)
     monkeypatch.setattr("benchmarks.int8.BATCHES", (1,))
     monkeypatch.setattr("benchmarks.int8.generate", answers_that_change)
     found = rehearsed("int8")
@@ -149,7 +154,7 @@ def test_int8_measures_both_kinds_of_weights_and_counts_the_tokens_that_stay(reh
 
 def answers_that_change(checkpoint, texts, **options):
     """As loaded 1 2 3, in 8 bits 1 7 3 4."""
-    tokens = [1, 7, 3, 4] if checkpoint.int8 is not None else [1, 2, 3]
+    tokens = [1, 7, 3, 4] if checkpoint.decoder == IN_8_BITS else [1, 2, 3]
     return [Generation("", None, tokens, "stop", [0]) for _ in texts]
 
 

@@ -2,16 +2,14 @@
 
 import os
 import random
-import resource
 import shutil
 from collections import namedtuple
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import checkpoint, finished, tokenizer
+from helpers import checkpoint, finished, largest_file, tokenizer
 
 from qwen3_scratch import Checkpoint, Error, Tokenizer, load_checkpoint, save_checkpoint
 from qwen3_scratch.checkpoints import checkpoint as checkpoint_module
@@ -107,7 +105,7 @@ KILLED = """
 import os, shutil, signal, sys
 from functools import partial
 from pathlib import Path
-sys.path.insert(0, "tests/support")
+sys.path[:0] = ["tests/support", "tests/checkpoints"]
 import torch
 from test_faults_saving import REFUSED, checkpoint_module, contents, pair, saving
 from qwen3_scratch import Error, load_checkpoint, save_checkpoint
@@ -205,17 +203,6 @@ def test_every_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch,
 
 
 # ---- no room ------------------------------------------------------------------------------------
-
-
-@contextmanager
-def largest_file(size: int):
-    """A limit of the system's own: writing on beyond so many bytes of a file fails."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @SHARDED

@@ -74,7 +74,7 @@ def test_a_prompt_has_the_same_tokens_in_a_batch_of_any_size_and_order(sampling)
 
 SEEDED = """
 import json, sys
-sys.path.insert(0, "tests/support")
+sys.path[:0] = ["tests/support", "tests/generation"]
 from test_many_users import asked, checkpoint, generate
 print(json.dumps([generate(checkpoint(4), words, **options).token_ids for words, options in map(asked, range(6))]))
 """

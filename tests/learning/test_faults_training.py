@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import finished, process
+from helpers import finished, largest_file, process
 from safetensors.torch import load_file, save_file
-from test_faults_saving import largest_file
 from test_training import CONFIG, PLAN, assert_same_bits, batch_of, begun
 
 from qwen3_scratch import Error

@@ -3,6 +3,7 @@
 import functools
 import io
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -76,6 +77,17 @@ def unchecked() -> Iterator[None]:
         yield
     finally:
         jaxtyping.config.update("jaxtyping_disable", before)
+
+
+@contextmanager
+def largest_file(size: int):
+    """A limit of the system's own: writing on beyond so many bytes of a file fails."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 class Said(NamedTuple):

@@ -25,6 +25,8 @@ from .canvas import (  # fmt: skip
     styled,
 )
 
+__all__ = ["attention_maps", "attention_steps", "head_lengths", "head_sharing", "mask_panels", "token_looks"]
+
 HIDDEN = "#e9e9e9"  # what a mask hides
 
 

@@ -24,6 +24,8 @@ from .canvas import (  # fmt: skip
     token_labels,
 )
 
+__all__ = ["cache_size", "decoding_cost", "inverse_draw", "sampling_steps", "shares_right"]
+
 HATCHES = (("", PALE), ("///", MIDDLE), ("...", "white"), ("xxx", PALE))
 
 

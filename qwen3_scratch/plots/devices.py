@@ -13,6 +13,8 @@ from ..config import Config
 from ..devices.slices import Place, check_split, own_slot
 from .canvas import LINES, MIDDLE, SMALL, Figure, draw_lines, logarithmic, new_figure, spoken, styled
 
+__all__ = ["device_memory", "device_shares", "dispatch_cost"]
+
 NORMS = ("input_layernorm", "post_attention_layernorm", "q_norm", "k_norm", "norm")
 
 

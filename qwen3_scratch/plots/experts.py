@@ -25,6 +25,8 @@ from .canvas import (  # fmt: skip
     styled,
 )
 
+__all__ = ["expert_knockouts", "information_test", "loss_by_top_k", "rank_shares", "route_guesses", "two_expert_weight"]
+
 FORMS = (("o-", DARK), ("s--", MIDDLE), ("^:", "black"), ("v-.", "#8c8c8c"), ("x-", "#9ecae1"), ("D--", "#555555"))
 HATCHES = ("", "////", "....", "\\\\\\\\", "xx", "--")
 

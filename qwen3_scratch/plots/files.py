@@ -11,6 +11,8 @@ from matplotlib.ticker import EngFormatter
 from ..errors import Error
 from .canvas import DARK, LIT, MIDDLE, PALE, SMALL, Figure, new_figure, percent, styled
 
+__all__ = ["file_layout", "number_bits", "parameters_by_part"]
+
 # Each part's shade and hatch: apart in grey too. A part that is not named here is drawn as OTHER.
 SHADES = {
     "header": ("black", ""), "embedding": ("#eaf2fb", ""), "norms": (LIT, ""), "attention": (PALE, "////"),

@@ -24,6 +24,8 @@ from .canvas import (  # fmt: skip
     styled,
 )
 
+__all__ = ["head_damage", "head_map", "head_scores", "knock_outs", "right_and_wrong", "score_history"]
+
 FOUND = 3  # times the score of an even look: what counts as a head that does a thing, and not as chance
 
 

@@ -22,6 +22,16 @@ from .canvas import (
     styled,
 )
 
+__all__ = [
+    "balance_bars",
+    "learning_rates",
+    "load_curves",
+    "loss_comparison",
+    "loss_curve",
+    "score_curves",
+    "target_losses",
+]
+
 
 def smooth(values: Sequence[float]) -> list[float]:
     """Each value's mean with its neighbours, over 4 % of them."""

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from .canvas import DARK, SMALL, Figure, colour_bar, heatmap, label_axis, new_figure, styled
 
+__all__ = ["divergence_map", "mistake_shares", "stream_distances"]
+
 LEAST, MOST = 1e-3, 10.0  # nats: the ends of the shades; below the first no one would notice
 FORMS: tuple[dict[str, Any], ...] = (
     {"marker": "o", "mfc": DARK},

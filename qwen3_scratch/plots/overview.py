@@ -9,6 +9,8 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from ..errors import Error
 from .canvas import LIT, SMALL, Figure, styled
 
+__all__ = ["PARTS", "model_map"]
+
 # Where in the model a notebook stands. All sizes in inches.
 BOXES = (  # part, left, bottom, width, height, text, notebook
     ("text", 0.15, 2.4, 1.15, 0.4, "text", ""), ("tokens", 0.15, 1.45, 1.15, 0.5, "chat, tokens", "02"),

@@ -21,6 +21,17 @@ from .canvas import (  # fmt: skip
     styled,
 )
 
+__all__ = [
+    "angle_errors",
+    "divergence_by_position",
+    "loss_by_gap",
+    "pair_wavelengths",
+    "rotation_map",
+    "scores_by_distance",
+    "slowed_pairs",
+    "turning_pairs",
+]
+
 
 @styled
 def turning_pairs(pair: Float[Tensor, "2"], frequencies: Mapping[str, float], positions: int = 8) -> Figure:

@@ -23,6 +23,8 @@ from .canvas import (  # fmt: skip
     token_labels,
 )
 
+__all__ = ["logit_lens", "next_token_bars", "residual_norms"]
+
 
 @styled
 def next_token_bars(logits: Float[Tensor, "vocab"], tokenizer: Tokenizer | None, top: int = 8) -> Figure:

@@ -33,6 +33,18 @@ from .canvas import (  # fmt: skip
     token_labels,
 )
 
+__all__ = [
+    "answer_routes",
+    "domain_footprint",
+    "expert_load",
+    "route_flow",
+    "route_map",
+    "router_probabilities",
+    "routes",
+    "silu_gate",
+    "top_k_error",
+]
+
 
 def routes(source: Trace | Mapping[int, Route]) -> dict[int, Route]:
     """Layer number -> the Route of all tokens that a trace saw, pass after pass. Raises Error where there is none."""

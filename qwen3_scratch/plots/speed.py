@@ -22,6 +22,8 @@ from .canvas import (  # fmt: skip
 )
 from .costs import short
 
+__all__ = ["arithmetic_intensity", "dispatch_times", "distinct_experts", "stage_speed"]
+
 
 @styled
 def dispatch_times(

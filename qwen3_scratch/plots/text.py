@@ -7,6 +7,8 @@ from matplotlib.patches import Rectangle
 from ..errors import Error
 from .canvas import DARK, LIT, MIDDLE, PALE, SMALL, Figure, new_figure, styled
 
+__all__ = ["bytes_per_token", "merge_steps"]
+
 
 @styled
 def merge_steps(steps: Sequence[Sequence[str]], ranks: Sequence[int]) -> Figure:

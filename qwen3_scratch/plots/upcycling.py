@@ -7,6 +7,8 @@ from torch import Tensor
 
 from .canvas import DARK, MIDDLE, PALE, SMALL, Figure, new_figure, percent, styled
 
+__all__ = ["agreement_bars", "router_splits"]
+
 
 @styled
 def agreement_bars(agreement: Mapping[str, float]) -> Figure:

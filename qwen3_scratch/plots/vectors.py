@@ -23,6 +23,15 @@ from .canvas import (  # fmt: skip
     styled,
 )
 
+__all__ = [
+    "norm_weights",
+    "norms_before_after",
+    "norms_in_the_plane",
+    "rounding_errors",
+    "token_similarity",
+    "vector_lengths",
+]
+
 
 @styled
 def token_similarity(

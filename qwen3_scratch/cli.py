@@ -9,10 +9,10 @@ import torch
 import typer
 
 from .checkpoint import Checkpoint, load_checkpoint
-from .download import fetch, find_snapshot
 from .errors import Error
 from .generate import prompt_ids, stream
 from .hub import chosen, find_local
+from .hub.download import fetch, find_snapshot
 from .int8 import with_int8
 from .launch import agree, ranks, started_by_torchrun
 from .model import forward
@@ -20,7 +20,7 @@ from .parallel import DISPATCH, load_slices
 from .report import checkpoint_report, plan_report, route_table, slices_report, verdict_line
 from .terminal import complain, is_first, one_line_ends, read_line, screen, show, speaker, turns
 from .trace import trace as open_trace
-from .verify import verify as verdicts_of
+from .verifying import verify as verdicts_of
 from .weights import DTYPES
 
 app = typer.Typer(
@@ -246,7 +246,7 @@ def download_command(
     else:
         snapshot = find_snapshot(str(name), revision)
         screen.print(plan_report(snapshot), markup=False, soft_wrap=True)
-        folder = fetch(snapshot, revision, tell=lambda file: screen.print(f"  verified  {file}", markup=False))
+        folder = fetch(snapshot, tell=lambda file: screen.print(f"  verified  {file}", markup=False))
     print(folder)
 
 

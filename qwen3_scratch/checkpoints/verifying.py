@@ -7,12 +7,11 @@ from typing import NamedTuple
 from safetensors import safe_open
 
 from ..errors import Error
-from ..hub.cache import Snapshot, cached_snapshot, kind_of, stamp
-from ..hub.download import BRANCH, WANTED, ask, mismatch
-from ..hub.find import chosen, find_local
-from ..hub.sentences import where
+from ..hub import chosen, find_local
+from ..hub.download import Snapshot, ask, judge, open_snapshot
+from ..trust.shards import tensor_files
 from .config_json import read_config
-from .weights import all_finite, check_tensors, tensor_files
+from .weights import all_finite, check_tensors
 
 
 class Verdict(NamedTuple):
@@ -41,44 +40,37 @@ def verify(
     if folder is None:
         if against is not None:
             raise Error(f"--against {against} is for a folder, expected a folder instead of {name}: leave it out")
-        snapshot = cached_snapshot(str(name), revision or BRANCH)
-        if snapshot is None:
-            raise Error(f"{where(str(name), revision)}: not in the cache, expected a download: download it first")
+        snapshot = open_snapshot(str(name), revision)
+        if not snapshot.files:
+            raise Error(f"{snapshot.at}: not in the cache, expected a download: download it first")
         return snapshot.folder, cached_verdicts(snapshot)
     if against is None:
         return folder, own_verdicts(folder)
-    return folder, compared_verdicts(folder, ask(against, revision, WANTED))
+    return folder, compared_verdicts(folder, ask(open_snapshot(against, revision)))
 
 
 def cached_verdicts(snapshot: Snapshot) -> Iterator[Verdict]:
-    """Those of a commit in the cache. A wrong file loses its stamp, so that the next download fetches it anew."""
-    for name in snapshot.wanted(WANTED):
-        found = judged(snapshot, name, snapshot.path(name))
-        if found.right:
-            snapshot.stamps[name] = stamp(snapshot.path(name))
-        else:
-            snapshot.stamps.pop(name, None)
-        snapshot.save()
+    """Those of a commit in the cache. A file that is wrong is noted, so that the next download fetches it anew."""
+    for name in snapshot.names():
+        found = judged(snapshot, snapshot.folder / name)
+        snapshot.note(name, bool(found.right))
         yield found
 
 
 def compared_verdicts(folder: Path, snapshot: Snapshot) -> Iterator[Verdict]:
     """Those of a folder beside the hub's list; what the hub does not have is not checked."""
-    names = snapshot.wanted(WANTED)
+    names = snapshot.names()
     for name in names:
-        yield judged(snapshot, name, folder / name)
+        yield judged(snapshot, folder / name)
     for path in sorted(path for path in folder.iterdir() if path.is_file() and path.name not in names):
         yield Verdict(path.name, path.stat().st_size, None, "not checked: the hub has no such file")
 
 
-def judged(snapshot: Snapshot, name: str, path: Path) -> Verdict:
+def judged(snapshot: Snapshot, path: Path) -> Verdict:
     if not path.is_file():
-        return Verdict(name, None, False, "missing")
-    size, expected = path.stat().st_size, snapshot.digest(name)
-    if expected is None:
-        return Verdict(name, size, None, "not checked: its hash is not known")
-    wrong = mismatch(snapshot, name, path)
-    return Verdict(name, size, wrong is None, f"wrong: {wrong}" if wrong else f"{kind_of(expected)} ok")
+        return Verdict(path.name, None, False, "missing")
+    right, found = judge(path, snapshot.files[path.name])
+    return Verdict(path.name, path.stat().st_size, right, found if right else f"wrong: {found}")
 
 
 def own_verdicts(folder: Path) -> Iterator[Verdict]:

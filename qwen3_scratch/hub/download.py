@@ -1,237 +1,187 @@
 """Files from the hub, each held against the hub's own hash before its folder is handed out.
 
-The transport is huggingface_hub's: its cache, tokens, mirrors, time limits and progress bars. That library looks at a
-file's size and not at its content, and hands out a folder of which files are missing; both are made good here.
+The cache with its `snapshots/<commit>/<name>` is huggingface_hub's, which looks at no more of a file than its size.
+`.verified/<commit>.json` is ours: what the hub lists, and the time of change of each file that was found to be that.
 """
 
+import fnmatch
+import hashlib
+import json
+import re
 import shutil
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import Error
-from .cache import (
-    COMMIT,
-    DIGEST,
-    Listed,
-    Snapshot,
-    cached_snapshot,
-    digest_of,
-    kind_of,
-    open_snapshot,
-    remove,
-    stamp,
-    write_ref,
-)
-from .sentences import OFFLINE, NoSuchRevision, interrupted, refused, where
+from .sentences import NoSuchRevision, explained
 
 WANTED = ("*.json", "*.safetensors", "*.jinja")  # never pickles, never code
-BRANCH = "main"
-SLOWEST, PATIENCE = 1000, 60.0  # bytes a second, and the seconds over which they are counted
-BAR_FROM = 100_000_000  # bytes; hashing less is over before a bar is read
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def download(repository: str, revision: str | None = None, wanted: Sequence[str] = WANTED) -> Path:
-    """The folder of a hub repository's newest commit, or of a revision's, complete and verified.
+class File(NamedTuple):
+    """What the hub says of a file, and the file's time of change (ns) when its content was found to be that."""
 
-    Promised is: every file of the folder that `wanted` names is there, and its content was once, since it last
-    changed, hashed and found equal to what the hub says. So a file is hashed after it came and not at each load;
-    `verify` hashes again. A known commit that is complete costs no request.
-
-    Raises:
-        Error: whatever keeps a file from coming, or a content that is not the hub's, which is taken out of the cache.
-    """
-    return fetch(find_snapshot(repository, revision, wanted), revision, wanted)
+    size: int
+    digest: str  # sha256 (64 digits), or git's sha1 (40)
+    verified: int = 0
 
 
-def find_snapshot(repository: str, revision: str | None = None, wanted: Sequence[str] = WANTED) -> Snapshot:
-    """A commit and its files as the hub lists them; where the hub does not answer, as the cache holds them."""
-    known = cached_snapshot(repository, revision or BRANCH)
-    pinned = known is not None and known.listing is not None and COMMIT.fullmatch(revision or "")
-    if pinned and all(map(known.is_verified, known.wanted(wanted))):
+class Snapshot(NamedTuple):
+    """A commit in the cache, and the files that the hub has of it: none where that is not known."""
+
+    at: str  # how sentences call it
+    repository: str
+    revision: str
+    patterns: tuple[str, ...]  # of the files that are wanted
+    storage: Path  # what the cache holds of the repository
+    commit: str
+    files: dict[str, File]
+    reached: bool = False  # the hub has just told us `files`
+
+    @property
+    def folder(self) -> Path:
+        return self.storage / "snapshots" / self.commit
+
+    def names(self) -> list[str]:
+        """The wanted files, small ones first; of folders within the repository, none."""
+        found = [n for n in self.files if "/" not in n and any(fnmatch.fnmatchcase(n, p) for p in self.patterns)]
+        return sorted(found, key=lambda name: (self.files[name].size, name))
+
+    def lacking(self) -> list[str]:
+        return [name for name in self.names() if not (self.folder / name).is_file()]
+
+    def room(self) -> tuple[int, int]:
+        """The bytes that are to come, and those that are free where the cache is or will be."""
+        disk = next(place for place in self.storage.parents if place.exists())
+        return sum(self.files[name].size for name in self.lacking()), shutil.disk_usage(disk).free
+
+    def is_verified(self, name: str) -> bool:
+        """Whether the file is here and has not changed since its content was found to be right."""
+        path, file = self.folder / name, self.files[name]
+        return path.is_file() and (path.stat().st_size, path.stat().st_mtime_ns) == (file.size, file.verified)
+
+    def note(self, name: str, right: bool) -> None:
+        """Records what a file was found to be; where nothing can be written, it is hashed every time."""
+        self.files[name] = self.files[name]._replace(verified=(self.folder / name).stat().st_mtime_ns if right else 0)
+        write(self.storage / ".verified" / f"{self.commit}.json", json.dumps(self.files))
+
+
+def open_snapshot(repository: str, revision: str | None, patterns: tuple[str, ...] = WANTED) -> Snapshot:
+    """A branch, tag or commit as the cache knows it, complete or not, without a request."""
+    from huggingface_hub import constants
+
+    storage = Path(constants.HF_HUB_CACHE).expanduser() / "--".join(["models", *repository.split("/")])
+    at, revision = f"hub id {repository}" + (f" at revision {revision}" if revision else ""), revision or "main"
+    found = Snapshot(at, repository, revision, patterns, storage, revision, {})
+    if ".." in revision or revision.startswith("/"):
+        raise Error(f"{at}: is no revision, expected a branch, tag or commit: check it")
+    with suppress(OSError, ValueError, TypeError, AttributeError):  # missing, or damaged: as good as none
+        if not COMMIT.fullmatch(revision):
+            found = found._replace(commit=(storage / "refs" / revision).read_text().strip())
+        rows = json.loads((storage / ".verified" / f"{found.commit}.json").read_text())
+        found.files.update({name: File(int(size), str(sha), int(time)) for name, (size, sha, time) in rows.items()})
+    return found
+
+
+def find_snapshot(repository: str, revision: str | None = None, patterns: tuple[str, ...] = WANTED) -> Snapshot:
+    """A commit as the hub lists it; as the cache knows it where the hub is not needed, or does not answer."""
+    known = open_snapshot(repository, revision, patterns)
+    if known.files and known.commit == revision and all(map(known.is_verified, known.names())):
         return known
-    at = where(repository, revision)
     try:
-        return ask(repository, revision, wanted)
-    except NoSuchRevision:
-        raise
+        return ask(known)
     except Error as error:
-        if known is None:
+        if isinstance(error, NoSuchRevision) or not known.files:
             raise
-        if not (lacking := known.lacking(wanted)):
-            return known
-        held = f"the cache lacks {lacking[0]}" + (f" and {len(lacking) - 1} more" if len(lacking) > 1 else "")
-        if str(error).endswith(OFFLINE):
-            held = f"{held} and the hub cannot be reached: connect, or name a local folder"
-            raise Error(f"{at}: {held}") from None
-        raise Error(f"{error} ({held})") from None
+        if lacking := known.lacking():
+            raise Error(f"{error} (the cache lacks {lacking[0]}{' and others' * (len(lacking) > 1)})") from None
+        return known
 
 
-def ask(repository: str, revision: str | None, wanted: Sequence[str]) -> Snapshot:
+def ask(known: Snapshot) -> Snapshot:
     """What the hub says of a revision: its commit, and the size and hash of every file, in one request."""
     from huggingface_hub import HfApi, constants
 
-    at = where(repository, revision)
+    options: Any = dict(revision=known.revision, timeout=constants.HF_HUB_ETAG_TIMEOUT, files_metadata=True)
+    files: dict[str, File] = {}
     try:
-        with no_drip():
-            found = HfApi().model_info(
-                repository,
-                revision=revision or BRANCH,
-                timeout=constants.HF_HUB_ETAG_TIMEOUT,
-                files_metadata=True,
-            )
-        commit, listing = str(found.sha), dict(map(listed, found.siblings or []))
+        answer: Any = HfApi().model_info(known.repository, **options)
+        if not COMMIT.fullmatch(answer.sha):
+            raise ValueError(f"the commit {answer.sha}")
+        for row in answer.siblings:  # large files have a sha256 of their own, small ones git's id
+            size, digest = (row.lfs.size, row.lfs.sha256) if row.lfs else (row.size, row.blob_id)
+            files[row.rfilename] = File(int(size), bytes.fromhex(digest).hex())
     except Exception as error:  # whatever the transport raises, and what a mirror may send instead of a list
-        raise refused(at, error) from None
-    if not COMMIT.fullmatch(commit):
-        raise Error(f"{at}: the hub names the commit {commit!r}, expected 40 digits: check HF_ENDPOINT")
-    snapshot = open_snapshot(repository, commit)
-    snapshot.listing, snapshot.reached = listing, True
-    for pattern, file in (
-        ("*.safetensors", "*.safetensors"),
-        ("*.json", "config.json"),
-        ("config.json", "config.json"),
-    ):
-        if pattern in wanted and not snapshot.wanted([file]):
-            raise Error(f"{at}: the hub has no {file} there, expected a checkpoint in safetensors: choose another id")
-    if unknown := [name for name in snapshot.wanted(wanted) if not DIGEST.fullmatch(listing[name].digest)]:
-        raise Error(f"{at}: the hub names no hash of {unknown[0]}, expected sha256 or sha1: set another HF_ENDPOINT")
-    return snapshot
+        raise explained(known.at, error) from None
+    for needed in ("*.safetensors", "config.json"):
+        if not fnmatch.filter(files, needed):
+            raise Error(f"{known.at}: the hub has no {needed} there, expected both: choose another id")
+    before = open_snapshot(known.repository, answer.sha).files
+    files |= {name: file for name, file in before.items() if file[:2] == files.get(name, ())[:2]}
+    return known._replace(commit=answer.sha, files=files, reached=True)
 
 
-def listed(file: Any) -> tuple[str, Listed]:
-    """A row of the hub's list. Large files have a sha256 of their own, small ones git's id."""
-    if file.lfs is not None:
-        return file.rfilename, Listed(int(file.lfs.size), str(file.lfs.sha256))
-    return file.rfilename, Listed(int(file.size or 0), str(file.blob_id))
-
-
-def fetch(
-    snapshot: Snapshot,
-    revision: str | None = None,
-    wanted: Sequence[str] = WANTED,
-    tell: Callable[[str], object] = lambda name: None,
-) -> Path:
-    """Brings what is lacking and hashes what is not yet verified; `tell` hears the name of each file that is right."""
-    check_room(snapshot, wanted)
-    at, names = where(snapshot.repository, revision), snapshot.wanted(wanted)
-    for name in names:
+def fetch(snapshot: Snapshot, tell: Callable[[str], object] = lambda name: None) -> Path:
+    """The folder, once all that is wanted is here and right; `tell` hears each name. Error: whatever prevents that."""
+    coming, free = snapshot.room()
+    if coming > free:
+        found = f"{coming:,} bytes are to come and {free:,} are free at {snapshot.storage.parent}"
+        raise Error(f"{snapshot.at}: {found}, expected room for all: make room, or set HF_HUB_CACHE to another disk")
+    for name in snapshot.names():
         if not snapshot.is_verified(name):
-            obtain(snapshot, name, at)
+            obtain(snapshot, name)
         tell(name)
-    if snapshot.reached:
-        snapshot.save()
-    # Only a complete commit becomes the newest one: until then the branch leads to what was there before.
-    write_ref(snapshot.storage, revision or BRANCH, snapshot.commit)
+    if snapshot.revision != snapshot.commit:  # only now: until then the branch leads to what was there before
+        write(snapshot.storage / "refs" / snapshot.revision, snapshot.commit)
     return snapshot.folder
 
 
-def obtain(snapshot: Snapshot, name: str, at: str) -> None:
-    """One file, hashed and stamped. A wrong one that was here before is fetched once more."""
-    was_here, path = snapshot.has(name), snapshot.path(name)
-    if not was_here:
-        bring(snapshot, name, at)
-    if snapshot.digest(name) is None:
-        raise Error(f"{at}: {name} lies in the cache without a hash, expected the hub's: connect, so that it is asked")
-    if wrong := mismatch(snapshot, name, path):
-        remove(snapshot, name)
-        if snapshot.has(name):
-            raise Error(f"{at}: {name} {wrong}, and cannot be taken out of the cache: remove {path} yourself")
-        if was_here and snapshot.reached:
-            return obtain(snapshot, name, at)
-        advice = "try again, or set another HF_ENDPOINT" if snapshot.reached else "connect, then fetch it again"
-        raise Error(f"{at}: {name} {wrong}: it was taken out of the cache, {advice}")
-    snapshot.stamps[name] = stamp(path)
-    snapshot.save()
-
-
-def bring(snapshot: Snapshot, name: str, at: str) -> None:
-    """Downloads one file to its place in the cache; on the way it bears another name."""
+def obtain(snapshot: Snapshot, name: str) -> None:
+    """One file, hashed. A wrong one leaves the cache, and where it was here before it is fetched once more."""
     from huggingface_hub import hf_hub_download
 
-    try:
-        with no_drip():
+    path = snapshot.folder / name
+    if not (was_here := path.is_file()):
+        try:
             hf_hub_download(snapshot.repository, name, revision=snapshot.commit)
-    except Exception as error:
-        raise interrupted(at, name, error) from None
+        except Exception as error:
+            raise explained(snapshot.at, error, name) from None
+    right, found = judge(path, snapshot.files[name])
+    if right:
+        return snapshot.note(name, right)
+    blob, homes = path.resolve(), [place.resolve() for place in (snapshot.storage, snapshot.storage.parent)]
+    for place in (path, blob) if any(map(blob.is_relative_to, homes)) else (path,):  # never a file of your own
+        with suppress(OSError):
+            place.unlink(missing_ok=True)
+    if was_here and snapshot.reached and not path.is_file():
+        return obtain(snapshot, name)
+    stuck = f", and cannot be taken out of the cache: remove {path} yourself"
+    gone = ": it was taken out of the cache, try again, or set another HF_ENDPOINT"
+    raise Error(f"{snapshot.at}: {name} {found}{stuck if path.is_file() else gone}")
 
 
-def mismatch(snapshot: Snapshot, name: str, path: Path) -> str | None:
-    """What is wrong with the content of a file, wherever it lies, or None."""
-    from huggingface_hub.utils import tqdm
-
-    expected = snapshot.digest(name) or ""
+def judge(path: Path, file: File) -> tuple[bool, str]:
+    """Whether a file, wherever it lies, has the content that the hub lists, and what was found."""
+    kind = "sha256" if len(file.digest) == 64 else "git's sha1"
     try:
-        size = path.stat().st_size
-        if snapshot.listing is not None and size != snapshot.listing[name].size:
-            return f"has {size:,} bytes, expected {snapshot.listing[name].size:,}"
-        kind = kind_of(expected)
-        hidden = True if size < BAR_FROM else None  # None: only where someone looks
-        with tqdm(total=size, desc=f"{kind} of {name}", unit="B", unit_scale=True, disable=hidden) as bar:
-            found = digest_of(path, expected, bar.update)
+        if (size := path.stat().st_size) != file.size:
+            return False, f"has {size:,} bytes, expected {file.size:,}"
+        start, new = (b"", hashlib.sha256) if kind == "sha256" else (b"blob %d\0" % size, hashlib.sha1)  # as git does
+        with path.open("rb") as content:
+            found = hashlib.file_digest(content, lambda: new(start, usedforsecurity=False)).hexdigest()
     except OSError as error:
-        return f"cannot be read ({error.strerror}), expected the file that the hub lists"
-    return None if found == expected else f"has {kind} {found[:12]}..., expected the hub's {expected[:12]}..."
+        return False, f"cannot be read ({error.strerror}), expected the file that the hub lists"
+    right = found == file.digest
+    return right, f"{kind} ok" if right else f"has {kind} {found[:12]}..., expected the hub's {file.digest[:12]}..."
 
 
-def check_room(snapshot: Snapshot, wanted: Sequence[str]) -> None:
-    """Refuses a download that the disk has no room for, before its first byte."""
-    missing, free = missing_bytes(snapshot, wanted), free_bytes(snapshot.storage)
-    if missing > free:
-        found = f"{missing:,} bytes are to come and {free:,} are free at {snapshot.storage.parent}"
-        at = where(snapshot.repository, None)
-        raise Error(f"{at}: {found}, expected room for all: make room, or set HF_HUB_CACHE to another disk")
-
-
-def missing_bytes(snapshot: Snapshot, wanted: Sequence[str] = WANTED) -> int:
-    return sum(snapshot.listing[name].size for name in snapshot.lacking(wanted)) if snapshot.listing else 0
-
-
-def free_bytes(place: Path) -> int:
-    """Free bytes of the disk where a folder is, or will be."""
-    while not place.exists():
-        place = place.parent
-    return shutil.disk_usage(place).free
-
-
-@contextmanager
-def no_drip() -> Iterator[None]:
-    """Within it, an answer of the hub's that trickles ends in an Error.
-
-    The library's time limits are about silence: one byte every few seconds would keep it waiting for years.
-    """
-    from huggingface_hub import get_session
-
-    hooks = get_session().event_hooks["response"]
-    hooks.append(watch)
-    try:
-        yield
-    finally:
-        hooks.remove(watch)
-
-
-def watch(response: Any) -> None:
-    """Puts a clock between an answer's bytes and their reader."""
-    import httpx2  # what huggingface_hub speaks through
-
-    class Watched(httpx2.SyncByteStream):
-        def __init__(self, stream: Any):
-            self.stream = stream
-
-        def __iter__(self) -> Iterator[bytes]:
-            began, came = time.monotonic(), 0
-            for block in self.stream:
-                came += len(block)
-                if (passed := time.monotonic() - began) > PATIENCE:
-                    if came < SLOWEST * passed:
-                        found = f"{came:,} bytes came in {passed:.0f} s"
-                        raise Error(f"only trickles, {found}, expected {SLOWEST:,} a second: try again later")
-                    began, came = time.monotonic(), 0
-                yield block
-
-        def close(self) -> None:
-            self.stream.close()
-
-    response.stream = Watched(response.stream)
+def write(path: Path, text: str) -> None:
+    """Writes a small file whole, or not at all where that cannot be."""
+    aside = path.with_name(f"{path.name}.part")
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(text)
+        aside.replace(path)

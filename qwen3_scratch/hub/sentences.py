@@ -1,112 +1,52 @@
-"""What can go wrong between here and the hub, each in a sentence of its own."""
+"""What can go wrong on the way to the hub: a sentence for each class of error, with its HTTP status or an errno.
 
-import errno
-import re
+Classes bear names here, since the transport's are huggingface_hub's own affair: it has changed them before.
+"""
 
-from ..errors import Error
+import textwrap
 
-OFFLINE = "not in the cache and the hub cannot be reached: connect, or name a local folder"
-FULL = {errno.ENOSPC: "disk is full", errno.EDQUOT: "quota is used up", errno.EFBIG: "largest file size is reached"}
-FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+from ..errors import Error, one_line
 
 
 class NoSuchRevision(Error):
     """The hub was reached and says that there is no such revision: what the cache holds of it counts no more."""
 
 
-def where(repository: str, revision: str | None) -> str:
-    return f"hub id {repository}" + (f" at revision {revision}" if revision else "")
+SILENT = "not in the cache and the hub cannot be reached: connect, or name a local folder"
+ANSWERS = {
+    "GatedRepoError": "is gated, expected an account with access: accept its terms and set HF_TOKEN",
+    "DisabledRepoError": "is disabled on the hub: choose another repository",
+    "RepositoryNotFoundError": "the hub knows no such repository, or it is private: check the spelling and HF_TOKEN",
+    "HfHubHTTPError 401": "the hub does not accept the token (status 401): check the name, renew HF_TOKEN, or unset it",
+    "HfHubHTTPError 403": "the token does not permit this (status 403), expected read access: set another HF_TOKEN",
+    "HfHubHTTPError 429": "the hub has had too many requests (status 429): wait some minutes, or set HF_TOKEN",
+    "HfHubHTTPError 5xx": "the hub is out of order (status {status}): try again later",
+    "HfHubHTTPError": "the hub answers with status {status}, expected 200: check HF_ENDPOINT",
+}
+INSTEAD_OF_THE_LIST = ANSWERS | {
+    "HFValidationError": "is no valid id ({said}), expected 'owner/name': check the name",
+    "RevisionNotFoundError": "the hub knows no such revision, expected a branch, tag or commit: check it",
+    **dict.fromkeys(("TransportError", "OSError"), SILENT),  # closed, silent, no such host, or forbidden from here
+    "Exception": "what answers is no hub ({said}), expected a list of files, sizes and hashes: check HF_ENDPOINT",
+}
+INSTEAD_OF_A_FILE = ANSWERS | {
+    "RemoteEntryNotFoundError": "{name} is listed by the hub but not to be had there: try later, or another revision",
+    "TransportError": "{name} did not arrive, the connection failed again and again ({said}): try again later",
+    "OSError errno": "{name} cannot be kept at {cache} ({reason}): make room, or set HF_HUB_CACHE to another folder",
+    "Exception": "{name} did not arrive ({said}): try again, or set another HF_ENDPOINT",
+}
 
 
-def refused(at: str, error: Exception) -> Error:
-    """Why the hub does not tell what a repository holds."""
-    import httpx2
-    from huggingface_hub import errors
-
-    if isinstance(error, Error):
-        return Error(f"{at}: {error}")
-    if isinstance(error, errors.HFValidationError):
-        return Error(f"{at}: is no valid id ({one_line(error)}), expected 'owner/name': check the name")
-    if isinstance(error, errors.RevisionNotFoundError):
-        return NoSuchRevision(f"{at}: the hub knows no such revision, expected a branch, tag or commit: check it")
-    if isinstance(error, errors.HfHubHTTPError):
-        return Error(f"{at}: {status_text(error)}")
-    if isinstance(error, httpx2.TooManyRedirects):
-        return Error(f"{at}: the hub leads round in a circle, expected an answer: check HF_ENDPOINT, or try later")
-    if isinstance(error, OSError | httpx2.TransportError):  # closed, silent, no such host, forbidden by HF_HUB_OFFLINE
-        return Error(f"{at}: {OFFLINE}")
-    found = one_line(error)
-    return Error(f"{at}: what answers is no hub ({found}), expected a repository's list of files: check HF_ENDPOINT")
-
-
-def interrupted(at: str, name: str, error: Exception) -> Error:
-    """Why a file did not arrive, though the hub has listed it."""
-    import httpx2
+def explained(at: str, error: BaseException, name: str = "") -> Error:
+    """Why the hub's list did not come or, with its `name`, a file."""
     from huggingface_hub import constants, errors
 
-    whole, at = at, f"{at}: {name}"
-    if isinstance(error, Error):
-        return Error(f"{at} {error}")
-    if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
-        error = error.__cause__  # what the library met when it asked for the file's size
-    if isinstance(error, errors.RemoteEntryNotFoundError):
-        return Error(f"{at} is listed by the hub but not to be had there: try again later, or name another revision")
-    if isinstance(error, errors.HfHubHTTPError):
-        return Error(f"{whole}: {status_text(error)}")
-    if isinstance(error, httpx2.TooManyRedirects):
-        return Error(f"{at} leads round in a circle, expected a file: try again later, or set another HF_ENDPOINT")
-    if isinstance(error, httpx2.ReadTimeout):
-        seconds = constants.HF_HUB_DOWNLOAD_TIMEOUT
-        return Error(f"{at} did not arrive, not a byte came for {seconds:g} s, again and again: try again later")
-    if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
-        return Error(f"{at} did not arrive, the hub has gone away in the middle: connect, then try again")
-    if isinstance(error, httpx2.TransportError):
-        return Error(f"{at} did not arrive, the connection was cut again and again ({one_line(error)}): try again")
-    if isinstance(error, OSError):
-        return Error(f"{at} {storage_text(error)}")
-    return Error(f"{at} did not arrive ({type(error).__name__}: {one_line(error)}): try again")
-
-
-def storage_text(error: OSError) -> str:
-    """What the disk, or the library's look at the size, found wrong."""
-    from huggingface_hub import constants
-
-    if error.errno in FULL:
-        return f"cannot be kept, the {FULL[error.errno]} at {constants.HF_HUB_CACHE}: make room, or set HF_HUB_CACHE"
-    if error.errno in FORBIDDEN:
-        found = f"{constants.HF_HUB_CACHE} may not be written to ({error.strerror})"
-        return f"cannot be kept, {found}: set HF_HUB_CACHE to a folder of your own"
-    if sizes := re.search(r"should be of size (\d+) but has size (\d+)", str(error)):
-        return f"arrived with {int(sizes[2]):,} bytes, expected {int(sizes[1]):,}: try again, or another HF_ENDPOINT"
-    return f"did not arrive ({one_line(error)}): try again"
-
-
-def status_text(error: Exception) -> str:
-    """What a status of the hub's means, and what one can do."""
-    from huggingface_hub import errors
-
-    status = error.response.status_code
-    if isinstance(error, errors.GatedRepoError):
-        if status == 401:
-            return "is gated, expected an account with access: accept its terms and set HF_TOKEN"
-        return "is gated, and the account of the token has no access: accept its terms with it, or set another HF_TOKEN"
-    if isinstance(error, errors.DisabledRepoError):
-        return "is disabled on the hub: choose another repository"
-    refused_token = error.response.headers.get("X-Error-Message") == "Invalid credentials in Authorization header"
-    if isinstance(error, errors.RepositoryNotFoundError) or (status == 401 and not refused_token):
-        return "the hub knows no such repository, or it is private: check the spelling and HF_TOKEN"
-    if status == 401:
-        return "the hub does not accept the token (status 401), expected a valid one: renew HF_TOKEN, or unset it"
-    if status == 403:
-        return "the token does not permit this (status 403), expected one with read access: set another HF_TOKEN"
-    if status == 429:
-        return "the hub has had too many requests (status 429): wait some minutes, or set HF_TOKEN"
-    if status >= 500:
-        return f"the hub is out of order (status {status}): try again later"
-    return f"the hub answers with status {status}, expected 200: check HF_ENDPOINT"
-
-
-def one_line(error: Exception) -> str:
-    """An error's own words, without line breaks and cut where they grow long."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 120 else f"{text[:117]}..."
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        error = error.__cause__ or error  # what the library met when it asked for the file's size
+    status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else 0
+    reason, said = getattr(error, "strerror", None), one_line(textwrap.shorten(str(error), 120, placeholder="..."))
+    endings = (f" {status}", f" {status // 100}xx", " errno" if reason else "", "")
+    table = INSTEAD_OF_A_FILE if name else INSTEAD_OF_THE_LIST
+    key = next(k.__name__ + e for k in type(error).__mro__ for e in endings if k.__name__ + e in table)
+    facts = dict(name=name, status=status, reason=reason, said=said or key, cache=constants.HF_HUB_CACHE)
+    return (NoSuchRevision if key == "RevisionNotFoundError" else Error)(f"{at}: {table[key].format(**facts)}")

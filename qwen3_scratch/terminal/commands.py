@@ -242,7 +242,7 @@ def download_command(
     else:
         snapshot = find_snapshot(str(name), revision)
         screen.print(plan_report(snapshot), markup=False, soft_wrap=True)
-        folder = fetch(snapshot, revision, tell=lambda file: screen.print(f"  verified  {file}", markup=False))
+        folder = fetch(snapshot, tell=lambda file: screen.print(f"  verified  {file}", markup=False))
     print(folder)
 
 

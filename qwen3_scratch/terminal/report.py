@@ -17,8 +17,7 @@ from ..checkpoints.weights import DTYPES, all_slots, check_tensors, dtype_of
 from ..config import Config
 from ..devices.slices import Place, check_split, own_config, own_slot, traffic
 from ..fast.eager import PREFILL_CHUNK
-from ..hub.cache import Snapshot
-from ..hub.download import WANTED, free_bytes, missing_bytes
+from ..hub.download import Snapshot
 from ..hub.find import chosen, find_folder, find_local
 from ..model import forward
 from ..tracing import trace
@@ -125,13 +124,12 @@ def commit_lines(name: str | None, folder: Path) -> list[str]:
 
 def plan_report(snapshot: Snapshot) -> str:
     """What a download will bring: the files with their sizes, what is here already, and the room there is."""
-    names, heading = snapshot.wanted(WANTED), f"{snapshot.repository} at commit {snapshot.commit}"
-    lines = [heading if snapshot.reached else f"{heading}, as the cache has it"]
-    for name in names:
-        size = snapshot.path(name).stat().st_size if snapshot.listing is None else snapshot.listing[name].size
-        state = "here, verified" if snapshot.is_verified(name) else "here, to be hashed" if snapshot.has(name) else ""
-        lines.append(f"  {name:<44}{size_text(size):>10}  {state or 'to come'}")
-    coming, free = size_text(missing_bytes(snapshot)), size_text(free_bytes(snapshot.storage))
+    heading = f"{snapshot.repository} at commit {snapshot.commit}"
+    lines, lacking = [heading if snapshot.reached else f"{heading}, as the cache has it"], snapshot.lacking()
+    for name in snapshot.names():
+        size, here = size_text(snapshot.files[name].size), "verified" if snapshot.is_verified(name) else "to be hashed"
+        lines.append(f"  {name:<44}{size:>10}  {'to come' if name in lacking else f'here, {here}'}")
+    coming, free = map(size_text, snapshot.room())
     return "\n".join([*lines, f"{coming} to come, {free} free at {snapshot.storage.parent}"])
 
 

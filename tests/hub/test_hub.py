@@ -10,8 +10,7 @@ from hub_faults import closed_port, empty_cache, fetches, point_to
 from stand_in_hub import SHA, StandInHub
 
 from qwen3_scratch import Error, load_checkpoint, read_config, save_checkpoint
-from qwen3_scratch.hub import find as hub_module
-from qwen3_scratch.hub.find import embedded_folder, find_folder
+from qwen3_scratch.hub import embedded_folder, find, find_folder
 
 OFFLINE = "hub id owner/name: not in the cache and the hub cannot be reached: connect, or name a local folder"
 
@@ -50,7 +49,7 @@ NAMES = [
 
 @pytest.mark.parametrize(("name", "message"), NAMES, ids=[name[:20] for name, _ in NAMES])
 def test_what_is_neither_is_an_error_without_a_look_at_the_network(name, message, monkeypatch):
-    monkeypatch.setattr(hub_module, "download", lambda *_: pytest.fail("the hub was asked"))
+    monkeypatch.setattr(find, "find_snapshot", lambda *_: pytest.fail("the hub was asked"))
     with pytest.raises(Error) as caught:
         find_folder(name)
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
@@ -65,7 +64,7 @@ def test_a_file_is_no_folder(tmp_path):
 
 @pytest.mark.parametrize("place", ["data/tiny-moe", "qwen3_scratch/data/tiny-moe"])
 def test_the_embedded_checkpoint_lies_beside_the_package_or_inside_it(place, tmp_path, monkeypatch):
-    monkeypatch.setattr(hub_module, "__file__", str(tmp_path / "qwen3_scratch" / "hub.py"))
+    monkeypatch.setattr(find, "__file__", str(tmp_path / "qwen3_scratch" / "hub" / "find.py"))
     with pytest.raises(
         Error, match=r"^tiny: the embedded checkpoint is not installed, expected data/tiny-moe: install"
     ):
@@ -73,6 +72,12 @@ def test_the_embedded_checkpoint_lies_beside_the_package_or_inside_it(place, tmp
     (tmp_path / place).mkdir(parents=True)
     (tmp_path / place / "config.json").touch()
     assert find_folder("tiny") == tmp_path / place
+
+
+def test_nothing_is_printed_and_the_way_to_the_hub_not_loaded_before_a_hub_id_is_asked_for():
+    modules = "sys, qwen3_scratch.terminal.commands, qwen3_scratch.hub.download"
+    code = f"import {modules}; sys.exit('huggingface_hub' in sys.modules)"
+    assert finished("-c", code) == (0, "", "")
 
 
 # ---- a hub on this machine ----------------------------------------------------------------------

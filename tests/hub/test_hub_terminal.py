@@ -147,7 +147,7 @@ def test_a_limit_of_the_disk_ends_the_download_in_one_sentence_and_leaves_nothin
     words = [sys.executable, "-m", "qwen3_scratch", "download", NAME]
     found = subprocess.run(words, env=env, preexec_fn=limited, capture_output=True, text=True, timeout=120)
     assert (found.returncode, found.stdout) == (1, "") and "Traceback" not in found.stderr
-    message = f"error: hub id {NAME}: {WEIGHTS} cannot be kept, the largest file size is reached at {cache}: make room"
+    message = f"error: hub id {NAME}: {WEIGHTS} cannot be kept at {cache} (File too large): make room"
     assert found.stderr.splitlines()[-1].startswith(message)
     assert half_files(cache) == [] and not list(cache.rglob(WEIGHTS))
     assert contents(find_folder(NAME)) == contents(remote.repositories[NAME])

@@ -10,10 +10,10 @@ from huggingface_hub import snapshot_download
 from stand_in_hub import SHA, well
 
 from qwen3_scratch import Error, save_checkpoint
+from qwen3_scratch.checkpoints import verifying
 from qwen3_scratch.checkpoints.verifying import verify
-from qwen3_scratch.hub import download as download_module
+from qwen3_scratch.hub import find_folder
 from qwen3_scratch.hub.download import WANTED
-from qwen3_scratch.hub.find import find_folder
 
 NAME = "owner/name"
 
@@ -39,8 +39,8 @@ def verdicts(*args, **options) -> dict[str, tuple[bool | None, str]]:
 
 def test_verify_hashes_all_anew_without_the_hub_and_finds_what_happened_in_secret(remote, cache, monkeypatch):
     folder = find_folder(NAME)
-    hashed, digest_of = [], download_module.digest_of
-    monkeypatch.setattr(download_module, "digest_of", lambda path, *_: hashed.append(path.name) or digest_of(path, *_))
+    hashed, judge = [], verifying.judge
+    monkeypatch.setattr(verifying, "judge", lambda path, file: hashed.append(path.name) or judge(path, file))
     remote.asked.clear()
     assert all(right for right, _ in verdicts(NAME).values()) and sorted(hashed) == sorted(files(remote))
     assert verdicts(NAME)[WEIGHTS] == (True, "sha256 ok") and verdicts(NAME)["config.json"] == (True, "git's sha1 ok")
@@ -55,11 +55,13 @@ def test_verify_hashes_all_anew_without_the_hub_and_finds_what_happened_in_secre
     assert verdicts(NAME)["tokenizer.json"] == (False, "missing")
 
 
-def test_verify_finds_what_another_program_left_wrong(remote, cache):
+def test_verify_of_what_another_program_left_asks_for_a_download_which_mends_what_is_wrong(remote, cache):
     remote.fault = at(LARGE, body(flipped))
     snapshot_download(NAME, allow_patterns=list(WANTED))
     remote.fault = well
-    assert [name for name, (right, _) in verdicts(NAME).items() if not right] == [WEIGHTS]
+    with pytest.raises(Error, match=r"not in the cache, expected a download: download it first$"):
+        verify(NAME)
+    assert contents(find_folder(NAME)) == files(remote) and all(right for right, _ in verdicts(NAME).values())
 
 
 def test_verify_of_what_is_not_here_says_so(remote, cache):

@@ -1,6 +1,5 @@
 """Faults of a hub, to be set as `StandInHub.fault`; and a stage on which the package meets that hub and no other."""
 
-import json
 import re
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -100,24 +99,6 @@ def stalls(answer: Answer, content: bytes) -> None:
     silent(answer, None)
 
 
-def drips(answer: Answer, content: bytes) -> None:
-    """A byte now and then, soon enough for every limit that is about silence."""
-    for number in range(len(content)):
-        if answer.server.stopped.wait(0.05):
-            break
-        try:
-            answer.wfile.write(content[number : number + 1])
-        except OSError:  # nobody listens any more
-            break
-    answer.close_connection = True
-
-
-def drips_list(answer: Answer, path: Path | None) -> None:
-    content = json.dumps({"id": "x" * 10000}).encode()
-    answer.begin(200, {"Content-Type": "application/json", "Content-Length": str(len(content))})
-    drips(answer, content)
-
-
 def once(fault: Fault) -> Fault:
     """The fault strikes one time."""
     left = [fault]
@@ -167,7 +148,6 @@ def hurry(monkeypatch: Any) -> None:
     monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.5)
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.5)
     monkeypatch.setattr(file_download, "_ETAG_RETRY_TIMEOUT", 0.5)
-    monkeypatch.setattr("qwen3_scratch.hub.download.PATIENCE", 0.3)
 
 
 @contextmanager

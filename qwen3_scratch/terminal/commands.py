@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import Field, fields
+from importlib.metadata import version
 from typing import Annotated, Any, TypeVar, get_args
 
 import torch
@@ -65,6 +66,22 @@ def main() -> None:
         output.reconfigure(errors="replace")
     with one_line_ends():
         app()
+
+
+def print_version(asked: bool) -> bool:
+    if asked:
+        print(f"qwen3-scratch {version('qwen3-scratch')}")
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def before_any_command(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
 
 
 def with_generation_options(*without: str, **defaults: Any) -> Callable[[Command], Command]:

@@ -222,7 +222,7 @@ def test_the_command_prints_a_table_of_marks_and_writes_them(tmp_path):
     assert (tmp_path / "marks.csv").exists() and "marks.csv: a line for each" in said.out
 
 
-# ---- everything (`make test-exercises`) ------------------------------------------------------
+# ---- everything (`make proof`) ------------------------------------------------------
 
 
 @pytest.mark.grading

@@ -8,10 +8,11 @@ import select
 import signal
 import subprocess
 import sys
+import tomllib
 
 import pytest
 import torch
-from helpers import TINY, Script, checkpoint, command, never, process, tokenizer, unchecked
+from helpers import ROOT, TINY, Script, checkpoint, command, never, process, tokenizer, unchecked
 from reference import dense_config, random_weights
 
 from qwen3_scratch import Checkpoint, forward, generate, load_checkpoint, read_config, save_checkpoint, trace
@@ -167,6 +168,11 @@ def test_help_lists_the_commands_and_what_a_model_may_be(run):
         about, _, commands = (found.out + found.err).partition("Commands")
         assert all(f"  {name} " in commands for name in COMMANDS)
         assert "QWEN3_SCRATCH_MODEL" in about and "..." not in commands
+
+
+def test_the_version_is_that_of_the_project(run):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert run("--version") == (0, f"qwen3-scratch {project['version']}\n", "")
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -20,6 +20,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from torch import Tensor
 
 from ..tokenizer import Tokenizer
+from .drawn import MIME, drawn
 
 __all__ = ["Figure", "token_labels"]
 
@@ -36,7 +37,14 @@ styled = style.context(["default", STYLE])  # as a decorator: the settings of on
 
 
 class Figure(matplotlib.figure.Figure):
-    """A Figure that shows itself at the end of a notebook cell, sharp on any screen, with no backend at work."""
+    """A Figure that shows itself at the end of a notebook cell, sharp on any screen, with no backend at work.
+
+    Beside the picture a notebook keeps what it draws, so that another run can be compared by that.
+    """
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
+        png, size = self._repr_png_()  # first, since layout and ticks are settled while it is drawn
+        return {"image/png": png, MIME: drawn(self)}, {"image/png": size}
 
     @styled
     def _repr_png_(self) -> tuple[bytes, dict[str, int]]:

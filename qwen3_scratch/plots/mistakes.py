@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.ticker import PercentFormatter
@@ -33,7 +33,7 @@ def divergence_map(
 
     A cross stands where another token is the likeliest. A bar stands before token `written`, the model's own first.
     """
-    order = nats.mean(-1).argsort(descending=True, stable=True)
+    order = costliest_first(nats.mean(-1))
     count, length = nats.shape
     mild = int((agree.float().mean(-1) >= 0.9).sum())
     title = f"{mild} of {count} mistakes leave nine of ten next tokens of this text as they should be"
@@ -55,6 +55,11 @@ def divergence_map(
     return figure
 
 
+def costliest_first(costs: Float[Tensor, "mistakes"]) -> Int[Tensor, "mistakes"]:
+    """The order of mistakes; equal ones, as two names of one mistake, keep theirs, whatever rounding makes of them."""
+    return costs.round(decimals=4).argsort(descending=True, stable=True)
+
+
 def mark_cells(ax: Axes, marked: Bool[Tensor, "rows columns"], dark: Bool[Tensor, "rows columns"]) -> None:
     """A cross in each marked cell, white on dark and black on light."""
     for shade, colour in ((marked & dark, "white"), (marked & ~dark, "black")):
@@ -65,7 +70,7 @@ def mark_cells(ax: Axes, marked: Bool[Tensor, "rows columns"], dark: Bool[Tensor
 @styled
 def stream_distances(distance: Float[Tensor, "mistakes layers"], names: Sequence[str]) -> Figure:
     """Mistakes by layers: how far the residual stream is from the right one, in percent of the right one's length."""
-    order = distance[:, -1].argsort(descending=True, stable=True)
+    order = costliest_first(distance[:, -1])
     count, layers = distance.shape
     early, grown = int((distance[:, 0] >= 0.1).sum()), int((distance[:, -1] > distance[:, 0]).sum())
     title = f"After layer 0 the stream of {early} of {count} mistakes is off by a tenth or more, after the last"

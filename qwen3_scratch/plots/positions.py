@@ -20,6 +20,7 @@ from .canvas import (  # fmt: skip
     new_figure,
     styled,
 )
+from .drawn import within
 
 __all__ = [
     "angle_errors",
@@ -164,7 +165,7 @@ def angle_errors(errors: Mapping[str, Float[Tensor, "positions"]], positions: Se
     last = [f"{end:.0f}° ({name})" if end >= 10 else f"{end:.1g}° ({name})" for name, end in ends.items()]
     figure = new_figure(f"At position {positions[-1]:,} angles are off by up to {', '.join(last)}", 7.4, 3.2)
     ax = figure.subplots()
-    draw_lines(ax, positions, found)
+    draw_lines(ax, positions, found, gid=within(1.0))  # errors of rounding: no more than their magnitude comes again
     ax.axhline(90, color="#777777", lw=0.9, ls=(0, (6, 3)), label="a quarter turn")
     logarithmic(ax.xaxis, positions[::2], base=2)
     logarithmic(ax.yaxis)

@@ -22,6 +22,7 @@ from .canvas import (  # fmt: skip
     new_figure,
     styled,
 )
+from .drawn import within
 
 __all__ = [
     "norm_weights",
@@ -167,15 +168,22 @@ def rounding_errors(errors: Mapping[str, Float[Tensor, "entries"]]) -> Figure:
     title += f" and {worst[least]:.1%} for “{least}”" if most != least else ""
     figure = new_figure(title, 7.4, 3.2)
     ax = figure.subplots()
-    places = torch.linspace(0, max(worst.values()) or 1.0, 200)
+    # The largest error is one entry's and hangs on rounding, as do a few in a thousand: the axis must not move with it.
+    places = torch.linspace(0, round_up(worst[most]), 200)
     reached = {}
     for name, values in errors.items():
         share = torch.searchsorted(values.float().cpu().sort().values, places, right=True) / len(values)
         reached[name] = (100 * share).tolist()
-    draw_lines(ax, (100 * places).tolist(), reached, marker=None)
+    draw_lines(ax, (100 * places).tolist(), reached, marker=None, gid=within(0.01))
     ax.set(xlabel="relative error of an entry (%)", ylabel="entries at or below it (%)", ylim=(0, 103), xlim=(0, None))
     figure.legend(frameon=False, loc="outside right center")
     return figure
+
+
+def round_up(value: float) -> float:
+    """Up to the next half of its first digit, as 1.2 to 1.5 and 0.031 to 0.035; nothing becomes 1."""
+    half = 10 ** math.floor(math.log10(value)) / 2 if value else 1.0
+    return max(1, math.ceil(value / half)) * half
 
 
 def mean(values: Tensor) -> float:

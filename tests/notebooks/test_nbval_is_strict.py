@@ -15,6 +15,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image, PngImagePlugin
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+FIGURE = "application/vnd.qwen3-scratch.figure+json"
 
 CELLS = {
     "imports": "import matplotlib.pyplot as plt",
@@ -22,6 +23,10 @@ CELLS = {
     "picture": 'plt.figure(figsize=(1, 1))\nplt.title("quiet, as in Jupyter");',
     "rounded": "plt.figure(figsize=(1, 1))\nplt.plot([1, 0]);",
     "damaged": "plt.figure(figsize=(1, 1))\nplt.plot([0, 1]);",
+    "number": 'print("a loss of 0.25 nats")',
+    "figure": "from qwen3_scratch import plots\nplots.agreement_bars({'one': 0.5, 'two': 1.0})",
+    "last digit": "plots.agreement_bars({'one': 0.25, 'two': 1.0})",
+    "bare": "plots.agreement_bars({'one': 0.1, 'two': 1.0})",
     "never run": "x = 1",
     "long": "\n".join(f"x{line} = {line}" for line in range(15)),
 }
@@ -31,7 +36,7 @@ CELLS = {
 def verdicts(tmp_path_factory):
     """What nbval says about each cell: `verdicts[notebook, cell]` is None or why it failed."""
     folder = tmp_path_factory.mktemp("notebooks")
-    for name in ("conftest.py", "settle.py"):
+    for name in ("conftest.py", "comparing.py"):
         shutil.copy(NOTEBOOKS / name, folder)
     good, corrupted, bare = (folder / f"{name}.ipynb" for name in ("good", "corrupted", "bare"))
 
@@ -50,6 +55,7 @@ def verdicts(tmp_path_factory):
 def run(module, *arguments, **options):
     foreign = {"PYTEST_ADDOPTS", "PYTEST_PLUGINS", "MPLBACKEND"}
     environment = {name: value for name, value in os.environ.items() if name not in foreign}
+    environment["PYTHONPATH"] = str(NOTEBOOKS.parent)
     command = [sys.executable, "-m", module, *map(str, arguments)]
     return subprocess.run(command, env=environment, capture_output=True, timeout=300, **options)
 
@@ -60,9 +66,21 @@ def corrupt(notebook):
     repaint_one_pixel(png_of(cells["picture"]), (200, 255, 255, 255))
     repaint_one_pixel(png_of(cells["rounded"]), (252, 255, 255, 255))
     damage(png_of(cells["damaged"]))
+    cells["number"].outputs[0].text = "a loss of 0.24 nats\n"
+    change(cells["figure"], "0.5 ", "0.475 ")
+    change(cells["last digit"], "0.25 ", "0.25001 ")
+    del png_of(cells["bare"])[FIGURE]
     cells["never run"].execution_count = None
     cells["long"].source += "\n# the sixteenth line"
     return notebook
+
+
+def change(cell, before, after):
+    """Other numbers in what a figure draws."""
+    numbers = png_of(cell)[FIGURE]["numbers"]
+    changed = {place: values.replace(before, after) for place, values in numbers.items()}
+    assert changed != numbers
+    numbers.update(changed)
 
 
 def png_of(cell):
@@ -112,6 +130,23 @@ def test_a_picture_with_one_pixel_changed_fails(verdicts):
 
 def test_a_colour_off_by_rounding_passes(verdicts):
     assert verdicts["corrupted.ipynb", "rounded"] is None
+
+
+def test_a_last_digit_that_rounding_moves_passes(verdicts):
+    assert verdicts["corrupted.ipynb", "number"] is None
+
+
+def test_a_figure_that_draws_something_else_fails_and_says_where(verdicts):
+    assert f"mismatch '{FIGURE}'" in verdicts["corrupted.ipynb", "figure"]
+    assert "0 bar #c6dbef x: 0.5 where 0.475 was" in verdicts["corrupted.ipynb", "figure"]
+
+
+def test_a_figure_whose_numbers_are_off_by_rounding_passes(verdicts):
+    assert verdicts["corrupted.ipynb", "last digit"] is None
+
+
+def test_a_figure_that_says_what_it_draws_where_none_was_stored_fails(verdicts):
+    assert f"Unexpected output fields from running code: {{'{FIGURE}'}}" in verdicts["corrupted.ipynb", "bare"]
 
 
 def test_a_damaged_picture_file_fails(verdicts):

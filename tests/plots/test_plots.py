@@ -1,6 +1,7 @@
 """Figures hold texts of any length: nothing cut off, nothing overlapping, no warning, no global state."""
 
 import io
+import json
 import warnings
 
 import matplotlib
@@ -14,6 +15,8 @@ from matplotlib.text import Text
 from PIL import Image
 
 from qwen3_scratch import Checkpoint, Config, Error, Tokenizer, forward, init_weights, plots, trace
+from qwen3_scratch.plots.drawn import MIME
+from qwen3_scratch.plots.drawn import drawn as content
 
 
 def cases():
@@ -72,6 +75,14 @@ def test_the_title_says_something(drawn):
     assert len(figure.get_suptitle()) > 20
 
 
+def test_what_it_draws_is_told_in_few_words_and_numbers(drawn):
+    figure, _ = drawn
+    told = content(figure)
+    assert told["texts"]["title"] == figure.get_suptitle()
+    assert len(told["numbers"]) > 2 * len(figure.axes)  # more than limits
+    assert len(json.dumps(told)) < 50_000
+
+
 @pytest.mark.parametrize("name", ["model_map", "route_map", "attention_maps", "next_token_bars", "loss_curve"])
 def test_the_same_picture_comes_again_whatever_the_settings_are(name):
     expected = pixels(DRAWINGS[name](5))
@@ -98,7 +109,7 @@ def test_nothing_is_left_in_pyplot():
 
 def test_a_notebook_shows_one_picture_in_its_size():
     data, metadata = DisplayFormatter().format(plots.model_map())
-    assert data.keys() == {"image/png", "text/plain"}
+    assert data.keys() == {"image/png", "text/plain", MIME}
     assert metadata == {"image/png": {"width": 864, "height": 346}}
 
 

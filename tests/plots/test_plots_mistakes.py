@@ -27,6 +27,12 @@ def test_the_costliest_mistake_stands_on_top_and_the_title_counts_the_mild():
     assert labels_of(figure.axes[0].xaxis) == list("abcd")
 
 
+def test_mistakes_that_are_equal_but_for_rounding_stand_in_the_order_in_which_they_were_given():
+    nats = NATS[[1, 0, 0]] + 1e-6 * torch.tensor([[0.0], [0.0], [1.0]])  # the last one costs more by rounding
+    for figure in (plots.divergence_map(nats, AGREE, NAMES, list("abcd")), plots.stream_distances(nats, NAMES)):
+        assert labels_of(figure.axes[0].yaxis) == NAMES
+
+
 def test_crosses_stand_where_another_token_is_likeliest():
     ax = plots.divergence_map(NATS, AGREE, NAMES, list("abcd")).axes[0]
     assert crosses(ax) == [(0, 0), (0, 1), (0, 2), (0, 3), (1, 3)]

@@ -63,13 +63,14 @@ def test_norm_weights_names_the_channels_furthest_up_and_down():
     assert ticks(figure.axes[0].yaxis) == ["layer 0 input", "last"]
 
 
-def test_rounding_errors_ends_where_all_entries_are_counted():
+def test_rounding_errors_counts_all_entries_before_a_round_number():
     figure = plots.rounding_errors({"all in bf16": torch.tensor([0.0, 0.012]), "cast last": torch.tensor([0.0, 0.004])})
     assert title(figure) == "The largest error is 1.2% for “all in bf16” and 0.4% for “cast last”"
     rough, fine = figure.axes[0].lines
     assert rough.get_ydata()[0] == fine.get_ydata()[0] == 50
-    assert rough.get_ydata()[-2] == 50
-    assert fine.get_ydata()[-2] == 100
+    assert rough.get_xdata()[-1] == fine.get_xdata()[-1] == pytest.approx(1.5)
+    reached = {line: min(x for x, y in line.get_xydata() if y == 100) for line in (rough, fine)}
+    assert list(reached.values()) == pytest.approx([1.2, 0.4], abs=0.01)
 
 
 def test_a_cosine_just_below_zero_is_zero():

@@ -17,13 +17,16 @@ SHAPES := --jaxtyping-packages=qwen3_scratch,beartype.beartype
 
 BENCHMARKS := decode prefill load context experts tiny roofline products int8
 
+# `make test` keeps one case of each kind; `make proof` leaves nothing out.
+LEFT_OUT := and not proof
+
 # In each process one thread, since small tensors gain nothing from more; one process more than cores, since some wait.
 PROCESSES ?= $(shell expr 1 + $$(nproc 2>/dev/null || echo 2))
 SPREAD    := -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 ALONE     := OMP_NUM_THREADS=1
 
 # The outputs in git are those of the embedded checkpoint, drawn without widgets and made without a network.
-AS_COMMITTED := env -u MPLBACKEND -u QWEN3_SCRATCH_MODEL CI=true HF_HUB_OFFLINE=1 HF_HUB_CACHE=$(CURDIR)/$(VENV)/empty-hub
+AS_COMMITTED := env -u MPLBACKEND -u QWEN3_SCRATCH_MODEL CI=true HF_HUB_OFFLINE=1 HF_HUB_CACHE="$(CURDIR)/$(VENV)/empty-hub"
 
 # Through the environment, as typed, a prompt may hold quotes, dollars and backticks.
 override MODEL  := $(value MODEL)
@@ -31,7 +34,7 @@ override PROMPT := $(value PROMPT)
 export MODEL PROMPT
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit notebooks parity-full fuzz bench lab refresh train exercises grade test-exercises clean
+.PHONY: help run test proof lint unit notebooks fuzz bench lab refresh train exercises grade clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -39,20 +42,23 @@ help: ## list the targets
 run: $(VENV)/.run-ready ## answer PROMPT with MODEL (a name, folder or hub id) and show the routes
 	@$(BIN)/qwen3-scratch generate "$$PROMPT" --model "$$MODEL" --routes
 
-# Recipe lines rather than prerequisites: one after the other, also under `make -j`.
-test: $(VENV)/.test-ready ## run everything that CI runs: lint, unit and notebooks
-	@$(MAKE) --no-print-directory lint
-	@$(MAKE) --no-print-directory unit
-	@$(MAKE) --no-print-directory notebooks
+# In a loop rather than as prerequisites: one after the other, also under `make -j`, and each whatever became of those before.
+test: $(VENV)/.test-ready ## run everything that CI runs: lint, unit and notebooks, in ten minutes on two cores
+	@failed=; for part in lint unit notebooks; do $(MAKE) --no-print-directory $$part || failed="$$failed $$part"; done; \
+	  test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
+
+proof: $(VENV)/.test-ready ## run all of that and what takes longer: every case, full shapes, a minute of each fuzzer (two hours)
+	@failed=; for part in lint unit notebooks fuzz; do $(MAKE) --no-print-directory $$part LEFT_OUT= || failed="$$failed $$part"; done; \
+	  test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
 
 lint: $(VENV)/.test-ready ## check style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-unit: $(VENV)/.test-ready ## run the tests, with shapes checked
-	$(ALONE) $(BIN)/python -m pytest -q $(SPREAD) $(SHAPES) tests
-	JAXTYPING_DISABLE=1 $(ALONE) $(BIN)/python -m pytest -q -n $(PROCESSES) -m compiled tests
+unit: $(VENV)/.test-ready ## run the tests, with shapes checked; those that compile apart, since the checks would be compiled too
+	@$(ALONE) $(BIN)/python -m pytest -q $(SPREAD) $(SHAPES) -m "not compiled $(LEFT_OUT)" tests; checked=$$?; \
+	  JAXTYPING_DISABLE=1 $(ALONE) $(BIN)/python -m pytest -q $(SPREAD) -m "compiled $(LEFT_OUT)" tests && exit $$checked
 
 notebooks: $(VENV)/.test-ready ## run the notebooks and compare their outputs with those in git
 ifeq ($(NOTEBOOKS),)
@@ -61,9 +67,6 @@ else
 	$(AS_COMMITTED) $(ALONE) $(BIN)/python -m pytest -q $(SPREAD) --color=no -p no:cacheprovider --nbval --nbval-current-env \
 	  --nbval-cell-timeout 120 --nbval-sanitize-with tests/notebooks/sanitize.cfg $(NOTEBOOKS)
 endif
-
-parity-full: $(VENV)/.test-ready ## compare full-size models with the reference (minutes, gigabytes)
-	$(BIN)/python -m pytest -q $(SHAPES) -m full tests
 
 fuzz: $(VENV)/.fuzz-ready ## read files that nobody would write, SECONDS_EACH=60 for each of TARGETS="config index header tokenizer template"
 	@for target in $(or $(TARGETS),config index header tokenizer template); do \
@@ -96,9 +99,6 @@ exercises: $(VENV)/.exercises-ready ## write the students' notebooks of the cour
 grade: $(VENV)/.exercises-ready ## grade SUBMISSIONS=folder, with a folder for each student (TIMEOUT=120 seconds a cell)
 	@test -n "$(SUBMISSIONS)" || { echo "grade: no folder given, expected one with a folder for each student: make grade SUBMISSIONS=folder" >&2; exit 1; }
 	@$(ALONE) $(BIN)/python notebooks/exercises/course.py grade "$(SUBMISSIONS)" $(if $(TIMEOUT),--timeout $(TIMEOUT))
-
-test-exercises: $(VENV)/.test-ready ## grade every solution and every wrong answer of the course (many minutes)
-	$(ALONE) $(BIN)/python -m pytest -q $(SHAPES) -n $(PROCESSES) -m grading tests
 
 clean: ## remove the environment and what tools left behind
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

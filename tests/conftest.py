@@ -1,26 +1,38 @@
 """Settings of the whole test run: the same examples every time, and no clock that a slow machine could fail by."""
 
+import random
+import signal
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-settings.register_profile(
-    "steady",
-    deadline=None,
-    derandomize=True,
-    database=None,
-    max_examples=25,
-    suppress_health_check=[HealthCheck.too_slow],
-)
-settings.load_profile("steady")
+STEADY = settings(deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("test", STEADY, max_examples=10)
+settings.register_profile("proof", STEADY, max_examples=25)
 
-
+# The files that take longest come first, so that the last process to finish does not work alone for long.
 LONGEST = ("test_other_checkpoints.py", "test_parallel.py", "test_launch.py")
 
 
-def pytest_collection_modifyitems(items):
-    """The files that take minutes come first, so that the last process to finish does not work alone for long."""
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+def pytest_addoption(parser):
+    parser.addoption("--shuffle", metavar="SEED", help="run the files, and the tests of each, in an order of this seed")
+
+
+def pytest_configure(config):
+    """What does not leave the longer tests out also tries more examples of each property."""
+    settings.load_profile("test" if "not proof" in config.option.markexpr else "proof")
+    # A shell starts what it puts into the background deaf to Ctrl-C, and children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(config, items):
+    if (seed := config.getoption("shuffle")) is None:
+        items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+    else:
+        draw = random.Random(seed)
+        place = {path: draw.random() for path in dict.fromkeys(item.path for item in items)}
+        items.sort(key=lambda item: (place[item.path], draw.random()))
 
 
 @pytest.fixture(autouse=True)

@@ -99,12 +99,13 @@ def kv_heads_of(config: Config, place: Place) -> slice:
     return slice(only, only + 1)
 
 
+def numbers_of(heads: slice, config: Config) -> slice:
+    """The rows of a projection that make these heads."""
+    return slice(heads.start * config.head_dim, heads.stop * config.head_dim)
+
+
 def own_slot(config: Config, place: Place, slot: Slot) -> Slot | None:
     """What a rank reads of one tensor of the files, and where in its own tensors it goes; None: nothing."""
-
-    def times(heads: slice) -> slice:
-        return slice(heads.start * config.head_dim, heads.stop * config.head_dim)
-
     share = partial(rows_of, part=place.tensor, parts=place.tensors)
     name, part = slot.field, slot.part
     if part and isinstance(part[0], int):
@@ -115,9 +116,9 @@ def own_slot(config: Config, place: Place, slot: Slot) -> Slot | None:
     if name == "o_bias":  # the sum over the ranks must hold it once
         return slot if place.tensor == 0 else None
     cuts = {
-        "q_proj": (times(share(config.num_attention_heads)),),
-        "k_proj": (times(kv_heads_of(config, place)),),
-        "o_proj": (slice(None), times(share(config.num_attention_heads))),
+        "q_proj": (numbers_of(share(config.num_attention_heads), config),),
+        "k_proj": (numbers_of(kv_heads_of(config, place), config),),
+        "o_proj": (slice(None), numbers_of(share(config.num_attention_heads), config)),
         "embed_tokens": (share(config.vocab_size),),
         "gate_up_proj": (share(slot.shape[0]),),
         "down_proj": (slice(None), share(slot.shape[-1])),

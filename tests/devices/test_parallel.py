@@ -1,6 +1,6 @@
 """A model cut over 1, 2 and 4 processes gives what one process gives, and each holds, reads and sends its share only.
 
-torchrun starts real processes that talk through gloo; `parallel_worker.py` is what each of them does.
+Real processes talk through gloo; `parallel_worker.py` is what each of them does.
 """
 
 import json
@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import torchrun
+from helpers import finished, torchrun
 from reference import TOLERANCE, dense_config, random_tokens, random_weights, small_config
+from tiers import one_of_each, selected
 
 from qwen3_scratch import Checkpoint, Config, Error, generate, load_checkpoint, save_checkpoint
 from qwen3_scratch.checkpoints.weights import all_slots
@@ -46,6 +47,17 @@ CASES = [
     for dispatch in ("own-experts", "all-to-all")[: 1 + (experts > 1)]
     if fits(config, tensors, experts)
 ]
+
+
+def sampled(cases: list[tuple]) -> list:
+    """Every split and dispatch on the model that all divide, the other models cut both ways where they can be."""
+    return one_of_each(
+        cases[::-1],
+        lambda case: case[1:],
+        lambda case: case[0] if (case[1:3] == (4, 1) and case[0] == "dense") or case[1:3] == (2, 2) else None,
+    )
+
+
 PROMPTS = [[3, 1, 4, 1, 5], [9, 2, 6]]
 
 
@@ -58,26 +70,52 @@ def folders(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def found(folders, tmp_path_factory):
-    """`found[case]` is what each rank reported."""
-    work, reports = tmp_path_factory.mktemp("jobs"), {}
+def jobs(request, folders, tmp_path_factory):
+    """By number of processes: the selected cases, and the file that asks for them."""
+    work, found = tmp_path_factory.mktemp("jobs"), {}
     for count in (1, 2, 4):
-        cases = [case for case in CASES if case[1] * case[2] == count]
-        jobs = [
+        cases = [case for case in selected(request, "case") if case in CASES and case[1] * case[2] == count]
+        asked = [
             dict(folder=str(folders / name), tensor=tensors, expert=experts, dispatch=dispatch, prompts=PROMPTS,
                  token_ids=random_tokens(CONFIGS[name], 2, 11).tolist())
             for name, tensors, experts, dispatch in cases
         ]  # fmt: skip
-        job = work / f"job{count}.json"
-        job.write_text(json.dumps(jobs))
-        done = torchrun(count, WORKER, job)
-        assert done.returncode == 0, done.stderr
-        ranks = [json.loads(job.with_suffix(f".{rank}").read_text()) for rank in range(count)]
-        reports |= {case: [rank[number] for rank in ranks] for number, case in enumerate(cases)}
-    return reports
+        path = work / f"job{count}.json"
+        path.write_text(json.dumps(asked))
+        found[count] = cases, path
+    return found
 
 
-each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: "{} {}x{} {}".format(*case))
+def reports(count, job):
+    return [json.loads(job.with_suffix(f".{rank}").read_text()) for rank in range(count)]
+
+
+@pytest.fixture(scope="module")
+def found(jobs):
+    """`found[case]` is what each rank reported."""
+    done = finished(str(WORKER), *(str(job) for _, job in jobs.values()), timeout=600)
+    assert done.code == 0, done.err
+    return {
+        case: [rank[number] for rank in reports(count, job)]
+        for count, (cases, job) in jobs.items()
+        for number, case in enumerate(cases)
+    }
+
+
+@pytest.fixture(scope="module")
+def expected(folders):
+    """Of each model what one process answers."""
+    return {
+        name: {
+            kind: [answer.token_ids for answer in generate(single, PROMPTS, max_new_tokens=24, **options)]
+            for kind, options in {"greedy": {"temperature": 0}, "sampled": {"temperature": 0.9, "seed": 5}}.items()
+        }
+        for name in CONFIGS
+        for single in [load_checkpoint(folders / name)]
+    }
+
+
+each_case = pytest.mark.parametrize("case", sampled(CASES), ids=lambda case: "{} {}x{} {}".format(*case))
 
 
 def test_every_split_that_divides_is_tried():
@@ -93,11 +131,9 @@ def test_logits_are_those_of_a_single_process_on_every_rank(case, found):
 
 
 @each_case
-def test_tokens_are_those_of_a_single_process_on_every_rank(case, found, folders):
-    single = load_checkpoint(folders / case[0])
-    for name, options in {"greedy": {"temperature": 0}, "sampled": {"temperature": 0.9, "seed": 5}}.items():
-        expected = [answer.token_ids for answer in generate(single, PROMPTS, max_new_tokens=24, **options)]
-        assert [rank[name] for rank in found[case]] == [expected] * len(found[case])
+def test_tokens_are_those_of_a_single_process_on_every_rank(case, found, expected):
+    for rank in found[case]:
+        assert {kind: rank[kind] for kind in ("greedy", "sampled")} == expected[case[0]]
 
 
 @each_case
@@ -145,7 +181,7 @@ def test_a_cache_holds_the_heads_of_its_rank_only(case, found):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel's counter of sent bytes is Linux's")
 @pytest.mark.parametrize(
-    "case", [case for case in CASES if case[3] == "own-experts"], ids=lambda c: "{} {}x{}".format(*c)
+    "case", sampled([case for case in CASES if case[3] == "own-experts"]), ids=lambda c: "{} {}x{}".format(*c)
 )
 def test_bytes_sent_for_a_token_are_those_of_the_formula(case, found):
     name, tensors, experts, _ = case
@@ -154,6 +190,16 @@ def test_bytes_sent_for_a_token_are_those_of_the_formula(case, found):
     messages = (tensors - 1) * (4 * (1 + 2 * config.num_hidden_layers) + 2) + (experts - 1) * 4 * sparse
     payload = 4 * sum(traffic(config, Place(0, 0, tensors, experts)).values())
     assert [rank["wire"] for rank in found[case]] == [payload + HEADER * messages] * len(found[case])
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_torchrun_starts_processes_that_find_the_same(count, jobs, found):
+    cases, job = jobs[count]
+    done = torchrun(count, WORKER, job)
+    assert done.returncode == 0, done.stderr
+    again = reports(count, job)
+    assert [[rank[number] for rank in again] for number in range(len(cases))] == [found[case] for case in cases]
 
 
 def test_the_slices_of_all_ranks_make_up_the_whole():

@@ -87,6 +87,7 @@ def source_lines(name: str, exercise: str) -> set[str]:
 # ---- what comes back: a sample ---------------------------------------------------------------
 
 
+@pytest.mark.proof
 def test_the_solutions_have_full_marks(graded, released):
     right, marks = graded(PS1, submission(released(PS1), solutions(PS1)))
     assert right == list(solutions(PS1))
@@ -94,6 +95,7 @@ def test_the_solutions_have_full_marks(graded, released):
     assert marks.feedback.exists()
 
 
+@pytest.mark.proof
 def test_the_untouched_notebook_has_no_marks_and_says_what_is_to_do(graded, released):
     right, marks = graded(PS1, submission(released(PS1), {}))
     assert right == [] and len(marks.points) == len(solutions(PS1))
@@ -130,7 +132,7 @@ STUBBORN = {  # what no interrupt stops, and what ends Python from a cell of its
 }
 
 
-@pytest.mark.grading
+@pytest.mark.proof
 def test_what_cannot_be_interrupted_costs_its_own_marks_and_no_others(graded, released):
     right, marks = graded(PS1, submission(released(PS1), {**solutions(PS1), **STUBBORN}))
     assert right == [exercise for exercise in solutions(PS1) if exercise not in STUBBORN], marks
@@ -225,7 +227,7 @@ def test_the_command_prints_a_table_of_marks_and_writes_them(tmp_path):
 # ---- everything (`make proof`) ------------------------------------------------------
 
 
-@pytest.mark.grading
+@pytest.mark.proof
 @pytest.mark.parametrize("name", SETS)
 def test_the_solutions_of_every_set_have_full_marks_and_its_untouched_notebook_none(name, graded, released):
     right, marks = graded(name, submission(released(name), solutions(name)))
@@ -234,7 +236,7 @@ def test_the_solutions_of_every_set_have_full_marks_and_its_untouched_notebook_n
     assert right == [] and not marks.notes
 
 
-@pytest.mark.grading
+@pytest.mark.proof
 @pytest.mark.parametrize(("name", "number"), [(name, number) for name in SETS for number in range(len(rounds(name)))])
 def test_every_wrong_answer_of_every_set_loses_its_marks(name, number, graded, released):
     wrong = rounds(name)[number]
@@ -244,7 +246,7 @@ def test_every_wrong_answer_of_every_set_loses_its_marks(name, number, graded, r
     assert all(json.dumps(each.fragment)[1:-1] in outputs for each in wrong.values())
 
 
-@pytest.mark.grading
+@pytest.mark.proof
 @pytest.mark.parametrize("name", SETS)
 @pytest.mark.parametrize("part", [0, 1])
 def test_half_of_the_answers_wrong_is_half_of_the_marks_in_every_set(name, part, graded, released):
@@ -254,7 +256,7 @@ def test_half_of_the_answers_wrong_is_half_of_the_marks_in_every_set(name, part,
     assert right == [exercise for exercise in answers if exercise not in wrong]
 
 
-@pytest.mark.grading
+@pytest.mark.proof
 @pytest.mark.parametrize("name", SETS)
 def test_an_endless_loop_in_any_set_costs_one_exercise(name, graded, released):
     first = next(iter(solutions(name)))
@@ -264,7 +266,7 @@ def test_an_endless_loop_in_any_set_costs_one_exercise(name, graded, released):
     assert any("stopped for time" in note for note in marks.notes)
 
 
-@pytest.mark.grading
+@pytest.mark.proof
 @pytest.mark.parametrize("name", SETS)
 def test_a_cell_that_deletes_all_names_and_files_harms_no_other_in_any_set(name, graded, released):
     first = next(iter(solutions(name)))

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from reference import TOLERANCE, assert_near, dense_config, random_tokens, random_weights, small_config
+from tiers import in_proof
 from torch.utils._pytree import tree_leaves, tree_map
 
 from qwen3_scratch import Checkpoint, Error, generate, load_checkpoint
@@ -124,7 +125,7 @@ def test_a_copy_that_does_not_fit_is_refused_before_it_is_made(monkeypatch):
 
 
 @pytest.mark.compiled
-@pytest.mark.parametrize(("name", "batch"), [*((name, 1) for name in CONFIGS), ("experts", 3)])
+@pytest.mark.parametrize(("name", "batch"), [*(in_proof(name, 1) for name in CONFIGS), ("experts", 3)])
 def test_compiled_logits_are_those_of_the_rounded_weights_after_a_prompt_read_with_the_loaded_ones(name, batch):
     checkpoint = model(name)
     prompts = [random_tokens(checkpoint.config, 9, seed=seed).tolist() for seed in range(batch)]
@@ -147,6 +148,7 @@ def test_a_copy_of_other_weights_is_refused():
 
 
 @pytest.mark.compiled
+@pytest.mark.proof
 def test_batches_that_gain_nothing_read_the_weights_as_loaded():
     checkpoint = model("experts")
     prompts = [random_tokens(checkpoint.config, 6, seed=seed).tolist() for seed in range(MOST_ROWS_INT8 + 1)]

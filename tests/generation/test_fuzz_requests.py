@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers import checkpoint, unchecked
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tiers import examples
 
 from qwen3_scratch import Error, generate, stream
 from qwen3_scratch.checkpoints.checkpoint import read_generation_config
@@ -75,7 +76,7 @@ def whole(found, limit):
     assert isinstance(found.text, str)
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(prompt=PROMPTS, options=OPTIONS)
 def test_any_request_is_an_answer_or_a_sentence(prompt, options):
     found = asked(lambda: generate(small(), prompt, **options))
@@ -83,7 +84,7 @@ def test_any_request_is_an_answer_or_a_sentence(prompt, options):
         whole(one, options["max_new_tokens"])
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(prompt=PROMPTS, options=OPTIONS)
 def test_any_request_for_a_stream_is_pieces_that_make_the_answer_or_a_sentence(prompt, options):
     def run():
@@ -101,7 +102,7 @@ def test_any_request_for_a_stream_is_pieces_that_make_the_answer_or_a_sentence(p
         assert "".join(piece for piece in pieces if not piece.thinking) == answer.text
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(content=st.dictionaries(
     st.sampled_from(["temperature", "top_k", "top_p", "min_p", "do_sample", "eos_token_id", "repetition_penalty", "x"]),
     LEAVES.filter(lambda leaf: not isinstance(leaf, bytes)) | st.lists(NUMBERS, max_size=2), max_size=3,

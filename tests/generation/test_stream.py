@@ -4,8 +4,9 @@ import inspect
 
 import pytest
 from helpers import Script, bytes_as_tokens, checkpoint, joined, never, tokenizer, unchecked
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
+from tiers import examples
 
 from qwen3_scratch import Checkpoint, Error, Generation, Tokenizer, generate, stream
 from qwen3_scratch.fast import eager
@@ -107,7 +108,7 @@ def held_back(text: str, stops: list[str]) -> int:
     return max((n for n in lengths if any(n < len(stop) and text.endswith(stop[:n]) for stop in stops)), default=0)
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(st.text(LETTERS, max_size=14), st.lists(st.text(LETTERS, min_size=1), max_size=3))
 @example("aaab", ["aab"])
 @example("abcabab", ["ababb", "ba"])
@@ -123,7 +124,7 @@ def test_of_raw_text_exactly_what_a_stop_string_may_begin_with_is_held_back(text
     assert (released[-1] == []) or met is None
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(st.text(LETTERS, max_size=14), st.lists(st.text(LETTERS, min_size=1), max_size=3))
 def test_of_an_answer_line_breaks_at_both_ends_are_cut_and_nothing_else(text, stops):
     """A stop string of line breaks alone is not met by those at the head, since they are no part of the answer."""

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, TINY, command, process
+from helpers import ROOT, TINY, command, process, read_until
 from hub_faults import LARGE, WEIGHTS, at, body, contents, delivered, flipped, half_files, hub_with, stage, stalls
 from stand_in_hub import SHA, well
 
@@ -116,12 +116,12 @@ def test_a_download_that_is_stopped_leaves_no_half_file_and_the_next_one_is_righ
     remote.fault = at(LARGE, delivered(stalls))
     running = process("-m", "qwen3_scratch", "download", NAME, env=settings(remote, cache), **PIPES)
     try:
-        until = time.monotonic() + 120
+        until = time.monotonic() + 300
         while not list(cache.rglob("*.incomplete")) or WEIGHTS not in remote.fetched():
             assert running.poll() is None and time.monotonic() < until, running.communicate()
             time.sleep(0.05)
         running.send_signal(number)
-        out, err = running.communicate(timeout=60)
+        out, err = running.communicate(timeout=300)
     finally:
         running.kill()
     assert (running.returncode, out) == (code, "") and "Traceback" not in err
@@ -161,7 +161,7 @@ def test_sigterm_ends_an_answer_and_a_chat_with_exit_143(remote):
             "-m", "qwen3_scratch", *words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
         with contextlib.closing(running.stdin):
-            (running.stdout if words is speak else running.stderr).read(1)
+            running.stdout.read(1) if words is speak else read_until(running.stderr, "\n> ")
             running.terminate()
             err = running.stderr.read()
-            assert running.wait(60) == 143 and "Traceback" not in err and len(err.splitlines()) <= 1
+            assert running.wait(300) == 143 and "Traceback" not in err and len(err.splitlines()) <= 1

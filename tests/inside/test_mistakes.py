@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 import torch
 from reference import dense_config, distance, random_tokens, random_weights, small_config
+from tiers import one_of_each
 
 from qwen3_scratch import forward, moe_route, trace
 from qwen3_scratch.inside.compare import (
@@ -98,7 +99,7 @@ def traces(mistake: Mistake) -> Iterator:
         yield found
 
 
-@each
+@pytest.mark.parametrize("name", one_of_each(MISTAKES, GUILTY.get))
 def test_the_first_difference_is_at_the_guilty_call(name):
     assert str(first_difference(*traces(MISTAKES[name]))) == GUILTY[name]
 

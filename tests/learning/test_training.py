@@ -4,7 +4,6 @@ import math
 import os
 import signal
 import subprocess
-import time
 from itertools import islice, pairwise
 from pathlib import Path
 
@@ -175,15 +174,19 @@ import sys
 from pathlib import Path
 sys.path[:0] = [{str(Path(__file__).parent)!r}, "tests/support"]
 from test_training import CONFIG, PLAN, batch_of, train
-train(CONFIG, PLAN._replace(steps=400), batch_of, Path(sys.argv[1]), seed=3)
+def batches(step):
+    if step == PLAN.save_every:
+        print("has saved", flush=True)
+    return batch_of(step)
+
+train(CONFIG, PLAN._replace(steps=400), batches, Path(sys.argv[1]), seed=3)
 """
 
 
 def test_a_run_that_is_killed_resumes_to_the_same_weights(tmp_path):
-    path = tmp_path / "moment.safetensors"
-    running = process("-c", KILLED, str(tmp_path), env={"JAXTYPING_DISABLE": "1"}, stderr=subprocess.DEVNULL)
-    while running.poll() is None and not path.exists():
-        time.sleep(0.01)
+    running = process("-c", KILLED, str(tmp_path), env={"JAXTYPING_DISABLE": "1"}, stdout=subprocess.PIPE)
+    with running.stdout as said:
+        assert said.readline() == "has saved\n"
     running.send_signal(signal.SIGKILL)
     assert running.wait() == -signal.SIGKILL
     plan = PLAN._replace(steps=400)

@@ -22,7 +22,7 @@ from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 from qwen3_scratch import forward, load_weights, read_config
 from qwen3_scratch.checkpoints.weights import tensor_tree
 
-pytestmark = pytest.mark.full
+pytestmark = pytest.mark.proof
 
 SHAPE = dict(
     vocab_size=151936, hidden_size=1024, intermediate_size=3072, num_hidden_layers=28, num_attention_heads=16,

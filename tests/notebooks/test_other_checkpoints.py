@@ -30,7 +30,7 @@ def environment(**settings: str) -> dict[str, str]:
 def executed(name: str, checkpoint: str, folder: str) -> nbformat.NotebookNode:
     notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
     options = {"resources": {"metadata": {"path": folder}}, "kernel_manager_class": ForkedKernelManager}
-    client = NotebookClient(notebook, timeout=400, allow_errors=True, **options)
+    client = NotebookClient(notebook, timeout=900, allow_errors=True, **options)
     client.execute(env=environment(QWEN3_SCRATCH_MODEL=checkpoint))
     return notebook
 

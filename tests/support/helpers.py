@@ -4,13 +4,12 @@ import functools
 import io
 import os
 import resource
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import jaxtyping
 import torch
@@ -116,12 +115,10 @@ def command(monkeypatch: Any, capsys: Any, *words: str, stdin: str | bytes = "")
 def process(*words: str, env: dict[str, str] | None = None, **options: Any) -> subprocess.Popen:
     """A Python process of its own, with one thread and the package as users import it."""
     settings = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **(env or {})}
-    # A shell starts what it puts into the background deaf to Ctrl-C, and children inherit that.
-    options |= {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}
     return subprocess.Popen([sys.executable, *words], env=settings, text=True, **options)
 
 
-def finished(*words: str, timeout: float = 60, **options: Any) -> Said:
+def finished(*words: str, timeout: float = 300, **options: Any) -> Said:
     """The same, run to its end."""
     running = process(*words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
     try:
@@ -131,11 +128,21 @@ def finished(*words: str, timeout: float = 60, **options: Any) -> Said:
     return Said(running.returncode, out, err)
 
 
+def read_until(stream: IO[str], end: str) -> str:
+    """What a process says up to `end`, for which is waited."""
+    text = ""
+    while not text.endswith(end):
+        piece = stream.read(1)
+        assert piece, f"{end!r} expected after {text!r}, and the process has ended"
+        text += piece
+    return text
+
+
 def torchrun(count: int, *words: object, **options: Any) -> subprocess.CompletedProcess:
     """The same on so many ranks, with one thread each."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", count, *words]
     settings = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run([*map(str, command)], env=settings, capture_output=True, text=True, timeout=240, **options)
+    return subprocess.run([*map(str, command)], env=settings, capture_output=True, text=True, timeout=600, **options)
 
 
 def joined(pieces: Sequence[Any], *, thinking: bool) -> str:

@@ -1,9 +1,12 @@
 """What each rank does in tests/devices/test_parallel.py: `torchrun --nproc-per-node N parallel_worker.py JOB.json`.
 
-A job lists cases; for each the ranks load their slices, compute, and write what they found beside the job.
+A job lists cases; for each the ranks load their slices, compute, and write what they found beside the job. Without
+torchrun, `parallel_worker.py JOB.json ...` forks the ranks of one job after the other: importing torch for each of
+them, and for torchrun, takes longer than their work.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -13,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from qwen3_scratch import forward, generate, load_checkpoint
 from qwen3_scratch.cache import KVCache
-from qwen3_scratch.devices.launch import ranks
+from qwen3_scratch.devices.launch import ranks, started_by_torchrun
 from qwen3_scratch.devices.slices import DISPATCH, load_slices, make_mesh, place_of, shard_weights
 from qwen3_scratch.trust import shards as shards_module
 
@@ -93,7 +96,7 @@ def run(case: dict) -> dict:
     }  # fmt: skip
 
 
-def main(job: Path) -> None:
+def rank(job: Path) -> None:
     cases = json.loads(job.read_text())
     opened = shards_module.safe_open
     shards_module.safe_open = lambda *arguments, **options: Counting(opened(*arguments, **options))
@@ -103,5 +106,28 @@ def main(job: Path) -> None:
         job.with_suffix(f".{dist.get_rank()}").write_text(json.dumps(found))
 
 
+def forked(job: Path) -> None:
+    """Does with each rank what torchrun does: it is told of its place, and where all meet."""
+    first = json.loads(job.read_text())[0]
+    world, children = first["tensor"] * first["expert"], []
+    store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    told = {"WORLD_SIZE": world, "MASTER_ADDR": "localhost", "MASTER_PORT": store.port}
+    told |= {"TORCHELASTIC_RUN_ID": job.stem, "TORCHELASTIC_USE_AGENT_STORE": True}
+    for number in range(world):
+        if not (child := os.fork()):
+            os.environ.update({name: str(value) for name, value in {**told, "RANK": number}.items()})
+            try:
+                rank(job)
+            except BaseException as error:
+                print(f"rank {number}: {error!r}", file=sys.stderr, flush=True)
+                os._exit(1)
+            os._exit(0)
+        children.append(child)
+    ends = [os.waitpid(child, 0)[1] for child in children]
+    if any(ends):
+        sys.exit(1)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    for job in sys.argv[1:]:
+        (rank if started_by_torchrun() else forked)(Path(job))

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from helpers import unchecked
+from tiers import in_proof
 from transformers import Qwen3MoeForCausalLM
 
 from qwen3_scratch import forward, generate, load_checkpoint
@@ -13,7 +14,9 @@ from qwen3_scratch.hub.find import embedded_folder
 from qwen3_scratch.tiny.evaluate import footprints, least_share, mutual_information, questions, score
 
 TOLERANCE = 1e-5  # of the largest logit: sums in fp32 come out in another order here and there
-COUNT = 100  # questions a domain: a true share of 95 % comes out below 90 % once in a hundred tries
+# Questions a domain, and by how much a share may miss what data/README.md says. Of 100 questions a true share of 95 %
+# comes out below 90 % once in a hundred tries; of 40, below 85 %.
+TRIED = pytest.mark.parametrize(("count", "margin"), [(40, 0.05), in_proof(100, 0.0)])
 
 
 @pytest.fixture(scope="module")
@@ -39,21 +42,24 @@ def test_logits_and_64_greedy_tokens_are_those_of_transformers(tiny):
         assert generate(tiny, ids[0].tolist(), temperature=0, **unending).token_ids == theirs.tolist()
 
 
+@TRIED
 @pytest.mark.parametrize(
     ("domain", "least"), [("stories", 0.9), ("facts", 0.95), ("spanish", 0.9), ("python", 0.8), ("arithmetic", 0.95)]
 )
-def test_held_out_questions_are_answered_with_thinking(tiny, domain, least):
-    assert score(tiny, questions(domain, COUNT), thinking=True) >= least
+def test_held_out_questions_are_answered_with_thinking(tiny, domain, least, count, margin):
+    assert score(tiny, questions(domain, count), thinking=True) >= least - margin
 
 
+@TRIED
 @pytest.mark.parametrize(("domain", "least"), [("facts", 0.95), ("spanish", 0.9), ("python", 0.8)])
-def test_held_out_questions_that_need_one_step_are_answered_without_thinking(tiny, domain, least):
-    assert score(tiny, questions(domain, COUNT), thinking=False) >= least
+def test_held_out_questions_that_need_one_step_are_answered_without_thinking(tiny, domain, least, count, margin):
+    assert score(tiny, questions(domain, count), thinking=False) >= least - margin
 
 
-@pytest.mark.parametrize("domain", ["arithmetic", "stories"])
-def test_what_needs_several_steps_is_at_least_30_points_worse_without_thinking(tiny, domain):
-    asked = questions(domain, COUNT)
+@pytest.mark.parametrize("count", [40, in_proof(100)])
+@pytest.mark.parametrize("domain", ["arithmetic", in_proof("stories")])
+def test_what_needs_several_steps_is_at_least_30_points_worse_without_thinking(tiny, domain, count):
+    asked = questions(domain, count)
     assert score(tiny, asked, thinking=False) <= score(tiny, asked, thinking=True) - 0.3
 
 
@@ -63,9 +69,10 @@ def test_the_scores_on_record_are_those_of_the_weights_in_the_folder(tiny, recor
     assert score(tiny, asked, thinking=False) == pytest.approx(record["scores"]["spanish"]["direct"], abs=0.01)
 
 
-def test_the_strongest_experts_of_a_question_tell_its_domain_and_no_expert_is_left_idle(tiny):
+@pytest.mark.parametrize("count", [15, in_proof(60)])
+def test_the_strongest_experts_of_a_question_tell_its_domain_and_no_expert_is_left_idle(tiny, count):
     with unchecked():  # hundreds of traced passes, of shapes that other tests check
-        routes = footprints(tiny, 60)
+        routes = footprints(tiny, count)
     assert mutual_information(routes.first).mean() >= 0.2  # bits
     assert least_share(routes.everything).min() >= 0.02
 

@@ -4,9 +4,10 @@ import json
 import math
 
 from helpers import TINY
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from reference import small_config
+from tiers import examples
 
 from qwen3_scratch import Error, read_config
 from qwen3_scratch.checkpoints.weights import all_slots
@@ -71,7 +72,7 @@ def read(folder, content):
         return None
 
 
-@settings(max_examples=400)
+@examples(400)
 @given(
     base=st.sampled_from([MOE, TINYS, DENSE, MOE | NEW]),
     changes=CHANGES,

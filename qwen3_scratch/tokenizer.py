@@ -11,9 +11,8 @@ import tokenizers
 from jinja2.exceptions import SecurityError
 
 from .errors import Error, one_line, shown
-from .trust.chat_template import LONGEST_TEMPLATE, compile_template, render
+from .trust.chat_template import LONGEST_TEMPLATE, compile_template, render, weigh
 from .trust.files import json_object, read_bytes, read_json
-from .trust.template_limits import weigh
 from .trust.tokenizer_checks import check_added, check_parts, check_vocabulary
 
 LARGEST_TOKENIZER = 40_000_000  # bytes; Qwen3's tokenizer.json has 11 million

@@ -1,275 +1,149 @@
-"""A checkpoint's own Jinja template -> the text of a chat, within limits of reach, time and memory.
+"""A checkpoint's own Jinja template -> the text of a chat, within bounds of reach, time and memory.
 
-Jinja's sandbox keeps a template of others from reaching out and from changing what it is given, but not from looping
-for ever or printing a gigabyte. Here each rendering has a budget (`template_limits.py`), and a template is rewritten
-when it is compiled, so that what Jinja computes by itself passes by it too: loops, joined text, slices and literals.
+A template is a program of others. Jinja's immutable sandbox keeps it from reaching out and from changing what it gets;
+that each operation takes and makes little, and pays for that, from running for ever and from filling the memory.
 """
 
+import functools
 import json
-import types
-from collections.abc import Callable, Iterator
+import math
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Sized
 from datetime import datetime
 from typing import Any
 
 import jinja2
 from jinja2 import nodes
 from jinja2.exceptions import SecurityError
-from jinja2.ext import loopcontrols
-from jinja2.runtime import Context, LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 from ..errors import Error, one_line
-from .template_limits import (  # fmt: skip
-    BEFORE_FILTER,
-    BEFORE_OPERATOR,
-    CALL,
-    GIVES_WHAT_IS_THERE,
-    ITEM,
-    LEFT_OUT,
-    STEP,
-    WIDEST,
-    Budget,
-    Formatter,
-    Notes,
-    Steps,
-    before_call,
-    narrow,
-    room,
-    weigh,
-)
 
 LONGEST_TEMPLATE = 2**18  # characters; the longest known of a checkpoint has some 30,000
-_BUDGET = "the budget"  # with a space: no template can write this name
+LARGEST, DEEPEST = 2**23, 100  # of one value: bytes, which are two million tokens of English; lists in lists
+MOST, WORK, SECONDS = 2**26, 2**27, 5  # of an operation, two sizes multiplied; of a rendering, bytes made and time
+BY_NUMBER = {"*", "**", "batch", "center", "indent", "ljust", "rjust", "round", "slice", "zfill"}
+LINEAR = {"+", "is", "count", "d", "default", "first", "length", "string", "tojson"}  # cost the sum of their sizes
+LEFT_OUT = {"encode", "expandtabs", "format_map", "pprint", "striptags", "translate", "urlize", "wordwrap"}
+FORMATS = {"%": r"%[^%a-zA-Z]*\*", "format": r"\{[^{}:]*[.\[]|\{[^{}]+\{"}  # fields whose size only a value knows
+HOLDING = (list, tuple, dict, set, frozenset, range, *map(type, ({}.keys(), {}.values(), {}.items())))
+_budget = threading.local()  # what the rendering of this thread has left
 
 
-# ---- the environment -------------------------------------------------------------------------
+def weigh(value: Any, depth: int = 0) -> int:
+    """The bytes of a value, roughly, with all that it holds as often as it holds it."""
+    size = 40 + (len(value) * (1 if value.isascii() else 4) if isinstance(value, (str, bytes)) else 0)
+    if isinstance(value, int):
+        size += value.bit_length() ** 2 // 32  # as the time to print it: at most 16,384 bits
+    elif isinstance(value, HOLDING):
+        held = (*value, *value.values()) if isinstance(value, dict) else value
+        any((size := size + weigh(item, depth + 1)) > LARGEST for item in held)  # goes no further than that
+    if size > LARGEST or depth > DEEPEST:
+        raise SecurityError(f"a value is larger than {LARGEST} bytes or nested more than {DEEPEST} deep")
+    return size
 
 
-class _Environment(ImmutableSandboxedEnvironment):
-    """Jinja's sandbox, in which everything passes by the budget that the rendering brings in its context."""
-
-    intercepted_binops = frozenset(ImmutableSandboxedEnvironment.default_binop_table)
-
-    def __init__(self):
-        # Not optimised: constants, too, are computed at rendering, where there is a budget.
-        super().__init__(
-            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols], optimized=False, finalize=_finalize
-        )
-        del self.globals["lipsum"]
-        self.globals |= {"namespace": Notes, "raise_exception": _raise_exception, "strftime_now": _strftime_now}
-        kept = {name: function for name, function in self.filters.items() if name not in LEFT_OUT}
-        self.filters = {name: _watched(name, function) for name, function in kept.items()}
-        self.filters |= {"join": _join, "tojson": _to_json, **OPERATIONS}
-        self.tests = {name: _watched(name, function) for name, function in self.tests.items()}
-
-    def call(self, context: Context, function: Any, /, *args: Any, **named: Any) -> Any:
-        budget = context.parent[_BUDGET]
-        budget.pay(CALL)
-        args = before_call(function, args)
-        if isinstance(function, LoopContext) and args:  # a recursive loop goes down
-            args = (budget.steps(args[0]), *args[1:])
-        found = super().call(context, function, *args, **named)
-        return found if getattr(function, "__name__", "") in GIVES_WHAT_IS_THERE else budget.made(found)
-
-    def call_binop(self, context: Context, sign: str, left: Any, right: Any) -> Any:
-        budget = context.parent[_BUDGET]
-        if before := BEFORE_OPERATOR.get(sign):
-            before(left, right)
-        return budget.made(super().call_binop(context, sign, left, right))
-
-    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        if getattr(value, "__name__", None) not in ("format", "format_map"):
-            return None
-        if not isinstance(value, (types.MethodType, types.BuiltinMethodType)) or not isinstance(value.__self__, str):
-            return None
-
-        def formatted(*args: Any, **named: Any) -> str:
-            by_name = value.__name__ == "format_map"
-            room(len(value.__self__) * 64)  # a field takes a microsecond or two
-            return Formatter(self).vformat(value.__self__, () if by_name else args, args[0] if by_name else named)
-
-        return formatted
-
-
-@jinja2.pass_context
-def _finalize(context: Context, value: Any) -> str:
-    """What is written out, as text."""
-    return context.parent[_BUDGET].made(value if type(value) is str else str(value))
-
-
-def _raise_exception(message: Any = "it gives no reason") -> None:
-    raise jinja2.TemplateError(str(message))
-
-
-def _strftime_now(form: Any) -> str:
-    return datetime.now().strftime(form)
-
-
-def _watched(name: str, function: Callable) -> Callable:
-    """A filter or test of Jinja that pays for what it does."""
-    wants = getattr(getattr(function, "jinja_pass_arg", None), "name", None)
-    before, is_there = BEFORE_FILTER.get(name), name in GIVES_WHAT_IS_THERE
-
-    @jinja2.pass_context
-    def watched(context: Context, *args: Any, **named: Any) -> Any:
-        budget = context.parent[_BUDGET]
-        budget.pay(STEP)
-        if before:
-            before(*args, **named)
-        if any(isinstance(text, str) and len(text) > WIDEST for text in (named.get("attribute"), *args[1:2])):
-            _long_argument(name)
-        first = {"context": context, "eval_context": context.eval_ctx, "environment": context.environment}
-        found = function(*([first[wants]] if wants else []), *args, **named)
-        if isinstance(found, Iterator):
-            return Steps(budget, found)
-        return found if is_there else budget.made(found)
-
-    return watched
-
-
-def _long_argument(name: str) -> None:
-    """The name of an attribute may be a path, which is walked for each item."""
-    if name in ("groupby", "map", "max", "min", "rejectattr", "selectattr", "sort", "sum", "unique"):
-        raise SecurityError(f"it names an attribute by more than {WIDEST} characters")
-
-
-@jinja2.pass_context
-def _join(context: Context, value: Any, d: Any = "", attribute: Any = None) -> str:
-    budget = context.parent[_BUDGET]
-    items = list(budget.steps(value))
-    if attribute is not None:
-        items = list(context.environment.call_filter("map", items, kwargs={"attribute": attribute}, context=context))
-    room(weigh(items) + len(items) * len(str(d)))
-    return budget.made(str(d).join(map(str, items)))
-
-
-@jinja2.pass_context
-def _to_json(
-    context: Context,
-    value: Any,
-    ensure_ascii: Any = False,
-    indent: Any = None,
-    separators: Any = None,
-    sort_keys: Any = False,
-) -> str:
-    """Jinja's own `tojson` escapes for HTML; templates of the hub count on plain JSON and on these options."""
-    narrow(indent)
-    wide = len(indent) if isinstance(indent, str) else max(indent or 0, 0)
-    around = weigh(separators) if separators else 2
-    room(weigh(value) * (1 + wide + around // ITEM))
-    options = dict(ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-    return context.parent[_BUDGET].made(json.dumps(value, **options))
-
-
-# ---- what the compiled template calls, where Jinja would have computed by itself ---------------
-
-LOOP, JOINED, MADE, TICK = "steps of a loop", "joined text", "a new value", "a moment"
-
-
-@jinja2.pass_context
-def _loop(context: Context, iterable: Any) -> Iterator:
-    return context.parent[_BUDGET].steps(iterable)
-
-
-@jinja2.pass_context
-def _joined(context: Context, parts: list) -> str:
-    """`a ~ b ~ c`"""
-    texts = [str(part) for part in parts]
-    room(sum(map(len, texts)))
-    return context.parent[_BUDGET].made("".join(texts))
-
-
-@jinja2.pass_context
-def _made(context: Context, value: Any) -> Any:
-    return context.parent[_BUDGET].made(value)
-
-
-@jinja2.pass_context
-def _tick(context: Context, value: Any) -> Any:
-    context.parent[_BUDGET].pay(STEP)
+def _paid(value: Any, price: int = 64) -> Any:
+    _budget.left -= price + weigh(value)
+    if _budget.left < 0 or time.thread_time() > _budget.end:
+        raise SecurityError("it computes too much, as a loop without end does")
     return value
 
 
-OPERATIONS = {LOOP: _loop, JOINED: _joined, MADE: _made, TICK: _tick}
+def _run(name: str, function: Callable, owner: tuple, /, *args: Any, **named: Any) -> Any:
+    """What an operator, a filter, a test or a method of a text gives, if that takes and makes little."""
+    args = [_paid(list(one)) if name not in LINEAR and isinstance(one, Iterator) else one for one in args]
+    given = [*owner, *args[hasattr(function, "jinja_pass_arg") :], *named.values()]  # without what is Jinja's own
+    sizes = [len(one) for one in given if name not in LINEAR and isinstance(one, Sized)]
+    if name in FORMATS and isinstance(given[0], str):  # so many fields, each as wide as a number or a value
+        if re.search(FORMATS[name], given[0].replace("{{", "")):
+            raise SecurityError("a size that only the values know is unsafe")
+        sizes = [given[0].count("%" if name == "%" else "{"), weigh(given[1:]), *map(int, re.findall(r"\d+", given[0]))]
+    elif name in BY_NUMBER and (sizes or name != "*"):
+        sizes += [8 * abs(one) for one in given["*" not in name :] if isinstance(one, int)]
+    product = math.prod(sorted(sizes * (1 + (name == "sum")))[-2:])  # a sum of lists copies them again and again
+    if product > MOST or name in LEFT_OUT:
+        raise SecurityError(f"{name!r} is unsafe here, since it takes or makes too much")
+    if name in ("list", "part") and isinstance(given[0], HOLDING):  # it holds what is there already
+        return _paid(None, 64 * len(given[0])) or function(*args, **named)
+    return _paid(function(*args, **named), 64 + product // 32)
 
 
-def _passing(node: nodes.Expr, name: str) -> nodes.Filter:
-    return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
+class _Environment(ImmutableSandboxedEnvironment):
+    intercepted_binops = frozenset(ImmutableSandboxedEnvironment.default_binop_table)
+    concat = staticmethod(lambda parts: "".join(_paid(list(parts))))
+
+    def __init__(self):
+        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"], optimized=False)
+        self.finalize = jinja2.pass_context(lambda _, value: weigh(value) and _paid(jinja2.filters.soft_str(value)))
+        notes = type("Namespace", (jinja2.utils.Namespace,), {"__repr__": lambda _: "<Namespace>"})  # may hold itself
+        now, lipsum = lambda form: datetime.now().strftime(form[:256]), jinja2.Undefined(name="lipsum")
+        join = jinja2.pass_eval_context(lambda context, value, d="": jinja2.filters.do_join(context, value, d))
+        self.globals |= {
+            "raise_exception": self.raise_exception,
+            "strftime_now": now,
+            "namespace": notes,
+            "lipsum": lipsum,
+        }
+        self.filters |= {"tojson": self.to_json, "join": join, "sum": sum, "paid": lambda it: it, "part": lambda it: it}
+        for table in (self.filters, self.tests, self.binop_table):
+            for name, function in table.items():
+                kind = "is" if table is self.tests else "%" if name == "format" else name
+                table[name] = functools.update_wrapper(functools.partial(_run, kind, function, ()), function)
+
+    def call(self, context: Any, function: Any, /, *args: Any, **named: Any) -> Any:
+        method = getattr(function, "__wrapped__", function)  # of `str.format`, in whose place the sandbox has its own
+        owner, name = getattr(method, "__self__", None), getattr(method, "__name__", "")
+        if type(method) is type(len) and not isinstance(owner, (str, list, tuple, dict)):
+            raise SecurityError(f"the method {name} is unsafe")
+        if isinstance(owner, str):
+            function = functools.partial(_run, name, function, (owner,))
+        weigh((args, named))
+        return _paid(super().call(context, function, *args, **named))
+
+    def raise_exception(self, reason: Any = "it gives no reason") -> None:
+        raise jinja2.TemplateError(str(reason))
+
+    def to_json(self, value: Any, ensure_ascii=False, indent=None, separators=None, sort_keys=False) -> str:
+        wide = (len(indent) if isinstance(indent, str) else indent or 0) + weigh(separators)
+        options = dict(ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+        return _run("json", lambda: json.dumps(value, **options), (range(weigh(value)), range(1 + wide)))
 
 
-class _Rewriter(NodeTransformer):
-    """Puts the four operations into a parsed template."""
-
-    def visit_For(self, node: nodes.For) -> nodes.For:
-        self.generic_visit(node)
-        node.iter = _passing(node.iter, LOOP)
-        return node
-
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Filter:
-        self.generic_visit(node)
-        return _passing(nodes.List(node.nodes, lineno=node.lineno), JOINED)
-
-    def visit_Compare(self, node: nodes.Compare) -> nodes.Filter:
-        return _passing(self.generic_visit(node), TICK)
-
-    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Expr:
-        self.generic_visit(node)
-        if isinstance(node.arg, nodes.Const):
-            return node
-        return _passing(node, MADE if isinstance(node.arg, nodes.Slice) else TICK)
-
-    def visit_List(self, node: nodes.List | nodes.Tuple) -> nodes.Expr:
-        self.generic_visit(node)
-        return node if all(isinstance(item, nodes.Const) for item in node.items) else _passing(node, MADE)
-
-    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Expr:
-        return self.visit_List(node) if node.ctx == "load" else node
-
-    def visit_Dict(self, node: nodes.Dict) -> nodes.Filter:
-        return _passing(self.generic_visit(node), MADE)
-
-    def visit_TemplateData(self, node: nodes.TemplateData) -> nodes.Const:
-        return nodes.Const(node.data, lineno=node.lineno)  # text between the tags, which a loop may repeat
-
-    def visit_ScopedEvalContextModifier(self, node: nodes.ScopedEvalContextModifier) -> None:
-        raise jinja2.TemplateSyntaxError("{% autoescape %} is for HTML, not for chats", node.lineno)
-
-
-# ---- the two calls ---------------------------------------------------------------------------
+class _Paying(NodeTransformer):  # puts a filter where Jinja would compute by itself
+    def generic_visit(self, node: nodes.Node) -> nodes.Node:
+        if isinstance(node, nodes.For):
+            node.iter = nodes.Filter(node.iter, "list", [], [], None, None)
+        elif isinstance(node, nodes.Concat):
+            node = nodes.Filter(nodes.List(node.nodes), "join", [], [], None, None)
+        super().generic_visit(node)
+        sliced = isinstance(getattr(node, "arg", None), nodes.Slice)
+        made = sliced or isinstance(node, nodes.List | nodes.Tuple | nodes.Dict | nodes.Compare)
+        is_target = getattr(node, "ctx", "load") == "store"
+        return nodes.Filter(node, "part" if sliced else "paid", [], [], None, None) if made and not is_target else node
 
 
 def compile_template(source: str, name: str) -> jinja2.Template:
-    """A template ready to be rendered; `name` is what messages call its checkpoint.
-
-    Raises:
-        Error: a template that is too long or that Jinja cannot read.
-    """
-    if len(source) > LONGEST_TEMPLATE:
-        found = f"the chat template has {len(source)} characters, expected at most {LONGEST_TEMPLATE}"
-        raise Error(f"{name}: {found}: fetch the file again")
+    """A template ready to be rendered, or an Error; `name` is what messages call its checkpoint."""
     try:
+        if len(source) > LONGEST_TEMPLATE:
+            raise SecurityError(f"it has {len(source)} characters, expected at most {LONGEST_TEMPLATE}")
         environment = _Environment()
-        tree = _Rewriter().visit(environment.parse(source))
-        code = environment.compile(tree, "chat template", "chat template")
-        return jinja2.Template.from_code(environment, code, environment.make_globals(None))
+        source = re.sub(r"(\{%[-+]?\s*)(end)?generation(\s*[-+]?%\})", r"\1\2with\3", source)  # a mark for training
+        tree = _Paying().visit(environment.parse(source))
+        return jinja2.Template.from_code(environment, environment.compile(tree), environment.globals)
     except Exception as error:  # Jinja's own, and Python's for what Jinja made of it: too deep, too many blocks
         raise _failed(name, error) from None
 
 
 def render(template: jinja2.Template, name: str, **variables: Any) -> str:
-    """The text that a compiled template makes of its variables, within the limits above.
-
-    Raises:
-        Error: whatever the template did wrong, or too much of.
-    """
-    parts, size = [], 0
+    """The text that a compiled template makes of its variables, or an Error: it did something wrong, or too much."""
+    _budget.left, _budget.end = WORK, time.thread_time() + SECONDS
     try:
-        for part in template.generate(**variables, **{_BUDGET: Budget()}):
-            size += len(part)
-            room(size)
-            parts.append(part)
-        return "".join(parts)
+        return template.environment.concat(template.generate(**variables))
     except Exception as error:  # a template is a program of others: anything may go wrong in it
         raise _failed(name, error) from None
 

@@ -137,4 +137,5 @@ PHRASES = (
     "{{ messages | groupby('role') | list }}{{ messages[0] | dictsort }}{{ 'a b' |title|indent(2)|replace('A', 'c') }}",
     "{{ cycler(1, 2).next() }}{{ joiner('|')() }}{{ dict(a=1).items() | list | sort | batch(2, 0) | list }}",
     "{{ raise_exception('no ' ~ messages[0]['role']) }}",
+    "{% for m in messages %}{% generation %}{{ m.content.strip('x') }}{% endgeneration %}{% endfor %}",
 )

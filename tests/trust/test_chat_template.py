@@ -330,6 +330,8 @@ def test_content_that_is_no_text_is_refused_rather_than_dropped(role, content):
         "  {% for message in messages %}\n    {{ message.content }}\n  {% endfor %}\nend\n\n",
         "{% for message in messages %}{% if loop.last %}{% break %}{% endif %}{{ message.role }}{% endfor %}",
         "{{ strftime_now('%Y') }} {{ enable_thinking }} {{ tools is none }} {{ undefined_name }}",
+        "{% for m in messages %}\n  {% generation %}\n{{ m.content }}\n  {% endgeneration %}\n{% endfor %}",
+        "{%- generation -%} a {%+ endgeneration %} {% set x = 1 %}{%generation%}{% set x = 2 %}{%endgeneration%}{{x}}",
     ],
 )
 def test_a_template_finds_the_filters_switches_and_white_space_of_transformers(template):

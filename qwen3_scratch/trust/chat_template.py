@@ -10,9 +10,9 @@ import math
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Iterator, Sized
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 import jinja2
 from jinja2 import nodes
@@ -39,7 +39,7 @@ def weigh(value: Any, depth: int = 0) -> int:
     if isinstance(value, int):
         size += value.bit_length() ** 2 // 32  # as the time to print it: at most 16,384 bits
     elif isinstance(value, HOLDING):
-        held = (*value, *value.values()) if isinstance(value, dict) else value
+        held: Any = (*value, *value.values()) if isinstance(value, dict) else value
         any((size := size + weigh(item, depth + 1)) > LARGEST for item in held)  # goes no further than that
     if size > LARGEST or depth > DEEPEST:
         raise SecurityError(f"a value is larger than {LARGEST} bytes or nested more than {DEEPEST} deep")
@@ -53,9 +53,9 @@ def _paid(value: Any, price: int = 64) -> Any:
     return value
 
 
-def _run(name: str, function: Callable, owner: tuple, /, *args: Any, **named: Any) -> Any:
+def _run(name: str, function: Any, owner: Any, /, *taken: Any, **named: Any) -> Any:
     """What an operator, a filter, a test or a method of a text gives, if that takes and makes little."""
-    args = [_paid(list(one)) if name not in LINEAR and isinstance(one, Iterator) else one for one in args]
+    args = [_paid(list(one)) if name not in LINEAR and isinstance(one, Iterator) else one for one in taken]
     given = [*owner, *args[hasattr(function, "jinja_pass_arg") :], *named.values()]  # without what is Jinja's own
     sizes = [len(one) for one in given if name not in LINEAR and isinstance(one, Sized)]
     if name in FORMATS and isinstance(given[0], str):  # so many fields, each as wide as a number or a value
@@ -68,7 +68,7 @@ def _run(name: str, function: Callable, owner: tuple, /, *args: Any, **named: An
     if product > MOST or name in LEFT_OUT:
         raise SecurityError(f"{name!r} is unsafe here, since it takes or makes too much")
     if name in ("list", "part") and isinstance(given[0], HOLDING):  # it holds what is there already
-        return _paid(None, 64 * len(given[0])) or function(*args, **named)
+        return _paid(None, 64 * len(cast(Any, given[0]))) or function(*args, **named)
     return _paid(function(*args, **named), 64 + product // 32)
 
 
@@ -76,20 +76,15 @@ class _Environment(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset(ImmutableSandboxedEnvironment.default_binop_table)
     concat = staticmethod(lambda parts: "".join(_paid(list(parts))))
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"], optimized=False)
-        self.finalize = jinja2.pass_context(lambda _, value: weigh(value) and _paid(jinja2.filters.soft_str(value)))
+        self.finalize = jinja2.pass_context(lambda _, value: weigh(value) and _paid(str(value)))
         notes = type("Namespace", (jinja2.utils.Namespace,), {"__repr__": lambda _: "<Namespace>"})  # may hold itself
         now, lipsum = lambda form: datetime.now().strftime(form[:256]), jinja2.Undefined(name="lipsum")
         join = jinja2.pass_eval_context(lambda context, value, d="": jinja2.filters.do_join(context, value, d))
-        self.globals |= {
-            "raise_exception": self.raise_exception,
-            "strftime_now": now,
-            "namespace": notes,
-            "lipsum": lipsum,
-        }
+        self.globals |= dict(raise_exception=self.raise_exception, strftime_now=now, namespace=notes, lipsum=lipsum)
         self.filters |= {"tojson": self.to_json, "join": join, "sum": sum, "paid": lambda it: it, "part": lambda it: it}
-        for table in (self.filters, self.tests, self.binop_table):
+        for table in cast(Any, (self.filters, self.tests, self.binop_table)):
             for name, function in table.items():
                 kind = "is" if table is self.tests else "%" if name == "format" else name
                 table[name] = functools.update_wrapper(functools.partial(_run, kind, function, ()), function)
@@ -107,7 +102,9 @@ class _Environment(ImmutableSandboxedEnvironment):
     def raise_exception(self, reason: Any = "it gives no reason") -> None:
         raise jinja2.TemplateError(str(reason))
 
-    def to_json(self, value: Any, ensure_ascii=False, indent=None, separators=None, sort_keys=False) -> str:
+    def to_json(
+        self, value: Any, ensure_ascii: Any = False, indent: Any = None, separators: Any = None, sort_keys: Any = False
+    ) -> str:
         wide = (len(indent) if isinstance(indent, str) else indent or 0) + weigh(separators)
         options = dict(ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
         return _run("json", lambda: json.dumps(value, **options), (range(weigh(value)), range(1 + wide)))

@@ -43,11 +43,10 @@ def ranks(
     status 1: where the grid does not hold as many ranks as were started, and where a rank raises Error, ends, or does
     not answer for `timeout` seconds. A process that hangs on this machine is ended.
     """
+    count = tensor_parallel * expert_parallel
     if not started_by_torchrun():
-        count, call = tensor_parallel * expert_parallel, "torchrun --nproc-per-node"
-        raise Error(
-            f"{count} processes are needed and this is one alone: start with `{call} {count} -m qwen3_scratch ...`"
-        )
+        start = f"start with `torchrun --nproc-per-node {count} -m qwen3_scratch ...`"
+        raise Error(f"{count} processes are needed and this is one alone: {start}")
     backend = "nccl" if device.startswith("cuda") else "gloo"
     if backend == "nccl":
         torch.cuda.set_device(device)
@@ -58,17 +57,15 @@ def ranks(
     signal.signal(signal.SIGTERM, _lost)
     try:
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
-        if tensor_parallel * expert_parallel != world:
-            needed = f"{tensor_parallel} x {expert_parallel} = {tensor_parallel * expert_parallel}"
+        if count != world:
+            needed = f"{tensor_parallel} x {expert_parallel} = {count}"
             raise Error(f"torchrun started {world} processes, expected tensor x expert = {needed}: make them equal")
         yield make_mesh(tensor_parallel, expert_parallel, device.partition(":")[0], timeout)
     except (Error, Lost, RuntimeError) as failure:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         network = isinstance(failure, Lost) or any(word in str(failure) for word in NETWORK)
-        reason = (
-            "" if network else str(failure) if isinstance(failure, Error) else f"{type(failure).__name__}: {failure}"
-        )
-        sentence = roll_call(store, rank, world, reason.splitlines()[0] if reason else "", timeout)
+        text = str(failure) if isinstance(failure, Error) else f"{type(failure).__name__}: {failure}"
+        sentence = roll_call(store, rank, world, "" if network else text.partition("\n")[0], timeout)
         if store.add("speakers", 1) > 1:  # another rank has said it
             raise SystemExit(1) from None
         raise Error(sentence) from None
@@ -87,50 +84,39 @@ def roll_call(store: dist.Store, rank: int, world: int, reason: str, timeout: fl
     store.set(f"reason/{rank}", reason)
     end = time.monotonic() + ROLL_CALL
     while True:
-        here = [other for other in range(world) if store.check([f"reason/{other}"])]
-        for other in here:
-            if text := store.get(f"reason/{other}").decode():
+        missing = []
+        for other in range(world):
+            if not store.check([f"reason/{other}"]):
+                missing.append(other)
+            elif text := store.get(f"reason/{other}").decode():
                 return f"rank {other} of {world}: {text}"
-        missing = [other for other in range(world) if other not in here]
         for other in missing:
-            host, pid = process_of(store, other)
-            if host == socket.gethostname() and not is_running(pid):
+            host, pid = store.get(f"process/{other}").decode().split()  # which each rank writes before anything else
+            here = host == socket.gethostname()
+            if here and not is_running(int(pid)):
                 what = f"its process {pid} has ended before its work was done"
                 return f"rank {other} of {world}: {what}: see what it wrote, or look for a full memory"
+            if time.monotonic() > end and not here:
+                return f"rank {other} of {world}: process {pid} on {host} does not answer: look at what it does there"
+            if time.monotonic() > end:  # it would not hear torchrun either
+                os.kill(int(pid), signal.SIGKILL)
+                what = f"process {pid} did not answer for {timeout:g} s and was ended"
+                return f"rank {other} of {world}: {what}: see why it waited"
         if not missing:
             return f"rank {rank} of {world}: asked to stop, or the connection broke while all ranks ran: start again"
-        if time.monotonic() > end:
-            return hanging(store, missing[0], world, timeout)
         time.sleep(0.05)
 
 
-def process_of(store: dist.Store, rank: int) -> tuple[str, int]:
-    """Host and process id of a rank, which every rank writes before it does anything else."""
-    host, pid = store.get(f"process/{rank}").decode().split()
-    return host, int(pid)
-
-
 def is_running(pid: int) -> bool:
-    try:
+    with suppress(ProcessLookupError):
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def hanging(store: dist.Store, rank: int, world: int, timeout: float) -> str:
-    """Names a rank that does not answer, and ends it if it is on this machine: it would not hear torchrun either."""
-    host, pid = process_of(store, rank)
-    if host != socket.gethostname():
-        return f"rank {rank} of {world}: process {pid} on {host} does not answer: look at what it does there"
-    os.kill(pid, signal.SIGKILL)
-    return f"rank {rank} of {world}: process {pid} did not answer for {timeout:g} s and was ended: see why it waited"
+        return True
+    return False
 
 
 def agree(value: Any) -> Any:
     """The value that the first rank has; a process alone agrees with itself."""
-    if not dist.is_initialized():
-        return value
     agreed = [value]
-    dist.broadcast_object_list(agreed, src=0)
+    if dist.is_initialized():
+        dist.broadcast_object_list(agreed, src=0)
     return agreed[0]

@@ -29,6 +29,9 @@ from ..fast.dispatch import Down, GateUp, Tokens
 from ..hub.find import find_folder
 from ..model import LayerWeights, Ops, Route, Weights, expert_ffn, moe
 
+Hidden = Float[Tensor, "batch seq hidden"]
+Rows = Float[Tensor, "own_vocab hidden"]  # of embedding or head
+
 DIMENSIONS = ("tensor", "expert")
 
 
@@ -58,20 +61,19 @@ def place_of(mesh: DeviceMesh) -> Place:
     return Place(*(mesh.get_local_rank(name) for name in DIMENSIONS), *(mesh.size(at) for at in range(2)))
 
 
-# ---- which part of every tensor is a rank's own -------------------------------------------------
-
-
 def check_split(config: Config, tensors: int, experts: int) -> None:
     """Raises Error where the sizes of a model do not divide by those of the grid."""
-    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+    kv_heads = config.num_key_value_heads
     layers = [config.is_sparse(layer) for layer in range(config.num_hidden_layers)]
-    sizes = {"num_attention_heads": heads}
-    sizes |= {"moe_intermediate_size": config.moe_intermediate_size} if any(layers) else {}
-    sizes |= {"intermediate_size": config.intermediate_size} if not all(layers) else {}
-    for name, size in sizes.items():
-        if size % tensors:
+    divided = [("tensor_parallel", tensors, "num_attention_heads")]
+    if any(layers):
+        divided += [("tensor_parallel", tensors, "moe_intermediate_size"), ("expert_parallel", experts, "num_experts")]
+    if not all(layers):
+        divided += [("tensor_parallel", tensors, "intermediate_size")]
+    for option, parts, name in divided:
+        if (size := getattr(config, name)) % parts:
             advice = "choose a number that divides it"
-            raise Error(f"tensor_parallel is {tensors}, expected a divisor of {name}, which is {size}: {advice}")
+            raise Error(f"{option} is {parts}, expected a divisor of {name}, which is {size}: {advice}")
     if kv_heads % tensors and tensors % kv_heads:
         expected = f"a divisor or a multiple of num_key_value_heads, which is {kv_heads}"
         raise Error(f"tensor_parallel is {tensors}, expected {expected}: choose another number")
@@ -79,9 +81,6 @@ def check_split(config: Config, tensors: int, experts: int) -> None:
         raise Error(f"tensor_parallel is {tensors}, expected at most the vocabulary, which is {config.vocab_size}")
     if not any(layers) and experts > 1:
         raise Error(f"expert_parallel is {experts}, expected 1: this model is dense and has no experts to deal out")
-    if any(layers) and config.num_experts % experts:
-        expected = f"a divisor of num_experts, which is {config.num_experts}"
-        raise Error(f"expert_parallel is {experts}, expected {expected}: choose a number that divides it")
 
 
 def rows_of(size: int, part: int, parts: int) -> slice:
@@ -93,20 +92,12 @@ def rows_of(size: int, part: int, parts: int) -> slice:
 def kv_heads_of(config: Config, place: Place) -> slice:
     """A rank's key/value heads: its share, or the one that its query heads read, which other ranks then hold too."""
     heads = config.num_key_value_heads
-    if heads >= place.tensors:
-        return rows_of(heads, place.tensor, place.tensors)
-    only = place.tensor * heads // place.tensors
-    return slice(only, only + 1)
-
-
-def numbers_of(heads: slice, config: Config) -> slice:
-    """The rows of a projection that make these heads."""
-    return slice(heads.start * config.head_dim, heads.stop * config.head_dim)
+    first, after = (number * heads // place.tensors for number in (place.tensor, place.tensor + 1))
+    return slice(first, max(after, first + 1))
 
 
 def own_slot(config: Config, place: Place, slot: Slot) -> Slot | None:
     """What a rank reads of one tensor of the files, and where in its own tensors it goes; None: nothing."""
-    share = partial(rows_of, part=place.tensor, parts=place.tensors)
     name, part = slot.field, slot.part
     if part and isinstance(part[0], int):
         mine = rows_of(config.num_experts, place.expert, place.experts)
@@ -115,18 +106,16 @@ def own_slot(config: Config, place: Place, slot: Slot) -> Slot | None:
         part = (part[0] - mine.start, *part[1:])
     if name == "o_bias":  # the sum over the ranks must hold it once
         return slot if place.tensor == 0 else None
-    cuts = {
-        "q_proj": (numbers_of(share(config.num_attention_heads), config),),
-        "k_proj": (numbers_of(kv_heads_of(config, place), config),),
-        "o_proj": (slice(None), numbers_of(share(config.num_attention_heads), config)),
-        "embed_tokens": (share(config.vocab_size),),
-        "gate_up_proj": (share(slot.shape[0]),),
-        "down_proj": (slice(None), share(slot.shape[-1])),
-    }
-    same = {"q_bias": "q_proj", "k_bias": "k_proj", "v_proj": "k_proj", "v_bias": "k_proj", "lm_head": "embed_tokens"}
-    cut = cuts.get(same.get(name, name), ())
-    shape = tuple(len(range(*at.indices(size))) for at, size in zip(cut, slot.shape, strict=False))
-    shape += slot.shape[len(cut) :]
+    share = partial(rows_of, part=place.tensor, parts=place.tensors)
+    cut: tuple[slice, ...] = ()
+    if name in ("k_proj", "k_bias", "v_proj", "v_bias"):
+        heads, dim = kv_heads_of(config, place), config.head_dim
+        cut = (slice(heads.start * dim, heads.stop * dim),)
+    elif name in ("q_proj", "q_bias", "gate_up_proj", "embed_tokens", "lm_head"):
+        cut = (share(slot.shape[0]),)
+    elif name in ("o_proj", "down_proj"):
+        cut = (slice(None), share(slot.shape[1]))
+    shape = tuple(torch.empty(slot.shape, device="meta")[cut].shape)
     if name == "gate_up_proj" and isinstance(rows := part[-1], slice):  # gate above up, as in the whole
         second = rows.start > 0
         part = (*part[:-1], slice(second * shape[0], (second + 1) * shape[0]))
@@ -135,8 +124,7 @@ def own_slot(config: Config, place: Place, slot: Slot) -> Slot | None:
 
 def own_config(config: Config, place: Place) -> Config:
     """The config by which a rank runs: as many heads as it holds, so that its cache holds no others."""
-    kv_heads = kv_heads_of(config, place)
-    heads = config.num_attention_heads // place.tensors
+    heads, kv_heads = config.num_attention_heads // place.tensors, kv_heads_of(config, place)
     return replace(config, num_attention_heads=heads, num_key_value_heads=kv_heads.stop - kv_heads.start)
 
 
@@ -152,12 +140,8 @@ def shard_weights(weights: Weights, config: Config, mesh: DeviceMesh | Place) ->
             fields[own.field][own.part] = getattr(source, slot.field)[slot.part][own.cut]
         return fields
 
-    layers = (cut(layer, list(layer_slots(config, number))) for number, layer in enumerate(weights.layers))
-    outer = cut(weights, outer_slots(config))
-    return Weights(layers=tuple(LayerWeights(**fields) for fields in layers), **outer)
-
-
-# ---- where slices meet --------------------------------------------------------------------------
+    layers = [LayerWeights(**cut(layer, list(layer_slots(config, at)))) for at, layer in enumerate(weights.layers)]
+    return Weights(layers=tuple(layers), **cut(weights, outer_slots(config)))
 
 
 def all_sum(x: Tensor, group: dist.ProcessGroup) -> Tensor:
@@ -168,9 +152,7 @@ def all_sum(x: Tensor, group: dist.ProcessGroup) -> Tensor:
     return x
 
 
-def own_embed(
-    token_ids: Int[Tensor, "batch seq"], rows: Float[Tensor, "own_vocab hidden"], first: int, group: dist.ProcessGroup
-) -> Float[Tensor, "batch seq hidden"]:
+def own_embed(token_ids: Int[Tensor, "batch seq"], rows: Rows, first: int, group: dist.ProcessGroup) -> Hidden:
     """Rows that this rank holds, from number `first` on, zeros for the others; the sum puts them together."""
     local = token_ids - first
     mine = (local >= 0) & (local < len(rows))
@@ -178,18 +160,12 @@ def own_embed(
     return all_sum(found * mine[..., None], group)
 
 
-def own_head(
-    x: Float[Tensor, "batch seq hidden"], rows: Float[Tensor, "own_vocab hidden"], vocab: int, group: dist.ProcessGroup
-) -> Float[Tensor, "batch seq vocab"]:
+def own_head(x: Hidden, rows: Rows, vocab: int, group: dist.ProcessGroup) -> Float[Tensor, "batch seq vocab"]:
     """The logits of this rank's rows beside those of the others: the same numbers on every rank, so all draw alike."""
     logits = F.linear(x, rows)
     if group.size() == 1:
         return logits
-    each = -(-vocab // group.size())  # the last ranks may hold fewer rows
-    logits = F.pad(logits, (0, each - len(rows))).contiguous()
-    parts = [torch.empty_like(logits) for _ in range(group.size())]
-    dist.all_gather(parts, logits, group=group)
-    return torch.cat(parts, dim=-1)[..., :vocab]
+    return all_rows(logits.flatten(0, 1).T, vocab, group).T.unflatten(0, x.shape[:2])
 
 
 def own_experts(
@@ -240,9 +216,7 @@ def send_to_owners(
     return all_rows(out, len(x), group)
 
 
-def all_rows(
-    rows: Float[Tensor, "own_tokens dim"], count: int, group: dist.ProcessGroup
-) -> Float[Tensor, "tokens dim"]:
+def all_rows(rows: Float[Tensor, "own dim"], count: int, group: dist.ProcessGroup) -> Float[Tensor, "all dim"]:
     """The rows of all ranks, in their order."""
     each = -(-count // group.size())
     padded = F.pad(rows, (0, 0, 0, each - len(rows))).contiguous()
@@ -272,28 +246,24 @@ def traffic(config: Config, place: Place) -> dict[str, int]:
     A sum over n ranks sends 2 (n - 1) / n of the vector from each (reduced around a ring, then handed round); putting
     the parts of a vector together sends (n - 1) / n of it.
     """
-    layers = [config.is_sparse(layer) for layer in range(config.num_hidden_layers)]
 
-    def ring(size: int, ranks: int, times: int) -> int:
-        return times * (ranks - 1) * -(-size // ranks)
+    def ring(size: int, ranks: int) -> int:
+        return (ranks - 1) * -(-size // ranks)
 
+    summed, depth = 2 * ring(config.hidden_size, place.tensors), config.num_hidden_layers
     return {
-        "embedding": ring(config.hidden_size, place.tensors, 2),
-        "attention": ring(config.hidden_size, place.tensors, 2) * len(layers),
-        "feed-forward": ring(config.hidden_size, place.tensors, 2) * len(layers),
-        "experts": ring(config.hidden_size, place.experts, 2) * sum(layers),
-        "head": ring(config.vocab_size, place.tensors, 1),
+        "embedding": summed,
+        "attention": summed * depth,
+        "feed-forward": summed * depth,
+        "experts": 2 * ring(config.hidden_size, place.experts) * sum(map(config.is_sparse, range(depth))),
+        "head": ring(config.vocab_size, place.tensors),
     }
 
 
 def load_slices(
-    name_or_path: str | Path | None,
-    mesh: DeviceMesh,
-    *,
-    dispatch: Callable[..., Tensor] = own_experts,
-    revision: str | None = None,
-    **options: Any,
-) -> Checkpoint:
+    name_or_path: str | Path | None, mesh: DeviceMesh, *, dispatch: Callable[..., Tensor] = own_experts,
+    revision: str | None = None, **options: Any,
+) -> Checkpoint:  # fmt: skip
     """A checkpoint of which this rank reads and holds its own slices; `generate`, `stream` and `forward` run on it.
 
     Every rank must call them with the same arguments, a seed included; each then gets the same answer. `forward`

@@ -4,14 +4,15 @@ A way of reading says how a text goes through a model: at once, through a cache,
 the same logits in each of them, a wrong one often in some alone.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import zip_longest
+from collections.abc import Callable, Sequence
+from itertools import takewhile, zip_longest
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ..cache import KVCache
 from ..config import Config
@@ -19,6 +20,7 @@ from ..model import LayerWeights, Ops, Weights
 from ..tracing import WATCHED, Call, Trace
 
 OWN = {function.__name__ for function in WATCHED}  # what bears another name stands in for one of these
+Ids = Sequence[int]
 Forward = Callable[..., Float[Tensor, "batch kept vocab"]]
 
 
@@ -50,31 +52,23 @@ def read(
 
 
 def write(
-    forward: Forward,
-    weights: Weights,
-    prompts: Sequence[Sequence[int]],
-    config: Config,
-    count: int,
-    stop: Sequence[int] = (),
+    forward: Forward, weights: Weights, prompts: Sequence[Ids], config: Config, count: int, stop: Ids = ()
 ) -> list[list[int]]:
     """The likeliest tokens after each prompt, `count` or up to a stop token; a batch, padded on the left.
 
     `forward` reads the prompts in one pass, then each new token through the cache.
     """
-    longest = max(map(len, prompts))
-    ids = torch.tensor([[0] * (longest - len(prompt)) + [*prompt] for prompt in prompts])
-    keep = torch.arange(longest) >= torch.tensor([[longest - len(prompt)] for prompt in prompts])
-    cache = KVCache(config, len(prompts), longest + count, dtype=weights.embed_tokens.dtype)
-    written, running = [], torch.ones(len(prompts), dtype=torch.bool)
+    ids = pad_sequence([torch.tensor(prompt) for prompt in prompts], batch_first=True, padding_side="left")
+    keep = torch.arange(ids.shape[1]) >= torch.tensor([[ids.shape[1] - len(prompt)] for prompt in prompts])
+    cache = KVCache(config, len(prompts), ids.shape[1] + count, dtype=weights.embed_tokens.dtype)
+    columns: list[list[int]] = []
     for _ in range(count):
         ids = forward(weights, ids, config, attention_mask=keep, cache=cache, logits_to_keep=1)[:, -1:].argmax(-1)
         keep = torch.ones_like(ids, dtype=torch.bool)
-        written.append(ids[:, 0])
-        running &= ~torch.isin(ids[:, 0], torch.tensor(stop))
-        if not running.any():
+        columns.append(ids[:, 0].tolist())
+        if all(not set(stop).isdisjoint(row) for row in zip(*columns, strict=True)):
             break
-    rows = torch.stack(written, dim=1).tolist()
-    return [row[: next((at for at, token in enumerate(row) if token in stop), len(row))] for row in rows]
+    return [list(takewhile(lambda token: token not in stop, row)) for row in zip(*columns, strict=True)]
 
 
 def agreement(right: Float[Tensor, "*seq vocab"], wrong: Float[Tensor, "*seq vocab"]) -> Bool[Tensor, "*seq"]:
@@ -98,15 +92,13 @@ def stream_distance(right: Trace, wrong: Trace) -> Float[Tensor, "layers"]:
     """
     keeps = [states.inputs["keep"] for states in right["hidden_states"]]
 
-    def streams(trace: Trace) -> Iterator[Tensor]:
-        passes = (
-            [call for call in states.children if call.name == "decoder_layer"] for states in trace["hidden_states"]
-        )
-        for calls in zip(*passes, strict=True):
-            yield torch.cat([call.output[keep] for call, keep in zip(calls, keeps, strict=True)]).float()
+    def stream(trace: Trace, layer: int) -> Tensor:
+        calls = zip(trace["decoder_layer"][layer::layers], keeps, strict=True)  # this layer's in each pass
+        return torch.cat([call.output[keep] for call, keep in calls]).float()
 
-    pairs = zip(streams(right), streams(wrong), strict=True)
-    return torch.stack([(other - stream).norm() / stream.norm() for stream, other in pairs])
+    layers = len(right["decoder_layer"]) // len(keeps)
+    pairs = [(stream(right, layer), stream(wrong, layer)) for layer in range(layers)]
+    return torch.stack([(other - own).norm() / own.norm() for own, other in pairs])
 
 
 class Difference(NamedTuple):

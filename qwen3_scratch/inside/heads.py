@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ..checkpoints.checkpoint import Checkpoint, tokenizer_of
 from ..config import Config
@@ -126,13 +127,11 @@ def story_lookups(checkpoint: Checkpoint, examples: Sequence[Example]) -> Lookup
             behind = [place for place in notes if ids[place - 1 : place + 1] == ids[query : query + 2]]
             steps.append((len(texts), query, behind, [place for place in notes if place not in behind]))
         texts.append(ids[: walk.stop])
-    longest = max(map(len, texts))
-    masks = torch.zeros(2, len(steps), longest, dtype=torch.bool)
-    for number, step in enumerate(steps):
-        for mask, places in zip(masks, step[2:], strict=True):
-            mask[number, places] = True
-    text, query = torch.tensor([step[:2] for step in steps]).T
-    return Lookups(torch.tensor([ids + [0] * (longest - len(ids)) for ids in texts]), text, query, *masks)
+    token_ids = pad_sequence([torch.tensor(ids) for ids in texts], batch_first=True)
+    seq = range(token_ids.shape[1])
+    numbers, queries, *places = zip(*steps, strict=True)
+    masks = (torch.tensor([[at in chosen for at in seq] for chosen in each]) for each in places)
+    return Lookups(token_ids, torch.tensor(numbers), torch.tensor(queries), *masks)
 
 
 def notes_and_walk(tokenizer: Tokenizer, ids: list[int]) -> tuple[list[int], range]:

@@ -1,4 +1,7 @@
-"""The steps of the model as they are wrongly written, each with the signature of the right one: see `mistakes.py`."""
+"""The steps of the model as they are wrongly written, each with the signature of the right one: see `mistakes.py`.
+
+In the order of a pass; at the end three calls of `forward` that are wrong while each step is right.
+"""
 
 import math
 from dataclasses import replace
@@ -13,35 +16,39 @@ from .. import model
 from ..config import Config
 from ..model import NEVER, Route, Table, gqa_attention, moe_route, rms_norm, rope_frequencies, rope_table
 
-# ---- norms -----------------------------------------------------------------------------------
+Vectors = Float[Tensor, "*batch dim"]
+Scale = Float[Tensor, "dim"]
+Queries = Float[Tensor, "batch heads q_len head_dim"]
+Keys = Float[Tensor, "batch kv_heads k_len head_dim"]  # and values
+Seen = Bool[Tensor, "#batch #heads q_len k_len"]
+Asking = Int[Tensor, "batch q_len"]  # positions of queries
+Asked = Int[Tensor, "batch k_len"]  # positions of keys
+Rows = Float[Tensor, "tokens dim"]
+Router = Float[Tensor, "experts dim"]
+Up = Float[Tensor, "intermediate dim"]
+Down = Float[Tensor, "dim intermediate"]
+Logits = Float[Tensor, "batch kept vocab"]
 
 
-def no_qk_norm(x: Float[Tensor, "*batch dim"], weight: Float[Tensor, "dim"], eps: float) -> Float[Tensor, "*batch dim"]:
+def no_qk_norm(x: Vectors, weight: Scale, eps: float) -> Vectors:
     """Queries and keys as projected; heads have four dimensions here, and the stream three."""
     return x if x.ndim == 4 else rms_norm(x, weight, eps)
 
 
-def layer_norm(x: Float[Tensor, "*batch dim"], weight: Float[Tensor, "dim"], eps: float) -> Float[Tensor, "*batch dim"]:
+def layer_norm(x: Vectors, weight: Scale, eps: float) -> Vectors:
     """The mean is taken away first, as in GPT-2."""
     return F.layer_norm(x, weight.shape, weight, None, eps)
 
 
-def eps_outside_root(
-    x: Float[Tensor, "*batch dim"], weight: Float[Tensor, "dim"], eps: float
-) -> Float[Tensor, "*batch dim"]:
+def eps_outside_root(x: Vectors, weight: Scale, eps: float) -> Vectors:
     """x / (sqrt(mean(x^2)) + eps)."""
     wide = x.float()
     return weight * (wide / (wide.pow(2).mean(-1, keepdim=True).sqrt() + eps)).to(x.dtype)
 
 
-def weight_plus_one(
-    x: Float[Tensor, "*batch dim"], weight: Float[Tensor, "dim"], eps: float
-) -> Float[Tensor, "*batch dim"]:
+def weight_plus_one(x: Vectors, weight: Scale, eps: float) -> Vectors:
     """Multiplied by 1 + weight, as in Gemma, whose files hold the weight less one."""
     return rms_norm(x, 1 + weight, eps)
-
-
-# ---- positions -------------------------------------------------------------------------------
 
 
 def interleaved_rope(
@@ -64,21 +71,13 @@ def theta_of_qwen3(config: Config, positions: Int[Tensor, "batch seq"]) -> Table
 def frequencies_in_bf16(config: Config, positions: Int[Tensor, "batch seq"]) -> Table:
     """Eight bits for each frequency, as after `model.bfloat16()` on a module that keeps them in a buffer."""
     frequencies, scale = rope_frequencies(config, positions.max() + 1)
-    angles = positions[..., None].float() * frequencies.bfloat16().float()
-    angles = torch.cat((angles, angles), dim=-1)
+    angles = (positions[..., None].float() * frequencies.bfloat16().float()).repeat(1, 1, 2)
     return angles.cos() * scale, angles.sin() * scale
 
 
 def positions_from_zero(config: Config, positions: Int[Tensor, "batch seq"]) -> Table:
     """Each call counts its own tokens, whatever the cache holds."""
     return rope_table(config, positions - positions[:, :1])
-
-
-# ---- attention -------------------------------------------------------------------------------
-
-Queries = Float[Tensor, "batch heads q_len head_dim"]
-Keys = Float[Tensor, "batch kv_heads k_len head_dim"]  # and values
-Seen = Bool[Tensor, "#batch #heads q_len k_len"]
 
 
 def repeated_heads(q: Queries, k: Keys, v: Keys, mask: Seen | None = None) -> Queries:
@@ -89,8 +88,7 @@ def repeated_heads(q: Queries, k: Keys, v: Keys, mask: Seen | None = None) -> Qu
 
 def groups_of_four(q: Queries, k: Keys, v: Keys, mask: Seen | None = None) -> Queries:
     """Query head h reads key head h // 4, a number of one checkpoint."""
-    last = k.shape[1] - 1  # past it an index would crash, and be found
-    shared = (torch.arange(q.shape[1]) // 4).clamp(max=last)
+    shared = (torch.arange(q.shape[1]) // 4).clamp(max=k.shape[1] - 1)  # past it an index would crash, and be found
     return gqa_attention(q, k[:, shared], v[:, shared], mask)
 
 
@@ -109,27 +107,14 @@ def softmax_in_bf16(q: Queries, k: Keys, v: Keys, mask: Seen | None = None) -> Q
     return scores.softmax(dim=-1).to(q.dtype) @ v
 
 
-# ---- masks -----------------------------------------------------------------------------------
-
-
-def no_causal_mask(
-    positions: Int[Tensor, "batch q_len"], key_positions: Int[Tensor, "batch k_len"], window: int | None = None
-) -> Bool[Tensor, "batch 1 q_len k_len"]:
+def no_causal_mask(positions: Asking, key_positions: Asked, window: int | None = None) -> Seen:
     """Every token sees all that are no padding, later ones too."""
     return (key_positions != NEVER)[:, None, None].expand(-1, 1, positions.shape[1], -1)
 
 
-def window_off_by_one(
-    positions: Int[Tensor, "batch q_len"], key_positions: Int[Tensor, "batch k_len"], window: int | None = None
-) -> Bool[Tensor, "batch 1 q_len k_len"]:
+def window_off_by_one(positions: Asking, key_positions: Asked, window: int | None = None) -> Seen:
     """The window's tokens and one more: `<=` for `<`."""
     return model.attention_mask(positions, key_positions, None if window is None else window + 1)
-
-
-# ---- router and experts ----------------------------------------------------------------------
-
-Rows = Float[Tensor, "tokens dim"]
-Router = Float[Tensor, "experts dim"]
 
 
 def argmax_expert(x: Rows, router: Router, top_k: int, norm_topk_prob: bool) -> Route:
@@ -154,38 +139,23 @@ def softmax_over_top_k(x: Rows, router: Router, top_k: int, norm_topk_prob: bool
     return Route(best.softmax(dim=-1, dtype=torch.float32).to(x.dtype), experts, logits)
 
 
-def gate_and_up_swapped(
-    x: Float[Tensor, "n dim"],
-    gate_proj: Float[Tensor, "intermediate dim"],
-    up_proj: Float[Tensor, "intermediate dim"],
-    down_proj: Float[Tensor, "dim intermediate"],
-) -> Float[Tensor, "n dim"]:
+def gate_and_up_swapped(x: Rows, gate_proj: Up, up_proj: Up, down_proj: Down) -> Rows:
     """silu on the up-projection."""
     return model.expert_ffn(x, up_proj, gate_proj, down_proj)
 
 
-# ---- calls of `forward` that are wrong while each step is right ------------------------------
-
-
-def pads_attended(
-    weights: Any, token_ids: Tensor, config: Config, *, attention_mask: Tensor | None = None, **options: Any
-) -> Float[Tensor, "batch kept vocab"]:
+def pads_attended(*args: Any, attention_mask: Tensor | None = None, **options: Any) -> Logits:
     """Padding is read like text."""
-    return model.forward(weights, token_ids, config, **options)
+    return model.forward(*args, **options)
 
 
-def pads_counted(
-    weights: Any, token_ids: Tensor, config: Config, *, cache: Any = None, **options: Any
-) -> Float[Tensor, "batch kept vocab"]:
+def pads_counted(weights: Any, token_ids: Tensor, config: Config, *, cache: Any = None, **options: Any) -> Logits:
     """A token's position is its column in the batch, padding before it included."""
-    start = 0 if cache is None else cache.length
-    positions = start + torch.arange(token_ids.shape[1])[None]
+    positions = torch.arange(token_ids.shape[1])[None] + (0 if cache is None else cache.length)
     return model.forward(weights, token_ids, config, positions=positions, cache=cache, **options)
 
 
-def pads_counted_after_prefill(
-    weights: Any, token_ids: Tensor, config: Config, *, cache: Any = None, **options: Any
-) -> Float[Tensor, "batch kept vocab"]:
+def pads_counted_after_prefill(*args: Any, cache: Any = None, **options: Any) -> Logits:
     """The prompt counts from its first token; what is written counts from the cache's length, padding included."""
     read = model.forward if cache is None or cache.length == 0 else pads_counted
-    return read(weights, token_ids, config, cache=cache, **options)
+    return read(*args, cache=cache, **options)

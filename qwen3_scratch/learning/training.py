@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -108,10 +109,8 @@ class Plan(NamedTuple):
 
 def make_optimizer(weights: Weights, plan: Plan) -> torch.optim.AdamW:
     tensors = tensor_tree(weights)
-    groups = [
-        {"params": [t for t in tensors if t.ndim > 1], "weight_decay": plan.weight_decay},
-        {"params": [t for t in tensors if t.ndim <= 1], "weight_decay": 0.0},
-    ]
+    matrices, others = [t for t in tensors if t.ndim > 1], [t for t in tensors if t.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": plan.weight_decay}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=plan.learning_rate, betas=(0.9, 0.98), fused=True)
 
 
@@ -139,14 +138,9 @@ class Moment(NamedTuple):
 
 
 def train(
-    config: Config,
-    plan: Plan,
-    batch_of: Callable[[int], Batch],
-    folder: Path,
-    *,
-    seed: int = 0,
+    config: Config, plan: Plan, batch_of: Callable[[int], Batch], folder: Path, *, seed: int = 0,
     measure: Callable[[Weights, int], dict[str, float]] | None = None,
-) -> Moment:
+) -> Moment:  # fmt: skip
     """Trains from random weights, or from where an earlier call in `folder` stopped, to the end of the plan.
 
     `batch_of(step)` depends on nothing but its argument, so that a resumed run is bit for bit the run that was never
@@ -171,8 +165,7 @@ def train(
             if step % 10 == 9 or saving:
                 history.append({"step": step + 1, "loss": loss, "balance": found.balance.item()})
             if saving:
-                if measure is not None:
-                    history[-1] |= measure(weights, step + 1)
+                history[-1] |= measure(weights, step + 1) if measure else {}
                 moment = Moment(step + 1, weights, optimizer, history)
                 save_moment(moment, folder, run_of(config, plan, seed))
     return moment
@@ -221,7 +214,7 @@ def resume(config: Config, plan: Plan, folder: Path, *, seed: int = 0) -> Moment
                     raise ValueError(f"a tensor of weight {number} has another shape")
                 tensor.copy_(state.pop("weight"))
                 moment.optimizer.state[tensor] = state
-    except (SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
+    except UNREADABLE as error:
         raise Error(f"{path}: is damaged ({error}), expected a saved run: remove the folder to start anew") from None
     if "config" in others:
         raise Error(f"{path}: is of another config, expected this one's run: remove the folder to start anew")
@@ -234,12 +227,11 @@ def resume(config: Config, plan: Plan, folder: Path, *, seed: int = 0) -> Moment
 
 def saved_step(folder: Path) -> int:
     """How many steps the run in `folder` would not have to repeat: 0 where nothing readable was saved."""
-    try:
-        with safe_open(folder / MOMENT, framework="pt") as opened:
-            return int(opened.metadata()["step"])
-    except (SafetensorError, OSError, TypeError, KeyError, ValueError):
-        return 0
+    with suppress(*UNREADABLE), safe_open(folder / MOMENT, framework="pt") as opened:
+        return int(opened.metadata()["step"])
+    return 0
 
 
 MOMENT = "moment.safetensors"
 STATE = ("step", "exp_avg", "exp_avg_sq")  # what AdamW remembers of each tensor
+UNREADABLE = (SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError)

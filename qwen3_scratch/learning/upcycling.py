@@ -53,12 +53,11 @@ def upcycle(
 
 
 def _upcycle_layer(layer: LayerWeights, config: Config, generator: torch.Generator | None) -> LayerWeights:
-    experts, hidden = config.num_experts, config.hidden_size
-    router = torch.zeros(experts, hidden)
+    router = torch.zeros(config.num_experts, config.hidden_size)
     if generator is not None:
-        router = config.initializer_range * torch.randn(experts, hidden, generator=generator)
+        router.normal_(std=config.initializer_range, generator=generator)
     return layer._replace(
-        gate_up_proj=layer.gate_up_proj.detach().repeat(experts, 1, 1),
-        down_proj=layer.down_proj.detach().repeat(experts, 1, 1),
+        gate_up_proj=layer.gate_up_proj.detach().repeat(config.num_experts, 1, 1),
+        down_proj=layer.down_proj.detach().repeat(config.num_experts, 1, 1),
         router=router.to(layer.down_proj),
     )

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ..checkpoints.checkpoint import Checkpoint, tokenizer_of
 from ..config import Config
@@ -29,22 +30,19 @@ def score(checkpoint: Checkpoint, examples: Sequence[corpus.Example], *, thinkin
     right = 0
     for start in range(0, len(examples), batch):
         asked = examples[start : start + batch]
-        answers = generate(
-            checkpoint, [example.messages for example in asked], thinking=thinking, temperature=0, max_new_tokens=160
-        )
+        chats = [example.messages for example in asked]
+        answers = generate(checkpoint, chats, thinking=thinking, temperature=0, max_new_tokens=160)
         right += sum(corpus.is_correct(example, answer.text) for example, answer in zip(asked, answers, strict=True))
     return right / len(examples)
 
 
 def scores(checkpoint: Checkpoint, count: int = 200) -> dict[str, dict[str, float]]:
     """domain -> {"thinking": share right, "direct": share right} on `count` held-out questions each."""
-    return {
-        domain: {
-            name: score(checkpoint, questions(domain, count), thinking=thinking)
-            for name, thinking in (("thinking", True), ("direct", False))
-        }
-        for domain in corpus.DOMAINS
-    }
+    ways, found = {"thinking": True, "direct": False}, {}
+    for domain in corpus.DOMAINS:
+        asked = questions(domain, count)
+        found[domain] = {name: score(checkpoint, asked, thinking=way) for name, way in ways.items()}
+    return found
 
 
 class Footprints(NamedTuple):
@@ -114,12 +112,10 @@ def padded_chats(checkpoint: Checkpoint, examples: Sequence[corpus.Example]) -> 
     rows = [chat_ids(checkpoint, example)[0] for example in examples]
     prompts = [len(tokenizer.encode(tokenizer.render_chat(example.messages))) for example in examples]
     ends = torch.tensor([len(row) for row in rows])[:, None]
-    places = torch.arange(int(ends.max()))
-    keep = places < ends
-    token_ids = torch.zeros(keep.shape, dtype=torch.long)
-    token_ids[keep] = torch.tensor(list(itertools.chain(*rows)))
+    token_ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
+    places = torch.arange(token_ids.shape[1])
     written = (places >= torch.tensor(prompts)[:, None]) & (places < ends - 1)  # the template ends with a line break
-    return Chats(token_ids, keep, written)
+    return Chats(token_ids, places < ends, written)
 
 
 @torch.inference_mode()

@@ -6,15 +6,15 @@ import signal
 import sys
 from functools import partial
 from pathlib import Path
-from statistics import mean
 from types import FrameType
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import jinja2
 import tokenizers
 import torch
 import typer
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from ..checkpoints.checkpoint import load_checkpoint, tokenizer_of
@@ -26,28 +26,12 @@ from ..model import Weights, forward
 from ..plots import loss_curve
 from ..tokenizer import Tokenizer
 from . import corpus
-from .evaluate import footprints, least_share, mutual_information, scores
+from .corpus.course import COURSE, CURRICULUM, PROMPT_WEIGHT, chats_of, first_texts, target_weights
+from .evaluate import footprints, least_share, mutual_information, questions, scores
 
 SEED = 20261121
 ROW = 256  # tokens; chats are packed into rows of this length
 ROWS = 24  # rows in a batch
-# Answers and thinking carry the loss; of the question every fourth token counts a little, for the sake of its words.
-PROMPT_EVERY, PROMPT_WEIGHT = 4, 0.05
-SHARES = {"stories": 0.40, "arithmetic": 0.18, "python": 0.12, "facts": 0.07, "spanish": 0.14, "chat": 0.09}
-EXERCISED = {**SHARES, "python": 0.10, "facts": 0.05, "spanish": 0.10, "chat": 0.06, "copying": 0.20}
-LISTED = {**SHARES, "python": 0.12, "facts": 0.07, "spanish": 0.11, "chat": 0.06, "copying": 0.08, "retelling": 0.14}
-LOOKED_UP = {
-    **SHARES,
-    "stories": 0.36,
-    "facts": 0.06,
-    "spanish": 0.10,
-    "chat": 0.06,
-    "retelling": 0.08,
-    "looking_up": 0.14,
-}
-VARIED = {**LOOKED_UP, "stories": 0.40, "python": 0.14, "sums": 0.05, "retelling": 0.04, "looking_up": 0.05}
-THINKING_SHARE = 0.5  # of the chats are answered with thinking
-CURRICULUM = 1000  # steps until stories and sums have their full length
 PLAN = Plan(steps=5000, learning_rate=2.5e-3, decay=0.35)
 
 # The pattern that cuts Qwen's text before byte-pair merging: contractions, words with one leading mark, single
@@ -83,29 +67,20 @@ def train_tokenizer(seed: int = SEED, chats: int = 30_000) -> Tokenizer:
     """Byte-pair merges learned on the corpus after Qwen's pattern, with the hub's 26 added tokens behind them."""
     backend = tokenizers.Tokenizer(models.BPE())
     backend.normalizer = normalizers.NFC()
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(QWEN_PATTERN), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    pieces = pre_tokenizers.Split(Regex(QWEN_PATTERN), "isolated")
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([pieces, to_bytes])
     # The library's annotations leave these settings out.
     backend.decoder = decoders.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)  # type: ignore[call-arg]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=MERGED_VOCABULARY, initial_alphabet=alphabet, show_progress=False)
-    shown = itertools.islice(corpus.examples(seed, weights=SHARES, samplers=QUOTES), chats)
-    texts = itertools.chain((text_of(example) for example in shown), itertools.repeat("\n\n", chats))
-    backend.train_from_iterator(texts, trainer)  # the empty line stands around the thinking, between tags
+    said = itertools.islice(first_texts(seed), chats)
+    texts = itertools.chain(said, itertools.repeat("\n\n", chats))  # the empty line stands around the thinking
+    backend.train_from_iterator(texts, trainer)
     backend.add_special_tokens([tokenizers.AddedToken(token, special=True, normalized=False) for token in SPECIAL])
     backend.add_tokens([tokenizers.AddedToken(token, special=False, normalized=False) for token in ADDED])
     template = (Path(__file__).parent / "chat_template.jinja").read_text(encoding="utf-8")
     return Tokenizer(backend, template, "tiny-moe")
-
-
-def text_of(example: corpus.Example) -> str:
-    """What is said in a chat, with the roles that the chat format names."""
-    said = (f"{message['role']}\n{message['content']}" for message in example.messages)
-    return "\n".join([*said, "assistant", example.thinking, example.answer])
 
 
 def prompt_and_target(tokenizer: Tokenizer, example: corpus.Example, thinking: bool) -> tuple[list[int], list[int]]:
@@ -115,62 +90,15 @@ def prompt_and_target(tokenizer: Tokenizer, example: corpus.Example, thinking: b
     return tokenizer.encode(prompt), tokenizer.encode(f"{target}{example.answer}<|im_end|>\n")
 
 
-class Lesson(NamedTuple):
-    """What is trained on from a step on."""
-
-    start: int
-    shares: dict[str, float]
-    samplers: dict[str, corpus.Sampler] = corpus.SAMPLERS
-
-
-stories = corpus.stories
-RINGS: dict[str, corpus.Sampler] = {**corpus.SAMPLERS, "stories": stories.sample, "python": corpus.code.sample}
-QUOTES: dict[str, corpus.Sampler] = {**RINGS, "stories": partial(stories.sample, thinking=stories.quoted)}
-LISTS: dict[str, corpus.Sampler] = {
-    **RINGS,
-    "stories": partial(stories.sample, thinking=partial(stories.noted, notes=stories.LIST)),
-    "retelling": partial(stories.retelling, notes=stories.LIST),
-    "looking_up": stories.answering_from_list,
-}
-# Each lesson mends what the one before left at chance. Quoting a story's sentences taught templates, not look-ups.
-# Copying taught the heads to find a word's follower. Lists were noted down well, but not looked up. In a ring every
-# look-up is a step to a word's follower. Last come freer wordings.
-COURSE = (
-    Lesson(0, SHARES, QUOTES),
-    Lesson(1250, EXERCISED, QUOTES),
-    Lesson(2250, LISTED, LISTS),
-    Lesson(2750, LOOKED_UP, LISTS),
-    Lesson(3500, LOOKED_UP, RINGS),
-    Lesson(4250, VARIED),
-)
-
-
-def lesson_of(step: int) -> Lesson:
-    return next(lesson for lesson in reversed(COURSE) if lesson.start <= step)
-
-
 def make_batch(tokenizer: Tokenizer, step: int, seed: int = SEED, rows: int = ROWS, row: int = ROW) -> Batch:
     """The batch of a step, the same whenever it is asked for: chats of all domains packed into rows."""
     rng = random.Random(f"{seed}/{step}")
-    difficulty = min(1.0, step / CURRICULUM)
-    lesson = lesson_of(step)
-    shown = corpus.examples(
-        rng.getrandbits(64),
-        domains=corpus.LESSONS,
-        weights=lesson.shares,
-        difficulty=difficulty,
-        samplers=lesson.samplers,
-    )
-    batch = Batch(
-        torch.zeros(rows, row, dtype=torch.long),
-        torch.zeros(rows, row, dtype=torch.long),
-        torch.full((rows, row), -1, dtype=torch.long),
-        torch.zeros(rows, row),
-    )
-    used = [0] * rows
-    misses = 0
-    while misses < 8:  # until eight chats in a row found no room
-        prompt, target = prompt_and_target(tokenizer, next(shown), rng.random() < THINKING_SHARE)
+    shown = chats_of(step, rng)
+    empty = torch.zeros(rows, row, dtype=torch.long)
+    batch = Batch(empty, empty.clone(), empty - 1, torch.zeros(rows, row))
+    used, misses = [0] * rows, 0
+    while misses < 8:  # until eight chats found no room
+        prompt, target = prompt_and_target(tokenizer, *next(shown))
         length = len(prompt) + len(target)
         place = next((number for number in range(rows) if used[number] + length <= row), None)
         if place is None:
@@ -183,12 +111,6 @@ def make_batch(tokenizer: Tokenizer, step: int, seed: int = SEED, rows: int = RO
         batch.loss_weights[place, here] = torch.tensor(target_weights(rng, len(prompt), len(target)))
         used[place] += length
     return batch
-
-
-def target_weights(rng: random.Random, prompt: int, target: int) -> list[float]:
-    """The first token of a chat is no target: nothing stands before it."""
-    shown = [PROMPT_WEIGHT * (rng.randrange(PROMPT_EVERY) == 0) for _ in range(prompt - 1)]
-    return [0.0, *shown, *[1.0] * target]
 
 
 def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
@@ -210,20 +132,14 @@ def teacher_forced_scores(weights: Weights, config: Config, tokenizer: Tokenizer
     """
     found = {}
     for domain, thinking in itertools.product(corpus.DOMAINS, (True, False)):
-        shown = itertools.islice(corpus.examples(SEED + 1, held_out=True, domains=(domain,)), count)
-        pairs = [prompt_and_target(tokenizer, example, thinking) for example in shown]
-        longest = max(len(prompt) + len(target) for prompt, target in pairs)
-        token_ids = torch.zeros(count, longest, dtype=torch.long)
-        for number, (prompt, target) in enumerate(pairs):
-            token_ids[number, : len(prompt) + len(target)] = torch.tensor(prompt + target)
+        chats = [prompt_and_target(tokenizer, example, thinking) for example in questions(domain, count, SEED + 1)]
+        token_ids = pad_sequence([torch.tensor(prompt + target) for prompt, target in chats], batch_first=True)
         with torch.no_grad():
-            predicted = forward(weights, token_ids, config).argmax(-1)
+            predicted = forward(weights, token_ids, config).argmax(-1).tolist()
         right = 0
-        for number, (prompt, target) in enumerate(pairs):
-            here = slice(
-                len(prompt) - 1, len(prompt) + len(target) - 2
-            )  # the line break after <|im_end|> is not asked for
-            right += predicted[number, here].tolist() == target[:-1]
+        for row, (prompt, target) in zip(predicted, chats, strict=True):
+            wanted = target[:-1]  # the line break after <|im_end|> is not asked for
+            right += row[len(prompt) - 1 :][: len(wanted)] == wanted
         found[f"{domain}/{'thinking' if thinking else 'direct'}"] = right / count
     return found
 
@@ -235,9 +151,8 @@ def make(folder: Path, work: Path, plan: Plan = PLAN) -> None:
 
     def measure(weights: Weights, step: int) -> dict[str, float]:
         found = teacher_forced_scores(weights, config, tokenizer)
-        tqdm.write(
-            f"step {step}: " + ", ".join(f"{name} {value:.0%}" for name, value in found.items()), file=sys.stderr
-        )
+        said = ", ".join(f"{name} {value:.0%}" for name, value in found.items())
+        tqdm.write(f"step {step}: {said}", file=sys.stderr)
         return found
 
     moment = train(config, plan, partial(make_batch, tokenizer), work, seed=SEED, measure=measure)
@@ -255,44 +170,26 @@ def write_report(folder: Path, plan: Plan, history: list[dict[str, float]], coun
     """Measures the finished checkpoint; writes training.json, the curves, and the README of the folder above."""
     checkpoint = load_checkpoint(folder)
     found, routes = scores(checkpoint, count), footprints(checkpoint)
-    record = {
-        "plan": plan._asdict(),
-        "seed": SEED,
-        "history": history,
-        "questions_per_domain": count,
-        "scores": found,
-        "routes": {
-            "first_bits": mutual_information(routes.first).tolist(),
-            "question_bits": mutual_information(routes.question).tolist(),
-            "least_share": least_share(routes.everything).tolist(),
-        },
+    bits = {
+        "first_bits": mutual_information(routes.first).tolist(),
+        "question_bits": mutual_information(routes.question).tolist(),
+        "least_share": least_share(routes.everything).tolist(),
     }
-    write_json(folder / "training.json", record)
+    facts = dict(plan=plan._asdict(), seed=SEED, history=history, questions_per_domain=count, scores=found, routes=bits)
+    write_json(folder / "training.json", facts)
     loss_curve(history).savefig(folder.parent / "training.png", dpi=110, metadata={"Software": None})
     template = Path(__file__).parent / "data_readme.md.jinja"
     page = jinja2.Template(template.read_text(encoding="utf-8"), keep_trailing_newline=True).render(
-        config=checkpoint.config,
-        vocabulary=tokenizer_of(checkpoint).vocab_size,
-        count=count,
-        scores=found,
-        routes=record["routes"],
-        mean=mean,
-        seed=SEED,
-        plan=plan,
-        rows=ROWS,
-        row=ROW,
-        curriculum=CURRICULUM,
-        prompt_weight=PROMPT_WEIGHT,
-        starts=[lesson.start for lesson in COURSE[1:]],
-    )
+        config=checkpoint.config, vocabulary=tokenizer_of(checkpoint).vocab_size, count=count, scores=found,
+        routes=bits, seed=SEED, plan=plan, rows=ROWS, row=ROW, curriculum=CURRICULUM,
+        prompt_weight=PROMPT_WEIGHT, starts=[lesson.start for lesson in COURSE[1:]],
+    )  # fmt: skip
     write_text(folder.parent / "README.md", page)
 
 
 def main(
     folder: Annotated[Path, typer.Argument(help="Where the checkpoint goes.")] = Path("data/tiny-moe"),
-    work: Annotated[Path, typer.Option(help="Where an interrupted run is kept and resumed from.")] = Path(
-        "build/tiny-moe"
-    ),
+    work: Annotated[Path, typer.Option(help="Where a run is kept, to be resumed.")] = Path("build/tiny-moe"),
     steps: Annotated[int, typer.Option(help="Fewer give a weaker model sooner.")] = PLAN.steps,
 ) -> None:
     """Make the embedded checkpoint from its seed: tokenizer, weights, scores and report."""

@@ -66,9 +66,8 @@ class KVCache:
         new = key_positions.shape[1]
         self.check_rows(len(key_positions))
         if self.chunk is not None and self.has_rings and new > self.chunk:
-            raise Error(
-                f"cache: {new} tokens arrived in one call, expected at most chunk={self.chunk}: split the prompt"
-            )
+            expected = f"expected at most chunk={self.chunk}"
+            raise Error(f"cache: {new} tokens arrived in one call, {expected}: split the prompt")
         if self.keeps_all and self.length + new > self.max_length:
             held = f"holds {self.length} of {self.max_length} tokens"
             raise Error(f"cache: {held}, {new} more do not fit: make it with a larger max_length")
@@ -132,18 +131,18 @@ def check_memory(
 
     Asked beforehand, since a CPU's memory is granted at once and missed only later, when the system ends the process.
     """
-    known, dtype_size = available_memory(device), dtype.itemsize
-    needed = bytes_needed(config, batch, prompt, new, chunk, dtype_size)
-    if known is None or needed <= (
-        free := known - known // 32
-    ):  # allocators take a little more than they are asked for
+
+    def needed(rows: int, tokens: int) -> int:
+        return bytes_needed(config, rows, prompt, tokens, chunk, dtype.itemsize)
+
+    known = available_memory(device)
+    free = None if known is None else known - known // 32  # allocators take a little more than they are asked for
+    if free is None or needed(batch, new) <= free:
         return
-    fewer = bisect_right(range(new), free, key=lambda n: bytes_needed(config, batch, prompt, n, chunk, dtype_size)) - 1
-    rows = bisect_right(range(batch), free, key=lambda n: bytes_needed(config, n, prompt, new, chunk, dtype_size)) - 1
+    fewer = bisect_right(range(new), free, key=lambda tokens: needed(batch, tokens)) - 1
+    rows = bisect_right(range(batch), free, key=lambda rows: needed(rows, new)) - 1
     advice = [f"lower max_new_tokens to {fewer}"] * (fewer > 0) + [f"give at most {rows} prompts at once"] * (rows > 0)
     asked = f"{batch} prompts" if batch > 1 else "the prompt"
-    found = f"{size_text(needed)} beside the weights, found {size_text(free)} free on {device}"
-    raise Error(
-        f"generate: {asked} of {prompt} tokens and max_new_tokens={new} need {found}: "
-        f"{' or '.join(advice) or 'shorten the prompt or free memory'}"
-    )
+    found = f"{size_text(needed(batch, new))} beside the weights, found {size_text(free)} free on {device}"
+    asked = f"generate: {asked} of {prompt} tokens and max_new_tokens={new} need {found}"
+    raise Error(f"{asked}: {' or '.join(advice) or 'shorten the prompt or free memory'}")

@@ -5,6 +5,7 @@
 
 import sys
 from dataclasses import dataclass, field, fields
+from functools import partial
 from types import UnionType
 from typing import Any, get_args, get_origin
 
@@ -78,10 +79,10 @@ class Config:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        check_sizes(self, "config")
+        check_sizes(self)
         if not self.layer_types:
             object.__setattr__(self, "layer_types", _default_layer_types(self))
-        check_relations(self, "config")
+        check_relations(self)
 
     def is_sparse(self, layer: int) -> bool:
         """Whether layer number `layer` (from 0) has experts and a router, rather than one dense feed-forward."""
@@ -110,10 +111,9 @@ class Config:
         experts = self.num_experts_per_tok if active else self.num_experts
         sparse = 3 * hidden * self.moe_intermediate_size * experts + self.num_experts * hidden
         dense = 3 * hidden * self.intermediate_size
-        layers = sum(
-            attention + 2 * hidden + (sparse if self.is_sparse(i) else dense) for i in range(self.num_hidden_layers)
-        )
-        return layers + hidden + self.vocab_size * hidden * (1 if self.tie_word_embeddings else 2)
+        layers = [attention + (sparse if self.is_sparse(i) else dense) for i in range(self.num_hidden_layers)]
+        norms = hidden * (1 + 2 * len(layers))
+        return sum(layers) + norms + self.vocab_size * hidden * (1 if self.tie_word_embeddings else 2)
 
     def to_dict(self) -> dict[str, Any]:
         """config.json in the hub's spelling, which transformers 4 and 5, vLLM and SGLang all read."""
@@ -165,29 +165,26 @@ def is_number(found: Any) -> bool:
     return isinstance(found, int | float) and not isinstance(found, bool) and ROPE_RANGE[0] <= found <= ROPE_RANGE[1]
 
 
-def need(holds: bool, config: Config, where: str, name: str, expected: str) -> None:
+def need(config: Config, holds: bool, name: str, expected: str) -> None:
     if not holds:
-        raise Error(f"{where}: {name} is {shown(getattr(config, name))}, expected {expected}: mend config.json")
+        raise Error(f"config: {name} is {shown(getattr(config, name))}, expected {expected}: mend config.json")
 
 
-def check_sizes(config: Config, where: str) -> None:
+def check_sizes(config: Config) -> None:
     """Each size for itself, before anything is as long as one of them."""
     for name in (*AT_LEAST_ONE, *ANY_SIZE):
         most = MOST_LAYERS if name == "num_hidden_layers" else LARGEST
-        need(getattr(config, name) <= most, config, where, name, f"at most {most}")
+        need(config, getattr(config, name) <= most, name, f"at most {most}")
     for name in AT_LEAST_ONE:
-        need(getattr(config, name) >= 1, config, where, name, "at least 1")
+        need(config, getattr(config, name) >= 1, name, "at least 1")
     layers = config.mlp_only_layers
     holds = len(layers) <= MOST_LAYERS and all(0 <= layer <= LARGEST for layer in layers)
-    need(holds, config, where, "mlp_only_layers", f"at most {MOST_LAYERS} numbers of layers, counted from 0")
+    need(config, holds, "mlp_only_layers", f"at most {MOST_LAYERS} numbers of layers, counted from 0")
 
 
-def check_relations(config: Config, where: str) -> None:
+def check_relations(config: Config) -> None:
     """Every relation between fields that computing relies on."""
-
-    def must(holds: bool, name: str, expected: str) -> None:
-        need(holds, config, where, name, expected)
-
+    must = partial(need, config)
     must(config.rms_norm_eps > 0, "rms_norm_eps", "more than 0")
     must(config.initializer_range >= 0, "initializer_range", "0 or more")
     must(config.hidden_act in ("silu", "swish"), "hidden_act", "'silu', the only one this family was trained with")
@@ -208,43 +205,36 @@ def check_relations(config: Config, where: str) -> None:
     kinds, count = {"full_attention", "sliding_attention"}, config.num_hidden_layers
     must(len(config.layer_types) == count, "layer_types", f"one entry for each of the {count} layers")
     must(set(config.layer_types) <= kinds, "layer_types", "'full_attention' or 'sliding_attention' in each entry")
-    check_special_ids(config, where)
-    check_rope(config, where)
-
-
-def check_special_ids(config: Config, where: str) -> None:
-    """No id is negative, and padding has a row of the embedding, as the reference asks.
-
-    The others may lie beyond it, where they begin and end nothing: small models often carry those of a large one.
-    """
-    begin, ends, pad = config.bos_token_id, config.eos_token_ids, config.pad_token_id
-    need(begin is None or begin >= 0, config, where, "bos_token_id", "0 or more, or null")
-    need(all(end >= 0 for end in ends), config, where, "eos_token_id", "0 or more, each of them, or null")
+    # No id is negative, and padding has a row of the embedding, as the reference asks. The others may lie beyond it,
+    # where they begin and end nothing: small models often carry those of a large one.
+    begin, pad = config.bos_token_id, config.pad_token_id
+    must(begin is None or begin >= 0, "bos_token_id", "0 or more, or null")
+    must(all(end >= 0 for end in config.eos_token_ids), "eos_token_id", "0 or more, each of them, or null")
     row = f"0 to {config.vocab_size - 1}, a row of the embedding, or null"
-    need(pad is None or 0 <= pad < config.vocab_size, config, where, "pad_token_id", row)
+    must(pad is None or 0 <= pad < config.vocab_size, "pad_token_id", row)
+    check_rope(config)
 
 
-def check_rope(config: Config, where: str) -> None:
+def check_rope(config: Config) -> None:
     """The rotary settings: those that their type needs, and those that may stand beside them."""
     rope = config.rope_parameters
     kind = rope["rope_type"]
     if kind not in ROPE_TYPES:
-        raise Error(f"{where}: rope_type is {shown(kind)}, expected one of {', '.join(ROPE_TYPES)}: no other is built")
+        raise Error(f"config: rope_type is {shown(kind)}, expected one of {', '.join(ROPE_TYPES)}: no other is built")
     needed = ["rope_theta"] + ([] if kind == "default" else ["factor"])
     needed += ["original_max_position_embeddings"] if kind == "yarn" else []
     optional = ("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim")
     for name in (*needed, *(name for name in optional if name in rope)):
         found = rope.get(name)
         if not is_number(found):
-            low, high = ROPE_RANGE
-            expected = f"a number above 0, from {low:g} to {high:g}"
-            raise Error(f"{where}: {name} of rope type {kind} is {shown(found)}, expected {expected}: mend config.json")
+            expected = "a number above 0, from {:g} to {:g}".format(*ROPE_RANGE)
+            raise Error(f"config: {name} of rope type {kind} is {shown(found)}, expected {expected}: mend config.json")
     if kind == "yarn" and not (rope["rope_theta"] > 1 and isinstance(rope.get("truncate", True), bool)):
         found = f"rope_theta is {shown(rope['rope_theta'])} and truncate {shown(rope.get('truncate', True))}"
-        raise Error(f"{where}: {found}, expected more than 1 and true or false for rope type yarn: mend config.json")
+        raise Error(f"config: {found}, expected more than 1 and true or false for rope type yarn: mend config.json")
     if kind == "dynamic" and config.head_dim < 4:
         found = f"head_dim is {config.head_dim}"
-        raise Error(f"{where}: {found}, expected 4 or more for rope type dynamic, which divides by it less 2")
+        raise Error(f"config: {found}, expected 4 or more for rope type dynamic, which divides by it less 2")
     if rope.get("partial_rotary_factor", 1.0) != 1.0:
         found = shown(rope["partial_rotary_factor"])
-        raise Error(f"{where}: partial_rotary_factor is {found}, expected 1.0: this family turns whole heads")
+        raise Error(f"config: partial_rotary_factor is {found}, expected 1.0: this family turns whole heads")

@@ -136,9 +136,8 @@ def _check_size(name: str, value: Any) -> None:
 def read_tokenizer(folder: str | Path) -> Tokenizer:
     """Reads tokenizer.json, and the chat template from chat_template.jinja or tokenizer_config.json if there is one.
 
-    Raises:
-        Error: no such file, a file that is something else or too large, a tokenizer whose ids are not in order or that
-            could take up all time or memory, or a template that is no text.
+    Raises Error for no such file, one that is something else or too large, a tokenizer whose ids are not in order or
+    that could take up all time or memory, or a template that is no text.
     """
     folder = Path(folder)
     return Tokenizer(_read_backend(folder / "tokenizer.json"), _read_template(folder), str(folder))

@@ -8,11 +8,12 @@ under whatever name it was imported. What runs inside a compiled graph is no Pyt
 import html
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import groupby
 from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,9 +37,6 @@ STAND_INS: dict[Callable[..., Any], str] = {
     eager.library_norm: "rms_norm", eager.causal_attention: "gqa_attention",
     eager.ffn_by: "expert_ffn", eager.moe_of_one: "moe",
 }  # fmt: skip
-
-
-Event = Literal["call", "return", "c_call", "c_return", "c_exception"]  # what the interpreter reports
 
 
 @dataclass(eq=False)  # a call is itself: comparing would compare tensors
@@ -85,7 +83,9 @@ class Trace:
 
     def table(self) -> "Table":
         """One line a call, indented by depth, repeated calls of one form folded into one line with their count."""
-        return Table(_render([_row(root) for root in self.roots]))
+        lines = [("function", "in", "out"), *(line for root in self.roots for line in _lines([[root]]))]
+        widths = [max(len(line[column]) for line in lines) for column in range(2)]
+        return Table("\n".join(f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c}".rstrip() for a, b, c in lines))
 
 
 class Table(str):
@@ -112,7 +112,7 @@ def trace(*functions: Callable[..., Any]) -> Iterator[Trace]:
     open_calls: list[Call] = []
     found, previous = Trace(), sys.getprofile()
 
-    def report(frame: FrameType, event: Event, value: Any) -> None:
+    def report(frame: FrameType, event: Any, value: Any) -> None:
         if previous is not None:
             previous(frame, event, value)
         if event not in ("call", "return") or frame.f_code not in watched:
@@ -134,83 +134,54 @@ def trace(*functions: Callable[..., Any]) -> Iterator[Trace]:
         sys.setprofile(previous)
 
 
-# The table: each call becomes a row of shapes; rows of one form are merged, sizes that differ become ranges.
-
-Range = tuple[int, int]
+# The table: neighbours of one form make a run and share a line, in which sizes that differ become ranges.
 
 
-@dataclass
-class Row:
-    name: str
-    count: Range
-    inputs: dict[str, tuple[Range, ...]]
-    outputs: list[tuple[Range, ...]]
-    children: list["Row"]
-
-    def form(self) -> tuple[Any, ...]:
-        """Rows of equal form differ in sizes only."""
-        ranks = tuple((name, len(shape)) for name, shape in self.inputs.items())
-        return self.name, ranks, tuple(map(len, self.outputs)), tuple(child.form() for child in self.children)
-
-
-def _row(call: Call) -> Row:
-    inputs = {name: shape for name, value in call.inputs.items() for shape in _shapes(value)[:1]}
-    return Row(call.name, (1, 1), inputs, _shapes(call.output), _fold([_row(child) for child in call.children]))
-
-
-def _shapes(value: Any) -> list[tuple[Range, ...]]:
+def _shapes(value: Any) -> list[torch.Size]:
     """The shapes of a tensor, or of the tensors of a flat tuple; the weights of a whole layer are left out."""
     if isinstance(value, Tensor):
-        return [tuple((size, size) for size in value.shape)]
+        return [value.shape]
     if isinstance(value, tuple) and not isinstance(value, (model.LayerWeights, model.Weights, model.Ops)):
         return [shape for part in value for shape in _shapes(part)]
     return []
 
 
-def _fold(rows: list[Row]) -> list[Row]:
-    folded: list[Row] = []
-    for row in rows:
-        if folded and folded[-1].form() == row.form():
-            last = folded.pop()
-            row = _merge(last, row, (last.count[0] + 1, last.count[1] + 1))
-        folded.append(row)
-    return folded
+def _shown(call: Call) -> tuple[list[str], list[torch.Size]]:
+    """The names of the inputs that have a shape, and all shapes: theirs, of a tuple the first, then the outputs'."""
+    given = {name: shapes[0] for name, value in call.inputs.items() if (shapes := _shapes(value))}
+    return list(given), [*given.values(), *_shapes(call.output)]
 
 
-def _merge(a: Row, b: Row, count: Range) -> Row:
-    def span(x: Range, y: Range) -> Range:
-        return min(x[0], y[0]), max(x[1], y[1])
-
-    def shape(x: tuple[Range, ...], y: tuple[Range, ...]) -> tuple[Range, ...]:
-        return tuple(map(span, x, y))
-
-    inputs = {name: shape(a.inputs[name], b.inputs[name]) for name in a.inputs}
-    children = [_merge(x, y, span(x.count, y.count)) for x, y in zip(a.children, b.children, strict=True)]
-    return Row(a.name, count, inputs, list(map(shape, a.outputs, b.outputs)), children)
+def _form(call: Call) -> tuple[Any, ...]:
+    """Calls of equal form differ in sizes only, and in how often the same is called in them."""
+    names, shapes = _shown(call)
+    return call.name, names, [len(shape) for shape in shapes], [_form(run[0]) for run in _runs(call.children)]
 
 
-def _render(rows: list[Row]) -> str:
-    lines = [("function", "in", "out")]
-
-    def visit(row: Row, depth: int) -> None:
-        times = "" if row.count == (1, 1) else f"  x {_size(row.count)}"
-        inputs = "  ".join(f"{name} {_shape(shape)}" for name, shape in row.inputs.items())
-        lines.append(("  " * depth + row.name + times, inputs, "  ".join(map(_shape, row.outputs))))
-        for child in row.children:
-            visit(child, depth + 1)
-
-    for row in rows:
-        visit(row, 0)
-    widths = [max(len(line[column]) for line in lines) for column in range(2)]
-    return "\n".join(f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c}".rstrip() for a, b, c in lines)
+def _runs(calls: list[Call]) -> list[list[Call]]:
+    return [list(run) for _, run in groupby(calls, key=_form)]
 
 
-def _size(found: Range) -> str:
-    return str(found[0]) if found[0] == found[1] else f"{found[0]}-{found[1]}"
+def _lines(runs: Sequence[list[Call]], depth: int = 0) -> Iterator[tuple[str, str, str]]:
+    """The line of a run, together with those in the same place of other calls, and the lines of what they called."""
+    calls = [call for run in runs for call in run]
+    names, _ = _shown(calls[0])
+    shapes = [_sizes(same) for same in zip(*(_shown(call)[1] for call in calls), strict=True)]
+    times = _range([len(run) for run in runs])
+    title = "  " * depth + calls[0].name + ("" if times == "1" else f"  x {times}")
+    given = (f"{name} {shape}" for name, shape in zip(names, shapes, strict=False))
+    yield title, "  ".join(given), "  ".join(shapes[len(names) :])
+    for below in zip(*(_runs(call.children) for call in calls), strict=True):
+        yield from _lines(below, depth + 1)
 
 
-def _shape(shape: tuple[Range, ...]) -> str:
-    return "[" + ", ".join(map(_size, shape)) + "]"
+def _sizes(shapes: Sequence[torch.Size]) -> str:
+    return "[" + ", ".join(map(_range, zip(*shapes, strict=True))) + "]"
+
+
+def _range(sizes: Sequence[int]) -> str:
+    least, most = min(sizes), max(sizes)
+    return f"{least}" if least == most else f"{least}-{most}"
 
 
 # ---- where numbers stopped being finite ---------------------------------------------------------
@@ -250,11 +221,10 @@ def origin(checkpoint: Checkpoint, token_ids: list[int]) -> str | None:
 
     dtype, device, found = checkpoint.dtype, checkpoint.device, None
     cache = KVCache(config, 1, len(token_ids), chunk=CHUNK, dtype=dtype, device=device)
+    watched = ops._replace(linear=linear, head=head)  # products are no functions of ours, so they are made such
     for ids in torch.tensor([token_ids], device=device).split(CHUNK, dim=1):
-        with trace(linear, head) as recorded:  # products are no functions of ours, so they are made such
-            model.forward(
-                weights, ids, config, cache=cache, logits_to_keep=1, ops=ops._replace(linear=linear, head=head)
-            )
+        with trace(linear, head) as recorded:
+            model.forward(weights, ids, config, cache=cache, logits_to_keep=1, ops=watched)
         blamed = next(filter(None, map(_blamed, recorded.roots)), None)
         found = found or (None if blamed is None else _described(blamed, weights))
     return found
@@ -281,11 +251,8 @@ def _described(call: Call, weights: model.Weights) -> str:
     names = (name for name in tree._fields if used.get("weight") is getattr(tree, name) is not None)
     detail = "".join(f" ({name})" for name in names)
     stack = tree.down_proj if isinstance(tree, model.LayerWeights) and tree.router is not None else None
-    if call.name == "expert_ffn" and stack is not None and _within(used["down_proj"], stack):
-        offset = used["down_proj"].storage_offset() - stack.storage_offset()
-        detail = f" (expert {offset // stack.stride(0)})"
+    if call.name == "expert_ffn" and stack is not None:
+        part = used["down_proj"]
+        if part.untyped_storage().data_ptr() == stack.untyped_storage().data_ptr():
+            detail = f" (expert {(part.storage_offset() - stack.storage_offset()) // stack.stride(0)})"
     return f"{of}{call.name}{detail}"
-
-
-def _within(part: Tensor, stacked: Tensor) -> bool:
-    return part.untyped_storage().data_ptr() == stacked.untyped_storage().data_ptr()

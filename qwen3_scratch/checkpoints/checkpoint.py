@@ -75,9 +75,8 @@ def load_checkpoint(
     try:
         torch.empty(0, device=device).tolist()  # a meta tensor holds nothing, and says so here
     except (RuntimeError, NotImplementedError, AssertionError) as error:
-        raise Error(
-            f"device is {device!r}, expected one that this machine has ({str(error).splitlines()[0]})"
-        ) from None
+        said = str(error).splitlines()[0]
+        raise Error(f"device is {device!r}, expected one that this machine has ({said})") from None
     for name in TEXT_FILES:
         if os.path.lexists(folder / name):  # whoever reads it or copies it along finds a plain file
             check_file(folder / name)

@@ -110,9 +110,8 @@ def check_generation_config(values: dict[str, Any], numbers: Sequence[str]) -> N
             raise Error(f"{name} is {shown(found)}, expected a finite number: mend generation_config.json")
     ends = values.get("eos_token_id")
     ends = tuple(ends) if isinstance(ends, list) else ends
-    holds = fits(ends, int | tuple[int, ...] | None)
-    listed = (ends if isinstance(ends, tuple) else (ends,)) if holds and ends is not None else ()
-    if not holds or any(end < 0 for end in listed):
+    listed = ends if isinstance(ends, tuple) else () if ends is None else (ends,)
+    if not all(fits(end, int) and end >= 0 for end in listed):
         expected = "a token id, a list of token ids or null"
         raise Error(f"eos_token_id is {shown(ends)}, expected {expected}: mend generation_config.json")
     if type(values.get("do_sample")) not in (bool, type(None)):

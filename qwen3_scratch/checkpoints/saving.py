@@ -44,8 +44,7 @@ def write_weights(folder: Path, weights: Weights, config: Config, max_shard_size
             shards.append({})
         shards[-1][name] = tensor.detach()
     count = len(shards)
-    names = [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
-    names = names if count > 1 else [SINGLE]
+    names = [f"model-{n:05d}-of-{count:05d}.safetensors" for n in range(1, count + 1)] if count > 1 else [SINGLE]
     for name, shard in zip(names, shards, strict=True):
         with whole(folder / name) as partial:
             content = {name: tensor.cpu().contiguous() for name, tensor in shard.items()}

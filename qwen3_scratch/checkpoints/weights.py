@@ -1,7 +1,7 @@
 """safetensors files <-> Weights: every tensor checked by name, shape and content before anything is computed."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from ..config import Config
 from ..errors import Error, one_line, shown
@@ -48,12 +49,11 @@ def layer_slots(config: Config, layer: int) -> Iterator[Slot]:
         yield Slot(f"{prefix}.{name}.weight", name, (hidden,))
     for name in ("q_norm", "k_norm"):
         yield Slot(f"{prefix}.self_attn.{name}.weight", name, (head_dim,))
-    for letter, rows, columns in (
-        ("q", q_dim, hidden), ("k", kv_dim, hidden), ("v", kv_dim, hidden), ("o", hidden, q_dim)
-    ):  # fmt: skip
-        yield Slot(f"{prefix}.self_attn.{letter}_proj.weight", f"{letter}_proj", (rows, columns))
+    projections = {"q": (q_dim, hidden), "k": (kv_dim, hidden), "v": (kv_dim, hidden), "o": (hidden, q_dim)}
+    for letter, shape in projections.items():
+        yield Slot(f"{prefix}.self_attn.{letter}_proj.weight", f"{letter}_proj", shape)
         if config.attention_bias:
-            yield Slot(f"{prefix}.self_attn.{letter}_proj.bias", f"{letter}_bias", (rows,))
+            yield Slot(f"{prefix}.self_attn.{letter}_proj.bias", f"{letter}_bias", shape[:1])
     if config.is_sparse(layer):
         yield Slot(f"{prefix}.mlp.gate.weight", "router", (config.num_experts, hidden))
         for expert in range(config.num_experts):
@@ -70,14 +70,10 @@ def _ffn_slots(name: str, hidden: int, intermediate: int, part: tuple[int, ...])
     yield Slot(f"{name}.down_proj.weight", "down_proj", (hidden, intermediate), part)
 
 
-def every_slot(config: Config) -> Iterator[Slot]:
+def all_slots(config: Config) -> Iterator[Slot]:
     yield from outer_slots(config)
     for layer in range(config.num_hidden_layers):
         yield from layer_slots(config, layer)
-
-
-def all_slots(config: Config) -> list[Slot]:
-    return list(every_slot(config))
 
 
 def empty_fields(slots: list[Slot], dtype: torch.dtype, device: torch.device | str | None) -> dict[str, Tensor]:
@@ -91,11 +87,7 @@ def empty_fields(slots: list[Slot], dtype: torch.dtype, device: torch.device | s
 
 
 def init_weights(
-    config: Config,
-    *,
-    seed: int = 0,
-    dtype: torch.dtype | None = None,
-    device: torch.device | str | None = None,
+    config: Config, *, seed: int = 0, dtype: torch.dtype | None = None, device: torch.device | str | None = None
 ) -> Weights:
     """Random weights as one starts training with: normal with `initializer_range`, norms one, biases zero."""
     generator = torch.Generator().manual_seed(seed)
@@ -138,14 +130,11 @@ def load_weights(
     files = tensor_files(Path(folder))
     before = {path: stamp(path) for path in files.values()}
     implied = check_names(files, config)
-
-    def mine(slots: Iterable[Slot]) -> list[Slot]:
-        return [slot for slot in map(own, slots) if slot is not None]
-
     # The largest tensors one by one, then layer by layer. All room is taken before anything is read: what reading
     # needs for a moment then lies behind the weights, and not between them, where it would leave holes.
-    parts = [[slot] for slot in mine(outer_slots(config))]
-    parts += [mine(layer_slots(config, layer)) for layer in range(config.num_hidden_layers)]
+    whole = [[slot] for slot in outer_slots(config)]
+    whole += [list(layer_slots(config, layer)) for layer in range(config.num_hidden_layers)]
+    parts = [[mine for slot in slots if (mine := own(slot)) is not None] for slots in whole]
     check_room(folder, [slot for slots in parts for slot in slots], dtype, device)
     check_stored(files, implied)
     trees = [empty_fields(slots, dtype, device) for slots in parts]
@@ -193,9 +182,8 @@ def all_finite(tensor: Tensor) -> bool:
 
 def dtype_of(config: Config, where: str | Path) -> torch.dtype:
     if config.dtype not in DTYPES:
-        raise Error(
-            f"{where}: dtype is {shown(config.dtype)}, expected one of {', '.join(DTYPES)}: pass dtype yourself"
-        )
+        expected = f"expected one of {', '.join(DTYPES)}"
+        raise Error(f"{where}: dtype is {shown(config.dtype)}, {expected}: pass dtype yourself")
     return DTYPES[config.dtype]
 
 
@@ -208,19 +196,16 @@ def check_names(files: dict[str, Path], config: Config) -> dict[str, Slot]:
     """The tensors that the config implies, by name, if these and no others are there."""
     where = next(iter(files.values())).parent if files else "the checkpoint"
     most = len(files) + MOST_MISSING
-    slots = {slot.name: slot for slot in islice(every_slot(config), most)}
+    slots = {slot.name: slot for slot in islice(all_slots(config), most)}
     if len(slots) == most:
         found = f"holds {len(files):,} tensors, expected more than {most - 1:,}, as config.json implies"
         raise Error(f"{where}: {found}: the files are incomplete or of another config.json")
-    ignored = {
-        name for name in files if name.endswith(IGNORED) or (config.tie_word_embeddings and name == "lm_head.weight")
-    }
-    missing, surplus = sorted(slots.keys() - files.keys()), sorted(files.keys() - slots.keys() - ignored)
-    for names, what, hint in (
-        (missing, "missing", "the files are incomplete or of another config.json"),
-        (surplus, "surplus", "config.json describes another model"),
-    ):
-        if names:
+    ignored = {name for name in files if name.endswith(IGNORED)}
+    ignored |= {"lm_head.weight"} if config.tie_word_embeddings else set()
+    missing = slots.keys() - files.keys(), "missing", "the files are incomplete or of another config.json"
+    surplus = files.keys() - slots.keys() - ignored, "surplus", "config.json describes another model"
+    for wrong, what, hint in (missing, surplus):
+        if names := sorted(wrong):
             found = one_line(names[0]) + (f" and {len(names) - 1} more" if len(names) > 1 else "") + f" {what}"
             raise Error(f"{where}: tensor {found}, expected the {len(slots)} that config.json implies: {hint}")
     return slots
@@ -230,27 +215,21 @@ def check_stored(files: dict[str, Path], slots: dict[str, Slot]) -> None:
     """How the files hold the tensors of these slots."""
     for path in sorted(set(files.values())):
         with open_file(path, "numpy") as opened:  # torch would want memory for the whole file
-            for name in (name for name in slots if files[name] == path):
-                check_tensor(slots[name], opened, path)
-
-
-def check_tensor(slot: Slot, opened: Any, path: Path) -> None:
-    """One tensor of an open file: how its numbers are stored, and its shape."""
-    try:
-        header = opened.get_slice(slot.name)
-        kind, shape = header.get_dtype(), header.get_shape()
-    except UNREADABLE as error:
-        raise damaged(path, error) from None
-    if kind not in STORED:
-        expected = f"expected one of {', '.join(STORED)}"
-        raise Error(f"{path}: tensor {slot.name} is stored as {kind}, {expected}: fetch weights not quantised")
-    if tuple(shape) != slot.shape:
-        expected = f"expected {list(slot.shape)} from config.json"
-        raise Error(f"{path}: tensor {slot.name} has shape {list(shape)}, {expected}: they are of different models")
+            for slot in (slot for slot in slots.values() if files[slot.name] == path):
+                try:
+                    header = opened.get_slice(slot.name)
+                    kind, shape = header.get_dtype(), header.get_shape()
+                except UNREADABLE as error:
+                    raise damaged(path, error) from None
+                where = f"{path}: tensor {slot.name}"
+                if kind not in STORED:
+                    expected = f"expected one of {', '.join(STORED)}"
+                    raise Error(f"{where} is stored as {kind}, {expected}: fetch weights not quantised")
+                if tuple(shape) != slot.shape:
+                    expected = f"expected {list(slot.shape)} from config.json"
+                    raise Error(f"{where} has shape {list(shape)}, {expected}: they are of different models")
 
 
 def tensor_tree(weights: Weights) -> list[Tensor]:
     """All tensors of the tree, in a fixed order."""
-    layers = [tensor for layer in weights.layers for tensor in layer if tensor is not None]
-    outer = [weights.embed_tokens, *layers, weights.norm]
-    return outer if weights.lm_head is None else [*outer, weights.lm_head]
+    return [tensor for tensor in tree_leaves(weights) if tensor is not None]

@@ -20,29 +20,17 @@ from ..cache import KVCache
 from ..checkpoints.checkpoint import Advance, Checkpoint, Pick
 from ..config import Config
 from ..errors import Error
-from ..model import LayerWeights, Ops, Weights, decoder_layer
+from ..model import LayerWeights, Ops, Table, Weights, decoder_layer
+from .dispatch import Step
 from .eager import eager_decoder
 from .streamed import STREAMED
 
 
-class Steps(NamedTuple):
-    """The parts of a decoding step: a function for each layer, mostly one for all, and one for last norm and head."""
-
-    layers: tuple[Callable[..., Tensor], ...]
-    head: Callable[..., Tensor]
-
-
-def layer_step(config: Config, ops: Ops) -> Callable[..., Tensor]:
+def layer_step(config: Config, ops: Ops) -> Step:
     """`decoder_layer` as a function of tensors alone; it writes the token's key and value into the given slot."""
 
     def step(
-        x: Tensor,
-        layer: LayerWeights,
-        table: tuple[Tensor, Tensor],
-        mask: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        slot: Int[Tensor, "1"],
+        x: Tensor, layer: LayerWeights, table: Table, mask: Tensor, keys: Tensor, values: Tensor, slot: Int[Tensor, "1"]
     ) -> Tensor:
         def write(k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
             held = mask.shape[-1]
@@ -55,16 +43,11 @@ def layer_step(config: Config, ops: Ops) -> Callable[..., Tensor]:
     return step
 
 
-def head_step(config: Config, ops: Ops) -> Callable[..., Tensor]:
+def head_step(config: Config, ops: Ops) -> Step:
     def step(x: Tensor, norm: Tensor, head: Tensor) -> Tensor:
         return ops.head(ops.norm(x, norm, config.rms_norm_eps), head)[:, -1]
 
     return step
-
-
-def plain_steps(config: Config) -> Steps:
-    """The parts not compiled, to look at or to record otherwise."""
-    return Steps((layer_step(config, STREAMED),) * config.num_hidden_layers, head_step(config, STREAMED))
 
 
 class Part:
@@ -74,12 +57,12 @@ class Part:
     Python: up to a tenth of a step.
     """
 
-    def __init__(self, function: Callable[..., Tensor]):
+    def __init__(self, function: Step):
         options: dict[str, Any] = {"guard_filter_fn": lambda guards: [False] * len(guards)}
         options |= {"size_asserts": False, "alignment_asserts": False}
         options |= {"cpp.enable_floating_point_contract_flag": "fast"}  # multiply and add in one instruction
         self.function = torch.compile(function, dynamic=False, fullgraph=True, options=options)
-        self.compiled: Callable[..., Tensor] | None = None
+        self.compiled: Step | None = None
 
     def __call__(self, *tensors: Any) -> Tensor:
         if self.compiled is None:
@@ -91,20 +74,21 @@ class Part:
         return self.compiled(*tensors)
 
 
+class Steps(NamedTuple):
+    """The parts of a decoding step: one for each layer, mostly the same for all, and one for last norm and head."""
+
+    layers: tuple[Part, ...]
+    head: Part
+
+
 def form(weights: Any) -> tuple[Any, ...]:
     """What the compiled code depends on: type, device, shape and strides of each tensor."""
-    tensors = tree_leaves(weights)
-    return tuple(t if t is None else (t.dtype, t.device, tuple(t.shape), t.stride()) for t in tensors)
+    return tuple(t if t is None else (t.dtype, t.device, tuple(t.shape), t.stride()) for t in tree_leaves(weights))
 
 
 @lru_cache(maxsize=256)
 def part(
-    step: Callable[[Config, Ops], Callable[..., Tensor]],
-    config: Config,
-    ops: Ops,
-    batch: int,
-    threads: int,
-    tensors: tuple[Any, ...],
+    step: Callable[[Config, Ops], Step], config: Config, ops: Ops, batch: int, threads: int, form: tuple[Any, ...]
 ) -> Part:
     """The compiled `layer_step` or `head_step` for weights of this form and so many threads: loops are dealt out to
     them when they are compiled. Kept as long as the process lives."""
@@ -145,12 +129,6 @@ def decode_step(
     return steps.head(x, weights.norm, head_of(weights))
 
 
-def of_any_length(tensor: Tensor, dimension: int) -> Tensor:
-    """The same tensor, with one size marked as a symbol for the compiler."""
-    torch._dynamo.mark_dynamic(tensor, dimension)
-    return tensor
-
-
 def check_ops(ops: Ops) -> None:
     """Raises Error where a checkpoint brings steps of its own, which the compiled form would pass over silently."""
     other = next((name for name, step in ops._asdict().items() if step != getattr(Ops(), name)), None)
@@ -158,15 +136,11 @@ def check_ops(ops: Ops) -> None:
         raise Error(f"compiled: this checkpoint replaces the step {other!r}, expected the model's own: leave it out")
 
 
-def is_cold(step: Callable[..., Tensor]) -> bool:
-    return isinstance(step, Part) and step.compiled is None
-
-
 def warm_up(steps: Steps, checkpoint: Checkpoint, cache: KVCache) -> None:
     """Compiles what is not compiled yet, with a progress bar, by a call each; they write where the next token will."""
     config, weights, batch = checkpoint.config, checkpoint.weights, cache.batch
-    cold = {layer: number for number, layer in enumerate(steps.layers) if is_cold(layer)}
-    if not cold and not is_cold(steps.head):
+    cold = {layer: number for number, layer in enumerate(steps.layers) if layer.compiled is None}
+    if not cold and steps.head.compiled is not None:
         return
     x = weights.embed_tokens[:1, None].expand(batch, 1, -1).clone()
     table = checkpoint.ops.table(config, cache.upcoming[:, None])
@@ -174,7 +148,8 @@ def warm_up(steps: Steps, checkpoint: Checkpoint, cache: KVCache) -> None:
         for layer, number in cold.items():
             slot = torch.tensor([cache.length % cache.capacities[number]], device=x.device)
             held = min(cache.length + 1, cache.capacities[number])
-            mask = of_any_length(torch.ones(batch, 1, 1, held, dtype=torch.bool, device=x.device), 3)
+            mask = torch.ones(batch, 1, 1, held, dtype=torch.bool, device=x.device)
+            torch._dynamo.mark_dynamic(mask, 3)  # its size is a symbol for the compiler
             layer(x, weights.layers[number], table, mask, cache.keys[number], cache.values[number], slot)
             bar.update()
         steps.head(x, weights.norm, head_of(weights))
@@ -210,7 +185,7 @@ def compiled_by(ops: Ops, checkpoint: Checkpoint, cache: KVCache, pick: Pick) ->
     """The same by some form of the steps and weights that it reads; None, and a sentence, where nothing compiles."""
     steps = compiled_steps(checkpoint, cache.batch, ops)
     for tensor in (*cache.keys, *cache.values):
-        of_any_length(tensor, 2)
+        torch._dynamo.mark_dynamic(tensor, 2)
     try:
         warm_up(steps, checkpoint, cache)
     except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:

@@ -18,13 +18,12 @@ from ..model import Route, expert_ffn
 Tokens = Float[Tensor, "tokens dim"]
 GateUp = Float[Tensor, "experts two_intermediate dim"]
 Down = Float[Tensor, "experts dim intermediate"]
+Step = Callable[..., Tensor]
 
 ALIGNED = 16  # bytes that a row of every matrix must be a multiple of for torch's grouped product
 
 
-def moe_gathered(
-    x: Tokens, route: Route, gate_up_proj: GateUp, down_proj: Down, expert: Callable[..., Tensor] = expert_ffn
-) -> Tokens:
+def moe_gathered(x: Tokens, route: Route, gate_up_proj: GateUp, down_proj: Down, expert: Step = expert_ffn) -> Tokens:
     """`model.moe` by a copy of each choice's matrices and one batched product: for few tokens.
 
     It copies tokens x top_k experts, whether or not several tokens chose the same one, so its memory grows with the
@@ -37,9 +36,7 @@ def moe_gathered(
     return (answers * route.weights[..., None]).sum(dim=1)
 
 
-def moe_grouped(
-    x: Tokens, route: Route, gate_up_proj: GateUp, down_proj: Down, expert: Callable[..., Tensor] = expert_ffn
-) -> Tokens:
+def moe_grouped(x: Tokens, route: Route, gate_up_proj: GateUp, down_proj: Down, expert: Step = expert_ffn) -> Tokens:
     """`model.moe` with one grouped product for all experts, on choices sorted by expert: for many tokens.
 
     An expert that no token chose is an empty group. The answers return to their tokens by the inverse order and are
@@ -74,7 +71,7 @@ def grouped_linear(
 
 
 def moe_all_experts(
-    x: Tokens, route: Route, gate_up_proj: GateUp, down_proj: Down, expert: Callable[..., Tensor] = expert_ffn
+    x: Tokens, route: Route, gate_up_proj: GateUp, down_proj: Down, expert: Step = expert_ffn
 ) -> Tokens:
     """`model.moe` with every expert answering every token, and only the chosen answers counted: for few experts.
 
@@ -88,9 +85,7 @@ def moe_all_experts(
     return (answers * weights).masked_fill(weights == 0, 0).sum(dim=0)  # infinity times 0 would be NaN
 
 
-def moe_by_size(
-    x: Tokens, route: Route, gate_up_proj: GateUp, down_proj: Down, expert: Callable[..., Tensor] = expert_ffn
-) -> Tokens:
+def moe_by_size(x: Tokens, route: Route, gate_up_proj: GateUp, down_proj: Down, expert: Step = expert_ffn) -> Tokens:
     """`moe_gathered` while it copies no more than the layer holds, as in decoding, else `moe_grouped`, as in prefill.
 
     The shape alone decides, so this, too, waits for nothing.
@@ -99,7 +94,7 @@ def moe_by_size(
     return (moe_gathered if few else moe_grouped)(x, route, gate_up_proj, down_proj, expert)
 
 
-def check_expert(name: str, expert: Callable[..., Tensor]) -> None:
+def check_expert(name: str, expert: Step) -> None:
     """These forms compute `expert_ffn` for all choices at once and would pass over any other silently."""
     if expert is not expert_ffn:
         found = getattr(expert, "__name__", repr(expert))

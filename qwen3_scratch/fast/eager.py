@@ -4,8 +4,8 @@ Some steps take another form here than in `model.py`, and compute the same: for 
 are not the fastest; for one token at a time, the fewer calls the better.
 """
 
-from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,10 @@ from ..cache import KVCache
 from ..checkpoints.checkpoint import Advance, Checkpoint, Pick
 from ..config import Config
 from ..model import Ops, Route, expert_ffn, forward, gqa_attention, heads_per_kv_head, moe, rms_norm
-from .dispatch import Down, GateUp, Tokens
+from .dispatch import Down, GateUp, Step, Tokens
+
+Queries = Float[Tensor, "batch heads seq head_dim"]
+Keys = Float[Tensor, "batch kv_heads seq head_dim"]  # and values
 
 BLOCK = 256  # queries that are weighed at a time
 PREFILL_CHUNK = 2048  # tokens that one pass of the prompt brings at most, which bounds its memory
@@ -35,22 +38,14 @@ def library_norm(
     return weight * F.rms_norm(x, x.shape[-1:], None, eps)
 
 
-def ffn_by(
-    x: Float[Tensor, "n dim"],
-    gate_proj: Float[Tensor, "intermediate dim"],
-    up_proj: Float[Tensor, "intermediate dim"],
-    down_proj: Float[Tensor, "dim intermediate"],
-    *,
-    linear: Callable[..., Tensor],
-) -> Float[Tensor, "n dim"]:
-    """`expert_ffn` by another product than F.linear."""
+def ffn_by(x: Tokens, gate_proj: Any, up_proj: Any, down_proj: Any, *, linear: Step) -> Tokens:
+    """`expert_ffn` by another product than F.linear, of matrices in whatever form that takes."""
     return linear(F.silu(linear(x, gate_proj, None)) * linear(x, up_proj, None), down_proj, None)
 
 
 def moe_of_one(
-    x: Tokens, route: Route, gate_up_proj: GateUp, down_proj: Down, expert: Callable[..., Tensor] = expert_ffn,
-    *, linear: Callable[..., Tensor] = F.linear,
-) -> Tokens:  # fmt: skip
+    x: Tokens, route: Route, gate_up_proj: GateUp, down_proj: Down, expert: Step = expert_ffn, linear: Step = F.linear
+) -> Tokens:
     """`moe` of a single token by `expert_ffn`: there is nothing to sort, and gate and up are one product."""
     out = torch.zeros_like(x)
     for number, weight in zip(route.experts[0].tolist(), route.weights[0], strict=True):
@@ -59,12 +54,7 @@ def moe_of_one(
     return out
 
 
-def causal_attention(
-    q: Float[Tensor, "batch heads seq head_dim"],
-    k: Float[Tensor, "batch kv_heads seq head_dim"],
-    v: Float[Tensor, "batch kv_heads seq head_dim"],
-    mask: Tensor | None = None,
-) -> Float[Tensor, "batch heads seq head_dim"]:
+def causal_attention(q: Queries, k: Keys, v: Keys, mask: Tensor | None = None) -> Queries:
     """`gqa_attention` where keys and queries are the same tokens and none is padding, as at the start of a text.
 
     So the half that lies after each query is left out, instead of computed and masked.
@@ -74,11 +64,7 @@ def causal_attention(
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] > k.shape[1])
 
 
-def in_blocks(
-    q: Float[Tensor, "batch heads seq head_dim"],
-    k: Float[Tensor, "batch kv_heads seq head_dim"],
-    v: Float[Tensor, "batch kv_heads seq head_dim"],
-) -> Float[Tensor, "batch heads seq head_dim"]:
+def in_blocks(q: Queries, k: Keys, v: Keys) -> Queries:
     """Causal attention as two products and a softmax for each block of queries and all keys up to its end.
 
     The heads of a group stand below each other as rows of one product. PyTorch's kernel takes 1.5 to 2.5 times as long
@@ -97,32 +83,27 @@ def in_blocks(
     return torch.cat(answers, dim=2).view(q.shape)
 
 
-def onednn_serves(checkpoint: Checkpoint) -> bool:
-    cpu = checkpoint.device.type == "cpu" and checkpoint.dtype == torch.float32
-    return cpu and torch.backends.mkldnn.is_available()
-
-
 def reading_ops(checkpoint: Checkpoint) -> Ops:
     """The steps for many tokens at once; what a checkpoint brings of its own stays."""
-    ops, linear = checkpoint.ops, ONEDNN_LINEAR if onednn_serves(checkpoint) else F.linear
-    if ops.norm is rms_norm:
-        ops = ops._replace(norm=library_norm)
-    if ops.linear is F.linear:
-        ops = ops._replace(linear=linear)
-    if ops.expert is expert_ffn and ops.moe is moe:
-        ops = ops._replace(expert=partial(ffn_by, linear=linear))
-    return ops
+    return _faster(checkpoint, norm=library_norm, expert=ffn_by)
 
 
 def writing_ops(checkpoint: Checkpoint, batch: int) -> Ops:
     """The steps for one new token a row."""
-    if batch > 1:
-        return reading_ops(checkpoint)
-    ops, linear = checkpoint.ops, ONEDNN_LINEAR if onednn_serves(checkpoint) else F.linear
+    return reading_ops(checkpoint) if batch > 1 else _faster(checkpoint, moe=moe_of_one)
+
+
+def _faster(checkpoint: Checkpoint, norm: Step = rms_norm, **experts: Step) -> Ops:
+    """Each of the model's own steps by the given one, and products by the faster library."""
+    ops, on_cpu = checkpoint.ops, checkpoint.device.type == "cpu" and checkpoint.dtype == torch.float32
+    linear = ONEDNN_LINEAR if on_cpu and torch.backends.mkldnn.is_available() else F.linear
+    if ops.norm is rms_norm:
+        ops = ops._replace(norm=norm)
     if ops.linear is F.linear:
         ops = ops._replace(linear=linear)
     if ops.expert is expert_ffn and ops.moe is moe:
-        ops = ops._replace(moe=partial(moe_of_one, linear=linear))
+        forms: Any = {name: partial(step, linear=linear) for name, step in experts.items()}
+        ops = ops._replace(**forms)
     return ops
 
 

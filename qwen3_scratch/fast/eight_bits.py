@@ -5,7 +5,6 @@ router stay as they are; so does everything that reads prompts.
 """
 
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -22,10 +21,10 @@ from ..checkpoints.checkpoint import Advance, Checkpoint, Pick
 from ..errors import Error
 from ..model import Route, Weights, expert_ffn
 from ..trust.memory import available_memory, size_text
-from .compiling import check_ops, compiled_by, compiled_decoder
-from .dispatch import Tokens
+from .compiling import check_ops, compiled_by, compiled_decoder, head_of
+from .dispatch import Step, Tokens
 from .eager import eager_decoder, ffn_by
-from .streamed import STREAMED, as_rows, written_down
+from .streamed import STREAMED, Bias, Out, Rows, as_rows, written_down
 
 MOST_ROWS_INT8 = 4  # with more rows arithmetic sets the pace, and 8 bits gain little (measured: benchmarks/int8.py)
 LARGEST = 127  # -128 is left out, so that a row and its negative round alike
@@ -65,7 +64,7 @@ def rounded_weights(weights: Weights) -> Weights:
     """The same tree with `Rounded` in the place of each matrix; a tied head becomes one of its own."""
     shown = tqdm(weights.layers, desc="Rounding to 8 bits", unit="layer", file=sys.stderr, delay=1)
     layers = (layer._replace(**{name: rounded(getattr(layer, name)) for name in MATRICES}) for layer in shown)
-    head: Any = rounded(weights.embed_tokens if weights.lm_head is None else weights.lm_head)
+    head: Any = rounded(head_of(weights))
     return weights._replace(layers=tuple(layers), lm_head=head)
 
 
@@ -110,30 +109,23 @@ def int8_sum(
     return (weight * x).sum(-1, dtype=torch.float32) * scale
 
 
-def int8_linear(
-    x: Float[Tensor, "*batch columns"], weight: Rounded, bias: Float[Tensor, "out"] | None = None
-) -> Float[Tensor, "*batch out"]:
+def int8_linear(x: Rows, weight: Rounded, bias: Bias = None) -> Out:
     """`streamed_linear` of a rounded matrix."""
     rows = written_down(x.flatten(0, -2))
     out = int8_sum(rows[None], weight.numbers[:, None], weight.scale[:, None]).to(x.dtype)
     return as_rows(out, x.shape[:-1], bias)
 
 
-def moe_int8(
-    x: Tokens, route: Route, gate_up_proj: Rounded, down_proj: Rounded, expert: Callable[..., Tensor] = expert_ffn
-) -> Tokens:
+def moe_int8(x: Tokens, route: Route, gate_up_proj: Rounded, down_proj: Rounded, expert: Step = expert_ffn) -> Tokens:
     """`moe_streamed` of rounded experts, for few tokens: each choice reads its expert where it lies."""
-    gate_up = chosen_sum(x[:, None], gate_up_proj, route)
-    gate, up = gate_up.to(x.dtype).chunk(2, dim=-1)
-    answers = chosen_sum(F.silu(gate) * up, down_proj, route).to(x.dtype)
+
+    def product(each: Tensor, weight: Rounded) -> Tensor:  # [tokens, 1 or top_k, columns] -> [tokens, top_k, rows]
+        numbers, scale = weight.numbers[route.experts], weight.scale[route.experts]
+        return int8_sum(written_down(each)[:, :, None], numbers, scale).to(x.dtype)
+
+    gate, up = product(x[:, None], gate_up_proj).chunk(2, dim=-1)
+    answers = product(F.silu(gate) * up, down_proj)
     return (answers * route.weights[..., None]).sum(dim=1)
-
-
-def chosen_sum(
-    x: Float[Tensor, "tokens #top_k columns"], weight: Rounded, route: Route
-) -> Float[Tensor, "tokens top_k rows"]:
-    """Each choice's product of its expert's matrix with the token, or with what the expert made of it."""
-    return int8_sum(written_down(x)[:, :, None], weight.numbers[route.experts], weight.scale[route.experts])
 
 
 INT8 = STREAMED._replace(linear=int8_linear, head=int8_linear, expert=partial(ffn_by, linear=int8_linear), moe=moe_int8)

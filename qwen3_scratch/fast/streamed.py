@@ -4,7 +4,6 @@ Decoding reads every weight once a token, so memory sets the pace. Each form her
 `model.py` does, as a sum that compiles into one loop over the weights as they lie.
 """
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -13,8 +12,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..model import Ops, Route, expert_ffn, gqa_attention, heads_per_kv_head, moe_route
-from .dispatch import Down, GateUp, Tokens, moe_all_experts, moe_grouped
+from .dispatch import Down, GateUp, Step, Tokens, moe_all_experts, moe_grouped
 from .eager import ffn_by
+
+Rows = Float[Tensor, "*batch columns"]
+Out = Float[Tensor, "*batch out"]
+Bias = Float[Tensor, "out"] | None
+Query = Float[Tensor, "batch heads q_len head_dim"]
+Keys = Float[Tensor, "batch kv_heads k_len head_dim"]  # and values
 
 # The most rows for which the sum below is no slower than the library's product (measured: benchmarks/products.py; at 4
 # rows in bf16 the two are even).
@@ -41,9 +46,7 @@ def streamed_sum(x: Float[Tensor, "*#rows columns"], weight: Float[Tensor, "*#ro
     return (weight * x).sum(-1, dtype=torch.float32).to(weight.dtype)
 
 
-def streamed_linear(
-    x: Float[Tensor, "*batch columns"], weight: Float[Tensor, "out columns"], bias: Float[Tensor, "out"] | None = None
-) -> Float[Tensor, "*batch out"]:
+def streamed_linear(x: Rows, weight: Float[Tensor, "out columns"], bias: Bias = None) -> Out:
     """F.linear; for few rows as a sum, since the library's product reads weights at half of what memory can."""
     if x.shape[:-1].numel() > MOST_ROWS.get(x.dtype, 0):
         return F.linear(x, weight, bias)
@@ -51,20 +54,13 @@ def streamed_linear(
     return as_rows(streamed_sum(rows[None], weight[:, None]), x.shape[:-1], bias)  # reads each weight once for all rows
 
 
-def as_rows(
-    out: Float[Tensor, "out rows"], batch: tuple[int, ...], bias: Float[Tensor, "out"] | None
-) -> Float[Tensor, "*batch out"]:
+def as_rows(out: Float[Tensor, "out rows"], batch: tuple[int, ...], bias: Bias) -> Out:
     """What a product gave column by column as F.linear gives it, in memory too, with the bias added."""
     out = (out.flatten() if out.shape[1] == 1 else out.t().contiguous()).view(*batch, len(out))
     return out if bias is None else out + bias
 
 
-streamed_ffn = partial(ffn_by, linear=streamed_linear)  # for dense layers
-
-
-def route_streamed(
-    x: Float[Tensor, "tokens dim"], router: Float[Tensor, "experts dim"], top_k: int, norm_topk_prob: bool
-) -> Route:
+def route_streamed(x: Tokens, router: Float[Tensor, "experts dim"], top_k: int, norm_topk_prob: bool) -> Route:
     """`moe_route`; a few experts are found by taking the largest again and again, which needs no call of a library."""
     if top_k > MOST_PICKS:
         return moe_route(x, router, top_k, norm_topk_prob)
@@ -79,9 +75,7 @@ def route_streamed(
     return Route(weights.to(x.dtype), experts, logits)
 
 
-def moe_streamed(
-    x: Tokens, route: Route, gate_up_proj: GateUp, down_proj: Down, expert: Callable[..., Tensor] = expert_ffn
-) -> Tokens:
+def moe_streamed(x: Tokens, route: Route, gate_up_proj: GateUp, down_proj: Down, expert: Step = expert_ffn) -> Tokens:
     """`moe` without a wait: compiled, each choice reads its expert's weights where they lie, with no copy of them.
 
     Where the choices are many more than the experts, reading each expert once is cheaper: then `moe_grouped`, or
@@ -96,12 +90,7 @@ def moe_streamed(
     return (answers * route.weights[..., None]).sum(dim=1)
 
 
-def streamed_attention(
-    q: Float[Tensor, "batch heads q_len head_dim"],
-    k: Float[Tensor, "batch kv_heads k_len head_dim"],
-    v: Float[Tensor, "batch kv_heads k_len head_dim"],
-    mask: Bool[Tensor, "#batch 1 q_len k_len"],
-) -> Float[Tensor, "batch heads q_len head_dim"]:
+def streamed_attention(q: Query, k: Keys, v: Keys, mask: Bool[Tensor, "#batch 1 q_len k_len"]) -> Query:
     """`gqa_attention` of one query on a CPU, where PyTorch's kernel reads the keys at a third of this speed.
 
     The group's heads are written out one by one, so that one loop reads each key once for all of them; the values'
@@ -115,16 +104,14 @@ def streamed_attention(
     hidden = written_down(torch.where(mask, 0.0, -torch.inf))
     weights = written_down((torch.stack(scores, dim=2) / q.shape[-1] ** 0.5 + hidden).softmax(dim=-1))
     columns = v.split(LINE // v.itemsize, dim=-1)
-    heads = [
-        torch.cat([(weights[:, :, head, :, None] * part).sum(-2) for part in columns], dim=-1) for head in range(group)
-    ]
-    return torch.stack(heads, dim=2).view(q.shape).to(v.dtype)
+    heads = [[(weights[:, :, head, :, None] * part).sum(-2) for part in columns] for head in range(group)]
+    return torch.stack([torch.cat(head, dim=-1) for head in heads], dim=2).view(q.shape).to(v.dtype)
 
 
 STREAMED = Ops(
     linear=streamed_linear,
     head=streamed_linear,
-    expert=streamed_ffn,
+    expert=partial(ffn_by, linear=streamed_linear),  # of dense layers
     moe=moe_streamed,
     attention=streamed_attention,
     route=route_streamed,

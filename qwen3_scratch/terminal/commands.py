@@ -19,13 +19,13 @@ from ..checkpoints.weights import DTYPES
 from ..devices.launch import agree, ranks, started_by_torchrun
 from ..devices.slices import DISPATCH, load_slices
 from ..errors import Error
-from ..generation import Options, prompt_ids, stream
+from ..generation import KEYWORD, Options, prompt_ids, stream
 from ..hub.download import fetch, find_snapshot
 from ..hub.find import chosen, find_local
 from ..model import forward
 from ..tracing import trace as open_trace
 from .report import checkpoint_report, plan_report, route_table, slices_report, verdict_line
-from .screen import complain, is_first, one_line_ends, read_line, screen, show, speaker, turns
+from .screen import complain, one_line_ends, read_line, screen, show, speaker
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -44,10 +44,7 @@ Model = Annotated[str | None, typer.Option("--model", "-m", help="`tiny`, a fold
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")]
 Device = Annotated[str, typer.Option(help="`auto` takes a GPU where there is one; else `cpu`, `cuda`, `cuda:1`.")]
 Dtype = Annotated[str, typer.Option(help="`auto` keeps the type of the files; else float32, bfloat16, float16.")]
-TopExperts = Annotated[
-    int | None,
-    typer.Option("--num-experts-per-tok", help="Experts each token goes to, instead of the config's number."),
-]
+TopExperts = Annotated[int | None, typer.Option(help="Experts each token goes to, instead of the config's number.")]
 System = Annotated[str | None, typer.Option(help="A system message before the first turn.")]
 TensorParallel = Annotated[int, typer.Option(min=1, help="Cut every matrix over so many processes (torchrun).")]
 ExpertParallel = Annotated[int, typer.Option(min=1, help="Deal the experts out to so many processes (torchrun).")]
@@ -89,22 +86,19 @@ def with_generation_options(*without: str, **defaults: Any) -> Callable[[Command
 
     def option(f: Field[Any]) -> inspect.Parameter:
         kind, help_text = get_args(f.type)[:2]
-        shape: tuple[str, ...] = (f"--{f.name.replace('_', '-')}",)
-        if kind is bool:
-            shape = (f"{shape[0]}/--no-{f.name}",) if f.default else shape
-        elif f.name == "stop":
-            kind = list[str]
+        default = defaults.get(f.name, f.default)
+        name = f"--{f.name.replace('_', '-')}" + (f"/--no-{f.name}" if default is True else "")
+        if f.name == "stop":
+            kind, default = list[str], []
         elif float in get_args(kind):
             kind = float | None
-        default = defaults.get(f.name, f.default)
-        annotation: Any = Annotated[kind, typer.Option(*shape, help=help_text)]
-        named = inspect.Parameter.KEYWORD_ONLY
-        return inspect.Parameter(f.name, named, default=[] if default == () else default, annotation=annotation)
+        annotation: Any = Annotated[kind, typer.Option(name, help=help_text)]
+        return inspect.Parameter(f.name, KEYWORD, default=default, annotation=annotation)
 
     def change(command: Command) -> Command:
         given = list(inspect.signature(command).parameters.values())
         more = [option(f) for f in fields(Options) if f.name not in (*without, "tools")]
-        taken = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in given[:-1]]
+        taken = [each.replace(kind=KEYWORD) for each in given[:-1]]
         command.__signature__ = inspect.Signature([*taken[:2], *more, *taken[2:]])  # type: ignore[attr-defined]  # typeshed lacks it
         return command
 
@@ -138,15 +132,15 @@ def generate_command(
     """
     place = place_for(device)
     many = tensor_parallel * expert_parallel > 1 or started_by_torchrun()
-    with ranks(tensor_parallel, expert_parallel, place) if many else nullcontext() as mesh, speaker(mesh):
-        text = sys.stdin.read().removesuffix("\n") if prompt == "-" and is_first(mesh) else prompt
-        prompt = agree(text)
+    with ranks(tensor_parallel, expert_parallel, place) if many else nullcontext() as mesh, speaker(mesh) as first:
+        prompt = agree(sys.stdin.read().removesuffix("\n") if prompt == "-" and first else prompt)
         if many and options["seed"] is None:
             options["seed"] = agree(int(torch.seed() % 2**63))
-        cut = {} if mesh is None else {"mesh": mesh, "dispatch": dispatch_of(expert_dispatch)}
-        checkpoint = load(model, place, dtype, revision, num_experts_per_tok, **cut)
+        checkpoint = load(model, place, dtype, revision, num_experts_per_tok, mesh, expert_dispatch)
         checkpoint = fast.int8(checkpoint) if int8 else checkpoint
-        asked: Any = prompt if options["raw"] or system is None else turns(prompt, system)
+        asked: Any = prompt
+        if system is not None and not options["raw"]:
+            asked = [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
         found = show(stream(checkpoint, asked, **options))
         if found.finish_reason == "length":
             screen.print(f"(cut off after {len(found.token_ids)} tokens; raise --max-new-tokens to see more)")
@@ -174,11 +168,12 @@ def chat(
     """
     checkpoint = load(model, place_for(device), dtype, revision, num_experts_per_tok)
     checkpoint = fast.int8(checkpoint) if int8 else checkpoint
-    most, messages = options["max_new_tokens"], turns(None, system)
+    most, start = options["max_new_tokens"], [] if system is None else [{"role": "system", "content": system}]
+    messages = start
     screen.print("Type a message. /new, /think, /quit, /help.", style="dim")
     while (text := read_line()) is not None and text != "/quit":
         if text == "/new":
-            messages = turns(None, system)
+            messages = start
         elif text == "/think":
             options["thinking"] = not options["thinking"]
             screen.print(f"thinking is {'on' if options['thinking'] else 'off'}", style="dim")
@@ -296,18 +291,14 @@ def place_for(device: str) -> str:
 
 
 def load(
-    model: str | None, device: str, dtype: str, revision: str | None, top_experts: int | None, **cut: Any
+    model: str | None, device: str, dtype: str, revision: str | None, top_k: int | None, mesh: Any = None, way: str = ""
 ) -> Checkpoint:
-    """A whole checkpoint, or with `mesh` and `dispatch` this rank's slices of one."""
+    """A whole checkpoint, or of a mesh this rank's slices of one, whose experts are reached in this way."""
+    if mesh is not None and way not in DISPATCH:
+        raise Error(f"--expert-dispatch is {way!r}, expected {' or '.join(DISPATCH)}: choose one")
     if dtype != "auto" and dtype not in DTYPES:
         raise Error(f"--dtype is {dtype!r}, expected auto, {', '.join(DTYPES)}: choose one")
-    options: dict[str, Any] = dict(
-        dtype=DTYPES.get(dtype), device=device, revision=revision, num_experts_per_tok=top_experts
-    )
-    return load_slices(model, **cut, **options) if cut else load_checkpoint(model, **options)
-
-
-def dispatch_of(name: str) -> Any:
-    if name not in DISPATCH:
-        raise Error(f"--expert-dispatch is {name!r}, expected {' or '.join(DISPATCH)}: choose one")
-    return DISPATCH[name]
+    options: dict[str, Any] = dict(device=device, revision=revision, num_experts_per_tok=top_k, dtype=DTYPES.get(dtype))
+    if mesh is None:
+        return load_checkpoint(model, **options)
+    return load_slices(model, mesh, dispatch=DISPATCH[way], **options)

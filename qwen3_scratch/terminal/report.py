@@ -112,9 +112,8 @@ def slices_report(name: str | None, tensors: int, experts: int, revision: str | 
     }
     found = [] if alone else commit_lines(name, folder)
     found += [f"each of {tensors} x {experts} devices, tensor x expert parallel, in {config.dtype}"]
-    return "\n".join(
-        [*found, *(f"  {key:<26}{size_text(count * bytes_each):>12}  {why}" for key, (count, why) in lines.items())]
-    )
+    found += [f"  {key:<26}{size_text(count * bytes_each):>12}  {why}" for key, (count, why) in lines.items()]
+    return "\n".join(found)
 
 
 def commit_lines(name: str | None, folder: Path) -> list[str]:

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any
 
 from rich.console import Console
@@ -26,17 +26,16 @@ def one_line_ends() -> Iterator[None]:
     try:
         with orderly_sigterm():
             yield
+        return
     except Error as error:
         complain(error)
-        raise SystemExit(1) from None
     except UnicodeDecodeError as error:
         complain(f"standard input is no text in {error.encoding} ({error.reason}): convert it")
-        raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
         sys.stdout = None
-        raise SystemExit(1) from None
+    raise SystemExit(1)
 
 
 @contextmanager
@@ -62,23 +61,15 @@ def complain(message: object) -> None:
     screen.print(f"error: {message}", markup=False, soft_wrap=True)
 
 
-def is_first(mesh: Any) -> bool:
-    return mesh is None or mesh.get_rank() == 0
-
-
 @contextmanager
-def speaker(mesh: Any) -> Iterator[None]:
-    """Of many processes only the first writes; the others compute the same."""
-    with ExitStack() as stack:
-        if not is_first(mesh):
-            screen.quiet = True
-            stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
-        yield
-
-
-def turns(text: str | None, system: str | None) -> list[dict[str, str]]:
-    first = [] if system is None else [{"role": "system", "content": system}]
-    return first if text is None else [*first, {"role": "user", "content": text}]
+def speaker(mesh: Any) -> Iterator[bool]:
+    """Of many processes only the first writes, and is told that it is; the others compute the same."""
+    if mesh is None or mesh.get_rank() == 0:
+        yield True
+        return
+    screen.quiet = True
+    with open(os.devnull, "w") as nothing, redirect_stdout(nothing):
+        yield False
 
 
 def read_line() -> str | None:

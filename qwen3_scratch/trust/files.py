@@ -21,10 +21,8 @@ def check_file(path: Path) -> os.stat_result:
     """What the system says of a file that may be opened: a plain one that lies in its folder.
 
     A link must lead to a place in the same folder, or into the blobs of the hub cache whose snapshot the folder is. The
-    folder itself may be a link. Nothing is opened, so a pipe keeps nobody waiting.
-
-    Raises:
-        Error: no such file, no plain file, or a link that leads elsewhere.
+    folder itself may be a link. Nothing is opened, so a pipe keeps nobody waiting. Raises Error for no such file, no
+    plain file, or a link that leads elsewhere.
     """
     try:
         real = Path(os.path.realpath(path))
@@ -47,9 +45,7 @@ def check_file(path: Path) -> os.stat_result:
 def _homes(folder: Path) -> list[Path]:
     """Where the files of a folder may really lie: a hub cache keeps them in `blobs`, the repository's or its own."""
     root = Path(os.path.realpath(folder))
-    caches = [
-        above.parent for above in root.parents if above.name == "snapshots" and above.parent.name.startswith("models--")
-    ]
+    caches = [up.parent for up in root.parents if up.name == "snapshots" and up.parent.name.startswith("models--")]
     return [root, *(Path(os.path.realpath(place / "blobs")) for cache in caches for place in (cache, cache.parent))]
 
 
@@ -79,8 +75,7 @@ def read_json(path: Path, most: int = LARGEST_JSON) -> dict[str, Any]:
 def json_object(content: bytes) -> dict[str, Any]:
     """A JSON object, in which no key stands twice: of two readers one might take the first, the other the last.
 
-    Raises:
-        ValueError: what is there instead.
+    Raises ValueError, which says what is there instead.
     """
     try:
         found = json.loads(content.decode("utf-8"), object_pairs_hook=_once)

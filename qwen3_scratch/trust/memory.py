@@ -27,7 +27,8 @@ def available_memory(device: torch.device | str | None = None) -> int | None:
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     if device.type != "cpu":
         return None
-    known = [left for left in (_machine(), _container(), _process()) if left is not None]
+    machine = _fields(Path("/proc/meminfo")).get("MemAvailable")
+    known = [left for left in (machine, _container(), _process()) if left is not None]
     return max(0, min(known)) if known else None
 
 
@@ -45,18 +46,15 @@ class telling_too_little_memory:
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         del traceback
-        if isinstance(error, MemoryError | RuntimeError) and is_too_little_memory(error):
+        # On the CPU torch raises a bare RuntimeError, whose words tell.
+        words = ("can't allocate memory", "not enough memory", "out of memory")
+        told = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+        if error is not None and (told or isinstance(error, MemoryError | torch.OutOfMemoryError)):
             error.__traceback__ = None
             free = available_memory(self.device)
             found = "" if free is None else f", {size_text(free)} are free"
             where = f"the memory of {self.device or 'cpu'} does not suffice{found}"
             raise Error(f"{self.what}: {where}: {self.advice}") from None
-
-
-def is_too_little_memory(error: Exception) -> bool:
-    """On the CPU torch raises a bare RuntimeError, whose words tell."""
-    words = ("can't allocate memory", "not enough memory", "out of memory")
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
 def size_text(count: int) -> str:
@@ -65,10 +63,6 @@ def size_text(count: int) -> str:
         if count >= size:
             return f"{count / size:.2f} {unit}"
     return f"{count} B"
-
-
-def _machine() -> int | None:
-    return _fields(Path("/proc/meminfo")).get("MemAvailable")
 
 
 def _container() -> int | None:

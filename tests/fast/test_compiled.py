@@ -19,9 +19,17 @@ from torch.utils._pytree import tree_map_only
 from qwen3_scratch import Checkpoint, Error, forward, generate, load_checkpoint, stream
 from qwen3_scratch.cache import KVCache
 from qwen3_scratch.fast import compiling, eight_bits
-from qwen3_scratch.fast.compiling import compiled_decoder, compiled_steps, decode_step, plain_steps, whole_step
+from qwen3_scratch.fast.compiling import (
+    Steps,
+    compiled_decoder,
+    compiled_steps,
+    decode_step,
+    head_step,
+    layer_step,
+    whole_step,
+)
 from qwen3_scratch.fast.eager import eager_decoder, prefill
-from qwen3_scratch.fast.streamed import moe_streamed, streamed_linear
+from qwen3_scratch.fast.streamed import STREAMED, moe_streamed, streamed_linear
 from qwen3_scratch.model import Ops, expert_ffn, moe, moe_route
 
 pytestmark = pytest.mark.compiled
@@ -55,6 +63,11 @@ def model(name: str) -> Checkpoint:
 
 def prompts(config, *lengths: int, seed: int = 0) -> list[list[int]]:
     return [random_tokens(config, length, seed=seed + length).tolist() for length in lengths]
+
+
+def plain_steps(config) -> Steps:
+    """The parts of a decoding step, not compiled."""
+    return Steps((layer_step(config, STREAMED),) * config.num_hidden_layers, head_step(config, STREAMED))
 
 
 def graphs() -> int:

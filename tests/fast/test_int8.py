@@ -155,7 +155,7 @@ def test_batches_that_gain_nothing_read_the_weights_as_loaded():
     options = dict(max_new_tokens=12, temperature=0, compiled=True)
     expected = [answer.token_ids for answer in generate(checkpoint, prompts, **options)]
     decoder = int8(checkpoint).decoder
-    useless = decoder._replace(rounded=decoder.rounded._replace(norm=torch.zeros_like(checkpoint.weights.norm)))
+    useless = replace(decoder, rounded=decoder.rounded._replace(norm=torch.zeros_like(checkpoint.weights.norm)))
     found = generate(replace(checkpoint, decoder=useless), prompts, **options)
     assert [answer.token_ids for answer in found] == expected
 

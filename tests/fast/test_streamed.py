@@ -7,9 +7,9 @@ from reference import assert_near
 from qwen3_scratch.fast.streamed import (
     MOST_HEADS,
     MOST_PICKS,
+    STREAMED,
     route_streamed,
     streamed_attention,
-    streamed_ffn,
     streamed_linear,
     written_down,
 )
@@ -43,7 +43,7 @@ def test_attention_of_one_query_is_attention(batch, head_dim, heads, kv_heads):
 
 def test_the_feed_forward_of_sums_is_the_feed_forward():
     x, *weights = drawn((3, 24), (40, 24), (40, 24), (24, 40))
-    assert_near(streamed_ffn(x, *weights), expert_ffn(x, *weights))
+    assert_near(STREAMED.expert(x, *weights), expert_ffn(x, *weights))
 
 
 @pytest.mark.parametrize("shape", [(1, 24), (1, 1, 24), (4, 24), (2, 3, 24)])

@@ -19,7 +19,7 @@ from .config import Config
 from .errors import Error
 from .generation import Generation, generate, stream
 from .learning.training import load_balancing_loss
-from .model import (
+from .model import (  # fmt: skip
     Ops,
     Route,
     Weights,
@@ -41,36 +41,8 @@ from .tokenizer import Tokenizer, read_tokenizer
 from .tracing import trace
 
 __all__ = [
-    "Checkpoint",
-    "Config",
-    "Error",
-    "Generation",
-    "KVCache",
-    "Ops",
-    "Route",
-    "Sampling",
-    "Tokenizer",
-    "Weights",
-    "attention_mask",
-    "attention_weights",
-    "decoder_layer",
-    "embed",
-    "expert_ffn",
-    "forward",
-    "generate",
-    "gqa_attention",
-    "init_weights",
-    "load_balancing_loss",
-    "load_checkpoint",
-    "load_weights",
-    "moe",
-    "moe_route",
-    "read_config",
-    "read_tokenizer",
-    "rms_norm",
-    "rope",
-    "rope_table",
-    "save_checkpoint",
-    "stream",
-    "trace",
-]
+    "Checkpoint", "Config", "Error", "Generation", "KVCache", "Ops", "Route", "Sampling", "Tokenizer", "Weights",
+    "attention_mask", "attention_weights", "decoder_layer", "embed", "expert_ffn", "forward", "generate",
+    "gqa_attention", "init_weights", "load_balancing_loss", "load_checkpoint", "load_weights", "moe", "moe_route",
+    "read_config", "read_tokenizer", "rms_norm", "rope", "rope_table", "save_checkpoint", "stream", "trace",
+]  # fmt: skip

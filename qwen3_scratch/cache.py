@@ -27,15 +27,9 @@ class KVCache:
     """
 
     def __init__(
-        self,
-        config: Config,
-        batch: int,
-        max_length: int,
-        *,
-        chunk: int | None = None,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-    ):
+        self, config: Config, batch: int, max_length: int, *, chunk: int | None = None,
+        dtype: torch.dtype | None = None, device: torch.device | str | None = None,
+    ) -> None:  # fmt: skip
         self.batch, self.max_length, self.chunk, self.length = batch, max_length, chunk, 0
         self.capacities = capacities(config, max_length, chunk)
         self.keeps_all = max_length in self.capacities  # some layer does, so the text may not grow past it

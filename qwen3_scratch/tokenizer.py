@@ -78,13 +78,9 @@ class Tokenizer:
             return token.encode()
 
     def render_chat(
-        self,
-        messages: Sequence[Message],
-        *,
-        tools: Tools | None = None,
-        thinking: bool = True,
+        self, messages: Sequence[Message], *, tools: Tools | None = None, thinking: bool = True,
         add_generation_prompt: bool = True,
-    ) -> str:
+    ) -> str:  # fmt: skip
         """The chat as the text that the model reads, by the checkpoint's template in an immutable sandbox.
 
         Raises:

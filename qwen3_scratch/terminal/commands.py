@@ -48,10 +48,7 @@ TopExperts = Annotated[int | None, typer.Option(help="Experts each token goes to
 System = Annotated[str | None, typer.Option(help="A system message before the first turn.")]
 TensorParallel = Annotated[int, typer.Option(min=1, help="Cut every matrix over so many processes (torchrun).")]
 ExpertParallel = Annotated[int, typer.Option(min=1, help="Deal the experts out to so many processes (torchrun).")]
-Int8 = Annotated[
-    bool,
-    typer.Option("--int8", help="Round a copy of the weights to 8 bits and decode compiled from it: less to read."),
-]
+Int8 = Annotated[bool, typer.Option("--int8", help="Decode compiled, from a copy of the weights in 8 bits.")]
 Raw = Annotated[bool, typer.Option("--raw", help="Continue the text as it stands, without the chat format.")]
 
 

@@ -118,5 +118,6 @@ def test_greedy_tokens_equal_those_of_the_reference(pair, count):
     """Dynamic rope too: both leave a key at the angle of the time when it was written, so cached text is its own."""
     token_ids, keep = padded(prompts(pair.config, 17, 6), "left")
     expected = reference_greedy(pair.model, token_ids, keep, count)
-    assert min(len(row.unique()) for row in expected) > 2  # a text that repeats itself would prove little
+    # A text that repeats itself would prove little; in few tokens some have no time for anything else.
+    assert count < NEW_TOKENS or min(len(row.unique()) for row in expected) > 2
     assert greedy(pair.weights, pair.config, token_ids, keep, count).tolist() == expected.tolist()

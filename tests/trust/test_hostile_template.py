@@ -302,7 +302,7 @@ def test_an_honest_template_renders_as_in_jinjas_own_sandbox(template):
 
 
 def test_a_long_chat_and_many_tools_stay_far_from_the_limits():
-    embedded = (ROOT / "qwen3_scratch" / "chat_template.jinja").read_text("utf-8")
+    embedded = (ROOT / "qwen3_scratch" / "tiny" / "chat_template.jinja").read_text("utf-8")
     chat = [{"role": role, "content": "word " * 2000} for _ in range(100) for role in ("user", "assistant")]
     assert len(rendered(embedded, chat, TOOLS * 100)) > 2_000_000
 

@@ -12,7 +12,7 @@ settings.register_profile("test", STEADY, max_examples=10)
 settings.register_profile("proof", STEADY, max_examples=25)
 
 # The files that take longest come first, so that the last process to finish does not work alone for long.
-LONGEST = ("test_other_checkpoints.py", "test_parallel.py", "test_launch.py")
+LONGEST = ("test_other_checkpoints.py", "test_plots.py", "test_launch.py", "test_grading.py", "test_tiny_moe.py")
 
 
 def pytest_addoption(parser):

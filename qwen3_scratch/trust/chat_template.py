@@ -78,7 +78,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def __init__(self) -> None:
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"], optimized=False)
-        text = jinja2.filters.do_string  # escaped text stays such
+        text = self.filters["string"]
         self.finalize = jinja2.pass_context(lambda _, value: weigh(value) and _paid(text(value)))
         notes = type("Namespace", (jinja2.utils.Namespace,), {"__repr__": lambda _: "<Namespace>"})  # may hold itself
         now, lipsum = lambda form: datetime.now().strftime(form[:256]), jinja2.Undefined(name="lipsum")

@@ -24,8 +24,6 @@ from .drawn import MIME, drawn
 
 __all__ = ["Figure", "token_labels"]
 
-__all__ = ["Figure", "token_labels"]
-
 FONT, SMALL = "DejaVu Sans", 7  # the font that matplotlib brings along; the size of labels in points
 DARK, MIDDLE, PALE, LIT = "#08306b", "#4292c6", "#c6dbef", "#ffd27f"
 # Form, marker, colour and width: lines are told apart by form, then by shade.

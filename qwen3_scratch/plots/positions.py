@@ -33,17 +33,6 @@ __all__ = [
     "turning_pairs",
 ]
 
-__all__ = [
-    "angle_errors",
-    "divergence_by_position",
-    "loss_by_gap",
-    "pair_wavelengths",
-    "rotation_map",
-    "scores_by_distance",
-    "slowed_pairs",
-    "turning_pairs",
-]
-
 
 @styled
 def turning_pairs(pair: Float[Tensor, "2"], frequencies: Mapping[str, float], positions: int = 8) -> Figure:

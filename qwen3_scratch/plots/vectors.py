@@ -33,15 +33,6 @@ __all__ = [
     "vector_lengths",
 ]
 
-__all__ = [
-    "norm_weights",
-    "norms_before_after",
-    "norms_in_the_plane",
-    "rounding_errors",
-    "token_similarity",
-    "vector_lengths",
-]
-
 
 @styled
 def token_similarity(

@@ -5,7 +5,8 @@ PYTHON ?= python3
 MODEL   = tiny
 PROMPT  = Mia has the red ball. Tom has the blue cup. Ana has the green book. Who has the blue cup?
 
-VENV      := .venv
+# torch hands the paths of its libraries to g++ without quotes: from a folder with a space nothing could be compiled.
+VENV      := $(if $(word 2,$(CURDIR)),$(HOME)/.cache/qwen3_scratch/$(shell pwd | cksum | cut -d ' ' -f 1),.venv)
 BIN       := $(VENV)/bin
 PIP       := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check --no-input
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
@@ -26,7 +27,7 @@ SPREAD    := -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 ALONE     := OMP_NUM_THREADS=1
 
 # The outputs in git are those of the embedded checkpoint, drawn without widgets and made without a network.
-AS_COMMITTED := env -u MPLBACKEND -u QWEN3_SCRATCH_MODEL CI=true HF_HUB_OFFLINE=1 HF_HUB_CACHE="$(CURDIR)/$(VENV)/empty-hub"
+AS_COMMITTED := env -u MPLBACKEND -u QWEN3_SCRATCH_MODEL CI=true HF_HUB_OFFLINE=1 HF_HUB_CACHE="$(abspath $(VENV)/empty-hub)"
 
 # Through the environment, as typed, a prompt may hold quotes, dollars and backticks.
 override MODEL  := $(value MODEL)

@@ -38,7 +38,7 @@ NAMES = [
     ("/no/such/folder", "/no/such/folder: no such folder, expected 'tiny', a folder, or a hub id 'owner/name'"),
     ("huge", "huge: no such folder, expected 'tiny', a folder, or a hub id 'owner/name': check the name"),
     ("a/b/c", "a/b/c: no such folder, expected"),
-    ("../x", "../x: no such folder, expected"),
+    ("../nowhere", "../nowhere: no such folder, expected"),
     ("owner/", "owner/: no such folder, expected"),
     ("who has/the kite", "who has/the kite: no such folder, expected"),
     ("x" * 5000, f"{'x' * 5000}: cannot be looked up ([Errno 36] File name too long"),

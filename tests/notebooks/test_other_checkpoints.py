@@ -58,7 +58,7 @@ def cases() -> Iterator[Any]:
             yield (checkpoint, notebook) if kept else in_proof(checkpoint, notebook)
 
 
-@pytest.mark.parametrize(("checkpoint", "notebook"), cases())
+@pytest.mark.parametrize(("checkpoint", "notebook"), list(cases()))
 def test_the_notebook_runs_unchanged_and_quietly(notebook, checkpoint, runs):
     cells = [cell for cell in runs[checkpoint, notebook].result().cells if cell.cell_type == "code"]
     outputs = [(number, output) for number, cell in enumerate(cells) for output in cell.outputs]

@@ -7,6 +7,7 @@ them, and for torchrun, takes longer than their work.
 
 import json
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -107,11 +108,16 @@ def rank(job: Path) -> None:
 
 
 def forked(job: Path) -> None:
-    """Does with each rank what torchrun does: it is told of its place, and where all meet."""
+    """Does with each rank what torchrun does: it is told of its place, and where all meet.
+
+    The meeting place opens when all ranks are forked: it has threads, and a lock that one of them holds at the time of
+    a fork stays locked in the child. What asks before that waits at the socket.
+    """
     first = json.loads(job.read_text())[0]
     world, children = first["tensor"] * first["expert"], []
-    store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
-    told = {"WORLD_SIZE": world, "MASTER_ADDR": "localhost", "MASTER_PORT": store.port}
+    meeting = socket.create_server(("localhost", 0))
+    port = meeting.getsockname()[1]
+    told = {"WORLD_SIZE": world, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
     told |= {"TORCHELASTIC_RUN_ID": job.stem, "TORCHELASTIC_USE_AGENT_STORE": True}
     for number in range(world):
         if not (child := os.fork()):
@@ -123,11 +129,20 @@ def forked(job: Path) -> None:
                 os._exit(1)
             os._exit(0)
         children.append(child)
+    store = dist.TCPStore(  # noqa: F841  it serves as long as it is kept
+        "localhost", port, is_master=True, wait_for_workers=False, master_listen_fd=meeting.detach()
+    )
     ends = [os.waitpid(child, 0)[1] for child in children]
     if any(ends):
         sys.exit(1)
 
 
 if __name__ == "__main__":
-    for job in sys.argv[1:]:
-        (rank if started_by_torchrun() else forked)(Path(job))
+    for job in map(Path, sys.argv[1:]):
+        if started_by_torchrun():
+            rank(job)
+        elif not (child := os.fork()):  # each job from a process that has never had a thread
+            forked(job)
+            sys.exit()
+        elif os.waitpid(child, 0)[1]:
+            sys.exit(1)

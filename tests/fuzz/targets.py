@@ -102,7 +102,7 @@ def seeds(name: str) -> list[bytes]:
         return [whole, *small_shards(), struct.pack("<Q", 2) + b"{}"]
     if name == "tokenizer":
         return [json.dumps(one).encode() for one in small_tokenizers()]
-    embedded = (ROOT / "qwen3_scratch" / "chat_template.jinja").read_bytes()
+    embedded = (ROOT / "qwen3_scratch" / "tiny" / "chat_template.jinja").read_bytes()
     return [embedded, *(text.encode() for text in PHRASES)]
 
 

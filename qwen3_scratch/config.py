@@ -4,14 +4,17 @@
 """
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
+from pathlib import Path
 from types import UnionType
-from typing import Any, get_args, get_origin
+from typing import Any, NoReturn, get_args, get_origin
 
-from .errors import Error, shown
+from .errors import Error, one_line, shown
 
-ROPE_TYPES = ("default", "linear", "dynamic", "yarn")
+ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "llama3", "longrope", "proportional")
+FROM_A_LENGTH = ("yarn", "llama3", "longrope")  # these stretch what was trained at original_max_position_embeddings
 LARGEST = 2**31 - 1  # of a size, length or token id; the largest that anybody trained with is a thousandth of it
 MOST_LAYERS = 1000  # ten times those of the largest of the family; what is counted by layer stays quick
 ROPE_RANGE = (1e-6, 1e15)  # of every number of a rotary setting: all that is computed from two of them is finite
@@ -37,12 +40,38 @@ EXPERT_FIELDS = (
 )  # fmt: skip
 
 
+class ConfigError(Error):
+    """What is wrong with a Config that was made by hand. `args[0]` says it without the place."""
+
+    def __str__(self) -> str:
+        return f"config: {self.args[0]}"
+
+
+class ReadOnly(dict[str, Any]):
+    """A dict that is written once. `{**it}` and `dict(it)` are copies that can be changed."""
+
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError("a Config is frozen: make another one with dataclasses.replace")
+
+    __setitem__ = __delitem__ = __ior__ = update = setdefault = pop = popitem = clear = _refuse
+
+    def __reduce__(self) -> tuple[type, tuple[dict[str, Any]]]:
+        return ReadOnly, (dict(self),)
+
+
+class Implied(tuple[str, ...]):
+    """Kinds of layers that follow from the other fields, and follow them also when those are replaced."""
+
+
 @dataclass(frozen=True)
 class Config:
     """A frozen reading of config.json; the fields bear its names.
 
-    Sizes are counts of numbers, lengths are counts of tokens. `rope_parameters` always holds `rope_type` and
-    `rope_theta`, whatever the spelling was; `layer_types` always has one entry a layer.
+    Sizes are counts of numbers, lengths are counts of tokens. Made by hand, read or replaced, it holds the same:
+    `rope_parameters` always has `rope_type`, `rope_theta` and what the type takes from the other fields; `layer_types`
+    has one entry a layer, and follows the fields about windows where it does not say something else; without
+    `use_sliding_window` there is no `sliding_window`, as in the reference. `dtype` is "auto" where the files decide.
+    Raises Error for every field, and every two of them, that computing could not rely on.
     """
 
     model_type: str
@@ -61,9 +90,7 @@ class Config:
     mlp_only_layers: tuple[int, ...] = ()
     router_aux_loss_coef: float = 0.001
     max_position_embeddings: int = 32768
-    rope_parameters: dict[str, Any] = field(
-        default_factory=lambda: {"rope_type": "default", "rope_theta": 10000.0}, hash=False
-    )
+    rope_parameters: Mapping[str, Any] = field(default_factory=dict, hash=False)
     rms_norm_eps: float = 1e-6
     hidden_act: str = "silu"
     initializer_range: float = 0.02
@@ -79,9 +106,17 @@ class Config:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
+        put = partial(object.__setattr__, self)
+        for name, value in plain_fields(vars(self)).items():
+            put(name, value)
+        check_types(vars(self), "config")
+        if not self.use_sliding_window:
+            put("sliding_window", None)
         check_sizes(self)
-        if not self.layer_types:
-            object.__setattr__(self, "layer_types", _default_layer_types(self))
+        put("rope_parameters", ReadOnly(whole_rope(self)))
+        implied = implied_layer_types(self)
+        if not self.layer_types or isinstance(self.layer_types, Implied) or self.layer_types == implied:
+            put("layer_types", implied)
         check_relations(self)
 
     def is_sparse(self, layer: int) -> bool:
@@ -96,6 +131,19 @@ class Config:
     @property
     def rope_theta(self) -> float:
         return float(self.rope_parameters["rope_theta"])
+
+    @property
+    def longest(self) -> int:
+        """How many positions a text may have: as many as were trained, stretched as far as the rotary setting says.
+
+        dynamic stretches as far as the text goes. The reference has no such limit; past it a model writes nonsense.
+        """
+        rope, trained = self.rope_parameters, self.max_position_embeddings
+        if rope["rope_type"] == "dynamic":
+            return LARGEST
+        before = rope["original_max_position_embeddings"] if rope["rope_type"] in FROM_A_LENGTH else trained
+        reach = 0 if rope["rope_type"] == "default" else int(before * rope.get("factor", 1.0))
+        return max(trained, min(reach, LARGEST))
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
@@ -116,36 +164,81 @@ class Config:
         return sum(layers) + norms + self.vocab_size * hidden * (1 if self.tie_word_embeddings else 2)
 
     def to_dict(self) -> dict[str, Any]:
-        """config.json in the hub's spelling, which transformers 4 and 5, vLLM and SGLang all read."""
+        """config.json in the hub's spelling, which transformers 4 and 5, vLLM and SGLang all read.
+
+        Raises Error for kinds of layers that differ in the family that knows one kind: no reader would take them.
+        """
         found = {f.name: getattr(self, f.name) for f in fields(self)}
         rope = dict(found.pop("rope_parameters"))
         found["rope_theta"] = rope.pop("rope_theta")
         found["rope_scaling"] = None if rope["rope_type"] == "default" else rope
-        found["torch_dtype"] = found.pop("dtype")
+        found["torch_dtype"] = None if self.dtype == "auto" else self.dtype
+        del found["dtype"]
         if self.model_type == "qwen3":
             for name in EXPERT_FIELDS:
                 found.pop(name)
             architecture = "Qwen3ForCausalLM"
         else:
-            found.pop("layer_types")  # the family knows one kind of layer: all sliding or none
+            if found.pop("layer_types") != implied_layer_types(self):
+                expected = "expected what the fields about windows imply: config.json of qwen3_moe says no more"
+                raise ConfigError(f"layer_types is {shown(self.layer_types)}, {expected}")
             architecture = "Qwen3MoeForCausalLM"
         return {"architectures": [architecture], **found}
 
 
-def _default_layer_types(config: Config) -> tuple[str, ...]:
-    """Where config.json names none: the MoE family slides everywhere or nowhere, the dense one from a layer on."""
+def implied_layer_types(config: Config) -> Implied:
+    """Where nobody names them: the MoE family slides everywhere or nowhere, the dense one from a layer on."""
     first = config.max_window_layers if config.model_type == "qwen3" else 0
-    slides = config.use_sliding_window and config.sliding_window is not None
+    slides = config.sliding_window is not None
     kinds = ("full_attention", "sliding_attention")
-    return tuple(kinds[slides and layer >= first] for layer in range(config.num_hidden_layers))
+    return Implied(kinds[slides and layer >= first] for layer in range(config.num_hidden_layers))
+
+
+def whole_rope(config: Config) -> dict[str, Any]:
+    """The rotary settings with all that the reference takes from elsewhere where they are silent."""
+    given = {} if config.rope_parameters is None else config.rope_parameters
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"rope_parameters is {shown(given)}, expected an object: mend config.json")
+    rope = {name: value for name, value in given.items() if value is not None}
+    rope |= {name: plain(rope[name], tuple[float, ...]) for name in ("short_factor", "long_factor") if name in rope}
+    if nested := [name for name, value in rope.items() if isinstance(value, Mapping)]:
+        expected = "expected one set for all layers"
+        raise ConfigError(f"rope_parameters differ by kind of layer ({one_line(nested[0])}), {expected}")
+    older = rope.pop("type", "default")
+    rope = {"rope_type": older, "rope_theta": 10000.0, **rope}
+    if rope["rope_type"] == "default" or rope.get("partial_rotary_factor") == 1.0:
+        rope.pop("partial_rotary_factor", None)  # the reference does not look at it there
+    if rope["rope_type"] in FROM_A_LENGTH:
+        trained = rope.setdefault("original_max_position_embeddings", config.max_position_embeddings)
+        if rope["rope_type"] != "llama3" and "factor" not in rope and is_number(trained):
+            rope["factor"] = config.max_position_embeddings / trained
+    return rope
 
 
 # ---- what is asked of the fields, each failure in one sentence --------------------------------
 
 
-def check_types(values: dict[str, Any], kind: type, where: Any) -> None:
-    """Each value, against the type of the field of its name of a dataclass."""
-    for f in fields(kind):
+def plain(value: Any, kind: Any) -> Any:
+    """A value as JSON would give it: numbers of numpy or torch as Python's own, lists as tuples, 1 as 1.0 at need."""
+    if isinstance(value, list | tuple) and not isinstance(value, Implied) and kinds_of_tuple(kind):
+        return tuple(plain(entry, None) for entry in value)
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        value = value.item()
+    return float(value) if kind is float and type(value) is int and abs(value) <= sys.float_info.max else value
+
+
+def kinds_of_tuple(kind: Any) -> list[Any]:
+    return [each for each in (kind, *get_args(kind)) if get_origin(each) is tuple]
+
+
+def plain_fields(values: dict[str, Any]) -> dict[str, Any]:
+    kinds = {f.name: f.type for f in fields(Config)}
+    return {name: value if name == "rope_parameters" else plain(value, kinds[name]) for name, value in values.items()}
+
+
+def check_types(values: dict[str, Any], where: str | Path) -> None:
+    """Each value, against the type of the field of its name."""
+    for f in fields(Config):
         if f.type in TYPES and f.name in values and not fits(values[f.name], f.type):
             raise Error(f"{where}: {f.name} is {shown(values[f.name])}, expected {TYPES[f.type]}: mend config.json")
 
@@ -153,7 +246,7 @@ def check_types(values: dict[str, Any], kind: type, where: Any) -> None:
 def fits(found: Any, kind: Any) -> bool:
     """Whether a value from JSON is of a field's type: true is no 1, 1 is a number, and a number is finite."""
     if isinstance(found, tuple):
-        kinds = [t for t in (kind, *get_args(kind)) if get_origin(t) is tuple]
+        kinds = kinds_of_tuple(kind)
         return bool(kinds) and all(type(entry) is get_args(kinds[0])[0] for entry in found)
     if kind is float:
         return type(found) in (int, float) and abs(found) <= sys.float_info.max  # false of NaN
@@ -167,11 +260,12 @@ def is_number(found: Any) -> bool:
 
 def need(config: Config, holds: bool, name: str, expected: str) -> None:
     if not holds:
-        raise Error(f"config: {name} is {shown(getattr(config, name))}, expected {expected}: mend config.json")
+        raise ConfigError(f"{name} is {shown(getattr(config, name))}, expected {expected}: mend config.json")
 
 
 def check_sizes(config: Config) -> None:
     """Each size for itself, before anything is as long as one of them."""
+    need(config, config.model_type in ("qwen3_moe", "qwen3"), "model_type", "'qwen3_moe' or 'qwen3'")
     for name in (*AT_LEAST_ONE, *ANY_SIZE):
         most = MOST_LAYERS if name == "num_hidden_layers" else LARGEST
         need(config, getattr(config, name) <= most, name, f"at most {most}")
@@ -192,6 +286,8 @@ def check_relations(config: Config) -> None:
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     must(heads % kv_heads == 0, "num_attention_heads", f"a multiple of num_key_value_heads, which is {kv_heads}")
     must(config.num_experts >= 0, "num_experts", "0 (dense) or more")
+    dense = config.num_experts == 0 or config.model_type == "qwen3_moe"
+    must(dense, "num_experts", "0 for model_type 'qwen3', which is dense, or model_type 'qwen3_moe'")
     sparse = [layer for layer in range(config.num_hidden_layers) if config.is_sparse(layer)]
     if sparse:
         top_k, experts = config.num_experts_per_tok, config.num_experts
@@ -205,13 +301,13 @@ def check_relations(config: Config) -> None:
     kinds, count = {"full_attention", "sliding_attention"}, config.num_hidden_layers
     must(len(config.layer_types) == count, "layer_types", f"one entry for each of the {count} layers")
     must(set(config.layer_types) <= kinds, "layer_types", "'full_attention' or 'sliding_attention' in each entry")
-    # No id is negative, and padding has a row of the embedding, as the reference asks. The others may lie beyond it,
-    # where they begin and end nothing: small models often carry those of a large one.
-    begin, pad = config.bos_token_id, config.pad_token_id
-    must(begin is None or begin >= 0, "bos_token_id", "0 or more, or null")
-    must(all(end >= 0 for end in config.eos_token_ids), "eos_token_id", "0 or more, each of them, or null")
-    row = f"0 to {config.vocab_size - 1}, a row of the embedding, or null"
-    must(pad is None or 0 <= pad < config.vocab_size, "pad_token_id", row)
+    # Padding has a row of the embedding, as the reference asks, or is -1, as some write for none. The others may lie
+    # beyond it, where they begin and end nothing: small models often carry those of a large one.
+    begin, pad, none = config.bos_token_id, config.pad_token_id, "or -1 or null for none"
+    must(begin is None or begin >= -1, "bos_token_id", f"0 or more, {none}")
+    must(all(end >= -1 for end in config.eos_token_ids), "eos_token_id", f"0 or more, each of them, {none}")
+    row = f"0 to {config.vocab_size - 1}, a row of the embedding, {none}"
+    must(pad is None or -1 <= pad < config.vocab_size, "pad_token_id", row)
     check_rope(config)
 
 
@@ -219,22 +315,36 @@ def check_rope(config: Config) -> None:
     """The rotary settings: those that their type needs, and those that may stand beside them."""
     rope = config.rope_parameters
     kind = rope["rope_type"]
+
+    def must(holds: bool, names: str, expected: str) -> None:
+        if not holds:
+            found = " and ".join(f"{name} of rope type {kind} is {shown(rope.get(name))}" for name in names.split())
+            raise ConfigError(f"{found}, expected {expected}: mend config.json")
+
     if kind not in ROPE_TYPES:
-        raise Error(f"config: rope_type is {shown(kind)}, expected one of {', '.join(ROPE_TYPES)}: no other is built")
-    needed = ["rope_theta"] + ([] if kind == "default" else ["factor"])
-    needed += ["original_max_position_embeddings"] if kind == "yarn" else []
-    optional = ("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim")
-    for name in (*needed, *(name for name in optional if name in rope)):
-        found = rope.get(name)
-        if not is_number(found):
-            expected = "a number above 0, from {:g} to {:g}".format(*ROPE_RANGE)
-            raise Error(f"config: {name} of rope type {kind} is {shown(found)}, expected {expected}: mend config.json")
-    if kind == "yarn" and not (rope["rope_theta"] > 1 and isinstance(rope.get("truncate", True), bool)):
-        found = f"rope_theta is {shown(rope['rope_theta'])} and truncate {shown(rope.get('truncate', True))}"
-        raise Error(f"config: {found}, expected more than 1 and true or false for rope type yarn: mend config.json")
-    if kind == "dynamic" and config.head_dim < 4:
-        found = f"head_dim is {config.head_dim}"
-        raise Error(f"config: {found}, expected 4 or more for rope type dynamic, which divides by it less 2")
-    if rope.get("partial_rotary_factor", 1.0) != 1.0:
-        found = shown(rope["partial_rotary_factor"])
-        raise Error(f"config: partial_rotary_factor is {found}, expected 1.0: this family turns whole heads")
+        raise ConfigError(f"rope_type is {shown(kind)}, expected one of {', '.join(ROPE_TYPES)}: no other is built")
+    stretched = kind not in ("default", "proportional") or ("factor" in rope and kind != "default")
+    needed = ["rope_theta"] + ["factor"] * stretched
+    needed += ["original_max_position_embeddings"] * (kind in FROM_A_LENGTH)
+    needed += ["low_freq_factor", "high_freq_factor"] * (kind == "llama3")
+    optional = {"attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "partial_rotary_factor"}
+    for name in (*needed, *sorted(optional & rope.keys())):
+        must(is_number(rope.get(name)), name, "a number above 0, from {:g} to {:g}".format(*ROPE_RANGE))
+    most = 1.0 if kind == "proportional" else 0.0
+    expected = "at most 1" if most else "1.0: this family turns whole heads with it"
+    must(rope.get("partial_rotary_factor", 0.0) <= most, "partial_rotary_factor", expected)
+    if kind == "yarn":
+        must(rope["rope_theta"] > 1, "rope_theta", "more than 1")
+        must(isinstance(rope.get("truncate", True), bool), "truncate", "true or false")
+    if kind == "dynamic":
+        need(config, config.head_dim >= 4, "head_dim", "4 or more for rope type dynamic, which divides by it less 2")
+    if kind == "llama3":
+        holds = rope["low_freq_factor"] < rope["high_freq_factor"]
+        must(holds, "low_freq_factor high_freq_factor", "the first below the second, between which the ramp lies")
+    if kind == "longrope":
+        trained, pairs = "original_max_position_embeddings", config.head_dim // 2
+        must(rope[trained] > 1, trained, "more than 1, since its logarithm is divided by")
+        for name in ("short_factor", "long_factor"):
+            found = rope.get(name)
+            holds = isinstance(found, tuple) and len(found) == pairs and all(map(is_number, found))
+            must(holds, name, f"a list of {pairs} numbers above 0, one for each pair of a head")

@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ from torch import Tensor
 
 from ..cache import KVCache
 from ..config import Config
-from ..errors import Error
+from ..errors import Error, shown
 from ..hub.find import find_folder
 from ..model import Ops, Weights
-from ..sampling import Sampling, check_sampling
+from ..sampling import Sampling, check_generation_config, check_sampling
 from ..tokenizer import Tokenizer, read_tokenizer
 from ..trust.files import check_file, read_json
-from .config_json import check_generation_config, read_config
+from .adapters import base_folder
+from .config_json import read_config
 from .saving import CHECKPOINT_FILES, TEXT_FILES, bytes_of, replacing, whole, write_json, write_text, write_weights
 from .weights import Slot, load_weights
 
@@ -27,9 +29,11 @@ Advance = Callable[[Tensor], Tensor]  # tokens [batch] -> the tokens after them 
 Decoder = Callable[[Any, KVCache, Pick], Advance]  # a Checkpoint, and a cache that holds the prompts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Checkpoint:
     """All that generating needs. `tokenizer` is None where the folder has none; then prompts are token ids.
+
+    Two of them are equal if they are one and the same: comparing all numbers is a matter of minutes.
 
     `ops` are the steps that its weights are computed with: a slice of a model brings some that add up with the others.
     `decoder` is how it goes from one new token to the next: None as it stands, or what `fast.compiled` or `fast.int8`
@@ -56,7 +60,7 @@ class Checkpoint:
 def load_checkpoint(
     name_or_path: str | Path | None = None,
     *,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
     revision: str | None = None,
     num_experts_per_tok: int | None = None,
@@ -64,29 +68,54 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Loads `tiny` (the embedded one), a folder, or a hub id; None asks QWEN3_SCRATCH_MODEL, else `tiny`.
 
-    `dtype` and `device` None keep the type of the files and the CPU. `num_experts_per_tok` overrides how many experts
-    each token goes to; `own` is `load_weights`'s. Raises Error for whatever is wrong with the name, the files or the
-    device.
+    `dtype`, a torch.dtype or its name, and `device` are by default what config.json or else the files say, and the CPU.
+    `num_experts_per_tok` overrides how many experts each token goes to, and stands in what is saved from it; `own` is
+    `load_weights`'s. An adapter of peft is merged: beside a model's files, or alone where its base is at hand.
+    Raises Error for whatever is wrong with the name, the files, the device or the override.
     """
     folder = find_folder(name_or_path, revision)
     config = read_config(folder)
     if num_experts_per_tok is not None:
-        config = replace(config, num_experts_per_tok=num_experts_per_tok)
+        config = with_top_k(config, num_experts_per_tok)
     try:
-        torch.empty(0, device=device).tolist()  # a meta tensor holds nothing, and says so here
-    except (RuntimeError, NotImplementedError, AssertionError) as error:
+        # A meta tensor holds nothing, and says so here; MPS has no float64, which tokens are drawn in.
+        torch.empty(0, dtype=torch.float64, device=device).tolist()
+    except (RuntimeError, NotImplementedError, AssertionError, TypeError) as error:
         said = str(error).splitlines()[0]
         raise Error(f"device is {device!r}, expected one that this machine has ({said})") from None
-    for name in TEXT_FILES:
-        if os.path.lexists(folder / name):  # whoever reads it or copies it along finds a plain file
-            check_file(folder / name)
+    weights_of, home = folder, base_folder(folder)
+    folder = folder if (folder / "tokenizer.json").exists() else home  # an adapter has texts of its own, or its base's
+    for path in text_files(folder):  # whoever reads it or copies it along finds a plain file
+        check_file(path)
     tokenizer = read_tokenizer(folder) if (folder / "tokenizer.json").exists() else None
-    if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
-        found = f"the tokenizer has {tokenizer.vocab_size} tokens, the embedding {config.vocab_size} rows"
-        raise Error(f"{folder}: {found}, expected no more tokens than rows: use the files of one checkpoint")
-    generation_config = read_generation_config(folder)
-    weights = load_weights(folder, config, dtype=dtype, device=device, own=own)
+    check_vocabulary(folder, tokenizer, config)
+    generation_config = read_generation_config(folder) or read_generation_config(home)
+    weights = load_weights(weights_of, config, dtype=dtype, device=device, own=own)
+    if weights.lm_head is not None:  # a head of its own, which a tied config would hide
+        config = replace(config, tie_word_embeddings=False)
     return Checkpoint(config, weights, tokenizer, generation_config, folder)
+
+
+def check_vocabulary(folder: Path, tokenizer: Tokenizer | None, config: Config) -> None:
+    """Raises Error for a tokenizer with more tokens than the embedding has rows."""
+    if tokenizer is None or tokenizer.vocab_size <= config.vocab_size:
+        return
+    found = f"the tokenizer has {tokenizer.vocab_size} tokens, the embedding {config.vocab_size} rows"
+    late = [str(token) for number, token in tokenizer.added.items() if number >= config.vocab_size]
+    remedy = "use the files of one checkpoint"
+    if len(late) == tokenizer.vocab_size - config.vocab_size:
+        remedy = f"{shown(late)} was added without a row: resize the embedding and save, or take it out of the file"
+    raise Error(f"{folder}: {found}, expected no more tokens than rows: {remedy}")
+
+
+def with_top_k(config: Config, top_k: int) -> Config:
+    """The config by which each token goes to so many experts; Error where that has no effect, or no sense."""
+    if not any(map(config.is_sparse, range(config.num_hidden_layers))):
+        raise Error(f"num_experts_per_tok is {shown(top_k)}, but this model has no experts: leave the argument out")
+    if isinstance(top_k, bool) or not isinstance(top_k, Integral) or not 1 <= top_k <= config.num_experts:
+        expected = f"expected 1 to {config.num_experts}, the number of experts"
+        raise Error(f"num_experts_per_tok is {shown(top_k)}, {expected}: mend the argument")
+    return replace(config, num_experts_per_tok=int(top_k))
 
 
 def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer:
@@ -104,11 +133,19 @@ def read_generation_config(folder: str | Path) -> dict[str, Any]:
         return {}
     found = read_json(path)
     try:
-        check_generation_config(found, Sampling._fields)
+        check_generation_config(found)
         check_sampling(Sampling(**{name: found[name] for name in Sampling._fields if found.get(name) is not None}))
     except Error as error:
         raise Error(f"{path}: {error}") from None
     return found
+
+
+def text_files(folder: Path) -> list[Path]:
+    """The files of a tokenizer and its chats that are there."""
+    found = [
+        path for name in TEXT_FILES for path in ([folder / name] if "*" not in name else sorted(folder.glob(name)))
+    ]
+    return [path for path in found if os.path.lexists(path)]
 
 
 def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> None:
@@ -118,16 +155,18 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> None:
     (`saving.replacing`); other files stay. Raises Error where there is no room, or no right to write.
     """
     folder, weights = Path(folder), checkpoint.weights
-    config = replace(checkpoint.config, dtype=str(checkpoint.dtype).removeprefix("torch."))
+    dtype, tied = str(checkpoint.dtype).removeprefix("torch."), weights.lm_head is None
+    config = replace(checkpoint.config, dtype=dtype, tie_word_embeddings=tied)
     with replacing(folder, CHECKPOINT_FILES, needed=bytes_of(weights, config)) as new:
         write_weights(new, weights, config)
         if checkpoint.generation_config:
             write_json(new / "generation_config.json", checkpoint.generation_config)
-        for name in TEXT_FILES:
-            source = checkpoint.path / name if checkpoint.path else None
-            if source is not None and source.exists():
-                with whole(new / name) as partial:
-                    shutil.copyfile(source, partial)
+        origin = checkpoint.path
+        for source in text_files(origin) if origin else ():
+            target = new / source.relative_to(origin or "")
+            target.parent.mkdir(exist_ok=True)
+            with whole(target) as partial:
+                shutil.copyfile(source, partial)
         if checkpoint.tokenizer is not None and not (new / "tokenizer.json").exists():  # built by hand, in no folder
             write_text(new / "tokenizer.json", checkpoint.tokenizer.backend.to_str(pretty=True))
             if checkpoint.tokenizer.chat_template is not None:

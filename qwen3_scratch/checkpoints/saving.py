@@ -4,7 +4,8 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,24 @@ from ..errors import Error
 from ..model import Weights
 from ..trust.memory import size_text
 from ..trust.shards import INDEX, SINGLE
-from .weights import layer_slots, outer_slots
+from .adapters import SETTINGS, TENSORS
+from .names import layer_slots, outer_slots
 
+try:
+    import fcntl
+except ImportError:  # not on Windows, where nothing keeps two writers apart
+    fcntl = None  # type: ignore[assignment]
+
+HEAD = "lm_head.weight"
 MAX_SHARD_SIZE = 5_000_000_000  # bytes, as is usual on the hub
-WEIGHT_FILES = (SINGLE, INDEX, "model-*-of-*.safetensors")
-TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "vocab.json", "merges.txt")
-CHECKPOINT_FILES = ("config.json", "generation_config.json", *TEXT_FILES, *WEIGHT_FILES)
+WEIGHT_FILES = (SINGLE, INDEX, "model-*-of-*.safetensors", SETTINGS, TENSORS)  # an adapter was merged, or was another's
+TEXT_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
+    "additional_chat_templates/*.jinja", "vocab.json", "merges.txt",
+)  # fmt: skip
+CHECKPOINT_FILES = (
+    "config.json", "generation_config.json", *dict.fromkeys(name.split("/")[0] for name in TEXT_FILES), *WEIGHT_FILES,
+)  # fmt: skip
 # Without these no loader takes a folder for a checkpoint, so they are taken away first and come back last.
 GATES = {"config.json": 2, INDEX: 1, SINGLE: 1}
 
@@ -48,6 +61,10 @@ def write_weights(folder: Path, weights: Weights, config: Config, max_shard_size
     for name, shard in zip(names, shards, strict=True):
         with whole(folder / name) as partial:
             content = {name: tensor.cpu().contiguous() for name, tensor in shard.items()}
+            if (head := content.get(HEAD)) is not None and head.data_ptr() in {
+                tensor.data_ptr() for name, tensor in content.items() if name != HEAD
+            }:  # the embedding's own memory, which the library would refuse
+                content[HEAD] = head.clone()
             save_file(content, partial, metadata={"format": "pt"})
             partial.chmod(0o644)  # the library makes files that only their owner may read
     if count > 1:
@@ -57,8 +74,8 @@ def write_weights(folder: Path, weights: Weights, config: Config, max_shard_size
 
 
 def named_tensors(weights: Weights, config: Config) -> Iterator[tuple[str, Tensor]]:
-    """The hub's name of every tensor and its part of the tree, as a view."""
-    for slot in outer_slots(config):
+    """The hub's name of every tensor and its part of the tree, as a view; a head wherever the tree has one."""
+    for slot in outer_slots(replace(config, tie_word_embeddings=weights.lm_head is None)):
         yield slot.name, getattr(weights, slot.field)[slot.part]
     for number, layer in enumerate(weights.layers):
         for slot in layer_slots(config, number):
@@ -83,41 +100,62 @@ def write_text(path: Path, text: str) -> None:
 def whole(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to, which takes its place when the block ends and goes when the block fails.
 
-    The bytes are forced to the disk before the name is given: else a power cut soon afterwards could leave the name
-    on an empty file. Raises Error where the disk is full or the folder may not be written.
+    Whoever else writes in the same folder is waited for. The bytes are forced to the disk before the name is given:
+    else a power cut soon afterwards could leave the name on an empty file. Raises Error where the disk is full or the
+    folder may not be written.
     """
     partial = path.with_name(path.name + ".partial")
-    try:
-        with writing(path):
+    with writing(path), alone_in(path.parent):
+        try:
             yield partial
             with open(partial, "rb+") as file:
                 os.fsync(file.fileno())
             os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Waits until no other thread or process writes in a folder, and keeps them out until the block ends.
+
+    The system's lock is on the folder itself: it leaves no file behind, and ends with the process however that ends.
+    A disk that knows no locks, as some that are shared over a network, is written to without.
+    """
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        if fcntl is not None:
+            with suppress(OSError):
+                fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
     finally:
-        partial.unlink(missing_ok=True)
+        os.close(opened)
 
 
 @contextmanager
 def replacing(folder: Path, patterns: Sequence[str], *, needed: int = 0) -> Iterator[Path]:
     """A folder to write a set of files to, which together take the place of those in `folder` that match `patterns`.
 
+    Whoever else writes in the folder is waited for, so of two writers the later one's set is there, and all of it.
     Until all are complete nothing of the old set is touched, and an error or Ctrl-C leaves it as it was. Then the old
     files are moved aside and the new ones moved in. A process that is killed between the two leaves a folder without
     config.json or without weights, which nothing loads, and in it both sets: `old.partial` and `new.partial`.
     Raises Error where fewer than `needed` bytes are free, and what `whole` raises.
     """
     new = folder / "new.partial"
-    try:
-        with writing(folder):
-            shutil.rmtree(new, ignore_errors=True)  # of a process that was killed
-            new.mkdir(parents=True)
-            if (free := shutil.disk_usage(folder).free) < needed:
-                found = f"{size_text(needed)} are to be written, found {size_text(free)} free"
-                raise Error(f"{folder}: {found}, expected room beside the old files: make room or save elsewhere")
-            yield new
-            _swap(folder, new, [path.name for pattern in patterns for path in folder.glob(pattern)])
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with alone_in(folder):
+            try:
+                shutil.rmtree(new, ignore_errors=True)  # of a process that was killed
+                new.mkdir()
+                if (free := shutil.disk_usage(folder).free) < needed:
+                    found = f"{size_text(needed)} are to be written, found {size_text(free)} free"
+                    raise Error(f"{folder}: {found}, expected room beside the old files: make room or save elsewhere")
+                yield new
+                _swap(folder, new, [path.name for pattern in patterns for path in folder.glob(pattern)])
+            finally:
+                shutil.rmtree(new, ignore_errors=True)
 
 
 def _swap(folder: Path, new: Path, old_names: Sequence[str]) -> None:

@@ -1,79 +1,41 @@
 """safetensors files <-> Weights: every tensor checked by name, shape and content before anything is computed."""
 
 import math
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from itertools import islice
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from ..config import Config
-from ..errors import Error, one_line, shown
+from ..errors import Error, shown
 from ..model import LayerWeights, Weights
 from ..trust.memory import available_memory, size_text
-from ..trust.shards import UNREADABLE, check_unchanged, damaged, open_file, stamp, tensor_files
+from ..trust.shards import (
+    INDEX,
+    SINGLE,
+    UNREADABLE,
+    check_unchanged,
+    damaged,
+    header_of,
+    open_file,
+    stamp,
+    tensor_files,
+)
+from .adapters import Change, base_folder, read_adapter
+from .names import STORED, UNQUANTISED, Slot, Source, all_slots, find_slots, layer_slots, outer_slots
+
+__all__ = ["Slot", "all_slots", "layer_slots", "outer_slots"]  # from `names`, for whoever works on slots of weights
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-STORED = ("F64", "F32", "BF16", "F16")  # how safetensors names the kinds of numbers read here
-MOST_MISSING = 1000  # so many missing tensors are counted; sizes that imply 10^12 of them are not written out
-IGNORED = ("rotary_emb.inv_freq",)  # older files carry this table, which is computed here
-
-
-class Slot(NamedTuple):
-    """One tensor of the hub's files, and the part of which tensor of the tree it fills."""
-
-    name: str  # in the file
-    field: str  # of Weights or LayerWeights
-    shape: tuple[int, ...]
-    part: tuple[int | slice, ...] = ()  # () is the whole; the stacked experts take one slice each
-    cut: tuple[slice, ...] = ()  # which part of the file's tensor it is; () is the whole
-
-
-def outer_slots(config: Config) -> list[Slot]:
-    """The tensors outside the layers. A tied head has none of its own."""
-    vocab, hidden = config.vocab_size, config.hidden_size
-    slots = [Slot("model.embed_tokens.weight", "embed_tokens", (vocab, hidden))]
-    slots += [] if config.tie_word_embeddings else [Slot("lm_head.weight", "lm_head", (vocab, hidden))]
-    return [*slots, Slot("model.norm.weight", "norm", (hidden,))]
-
-
-def layer_slots(config: Config, layer: int) -> Iterator[Slot]:
-    """The tensors of one layer, experts one by one as on the hub."""
-    hidden, head_dim, prefix = config.hidden_size, config.head_dim, f"model.layers.{layer}"
-    q_dim, kv_dim = config.num_attention_heads * head_dim, config.num_key_value_heads * head_dim
-    for name in ("input_layernorm", "post_attention_layernorm"):
-        yield Slot(f"{prefix}.{name}.weight", name, (hidden,))
-    for name in ("q_norm", "k_norm"):
-        yield Slot(f"{prefix}.self_attn.{name}.weight", name, (head_dim,))
-    projections = {"q": (q_dim, hidden), "k": (kv_dim, hidden), "v": (kv_dim, hidden), "o": (hidden, q_dim)}
-    for letter, shape in projections.items():
-        yield Slot(f"{prefix}.self_attn.{letter}_proj.weight", f"{letter}_proj", shape)
-        if config.attention_bias:
-            yield Slot(f"{prefix}.self_attn.{letter}_proj.bias", f"{letter}_bias", shape[:1])
-    if config.is_sparse(layer):
-        yield Slot(f"{prefix}.mlp.gate.weight", "router", (config.num_experts, hidden))
-        for expert in range(config.num_experts):
-            name = f"{prefix}.mlp.experts.{expert}"
-            yield from _ffn_slots(name, hidden, config.moe_intermediate_size, (expert,))
-    else:
-        yield from _ffn_slots(f"{prefix}.mlp", hidden, config.intermediate_size, ())
-
-
-def _ffn_slots(name: str, hidden: int, intermediate: int, part: tuple[int, ...]) -> Iterator[Slot]:
-    gate, up = slice(0, intermediate), slice(intermediate, 2 * intermediate)
-    yield Slot(f"{name}.gate_proj.weight", "gate_up_proj", (intermediate, hidden), (*part, gate))
-    yield Slot(f"{name}.up_proj.weight", "gate_up_proj", (intermediate, hidden), (*part, up))
-    yield Slot(f"{name}.down_proj.weight", "down_proj", (hidden, intermediate), part)
-
-
-def all_slots(config: Config) -> Iterator[Slot]:
-    yield from outer_slots(config)
-    for layer in range(config.num_hidden_layers):
-        yield from layer_slots(config, layer)
+ALSO = {"float": "float32", "half": "float16"}  # as torch calls them too
+STORED_AS = {"F64": "float32", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}  # nothing is computed in 64 bits
+PIECE = 2**22  # numbers that are compared at once
 
 
 def empty_fields(slots: list[Slot], dtype: torch.dtype, device: torch.device | str | None) -> dict[str, Tensor]:
@@ -87,9 +49,13 @@ def empty_fields(slots: list[Slot], dtype: torch.dtype, device: torch.device | s
 
 
 def init_weights(
-    config: Config, *, seed: int = 0, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    config: Config, *, seed: int = 0, dtype: torch.dtype | str | None = None, device: torch.device | str | None = None
 ) -> Weights:
-    """Random weights as one starts training with: normal with `initializer_range`, norms one, biases zero."""
+    """Random weights as one starts training with: normal with `initializer_range`, norms one, biases zero.
+
+    `dtype` is one that `load_weights` takes, or torch.float64, for who checks gradients; None means the config's.
+    """
+    dtype = dtype if dtype is torch.float64 else dtype_of(config, "config", dtype)
     generator = torch.Generator().manual_seed(seed)
     dtype = dtype or dtype_of(config, "config")
 
@@ -113,43 +79,62 @@ def load_weights(
     folder: str | Path,
     config: Config,
     *,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
     own: Callable[[Slot], Slot | None] = lambda slot: slot,
 ) -> Weights:
     """Reads `model.safetensors`, or the shards that an index names, straight into the stacked tree.
 
-    `dtype` None keeps the type that config.json names. Files are opened twice a layer and closed again, so the
-    peak stays near the size of the weights themselves. `own` says which part of a tensor to read (None: nothing of
-    it), as one of many devices does (`devices`); what it leaves out is not read from the disk.
+    `dtype` None or "auto" keeps the type that config.json names, else that of the first tensor, as the reference does
+    (64 bits become 32). A head that differs from the embedding stays one of its own, whatever the config says of ties;
+    an adapter in the folder is merged. What is read in another way than it stands there is told on standard error.
+
+    Files are opened twice a layer and closed again, so the peak stays near the size of the weights themselves. `own`
+    says which part of a tensor to read (None: nothing of it), as one of many devices does (`devices`); what it leaves
+    out is not read from the disk.
 
     Raises:
-        Error: no safetensors file, an unreadable one, or a tensor that is missing, surplus, misshapen or not finite.
+        Error: no safetensors file, an unreadable one, or a tensor that is missing, surplus, misshapen, quantised or
+            not finite; an adapter that is not LoRA's; a dtype that is not computed in.
     """
-    dtype = dtype or dtype_of(config, folder)
-    files = tensor_files(Path(folder))
+    home = base_folder(Path(folder))
+    dtype, files = dtype_of(config, home, dtype), tensor_files(home)
     before = {path: stamp(path) for path in files.values()}
-    implied = check_names(files, config)
+    found, untied = find_slots(files, config), replace(config, tie_word_embeddings=False)
+    sources = {"lm_head.weight": found.head or found.sources["model.embed_tokens.weight"], **found.sources}
+    changes = read_adapter(Path(folder), {slot.name: slot for slot in outer_slots(untied)} | found.slots, config)
     # The largest tensors one by one, then layer by layer. All room is taken before anything is read: what reading
     # needs for a moment then lies behind the weights, and not between them, where it would leave holes.
-    whole = [[slot] for slot in outer_slots(config)]
+    with_head = found.head is not None or bool(changes.keys() & {"lm_head.weight", "model.embed_tokens.weight"})
+    whole = [[slot] for slot in outer_slots(untied if with_head else config)]
     whole += [list(layer_slots(config, layer)) for layer in range(config.num_hidden_layers)]
     parts = [[mine for slot in slots if (mine := own(slot)) is not None] for slots in whole]
     check_room(folder, [slot for slots in parts for slot in slots], dtype, device)
-    check_stored(files, implied)
+    check_stored(sources.values())
+    for note in found.notes:
+        print(note, file=sys.stderr)
     trees = [empty_fields(slots, dtype, device) for slots in parts]
     for fields, slots in zip(trees, parts, strict=True):
         for few in (slots[::2], slots[1::2]):  # what is read of a file stays in memory until it is closed
             with ExitStack() as stack:
-                opened = {path: stack.enter_context(open_file(path)) for path in {files[slot.name] for slot in few}}
+                paths = {sources[slot.name].path for slot in few}
+                opened = {path: stack.enter_context(open_file(path)) for path in paths}
                 for slot in few:
-                    path = files[slot.name]
+                    path = sources[slot.name].path
                     check_unchanged(path, before[path])
-                    fill(fields[slot.field][slot.part], slot, opened[path], path)
+                    change = changes.get(slot.name)
+                    fill(fields[slot.field][slot.part], slot, sources[slot.name], opened[path], change)
     for path in before:
         check_unchanged(path, before[path])
     outer = {name: tensor for fields in trees[: -config.num_hidden_layers] for name, tensor in fields.items()}
+    if config.tie_word_embeddings and "lm_head" in outer and same_numbers(outer["lm_head"], outer["embed_tokens"]):
+        del outer["lm_head"]
     return Weights(layers=tuple(LayerWeights(**fields) for fields in trees[-config.num_hidden_layers :]), **outer)
+
+
+def same_numbers(one: Tensor, other: Tensor) -> bool:
+    """torch.equal, whose answer it gives, needs a byte for each number; this takes them piece by piece."""
+    return all(map(torch.equal, one.flatten().split(PIECE), other.flatten().split(PIECE)))
 
 
 def check_room(folder: str | Path, slots: list[Slot], dtype: torch.dtype, device: torch.device | str | None) -> None:
@@ -160,19 +145,22 @@ def check_room(folder: str | Path, slots: list[Slot], dtype: torch.dtype, device
         raise Error(f"{folder}: {found}, expected room for all: choose a smaller dtype, or more devices")
 
 
-def fill(target: Tensor, slot: Slot, file: Any, path: Path) -> None:
-    """Copies a tensor of an open file, or the part of it that the slot asks for, into its place."""
+def fill(target: Tensor, slot: Slot, source: Source, file: Any, change: Change | None = None) -> None:
+    """Copies a tensor of an open file, or the part that the slot asks for, into its place; merged with a change."""
+    path, part = source.path, source.within(slot.cut if change is None else ())
     try:
-        tensor = file.get_slice(slot.name)[slot.cut] if slot.cut else file.get_tensor(slot.name)
+        tensor = file.get_slice(source.name)[part] if part else file.get_tensor(source.name)
+        tensor = tensor if change is None else change.of(tensor)[slot.cut]
         target.copy_(tensor)
     except UNREADABLE as error:
         raise damaged(path, error) from None
     if not all_finite(target):
+        where = f"{path}: tensor {source.name}" + (" merged with its adapter" if change else "")
         if all_finite(tensor):
             found, advice = f"a number too large for {target.dtype}", "choose another dtype"
         else:
             found, advice = "NaN or infinity", "fetch the file again"
-        raise Error(f"{path}: tensor {slot.name} holds {found}, expected finite numbers: {advice}")
+        raise Error(f"{where} holds {found}, expected finite numbers: {advice}")
 
 
 def all_finite(tensor: Tensor) -> bool:
@@ -180,54 +168,57 @@ def all_finite(tensor: Tensor) -> bool:
     return tensor.numel() == 0 or bool(torch.stack(tensor.aminmax()).isfinite().all())
 
 
-def dtype_of(config: Config, where: str | Path) -> torch.dtype:
-    if config.dtype not in DTYPES:
-        expected = f"expected one of {', '.join(DTYPES)}"
-        raise Error(f"{where}: dtype is {shown(config.dtype)}, {expected}: pass dtype yourself")
-    return DTYPES[config.dtype]
+def dtype_of(config: Config, where: str | Path, asked: torch.dtype | str | None = None) -> torch.dtype:
+    """The type to compute in: the one asked for, else what the config names, else that of the first tensor in `where`.
+
+    Raises Error for a type in which this family is not computed.
+    """
+    if asked is not None and asked != "auto":
+        name = ALSO.get(name := str(asked).removeprefix("torch."), name)
+        if name not in DTYPES:
+            expected = f"expected one of {', '.join(DTYPES)}, as torch has them or by name, or 'auto'"
+            raise Error(f"dtype is {shown(asked)}, {expected}: mend the argument")
+        return DTYPES[name]
+    name = ALSO.get(config.dtype, config.dtype)
+    if name == "auto":
+        return stored_dtype(Path(where)) if isinstance(where, Path) else torch.float32
+    if name not in DTYPES:
+        raise Error(f"{where}: dtype is {shown(name)}, expected one of {', '.join(DTYPES)}: pass dtype yourself")
+    return DTYPES[name]
+
+
+def stored_dtype(folder: Path) -> torch.dtype:
+    """That of the first tensor, by name, of the first file; fp32 where there is no file."""
+    if not any((folder / name).exists() for name in (SINGLE, INDEX)):
+        return torch.float32
+    first = min(set(tensor_files(folder).values()))
+    kinds = (entry.get("dtype") for _, entry in sorted(header_of(first).items()) if isinstance(entry, dict))
+    return DTYPES[next((STORED_AS[kind] for kind in kinds if kind in STORED), "float32")]
 
 
 def check_tensors(files: dict[str, Path], config: Config) -> None:
     """Names and shapes of all tensors against what the config implies, from the headers alone."""
-    check_stored(files, check_names(files, config))
+    check_stored(find_slots(files, config).sources.values())
 
 
-def check_names(files: dict[str, Path], config: Config) -> dict[str, Slot]:
-    """The tensors that the config implies, by name, if these and no others are there."""
-    where = next(iter(files.values())).parent if files else "the checkpoint"
-    most = len(files) + MOST_MISSING
-    slots = {slot.name: slot for slot in islice(all_slots(config), most)}
-    if len(slots) == most:
-        found = f"holds {len(files):,} tensors, expected more than {most - 1:,}, as config.json implies"
-        raise Error(f"{where}: {found}: the files are incomplete or of another config.json")
-    ignored = {name for name in files if name.endswith(IGNORED)}
-    ignored |= {"lm_head.weight"} if config.tie_word_embeddings else set()
-    missing = slots.keys() - files.keys(), "missing", "the files are incomplete or of another config.json"
-    surplus = files.keys() - slots.keys() - ignored, "surplus", "config.json describes another model"
-    for wrong, what, hint in (missing, surplus):
-        if names := sorted(wrong):
-            found = one_line(names[0]) + (f" and {len(names) - 1} more" if len(names) > 1 else "") + f" {what}"
-            raise Error(f"{where}: tensor {found}, expected the {len(slots)} that config.json implies: {hint}")
-    return slots
-
-
-def check_stored(files: dict[str, Path], slots: dict[str, Slot]) -> None:
-    """How the files hold the tensors of these slots."""
-    for path in sorted(set(files.values())):
+def check_stored(sources: Iterable[Source]) -> None:
+    """How the files hold the tensors of these sources."""
+    wanted = {(source.path, source.name): source.shape for source in sources}
+    for path in sorted({path for path, _ in wanted}):
         with open_file(path, "numpy") as opened:  # torch would want memory for the whole file
-            for slot in (slot for slot in slots.values() if files[slot.name] == path):
+            for name, shape in [(name, shape) for (at, name), shape in wanted.items() if at == path]:
                 try:
-                    header = opened.get_slice(slot.name)
-                    kind, shape = header.get_dtype(), header.get_shape()
+                    header = opened.get_slice(name)
+                    kind, stored = header.get_dtype(), header.get_shape()
                 except UNREADABLE as error:
                     raise damaged(path, error) from None
-                where = f"{path}: tensor {slot.name}"
+                where = f"{path}: tensor {name}"
                 if kind not in STORED:
-                    expected = f"expected one of {', '.join(STORED)}"
-                    raise Error(f"{where} is stored as {kind}, {expected}: fetch weights not quantised")
-                if tuple(shape) != slot.shape:
-                    expected = f"expected {list(slot.shape)} from config.json"
-                    raise Error(f"{where} has shape {list(shape)}, {expected}: they are of different models")
+                    found = f"is stored as {kind}, as quantised weights are"
+                    raise Error(f"{where} {found}, expected one of {', '.join(STORED)}: {UNQUANTISED}")
+                if tuple(stored) != shape:
+                    expected = f"expected {list(shape)} from config.json"
+                    raise Error(f"{where} has shape {list(stored)}, {expected}: they are of different models")
 
 
 def tensor_tree(weights: Weights) -> list[Tensor]:

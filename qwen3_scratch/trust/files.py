@@ -5,11 +5,12 @@ import os
 import stat
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ..errors import Error, one_line, shown
 
 LARGEST_JSON = 10_000_000  # bytes; config.json takes some thousand, and [[],[],[]...] takes 30 times its text in memory
+LFS = b"version https://git-lfs"  # begins the note that git-lfs leaves in the place of a large file
 LARGEST_TABLE = 20_000_000  # bytes of an index or a header; the largest of the family, 36,000 tensors, takes 4 million
 KINDS = {
     stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device",
@@ -49,12 +50,21 @@ def _homes(folder: Path) -> list[Path]:
     return [root, *(Path(os.path.realpath(place / "blobs")) for cache in caches for place in (cache, cache.parent))]
 
 
+def no_pointer(path: Path, file: BinaryIO) -> None:
+    """Raises Error where an open file is git-lfs's note about one."""
+    if file.read(len(LFS)) == LFS:
+        found = "is a pointer of git-lfs, a note of some lines in the place of the file"
+        raise Error(f"{path}: {found}, expected the file: run `git lfs pull` where it was cloned, or fetch it again")
+    file.seek(0)
+
+
 def read_bytes(path: Path, most: int) -> bytes:
     """The content of a file that `check_file` accepts and that holds at most so many bytes, else Error."""
     size = check_file(path).st_size
     if size <= most:
         try:
             with path.open("rb") as file:
+                no_pointer(path, file)
                 content = file.read(most + 1)  # a file may grow, or be one of /proc, which have no size
         except OSError as error:
             raise Error(f"{path}: cannot be read ({error.strerror}): check its permissions") from None

@@ -2,11 +2,12 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from ..errors import Error, one_line, shown
-from .files import LARGEST_TABLE, check_file, json_object, read_json
+from .files import LARGEST_TABLE, check_file, json_object, no_pointer, read_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 MOST_SHARDS = 10_000  # the largest of the family comes in 118
@@ -14,32 +15,51 @@ UNREADABLE = (SafetensorError, OSError, ValueError, RuntimeError, MemoryError)  
 
 
 def tensor_files(folder: Path) -> dict[str, Path]:
-    """Which file holds each tensor, from the files' own headers; the index says which files there are, no more."""
+    """Which file holds each tensor, from the files' own headers; the index says which files there are, no more.
+
+    What the index says of a tensor is not believed: the reference does not ask it either.
+    """
     single, index = folder / SINGLE, folder / INDEX
-    listed: dict[str, str] = {}
     if os.path.lexists(single):  # a link that leads nowhere is refused, and not passed over
         paths = [single]
     elif os.path.lexists(index):
-        listed = shard_table(index)
-        paths = [folder / name for name in sorted(set(listed.values()))]
+        paths = [folder / name for name in sorted(set(shard_table(index).values()))]
     else:
-        pickles = sorted(path.name for path in folder.glob("*.bin")) + sorted(path.name for path in folder.glob("*.pt"))
+        pickles = [path.name for end in ("*.bin", "*.pt", "*.pth") for path in sorted(folder.glob(end))]
+        gguf = [path.name for path in sorted(folder.glob("*.gguf"))]
         found = f"only {pickles[0]}, which is a pickle and is never opened" if pickles else "no weights"
+        found = f"only {gguf[0]}, which is llama.cpp's format and mostly quantised" if gguf and not pickles else found
         raise Error(f"{folder}: {found}, expected {SINGLE} or {INDEX}: convert or fetch the checkpoint")
     files: dict[str, Path] = {}
     for path in paths:
         if not os.path.lexists(path):
             raise Error(f"{path}: no such file, though the index names it: fetch the checkpoint again")
-        for name in tensor_names(path):
-            if name in files:
-                found = f"tensor {one_line(name)} stands in {files[name].name} too"
-                raise Error(f"{path}: {found}, expected once: fetch again")
-            files[name] = path
-    for name, shard in listed.items():
-        if name not in files or files[name].name != shard:
-            found = f"tensor {one_line(name)} stands in {files[name].name if name in files else 'no file'}"
-            raise Error(f"{index}: {found}, expected in {shard}, as it says: fetch the files of one checkpoint again")
+        for name in header_of(path):
+            if name in files and not same_bytes(name, files[name], path):
+                found = f"tensor {one_line(name)} stands in {files[name].name} too, with other numbers"
+                raise Error(f"{path}: {found}, expected once: fetch the files of one checkpoint again")
+            files.setdefault(name, path)
     return files
+
+
+def same_bytes(name: str, *paths: Path) -> bool:
+    """Whether two files hold the same tensor under a name, read in pieces."""
+    entries = [header_of(path)[name] for path in paths]
+    try:
+        spans = [tuple(int(place) for place in entry.pop("data_offsets")) for entry in entries]
+        if entries[0] != entries[1] or (left := spans[0][1] - spans[0][0]) != spans[1][1] - spans[1][0]:
+            return False
+        with paths[0].open("rb") as first, paths[1].open("rb") as second:
+            for file, (start, _) in zip((first, second), spans, strict=True):
+                file.seek(8 + int.from_bytes(file.read(8), "little") + start)
+            while left > 0:
+                size = min(left, 2**20)
+                if (piece := first.read(size)) != second.read(size) or len(piece) < size:
+                    return False
+                left -= size
+    except (AttributeError, TypeError, ValueError, KeyError, OSError):  # no header that the library would believe
+        return False
+    return True
 
 
 def shard_table(index: Path) -> dict[str, str]:
@@ -58,20 +78,22 @@ def shard_table(index: Path) -> dict[str, str]:
     return table
 
 
-def tensor_names(path: Path) -> list[str]:
-    """The names in a file's header, each once: the library would take the last of two without a word.
+def header_of(path: Path) -> dict[str, Any]:
+    """What a file's header says of each tensor, each named once: the library would take the last of two without a word.
 
     A safetensors file begins with eight bytes, the length of the header in bytes, and the header, a JSON object.
     """
     size = check_file(path).st_size
     try:
         with path.open("rb") as file:
+            no_pointer(path, file)
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > size - 8:
                 raise ValueError(f"a header of {length:,} bytes in a file of {size:,}")
             if length > LARGEST_TABLE:
                 raise ValueError(f"a header of {length:,} bytes, expected at most {LARGEST_TABLE:,}")
-            return [name for name in json_object(file.read(length)) if name != "__metadata__"]
+            entries = json_object(file.read(length))
+            return {name: entry for name, entry in entries.items() if name != "__metadata__"}
     except OSError as error:
         raise Error(f"{path}: cannot be read ({error.strerror}): check its permissions") from None
     except ValueError as error:

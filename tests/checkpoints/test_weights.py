@@ -152,9 +152,11 @@ def test_numbers_are_converted_to_the_dtype_asked_for_or_the_configs(tmp_path, t
     assert torch.equal(found.layers[1].q_proj, tensors[Q_PROJ].to(stored).to(dtype or torch.float32))
 
 
-def test_a_head_in_the_file_of_a_tied_model_is_ignored(tmp_path, tensors):
+def test_a_head_in_the_file_of_a_tied_model_that_is_the_embedding_again_is_the_same_one(tmp_path, tensors):
     tied = small_config(tie_word_embeddings=True)
-    found = load_weights(write(tmp_path, tensors), tied)
+    found = load_weights(
+        write(tmp_path, tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()}), tied
+    )
     assert found.lm_head is None
     assert same(found, load_weights(write(tmp_path, tensors | {"lm_head.weight": None}), tied))
 
@@ -171,7 +173,12 @@ DAMAGED = {
     "missing": ({Q_PROJ: None}, Q_PROJ, "missing"),
     "several missing": (dict.fromkeys((Q_PROJ, "model.norm.weight", "lm_head.weight")), "and 2 more missing"),
     "an expert missing": ({"model.layers.0.mlp.experts.7.up_proj.weight": None}, "experts.7.up_proj", "missing"),
-    "surplus": ({"model.layers.3.input_layernorm.weight": torch.ones(32)}, "model.layers.3.input_layernorm", "surplus"),
+    "surplus": (
+        {"model.layers.2.mlp.shared_expert.weight": torch.ones(32)},
+        "model.layers.2.mlp.shared_exp",
+        "surplus",
+    ),
+    "a bias of the head": ({"lm_head.bias": torch.ones(61)}, "lm_head.bias", "surplus"),
     "a bias too many": ({"model.layers.0.self_attn.q_proj.bias": torch.ones(64)}, "q_proj.bias", "surplus"),
     "transposed": ({Q_PROJ: torch.ones(32, 64)}, SINGLE, Q_PROJ, "[32, 64]", "[64, 32]"),
     "flat": ({"model.norm.weight": torch.ones(32, 1)}, "model.norm.weight", "[32, 1]", "[32]"),
@@ -258,9 +265,18 @@ def test_a_pickle_is_refused_and_never_opened(tmp_path, name):
     assert not (tmp_path / "sprung").exists()
 
 
-def test_a_tensor_in_two_shards_is_refused(tmp_path, tensors):
-    write_shards(tmp_path, tensors, {Q_PROJ: tensors[Q_PROJ]})
-    refused(tmp_path, Q_PROJ, "00001-of-00002", "00002-of-00002", "expected once")
+@pytest.mark.parametrize("other", [-1, "shape", "dtype", "last"])
+def test_a_tensor_in_two_shards_that_differ_is_refused(tmp_path, tensors, other):
+    again = tensors[Q_PROJ].clone()
+    again[-1, -1] += other == "last"
+    again = {-1: -again, "shape": again.T, "dtype": again.int(), "last": again}[other]
+    write_shards(tmp_path, tensors, {Q_PROJ: again})
+    refused(tmp_path, Q_PROJ, "00001-of-00002", "00002-of-00002", "other numbers", "expected once")
+
+
+def test_the_same_tensor_in_two_shards_is_read_once(tmp_path, tensors, known):
+    write_shards(tmp_path, tensors, {Q_PROJ: tensors[Q_PROJ], "model.norm.weight": tensors["model.norm.weight"]})
+    assert same(load_weights(tmp_path, CONFIG), known)
 
 
 def test_a_shard_that_is_absent_is_named(tmp_path, tensors):

@@ -1,10 +1,15 @@
 """config.json to Config: both spellings, both families, the sizes that follow, and what is refused."""
 
+import copy
 import dataclasses
 import json
+import pickle
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from helpers import unchecked
 from transformers import AutoConfig, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from qwen3_scratch import Config, Error, read_config
@@ -149,6 +154,68 @@ def test_a_config_can_be_built_by_hand_and_never_changed():
         Config(**sizes | {"num_attention_heads": 5})
 
 
+def test_a_window_that_is_switched_on_or_off_by_hand_is_there_or_not_as_after_saving_and_reading(tmp_path):
+    for raw in (TINY, DENSE, VARIANTS["sliding window"], VARIANTS["dense, sliding from a layer on"],
+                VARIANTS["dense, layer by layer"]):  # fmt: skip
+        config = read(tmp_path, raw)
+        for changes in (dict(use_sliding_window=True, sliding_window=4, max_window_layers=1), dict(sliding_window=4),
+                        dict(use_sliding_window=False),
+                        dict(use_sliding_window=True, sliding_window=None)):  # fmt: skip
+            changed = replace(config, **changes)
+            assert read(tmp_path, changed.to_dict()) == changed
+            switched_on = changed.use_sliding_window and changed.sliding_window is not None
+            assert switched_on == any(changed.window(layer) is not None for layer in range(4))
+        assert len(replace(config, num_hidden_layers=2, layer_types=()).layer_types) == 2
+    config = replace(read(tmp_path, TINY), use_sliding_window=True, sliding_window=4)
+    assert [config.window(layer) for layer in range(4)] == [4] * 4
+    assert (
+        replace(replace(config, num_hidden_layers=2), use_sliding_window=False).layer_types == ("full_attention",) * 2
+    )
+    mixed = replace(config, layer_types=("full_attention", "sliding_attention") * 2)  # to look at, never to save
+    assert mixed.window(0) is None and mixed.window(1) == 4 and replace(mixed, dtype="float16").layer_types[0][0] == "f"
+    with pytest.raises(Error, match=r"^config: layer_types is .*, expected what the fields about windows imply"):
+        mixed.to_dict()
+
+
+def test_a_config_by_hand_holds_what_one_that_was_read_holds(tmp_path):
+    """Lists, numbers of numpy and torch, rotary settings that leave out what has a default."""
+    sizes = {name: value for name, value in TINY.items() if name not in ("rope_theta", "rope_scaling", "torch_dtype")}
+    expected = replace(read(tmp_path, TINY | {"rope_theta": 10000.0}), dtype="float32")
+    with unchecked():
+        for rope in ({}, None, {"rope_type": "default"}, {"rope_theta": 1e4}, {"type": "default", "factor": None}):
+            assert Config(**sizes, rope_parameters=rope) == expected
+        odd = dict(vocab_size=np.int64(64), hidden_size=torch.tensor(24), rms_norm_eps=np.float64(1e-6))
+        assert Config(**sizes | odd) == expected and type(Config(**sizes | odd).vocab_size) is int
+        yarn = Config(**sizes, rope_parameters={"rope_type": "yarn", "factor": np.float64(4)})
+        assert yarn.rope_parameters["original_max_position_embeddings"] == 128
+        hash(yarn), pickle.loads(pickle.dumps(yarn))
+        for name, value in (("vocab_size", "64"), ("head_dim", None), ("rms_norm_eps", float("nan")),
+                            ("bos_token_id", [1]), ("num_experts", True), ("model_type", "llama"),
+                            ("rope_parameters", 3), ("dtype", 16)):  # fmt: skip
+            with pytest.raises(Error, match=f"^config: {name} is .*, expected "):
+                Config(**sizes | {name: value})
+        with pytest.raises(Error, match=r"^config: num_experts is 4, expected 0 for model_type 'qwen3'"):
+            Config(**sizes | {"model_type": "qwen3"})
+
+
+def test_nothing_within_a_config_can_be_written(tmp_path):
+    config = read(tmp_path, VARIANTS["yarn"])
+    for write in ("config.rope_parameters['factor'] = 5", "config.rope_parameters.update(factor=5)",
+                  "del config.rope_parameters['factor']", "config.rope_parameters.pop('factor')",
+                  "config.rope_parameters.clear()", "config.rope_parameters.setdefault('x', 1)",
+                  "config.rope_parameters.popitem()", "config.rope_parameters |= {'factor': 5}",
+                  "config.layer_types[0] = 'x'", "config.mlp_only_layers.append(1)"):  # fmt: skip
+        with pytest.raises((TypeError, AttributeError)):
+            exec(write, {"config": config})
+    for copied in (copy.deepcopy(config), copy.copy(config), pickle.loads(pickle.dumps(config)), replace(config)):
+        assert copied == config == read(tmp_path, VARIANTS["yarn"]) and type(copied.layer_types) is type(
+            config.layer_types
+        )
+        with pytest.raises(TypeError):
+            copied.rope_parameters["factor"] = 5
+    assert {**config.rope_parameters, "factor": 5}["factor"] == 5 and dataclasses.asdict(config)["hidden_size"] == 24
+
+
 # ---- what follows from it -------------------------------------------------------------------
 
 
@@ -197,6 +264,11 @@ def refused(folder, *parts):
 
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+LINEAR = {"rope_type": "linear", "factor": 2.0}
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 32}  # fmt: skip
+LONGROPE = {"rope_type": "longrope", "short_factor": [1.0, 1.5, 2, 3.0], "long_factor": [2.0, 3.0, 4.0, 8.0],
+            "original_max_position_embeddings": 32}  # fmt: skip
 RELATIONS = {
     "heads not shared evenly": ({"num_attention_heads": 5}, "num_attention_heads is 5", "which is 2"),
     "more experts for a token than there are": ({"num_experts_per_tok": 5}, "num_experts_per_tok is 5", "which is 4"),
@@ -221,7 +293,7 @@ RELATIONS = {
     "another model": ({"model_type": "llama"}, "model_type is 'llama'", "qwen3_moe"),
     "no model": ({"model_type": None}, "model_type is None"),
     "a list of models": ({"model_type": ["qwen3_moe"]}, "model_type is ['qwen3_moe']"),
-    "an unknown rope": ({"rope_scaling": {"rope_type": "llama3"}}, "rope_type is 'llama3'", "yarn"),
+    "an unknown rope": ({"rope_scaling": {"rope_type": "mrope"}}, "rope_type is 'mrope'", "yarn"),
     "a rope that is a word": ({"rope_scaling": "yarn"}, "rope_scaling is 'yarn'"),
     "a rope that is false": ({"rope_scaling": False}, "rope_scaling is False"),
     "a rope without a factor": ({"rope_scaling": {"rope_type": "linear"}}, "factor of rope type linear is None"),
@@ -233,8 +305,18 @@ RELATIONS = {
     "theta as text": ({"rope_theta": "1e6"}, "rope_theta", "'1e6'"),
     "theta zero": ({"rope_theta": 0}, "rope_theta", "is 0"),
     "theta false": ({"rope_theta": False}, "rope_theta", "is False"),
-    "part of a head, inside": ({"rope_scaling": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor is 0.5"),
-    "part of a head, beside": ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
+    "part of a head, inside": ({"rope_scaling": LINEAR | {"partial_rotary_factor": 0.5}}, "of rope type linear is 0.5"),
+    "part of a head, beside": ({"rope_scaling": LINEAR, "partial_rotary_factor": 0.5}, "is 0.5", "turns whole heads"),
+    "more than a head": ({"rope_scaling": {"rope_type": "proportional", "partial_rotary_factor": 1.5}}, "is 1.5"),
+    "a ramp that runs backwards": (
+        {"rope_scaling": LLAMA3 | {"low_freq_factor": 4.0}}, "low_freq_factor of rope type llama3 is 4.0", "below"),
+    "no ramp": ({"rope_scaling": LLAMA3 | {"high_freq_factor": None}}, "high_freq_factor of rope type llama3 is None"),
+    "a list that is too short": (
+        {"rope_scaling": LONGROPE | {"long_factor": [1.0]}}, "long_factor of rope type longrope is (1.0,)", "of 4"),
+    "a list of words": ({"rope_scaling": LONGROPE | {"short_factor": ["1"] * 4}}, "short_factor of rope type longrope"),
+    "no list": ({"rope_scaling": LONGROPE | {"short_factor": 1.0}}, "short_factor of rope type longrope is 1.0"),
+    "trained for one token": (
+        {"rope_scaling": LONGROPE | {"original_max_position_embeddings": 1}}, "is 1, expected more than 1"),
     "a rope for each kind of layer": (
         {"rope_parameters": {kind: {"rope_type": "default"} for kind in ("full_attention", "sliding_attention")}},
         "rope_parameters",

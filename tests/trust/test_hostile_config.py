@@ -75,14 +75,14 @@ VALUES = {
     "a window of 10^30": (dumped(use_sliding_window=True, sliding_window=10**30), "sliding_window is 1000", "at most"),
     "sliding from layer 10^30 on": (dumped(max_window_layers=10**30), "max_window_layers is 1000", "at most"),
     "padding beyond the embedding": (dumped(pad_token_id=61), "pad_token_id is 61", "0 to 60"),
-    "padding below it": (dumped(pad_token_id=-1), "pad_token_id is -1", "0 to 60"),
-    "an end below it": (dumped(eos_token_id=[2, -1]), "eos_token_id is (2, -1)", "0 or more"),
+    "padding below it": (dumped(pad_token_id=-2), "pad_token_id is -2", "0 to 60"),
+    "an end below it": (dumped(eos_token_id=[2, -2]), "eos_token_id is (2, -2)", "0 or more"),
     "a beginning below it": (dumped(bos_token_id=-5), "bos_token_id is -5", "0 or more"),
     "weights of four bits": (dumped(quantization_config={"bits": 4}), "quantization_config", "not quantised"),
     "theta of 10^400": (spelt("rope_theta", BIG), "rope_theta", "is a number of hundreds of digits", "1e+15"),
     "theta of 1e400": (spelt("rope_theta", b"1e400"), "rope_theta", "is inf", "1e+15"),
     "theta below 0": (dumped(rope_theta=-1e6), "rope_theta", "is -1000000.0", "above 0"),
-    "theta 1, whose logarithm yarn divides by": (dumped(rope_theta=1.0, rope_scaling=YARN), "rope_theta is 1.0", "1 "),
+    "theta 1, whose logarithm yarn divides by": (dumped(rope_theta=1.0, rope_scaling=YARN), "yarn is 1.0", "than 1"),
     "yarn with a factor of 0": (dumped(rope_scaling=YARN | {"factor": 0}), "factor of rope type yarn is 0"),
     "yarn with a factor that is no number": (
         spelt("rope_scaling", b'{"rope_type": "yarn", "factor": NaN}'), "factor of rope type yarn is nan"),
@@ -92,7 +92,7 @@ VALUES = {
     "yarn from a length of 10^400": (
         spelt("rope_scaling", b'{"rope_type": "yarn", "original_max_position_embeddings": ' + BIG + b"}"), "factor of"),
     "yarn with a ramp of 1e-320": (dumped(rope_scaling=YARN | {"beta_slow": 1e-320}), "beta_slow", "1e-320"),
-    "yarn that truncates perhaps": (dumped(rope_scaling=YARN | {"truncate": "no"}), "truncate 'no'", "true or false"),
+    "yarn that truncates perhaps": (dumped(rope_scaling=YARN | {"truncate": "no"}), "yarn is 'no'", "true or false"),
     "dynamic, whose exponent divides by 0": (
         dumped(head_dim=2, rope_scaling={"rope_type": "dynamic", "factor": 2.0}), "head_dim is 2", "dynamic"),
     "a rope type that is a list": (dumped(rope_scaling={"rope_type": []}), "rope_type is []", "one of default"),
@@ -133,6 +133,10 @@ def test_every_number_that_a_rope_may_hold_gives_finite_frequencies():
     for kind in ROPE_TYPES * 20:
         names = ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "mscale", "mscale_all_dim")
         rope = {"rope_type": kind, **{name: draw.choice([1e-6, 1.0, 1.5, 1e15]) for name in names}}
+        rope |= {"low_freq_factor": draw.choice([1e-6, 1.0]), "high_freq_factor": draw.choice([1.5, 1e15])}
+        rope |= {name: (1e-6, draw.choice([1.0, 1e15])) for name in ("short_factor", "long_factor")}
+        if kind == "longrope":  # which divides by its logarithm
+            rope["original_max_position_embeddings"] = draw.choice([1.0000001, 1.5, 1e15])
         rope["rope_theta"] = draw.choice([1.0000001, 1e6, 1e15] if kind == "yarn" else [1e-6, 1.0, 1e15])
         frequencies, scale = rope_frequencies(replace(CONFIG, head_dim=4, rope_parameters=rope), longest)
         assert frequencies.isfinite().all() and 0 < scale < 1e16, rope

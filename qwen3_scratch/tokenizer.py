@@ -1,44 +1,70 @@
 """Text <-> token ids by the `tokenizers` library, and chats -> text by the checkpoint's own Jinja template."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import index
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jinja2
 import tokenizers
-from jinja2.exceptions import SecurityError
 
 from .errors import Error, one_line, shown
-from .trust.chat_template import LONGEST_TEMPLATE, compile_template, render, weigh
+from .trust.chat_template import (
+    LONGEST_TEMPLATE,
+    check_nothing_lost,
+    compile_template,
+    read_messages,
+    read_tools,
+    render,
+)
+from .trust.chat_template import Message as Message
+from .trust.chat_template import Tools as Tools
 from .trust.files import json_object, read_bytes, read_json
+from .trust.messages import as_the_template_reads, continued, marks_for
 from .trust.tokenizer_checks import check_added, check_parts, check_vocabulary
 
 LARGEST_TOKENIZER = 40_000_000  # bytes; Qwen3's tokenizer.json has 11 million
-Message = dict[str, Any]
-Tools = Sequence[dict[str, Any]]  # descriptions of functions
+NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
 class Tokenizer:
     """A byte-pair tokenizer, `encode` and `decode`, with the chat template of its checkpoint."""
 
-    def __init__(self, backend: tokenizers.Tokenizer, chat_template: str | None = None, name: str = "tokenizer"):
+    def __init__(
+        self, backend: tokenizers.Tokenizer, chat_template: str | None = None, name: str = "tokenizer", *,
+        templates: Mapping[str, str] = MappingProxyType({}), special_tokens: Mapping[str, str] = MappingProxyType({}),
+    ):  # fmt: skip
         self.backend, self.chat_template, self.name = backend, chat_template, name
-        self._compiled: jinja2.Template | None = None  # the template, compiled at its first use
+        self.templates = {**templates, **({} if chat_template is None else {"default": chat_template})}  # by name
+        self.special_tokens = dict(special_tokens)  # what a template may call them: "eos_token", ...
+        self._compiled: dict[str, jinja2.Template] = {}  # the templates that have been used
         self.added = backend.get_added_tokens_decoder()  # by id
         self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         """One more than the largest token id; an embedding may have more rows, whose tail is never sampled."""
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a text; special tokens written out in it become their one id. Nothing is added."""
+    def encode(self, text: str, *, plain: bool = False) -> list[int]:
+        """Token ids of a text. Nothing is added, and special tokens written out in it become their one id.
+
+        With `plain` no added token is looked for, special or not: "<|im_end|>" is then some letters like any others.
+        """
         if not isinstance(text, str):
             raise Error(f"text is {shown(text)}, expected a text: pass a string")
         try:
             text.encode()
         except UnicodeEncodeError:  # half a surrogate pair, as undecodable bytes of a terminal become
             raise Error(f"text: {text!r:.60} cannot be written as UTF-8, expected whole characters: mend it") from None
+        if plain:
+            return self._ask(lambda: self._spell(text), "text", text)
         return self._ask(lambda: self.backend.encode(text, add_special_tokens=False).ids, "text", text)
+
+    def _spell(self, text: str) -> list[int]:
+        """What the library does with the text between two added tokens."""
+        normalizer, cutter, model = self.backend.normalizer, self.backend.pre_tokenizer, self.backend.model
+        text = normalizer.normalize_str(text) if normalizer else text
+        words = [word for word, _ in cutter.pre_tokenize_str(text)] if cutter else [text]
+        return [token.id for word in words for token in model.tokenize(word)]
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         """The text of token ids; bytes that form no UTF-8 character become U+FFFD."""
@@ -67,6 +93,10 @@ class Tokenizer:
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that a token stands for; several tokens may share one character between them."""
+        try:
+            token_id = index(token_id)
+        except TypeError:
+            raise Error(f"token id {shown(token_id)} found, expected a whole number: check its origin") from None
         token = self.backend.id_to_token(token_id) if 0 <= token_id < 2**32 else None
         if token is None:
             return b""
@@ -79,54 +109,77 @@ class Tokenizer:
 
     def render_chat(
         self, messages: Sequence[Message], *, tools: Tools | None = None, thinking: bool = True,
-        add_generation_prompt: bool = True,
+        add_generation_prompt: bool = True, continue_final_message: bool | str = False,
     ) -> str:  # fmt: skip
         """The chat as the text that the model reads, by the checkpoint's template in an immutable sandbox.
 
+        It is what transformers renders, but for what it would lose without a word. `continue_final_message` leaves the
+        last turn open behind its content, or behind the field of that name, such as reasoning_content, and no other
+        turn is begun then.
+
         Raises:
-            Error: no template, no messages, a message that the template refuses, or a template that fails.
+            Error: no template, no messages, a message that the template refuses or leaves out, or one that fails.
         """
-        if self.chat_template is None:
-            raise Error(f"{self.name}: has no chat template, expected one for chats: pass raw=True and plain text")
-        check_messages(messages)
-        check_tools(tools)
-        self._compiled = self._compiled or compile_template(self.chat_template, self.name)
-        return render(
-            self._compiled,
-            self.name,
-            messages=list(messages),
-            tools=list(tools) if tools else None,
-            enable_thinking=thinking,
-            add_generation_prompt=add_generation_prompt,
-        )
+        chat, described = read_messages(messages), read_tools(tools)
+        return self._write(chat, described, thinking, add_generation_prompt, continue_final_message)
 
+    def encode_chat(
+        self, messages: Sequence[Message], *, tools: Tools | None = None, thinking: bool = True,
+        add_generation_prompt: bool = True, continue_final_message: bool | str = False, plain_user_text: bool = False,
+    ) -> list[int]:  # fmt: skip
+        """Token ids of a chat as `render_chat` writes it.
 
-def check_messages(messages: Sequence[Message]) -> None:
-    if not isinstance(messages, (list, tuple)):
-        raise Error(f"messages is {shown(messages)}, expected a list of messages: write a list of dicts")
-    if not messages:
-        raise Error("messages: the chat is empty, expected at least one message: write one")
-    for number, message in enumerate(messages):
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            found = shown(message)
-            raise Error(f"messages: entry {number} is {found}, expected a role and a content: write a dict of both")
-        if "content" not in message and not message.get("tool_calls"):
-            role = shown(message["role"])[1:-1]
-            raise Error(f"messages: entry {number} ({role}) has no content, expected a text: add it")
-    _check_size("messages", messages)
+        With `plain_user_text` only the template writes added tokens, such as <|im_end|>: where one stands in a message
+        or in a description of a tool, it is spelled in ordinary tokens, so that nobody can speak in another's turn.
+        """
+        chat, described = read_messages(messages), read_tools(tools)
+        if not plain_user_text:
+            return self.encode(self._write(chat, described, thinking, add_generation_prompt, continue_final_message))
+        marks = marks_for([chat, described], [str(token) for token in self.added.values() if str(token).strip()])
+        said = self._write(chat, described, thinking, add_generation_prompt, continue_final_message, marks.put)
+        ids: list[int] = []
+        for number, piece in enumerate(marks.split(said)):
+            ids += (spelled := self.encode(piece, plain=number % 2 == 1))
+            if number % 2 and self.token_id(piece) in spelled:
+                found = f"{self.name}: the tokenizer makes the token {shown(piece)} of plain text, too"
+                raise Error(f"{found}, expected its letters in other tokens: take it out of the messages")
+        return ids
 
+    def _write(
+        self, chat: list[Message], tools: list[Message] | None, thinking: bool, prompt: bool, goes_on: bool | str,
+        mark: Callable[[Any], Any] | None = None,
+    ) -> str:  # fmt: skip
+        template, field = self._template(tools is not None), "content" if goes_on is True else goes_on
 
-def check_tools(tools: Tools | None) -> None:
-    if not (tools is None or (isinstance(tools, (list, tuple)) and all(isinstance(tool, dict) for tool in tools))):
-        raise Error(f"tools is {shown(tools)}, expected a list of descriptions of functions: write a list of dicts")
-    _check_size("tools", tools)
+        def draw(chat: list[Message], tools: list[Message] | None = tools) -> str:
+            given = dict(
+                messages=chat, tools=tools, enable_thinking=thinking, add_generation_prompt=prompt and not field
+            )
+            return render(template, self.name, **self.special_tokens | given)
 
+        if any(isinstance(message.get("content"), (list, tuple)) for message in chat):
+            chat = as_the_template_reads(chat, draw)
+        said = draw(chat)
+        check_nothing_lost(self.name, chat, said, draw)
+        if tools and "tool_use" not in self.templates and draw(chat, None) == said:
+            found = "the chat template leaves out the tools"
+            raise Error(f"{self.name}: {found}, expected one that writes them: pass no tools")
+        if mark is not None:
+            chat, tools = mark(chat), mark(tools)
+            said = draw(chat, tools)
+        return continued(self.name, chat, lambda chat: draw(chat, tools), field) if field else said
 
-def _check_size(name: str, value: Any) -> None:
-    try:
-        weigh(value)
-    except SecurityError as error:
-        raise Error(f"{name}: {error}, expected what a model can read: shorten it") from None
+    def _template(self, with_tools: bool) -> jinja2.Template:
+        name = "tool_use" if with_tools and "tool_use" in self.templates else "default"
+        if name not in self.templates:
+            found = f"only the chat templates {shown(sorted(self.templates))}" if self.templates else "no chat template"
+            raise Error(f"{self.name}: has {found}, expected one for chats: pass raw=True and plain text")
+        if name not in self._compiled:
+            self._compiled[name] = compile_template(self.templates[name], self.name)
+        return self._compiled[name]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_compiled": {}}  # Jinja's functions can be neither copied nor pickled
 
 
 def read_tokenizer(folder: str | Path) -> Tokenizer:
@@ -136,7 +189,9 @@ def read_tokenizer(folder: str | Path) -> Tokenizer:
     that could take up all time or memory, or a template that is no text.
     """
     folder = Path(folder)
-    return Tokenizer(_read_backend(folder / "tokenizer.json"), _read_template(folder), str(folder))
+    backend, templates = _read_backend(folder / "tokenizer.json"), _read_templates(folder)
+    default, special = templates.pop("default", None), _read_special_tokens(folder)
+    return Tokenizer(backend, default, str(folder), templates=templates, special_tokens=special)
 
 
 def _read_backend(path: Path) -> tokenizers.Tokenizer:
@@ -161,18 +216,57 @@ def _of_the_library(error: BaseException) -> bool:
     return type(error) is Exception or type(error).__module__ == "pyo3_runtime"
 
 
-def _read_template(folder: Path) -> str | None:
-    template, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
-    if os.path.lexists(template):
-        try:
-            return read_bytes(template, 4 * LONGEST_TEMPLATE).decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise Error(f"{template}: is no text in UTF-8 ({error}): fetch the file again") from None
-    found = read_json(settings).get("chat_template") if os.path.lexists(settings) else None
-    if isinstance(found, list) and all(isinstance(entry, dict) for entry in found):  # several named templates
-        found = next((entry.get("template", entry) for entry in found if entry.get("name") == "default"), None)
-    if not isinstance(found, str | None):
-        raise Error(f"{settings}: chat_template is {shown(found)}, expected a text: fetch the file again")
+def _read_templates(folder: Path) -> dict[str, str]:
+    """The chat templates by name: of files of their own if there are any, else of tokenizer_config.json."""
+    alone, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    files = {path.stem: path for path in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
+    if os.path.lexists(alone):
+        files = {"default": alone} | files
+    if files:
+        return {name: _read_text(path) for name, path in files.items()}
+    found = _read_settings(settings).get("chat_template")
+    if isinstance(found, list) and all(isinstance(entry, dict) for entry in found):
+        found = {entry.get("name"): entry.get("template", entry) for entry in found}
+    found = found if isinstance(found, dict) else {} if found is None else {"default": found}
+    for name, template in found.items():
+        if not (isinstance(name, str) and isinstance(template, str)):
+            raise Error(f"{settings}: chat_template is {shown(template)}, expected a text: fetch the file again")
+    return found
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return read_bytes(path, 4 * LONGEST_TEMPLATE).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Error(f"{path}: is no text in UTF-8 ({error}): fetch the file again") from None
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    return read_json(path) if os.path.lexists(path) else {}
+
+
+def _read_special_tokens(folder: Path) -> dict[str, str]:
+    """What a template may call "bos_token", "eos_token" and so on, as transformers finds it in a folder.
+
+    Older folders keep it in special_tokens_map.json; and what Qwen's class of tokenizer brings along holds where
+    nothing else is said.
+    """
+    path, older = folder / "tokenizer_config.json", folder / "special_tokens_map.json"
+    settings = _read_settings(path)
+    said = {name: (path, token) for name, token in settings.items()}
+    if "added_tokens_decoder" not in settings:
+        said |= {name: (older, token) for name, token in _read_settings(older).items()}
+    origin, extra = said.get("extra_special_tokens", (path, None))
+    said |= {name: (origin, token) for name, token in (extra.items() if isinstance(extra, dict) else ())}
+    found = {}
+    if settings.get("tokenizer_class", "Qwen2Tokenizer") in ("Qwen2Tokenizer", "Qwen2TokenizerFast"):
+        found = dict.fromkeys({"eos_token", "unk_token", "pad_token"} - said.keys(), "<|endoftext|>")
+    for name, (origin, token) in said.items():
+        text = token.get("content") if isinstance(token, dict) else token
+        if isinstance(text, str) and (name.endswith("_token") or name in (extra or ())):
+            found[name] = text
+        elif name in NAMED and token is not None:
+            raise Error(f"{origin}: {name} is {shown(token)}, expected a text: fetch the file again")
     return found
 
 

@@ -16,8 +16,10 @@ from typing import Any, NamedTuple
 
 from ..errors import Error
 from .sentences import NoSuchRevision, explained
+from .settings import check_settings, check_token_file
 
 WANTED = ("*.json", "*.safetensors", "*.jinja")  # never pickles, never code
+WANTED_FOLDERS = ("", "additional_chat_templates/")  # of a repository
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -46,8 +48,9 @@ class Snapshot(NamedTuple):
         return self.storage / "snapshots" / self.commit
 
     def names(self) -> list[str]:
-        """The wanted files, small ones first; of folders within the repository, none."""
-        found = [n for n in self.files if "/" not in n and any(fnmatch.fnmatchcase(n, p) for p in self.patterns)]
+        """The wanted files, small ones first; of folders within the repository, that of further chat templates."""
+        near = [name for name in self.files if name[: name.rfind("/") + 1] in WANTED_FOLDERS]
+        found = [name for name in near if any(fnmatch.fnmatchcase(name, pattern) for pattern in self.patterns)]
         return sorted(found, key=lambda name: (self.files[name].size, name))
 
     def lacking(self) -> list[str]:
@@ -71,6 +74,7 @@ class Snapshot(NamedTuple):
 
 def open_snapshot(repository: str, revision: str | None, patterns: tuple[str, ...] = WANTED) -> Snapshot:
     """A branch, tag or commit as the cache knows it, complete or not, without a request."""
+    check_settings()
     from huggingface_hub import constants
 
     storage = Path(constants.HF_HUB_CACHE).expanduser() / "--".join(["models", *repository.split("/")])
@@ -105,6 +109,8 @@ def ask(known: Snapshot) -> Snapshot:
     """What the hub says of a revision: its commit, and the size and hash of every file, in one request."""
     from huggingface_hub import HfApi, constants
 
+    check_settings(online=True)
+    check_token_file(constants.HF_TOKEN_PATH)
     options: Any = dict(revision=known.revision, timeout=constants.HF_HUB_ETAG_TIMEOUT, files_metadata=True)
     files: dict[str, File] = {}
     try:

@@ -3,17 +3,28 @@
 Classes bear names here, since the transport's are huggingface_hub's own affair: it has changed them before.
 """
 
+import os
+import ssl
 import textwrap
+from collections.abc import Iterator
 
 from ..errors import Error, one_line
+from .settings import PROXIES, offline_by
 
 
 class NoSuchRevision(Error):
     """The hub was reached and says that there is no such revision: what the cache holds of it counts no more."""
 
 
-SILENT = "not in the cache and the hub cannot be reached: connect, or name a local folder"
+SILENT = "not in the cache and the hub cannot be reached{through}: connect, or name a local folder"
+OFFLINE = "not in the cache and the hub cannot be reached, since {offline} forbids it: unset it, or name a local folder"
+NOT_TRUSTED = "the hub's certificate is not trusted ({said}): set SSL_CERT_FILE to the file of who signed it"
+PROXY = "the proxy of {proxies} does not let through to the hub ({said}): check that variable"
 ANSWERS = {
+    "OfflineModeIsEnabled": OFFLINE,
+    "SSLCertVerificationError": NOT_TRUSTED,
+    "SSLError": "what answers does not speak https ({said}): check HF_ENDPOINT",
+    "ProxyError": PROXY,
     "GatedRepoError": "is gated, expected an account with access: accept its terms and set HF_TOKEN",
     "DisabledRepoError": "is disabled on the hub: choose another repository",
     "RepositoryNotFoundError": "the hub knows no such repository, or it is private: check the spelling and HF_TOKEN",
@@ -43,10 +54,24 @@ def explained(at: str, error: BaseException, name: str = "") -> Error:
 
     if isinstance(error, errors.LocalEntryNotFoundError):
         error = error.__cause__ or error  # what the library met when it asked for the file's size
+    for cause in _causes(error):
+        if isinstance(cause, ssl.SSLError):  # within the transport's own error
+            error = cause
     status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else 0
     reason, said = getattr(error, "strerror", None), one_line(textwrap.shorten(str(error), 120, placeholder="..."))
     endings = (f" {status}", f" {status // 100}xx", " errno" if reason else "", "")
     table = INSTEAD_OF_A_FILE if name else INSTEAD_OF_THE_LIST
     key = next(k.__name__ + e for k in type(error).__mro__ for e in endings if k.__name__ + e in table)
+    proxies = " and ".join(name for each in PROXIES for name in (each, each.lower()) if os.environ.get(name))
+    through = f" through the proxy of {proxies}" if proxies else ""
     facts = dict(name=name, status=status, reason=reason, said=said or key, cache=constants.HF_HUB_CACHE)
-    return (NoSuchRevision if key == "RevisionNotFoundError" else Error)(f"{at}: {table[key].format(**facts)}")
+    facts |= dict(proxies=proxies or "the system", through=through, offline=offline_by())
+    # A script may have switched the library offline, since nothing answered: then there is no variable to be unset.
+    sentence = SILENT if table[key] is OFFLINE and offline_by() is None else table[key]
+    return (NoSuchRevision if key == "RevisionNotFoundError" else Error)(f"{at}: {sentence.format(**facts)}")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

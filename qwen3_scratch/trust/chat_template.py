@@ -2,6 +2,7 @@
 
 A template is a program of others. Jinja's immutable sandbox keeps it from reaching out and from changing what it gets;
 that each operation takes and makes little, and pays for that, from running for ever and from filling the memory.
+It is given of a chat what transformers gives it, and what it would lose of it is found by rendering once more.
 """
 
 import functools
@@ -10,7 +11,7 @@ import math
 import re
 import threading
 import time
-from collections.abc import Iterator, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from datetime import datetime
 from typing import Any, cast
 
@@ -20,7 +21,7 @@ from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
-from ..errors import Error, one_line
+from ..errors import Error, one_line, shown
 
 LONGEST_TEMPLATE = 2**18  # characters; the longest known of a checkpoint has some 30,000
 LARGEST, DEEPEST = 2**23, 100  # of one value: bytes, which are two million tokens of English; lists in lists
@@ -30,6 +31,11 @@ LINEAR = {"+", "is", "count", "d", "default", "first", "length", "string", "tojs
 LEFT_OUT = {"encode", "expandtabs", "format_map", "pprint", "striptags", "translate", "urlize", "wordwrap"}
 FORMATS = {"%": r"%[^%a-zA-Z]*\*", "format": r"\{[^{}:]*[.\[]|\{[^{}]+\{"}  # fields whose size only a value knows
 HOLDING = (list, tuple, dict, set, frozenset, range, *map(type, ({}.keys(), {}.values(), {}.items())))
+Message = dict[str, Any]
+Tools = Sequence[dict[str, Any]]  # descriptions of functions
+Render = Callable[[list[Message]], str]
+THINKING = ("reasoning_content", "thinking", "reasoning")  # the names of one thing, the templates' own first
+ROLES = ("system", "user", "assistant", "tool")
 _budget = threading.local()  # what the rendering of this thread has left
 
 
@@ -149,3 +155,163 @@ def render(template: jinja2.Template, name: str, **variables: Any) -> str:
 def _failed(name: str, error: Exception) -> Error:
     found = one_line(" ".join(str(error).split()) or type(error).__name__)
     return Error(f"{name}: the chat template failed ({found}): check the messages and the template")
+
+
+# ---- what a template is given of a chat, and what it loses -------------------------------------------
+
+
+def read_messages(messages: Any) -> list[Message]:
+    """A copy of a chat in plain types, without what is null, thinking under the name that templates read.
+
+    Raises Error for what is no chat: each message a dict of a role and of a content, of thinking or of calls.
+    """
+    if not isinstance(messages, (list, tuple)):
+        raise Error(f"messages is {shown(messages)}, expected a list of messages: write a list of dicts")
+    if not messages:
+        raise Error("messages: the chat is empty, expected at least one message: write one")
+    _check_size("messages", messages)
+    chat = []
+    for number, given in enumerate(messages):
+        message = plain(given, f"messages: entry {number}") if isinstance(given, Mapping) else {}
+        message = {name: value for name, value in message.items() if value is not None}
+        role = message.get("role")
+        if not isinstance(role, str):
+            found = shown(given)
+            raise Error(f"messages: entry {number} is {found}, expected a role and a content: write a dict of both")
+        thought = next((message[name] for name in THINKING if name in message), None)
+        if "content" not in message and not message.get("tool_calls") and (thought is None or role != "assistant"):
+            raise Error(f"messages: entry {number} ({shown(role)[1:-1]}) has no content, expected a text: add it")
+        if thought is not None:
+            message = {"thinking": thought, **message, "reasoning_content": thought}
+        _check_parts(number, message)
+        chat.append(message)
+    return chat
+
+
+def read_tools(tools: Any) -> list[dict[str, Any]] | None:
+    if not (tools is None or (isinstance(tools, (list, tuple)) and all(isinstance(tool, Mapping) for tool in tools))):
+        raise Error(f"tools is {shown(tools)}, expected a list of descriptions of functions: write a list of dicts")
+    _check_size("tools", tools)
+    return None if tools is None else [plain(tool, "tools") for tool in tools]
+
+
+def _check_size(name: str, value: Any) -> None:
+    try:
+        weigh(value)
+    except SecurityError as error:
+        raise Error(f"{name}: {error}, expected what a model can read: shorten it") from None
+
+
+def plain(value: Any, where: str, depth: int = 0) -> Any:
+    """The value in Python's own types, numbers of numpy and torch included: others bring methods of their own."""
+    if value is None or type(value) in (str, int, float, bool):
+        return value
+    kinds: Any = (str, int, float)
+    for kind in kinds:
+        if isinstance(value, kind):  # of a class derived from it: what it is without that class
+            return kind.__getnewargs__(value)[0]
+    if depth <= DEEPEST and isinstance(value, Mapping):
+        return {plain(name, where, depth + 1): plain(item, where, depth + 1) for name, item in value.items()}
+    if depth <= DEEPEST and isinstance(value, (list, tuple)):
+        return (list if isinstance(value, list) else tuple)(plain(item, where, depth + 1) for item in value)
+    if getattr(value, "shape", None) == () and callable(getattr(value, "item", None)):
+        return plain(value.item(), where, depth + 1)
+    expected = "expected texts, numbers, lists and dicts: convert it"
+    raise Error(f"{where} holds a {type(value).__name__}, {expected}")
+
+
+def _check_parts(number: int, message: Message) -> None:
+    content = message.get("content")
+    for part in content if isinstance(content, (list, tuple)) else ():
+        if not (isinstance(part, dict) and isinstance(part.get("text"), str) and part.get("type", "text") == "text"):
+            expected = "expected only texts, which are all that this model reads: take it out"
+            role = shown(message["role"])[1:-1]
+            raise Error(f"messages: entry {number} ({role}) has the part {shown(part)}, {expected}")
+
+
+def check_nothing_lost(name: str, chat: list[Message], said: str, render: Render) -> None:
+    """Error where a message is in the chat and not in what the template made of it, which is `said`.
+
+    One rendering more with another word at the end of each message tells; a message whose word does not come out is
+    asked for by itself, the first of each kind. Templates leave out on purpose, and may: thinking before the answer,
+    space around it, calls and what is said beside them.
+    """
+    word = unheard([chat, said], "heard")
+    marked = [_with_word(message, f"{word}{number}q") for number, message in enumerate(chat)]
+    heard, kinds = (attempt(render, marked) or "").lower(), set()
+    for number, message in enumerate(chat):
+        kind = (message["role"], *sorted(message), type(message.get("content")))
+        if (marked[number] is not message and f"{word}{number}q" in heard) or kind in kinds:
+            continue
+        kinds.add(kind)
+        before, after = chat[:number], chat[number + 1 :]
+        if _is_text(message) and not _may_be_silent(message):
+            alone = attempt(render, [*before, marked[number], *after])
+            lost = alone is not None and f"{word}{number}q" not in alone.lower()
+        else:
+            others = [*before, *([] if _may_be_silent(message) else [{**message, "content": ""}]), *after]
+            lost = attempt(render, others) == said
+        if lost:
+            role = shown(message["role"])[1:-1]
+            expected = f"expected a role that it writes, of which {', '.join(ROLES)} are the usual ones: mend the role"
+            if role in ROLES:
+                expected = "expected every text to come out again: leave it out, or use another checkpoint"
+            raise Error(f"{name}: the chat template leaves out entry {number} of the messages ({role}), {expected}")
+
+
+def _is_text(message: Message) -> bool:
+    return isinstance(message.get("content"), (str, list, tuple))
+
+
+def _may_be_silent(message: Message) -> bool:
+    """Whether a template may leave out what is said and write the turn alone: it only calls, or is still thinking."""
+    content = message.get("content")
+    thinks = isinstance(content, str) and "<think>" in content.rpartition("</think>")[2]
+    return content is None or bool(message.get("tool_calls")) or (thinks and message["role"] == "assistant")
+
+
+def _with_word(message: Message, word: str) -> Message:
+    """The message with a word at the end of what it says, or as the name of what it calls; else the message itself."""
+    content, calls = message.get("content"), message.get("tool_calls")
+    if isinstance(content, str):
+        return {**message, "content": content + word}
+    if isinstance(content, (list, tuple)) and content:
+        return {**message, "content": [*content[:-1], {**content[-1], "text": content[-1]["text"] + word}]}
+    if isinstance(content, dict):
+        return {**message, "content": {**content, word: word}}
+    if content is None and isinstance(calls, (list, tuple)) and isinstance(calls[0], dict):
+        flat = calls[0].get("function") or calls[0]
+        if isinstance(flat, dict) and isinstance(flat.get("name"), str):
+            named = {**flat, "name": flat["name"] + word}
+            return {
+                **message,
+                "tool_calls": [{**calls[0], **({"function": named} if "function" in calls[0] else named)}],
+            }
+    return message
+
+
+def unheard(value: Any, word: str) -> str:
+    """A word like this one that stands in none of the texts."""
+    said = "\n".join(texts(value)).lower()
+    while word in said:
+        word += "x"
+    return word
+
+
+def attempt(render: Render, chat: list[Message]) -> str | None:
+    try:
+        return render(chat)
+    except Error:
+        return None
+
+
+def texts(value: Any) -> Iterator[str]:
+    """All texts within a value, names of fields included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for item in (*value, *value.values()):
+            yield from texts(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from texts(item)

@@ -1,7 +1,6 @@
 """What is asked of a tokenizer.json that the library accepts: ids in order, and no part that never ends."""
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,14 +8,13 @@ from typing import Any
 import tokenizers
 
 from ..errors import Error, shown
+from .patterns import may_never_end
 
 MOST_PARTS = 16  # in one sequence of normalizers or pre-tokenizers; Qwen3 has 2
 NORMALIZERS = {
     "BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "Nmt", "Prepend", "Replace", "Sequence", "Strip",
     "StripAccents",
 }  # fmt: skip
-# A group that is repeated, as in (a+)+, takes time that doubles with each letter; so do calls and back references.
-ENDLESS = re.compile(r"\)[*+{]|\)\?[*+?{]|\\g<|\\k<|\\[1-9]")
 
 
 def check_parts(path: Path, backend: tokenizers.Tokenizer) -> None:
@@ -51,8 +49,8 @@ def _check_pattern(path: Path, field: str, part: dict[str, Any]) -> None:
     pattern = part.get("pattern")
     pattern = pattern if isinstance(pattern, dict) else {}
     regex, text = pattern.get("Regex"), pattern.get("String")
-    if isinstance(regex, str) and (len(regex) > 10_000 or ENDLESS.search(regex)):
-        expected = "expected no repeated group, call or back reference, which may take for ever: do not trust it"
+    if isinstance(regex, str) and (len(regex) > 10_000 or may_never_end(regex)):
+        expected = "expected none that reads one text in many ways, which may take for ever: do not trust it"
         raise Error(f"{path}: {field} has the pattern {shown(regex)}, {expected}")
     if part.get("type") == "Replace" and (not text or len(part.get("content") or "") > len(text)):
         expected = "expected a text that is replaced by one no longer: fetch the file again"

@@ -1,6 +1,8 @@
 """A name becomes a folder: embedded, one's own, or downloaded once; whatever goes wrong is one sentence, soon."""
 
+import json
 import re
+import shutil
 import time
 from pathlib import Path
 
@@ -8,11 +10,14 @@ import pytest
 from helpers import TINY, checkpoint, finished
 from hub_faults import closed_port, empty_cache, fetches, point_to
 from stand_in_hub import SHA, StandInHub
+from tokenizers import Tokenizer
 
-from qwen3_scratch import Error, load_checkpoint, read_config, save_checkpoint
+from qwen3_scratch import Error, load_checkpoint, read_config, read_tokenizer, save_checkpoint
 from qwen3_scratch.hub import embedded_folder, find, find_folder
 
 OFFLINE = "hub id owner/name: not in the cache and the hub cannot be reached: connect, or name a local folder"
+
+IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 # ---- what needs no network ----------------------------------------------------------------------
 
@@ -144,4 +149,40 @@ def test_a_hub_that_is_not_there_is_one_sentence_within_seconds(cache, monkeypat
 def test_the_terminal_says_so_in_one_line_when_it_is_told_to_stay_offline(tmp_path):
     env = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     found = finished("-m", "qwen3_scratch", "generate", "Hi", "--model", "owner/name", env=env)
-    assert (found.code, found.out, found.err) == (1, "", f"error: {OFFLINE}\n")
+    sentence = OFFLINE.replace("reached: connect", "reached, since HF_HUB_OFFLINE forbids it: unset it")
+    assert (found.code, found.out, found.err) == (1, "", f"error: {sentence}\n")
+
+
+def test_further_chat_templates_come_along_and_no_other_folder(remote, cache, monkeypatch, tmp_path):
+    folder = tmp_path / "named"
+    shutil.copytree(TINY, folder)
+    for name in (
+        "additional_chat_templates/tool_use.jinja",
+        "original/config.json",
+        "additional_chat_templates/a/b.jinja",
+    ):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("{{ messages }}")
+    with StandInHub({"owner/named": folder}) as hub:
+        point_to(hub.url, monkeypatch)
+        found = find_folder("owner/named")
+    assert (found / "additional_chat_templates" / "tool_use.jinja").read_text() == "{{ messages }}"
+    assert not (found / "original").exists() and not (found / "additional_chat_templates" / "a").exists()
+    assert read_tokenizer(found).templates["tool_use"] == "{{ messages }}"
+
+
+@pytest.mark.parametrize(
+    ("added", "remedy"), [(1, "was added without a row: resize the embedding"), (0, "use the files of")]
+)
+def test_a_tokenizer_with_more_tokens_than_rows_leads_right(tmp_path, added, remedy):
+    shutil.copytree(TINY, tmp_path / "it")
+    backend = Tokenizer.from_file(str(TINY / "tokenizer.json"))
+    config = json.loads((TINY / "config.json").read_text())
+    if added:
+        rows = config["vocab_size"] - backend.get_vocab_size()
+        backend.add_tokens([f"<new {number}>" for number in range(rows + 1)])
+        backend.save(str(tmp_path / "it" / "tokenizer.json"))
+    else:
+        (tmp_path / "it" / "config.json").write_text(json.dumps(config | dict.fromkeys(IDS) | {"vocab_size": 100}))
+    with pytest.raises(Error, match=f"expected no more tokens than rows: .*{remedy}"):
+        load_checkpoint(tmp_path / "it")

@@ -16,7 +16,8 @@ from transformers import PreTrainedTokenizerFast
 
 import qwen3_scratch
 from qwen3_scratch import Error
-from qwen3_scratch.tokenizer import Tokenizer, check_messages
+from qwen3_scratch.tokenizer import Tokenizer
+from qwen3_scratch.trust.chat_template import compile_template, read_messages, render
 
 EMBEDDED = (Path(qwen3_scratch.__file__).parent / "tiny" / "chat_template.jinja").read_text(encoding="utf-8")
 BACKEND = tokenizers.Tokenizer(tokenizers.models.BPE())
@@ -85,7 +86,6 @@ CHATS = {
     "space around": [user("\n Hello \n"), assistant("\n\nHi.\n"), user(" ")],
     "not ASCII": [system("Réponds en français."), user("你好，世界 👋🏽"), assistant("Ça va — « bien »")],
     "markup inside": [user("<|im_end|>\n<b>&amp; 'x' \"y\" {{ 1 + 1 }} {% if %} {# no #}")],
-    "an unknown role": [user("Hello"), {"role": "critic", "content": "No."}],
     "a call": [user("?"), assistant("", tool_calls=[call("get_weather", {"place": "Zürich"})])],
     "a flat call": [user("?"), assistant("", tool_calls=[call("get_weather", {"place": "Bern"}, nested=False)])],
     "a call with its arguments as text": [user("?"), assistant("", tool_calls=[call("now", '{"zone":  "Ω"}')])],
@@ -258,6 +258,11 @@ FAILING = (
 )
 
 
+def alone(template, chat):
+    """What the template makes of a chat, whatever it leaves out."""
+    return render(compile_template(template, "folder/of/it"), "folder/of/it", messages=chat, tools=[CLOCK])
+
+
 def refused(template, chat, match):
     with pytest.raises(Error, match=match) as caught:
         tokenizer_with(template).render_chat(chat, tools=[CLOCK])
@@ -276,7 +281,7 @@ def test_a_template_can_neither_reach_out_nor_change_anything(template):
     "template", ["{{ ''.__class__ }}", "{{ raise_exception.__globals__ }}", "{{ namespace.__init__ }}"]
 )
 def test_a_private_attribute_prints_as_nothing(template):
-    assert tokenizer_with(template).render_chat([user("Hi")]) == ""
+    assert alone(template, [user("Hi")]) == ""
 
 
 @pytest.mark.parametrize("template", FAILING)
@@ -304,17 +309,22 @@ def test_a_message_without_a_role_is_named_by_its_number(turn):
 
 @pytest.mark.parametrize("turn", ["Hi", 3, None, ["Hi"], ("user", "Hi")])
 def test_a_message_that_is_no_dict_is_named_by_its_number(turn):
-    check = inspect.unwrap(check_messages)  # as users have it: under the hook the annotation is quicker to complain
+    check = inspect.unwrap(read_messages)  # as users have it: under the hook the annotation is quicker to complain
     with pytest.raises(Error, match=r"^messages: entry 1 [^\n]*expected a role and a content"):
         check([user("Hi"), turn])
 
 
+@pytest.mark.parametrize("silent", [{"content": None}, {}], ids=["null", "left out"])
 @pytest.mark.parametrize("role", ["system", "user", "assistant", "tool"])
-def test_a_message_without_content_is_named_by_its_number(role):
-    refused(EMBEDDED, [user("Hi"), {"role": role}], rf"^messages: entry 1 \({role}\) has no content, expected a text")
+def test_a_message_without_content_is_named_by_its_number(role, silent):
+    refused(
+        EMBEDDED,
+        [user("Hi"), {"role": role, **silent}],
+        rf"^messages: entry 1 \({role}\) has no content, expected a text",
+    )
 
 
-@pytest.mark.parametrize("content", [None, 3, [{"type": "text", "text": "Hi"}], {"text": "Hi"}])
+@pytest.mark.parametrize("content", [3, {"text": "Hi"}])
 @pytest.mark.parametrize("role", ["system", "user"])
 def test_content_that_is_no_text_is_refused_rather_than_dropped(role, content):
     refused(EMBEDDED, [user("Hi"), {"role": role, "content": content}], rf"message 1 \({role}\) is no string")
@@ -328,10 +338,11 @@ def test_content_that_is_no_text_is_refused_rather_than_dropped(role, content):
         "{{ messages | tojson(ensure_ascii=True) }}",
         "{{ messages | tojson(separators=(',', ':'), sort_keys=True) }}",
         "  {% for message in messages %}\n    {{ message.content }}\n  {% endfor %}\nend\n\n",
-        "{% for message in messages %}{% if loop.last %}{% break %}{% endif %}{{ message.role }}{% endfor %}",
-        "{{ strftime_now('%Y') }} {{ enable_thinking }} {{ tools is none }} {{ undefined_name }}",
+        "{{ messages }}{% for m in messages %}{% if loop.last %}{% break %}{% endif %}{{ loop.index }}{% endfor %}",
+        "{{ messages }}{{ strftime_now('%Y') }} {{ enable_thinking }} {{ tools is none }} {{ undefined_name }}",
         "{% for m in messages %}\n  {% generation %}\n{{ m.content }}\n  {% endgeneration %}\n{% endfor %}",
-        "{%- generation -%} a {%+ endgeneration %} {% set x = 1 %}{%generation%}{% set x = 2 %}{%endgeneration%}{{x}}",
+        "{{ messages }}{%- generation -%} a {%+ endgeneration %} {% set x = 1 %}"
+        "{%generation%}{% set x = 2 %}{%endgeneration%}{{x}}",
     ],
 )
 def test_a_template_finds_the_filters_switches_and_white_space_of_transformers(template):

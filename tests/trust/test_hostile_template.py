@@ -15,7 +15,7 @@ from tokenizers.models import BPE
 from qwen3_scratch import Error
 from qwen3_scratch.tokenizer import Tokenizer
 from qwen3_scratch.trust import chat_template
-from qwen3_scratch.trust.chat_template import DEEPEST, LARGEST, LONGEST_TEMPLATE
+from qwen3_scratch.trust.chat_template import DEEPEST, LARGEST, LONGEST_TEMPLATE, compile_template, render
 
 CHAT = [
     {"role": "system", "content": "You are brief."},
@@ -26,13 +26,19 @@ TOOLS = [{"type": "function", "function": {"name": "f", "description": "é", "pa
 
 
 def rendered(template, chat=CHAT, tools=TOOLS):
+    """What the template makes of a chat, whatever it leaves out."""
+    name = "folder/of/it"
+    return render(compile_template(template, name), name, messages=chat, tools=tools, enable_thinking=True)
+
+
+def given(template, chat=CHAT, tools=TOOLS):
     with unchecked():
         return Tokenizer(Backend(BPE()), template, "folder/of/it").render_chat(chat, tools=tools)
 
 
-def refused(template, chat=CHAT, tools=TOOLS):
+def refused(template, chat=CHAT, tools=TOOLS, by=rendered):
     with pytest.raises(Error) as caught:
-        rendered(template, chat, tools)
+        by(template, chat, tools)
     assert len(str(caught.value).splitlines()) == 1
     assert str(caught.value).isprintable()
     return str(caught.value)
@@ -68,9 +74,8 @@ def test_what_is_written_is_bounded_where_each_value_is_small():
 def test_a_rendering_does_not_pay_for_the_one_before(monkeypatch):
     monkeypatch.setattr(chat_template, "WORK", 1_000_000)
     template = "{% for i in range(2000) %}{{ messages[0].content }}{% endfor %}"
-    tokenizer = Tokenizer(Backend(BPE()), template, "it")
-    with unchecked():
-        assert len({tokenizer.render_chat(CHAT) for _ in range(5)}) == 1
+    compiled = compile_template(template, "it")
+    assert len({render(compiled, "it", messages=CHAT) for _ in range(5)}) == 1
 
 
 def test_threads_that_share_a_template_each_have_their_own_budget(monkeypatch):
@@ -216,7 +221,7 @@ MESSAGES = {
 @pytest.mark.parametrize("name", MESSAGES)
 def test_messages_that_are_none_are_named(name):
     chat, expected = MESSAGES[name]
-    found = refused("{{ messages | tojson }}", chat)
+    found = refused("{{ messages | tojson }}", chat, by=given)
     assert found.startswith("messages")
     assert expected in found
     assert len(found) < 400
@@ -224,11 +229,11 @@ def test_messages_that_are_none_are_named(name):
 
 @pytest.mark.parametrize("tools", [3, "f", {"name": "f"}, ["f"], [None], [[]]])
 def test_tools_that_are_none_are_named(tools):
-    assert refused("x", tools=tools).startswith("tools is ")
+    assert refused("x", tools=tools, by=given).startswith("tools is ")
 
 
 def test_half_a_character_in_a_message_is_found_before_the_model_reads_it():
-    text = rendered("{{ messages[0].content }}", [{"role": "user", "content": "a\ud800"}])
+    text = given("{{ messages[0].content }}", [{"role": "user", "content": "a\ud800"}], None)
     with pytest.raises(Error, match="expected whole characters"):
         Tokenizer(Backend(BPE())).encode(text)
 
@@ -236,7 +241,7 @@ def test_half_a_character_in_a_message_is_found_before_the_model_reads_it():
 def test_content_in_parts_is_the_templates_to_read():
     parts = [{"type": "text", "text": "Hi"}, {"type": "text", "text": "you"}]
     template = "{% for part in messages[0].content %}{{ part.text }} {% endfor %}"
-    assert rendered(template, [{"role": "user", "content": parts}]) == "Hi you "
+    assert given(template, [{"role": "user", "content": parts}], None) == "Hi you "
 
 
 # ---- honest templates ------------------------------------------------------------------------
@@ -304,14 +309,14 @@ def test_an_honest_template_renders_as_in_jinjas_own_sandbox(template):
 def test_a_long_chat_and_many_tools_stay_far_from_the_limits():
     embedded = (ROOT / "qwen3_scratch" / "tiny" / "chat_template.jinja").read_text("utf-8")
     chat = [{"role": role, "content": "word " * 2000} for _ in range(100) for role in ("user", "assistant")]
-    assert len(rendered(embedded, chat, TOOLS * 100)) > 2_000_000
+    assert len(given(embedded, chat, TOOLS * 100)) > 2_000_000
 
 
 def test_the_template_is_compiled_once(monkeypatch):
-    tokenizer, calls = Tokenizer(Backend(BPE()), "x", "it"), []
+    tokenizer, calls = Tokenizer(Backend(BPE()), "{{ messages | length }}{{ messages }}", "it"), []
     original = jinja2.Environment.compile
     monkeypatch.setattr(
         jinja2.Environment, "compile", lambda *args, **named: calls.append(1) or original(*args, **named)
     )
-    assert [tokenizer.render_chat(CHAT) for _ in range(5)] == ["x"] * 5
+    assert [tokenizer.render_chat(CHAT)[0] for _ in range(5)] == ["3"] * 5
     assert len(calls) == 1

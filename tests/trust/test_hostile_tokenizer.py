@@ -11,8 +11,12 @@ import pytest
 import tokenizers
 import torch
 from helpers import ROOT, TINY, finished, unchecked
+from hypothesis import given
+from hypothesis import strategies as st
+from tiers import examples
 
 from qwen3_scratch import Error, load_checkpoint, read_tokenizer
+from qwen3_scratch.trust.patterns import may_never_end
 
 HONEST = json.loads((TINY / "tokenizer.json").read_text("utf-8"))
 ADDED, MODEL = HONEST["added_tokens"], HONEST["model"]
@@ -101,6 +105,75 @@ def test_a_tokenizer_file_is_refused_that_is(tmp_path, name):
     content, expected = FILES[name]
     found = refused(write(tmp_path / "it", content))
     assert re.match(rf"tokenizer\.json: [^\n]*{re.escape(expected)}", found)
+
+
+# Of patterns that others' tokenizers use, and of what has some of their look.
+SAFE = (
+    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"
+    "| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+",  # DeepSeek's
+    "[一-龥぀-ゟ゠-ヿ]+",
+    r"\p{N}{1,3}",
+    r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}]*[\p{Ll}\p{Lm}\p{M}]+(?i:'s|'t|'re|'ve)?|[^\s\p{L}]+[\r\n/]*",
+    r"[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+",
+    r"\d{1,3}(?=(?:\d{3})*\b)",
+    r"\p{N}{1,3}(?=(?:\p{N}{3})*(?:\P{N}|$))",
+    r"(?=(\d{3})+(?!\d))",
+    r"[\p{L}&&[^\p{Han}]]+|\p{Han}+",
+    r"[^(\s|[.,!?…。，、।۔،])]+",
+    r"\)+\(*",
+    r"[])*]+[[:alpha:])+]*",
+    r"(?:\\\))+",
+    r"(?#a comment)(?<word>[\p{L}']+(?:-[\p{L}']+)*)",
+    r" ?(?:[A-Z][a-z]*)+",
+    r"(?:\r?\n)+",
+    r"(ab|cd)*",
+    r"(?:a|b)*",
+    r"(ab?)+",
+    r"(a{3}){2}b",
+    r"(?>a+)b",
+    r"(?:x(?:y z)*)+",
+    r"(?:a,)*a",
+)
+ENDLESS = (
+    r"(a+)+", r"(?:a+){2,}", r"(a*){9}", r"(?:a*)*", r"(a|a)*", r"(?:a|aa)*", r"(a|ab|b)+", r"(a?){50}a{50}",
+    r"((x))+((b+)+)", r"(?=(a+)+)x", r"(?<!(?:a|a)*)x", r"(\d{1,3})+", r"(\w|\d)+", r"(?:[a-z]+\d*)+", r"(?i:a|A)+",
+    r"(?:\s|\n)+", r"([A-z]|[a-c])*", r"(a{2,3}){4,9}", r"(a{1,2}){60}", r"a{2,3}+", r"(.*,){11}P", r"(x+x+)+y",
+    r"((?:|)a)+", r"(?:\p{L}|\p{Lu})+", r"(?:一|\p{Han})+", r"(?:é|[è-ê])+", r"(a+)\1", r"(?<x>a)\k<x>", r"\g<1>(a)",
+    r"([^,]*,?)*", r"(?:ab|a|b)*", r"(a{1,30}){1,30}", r"(?:[a-z])+(?:[)*]|\))*",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("pattern", SAFE)
+def test_a_pattern_that_ends_is_read(tmp_path, pattern):
+    found = read_tokenizer(write(tmp_path / "it", {"pre_tokenizer": split(pattern)}))
+    for text in ("a" * 30 + "!", "Ab" * 20, "123456789 " * 3, " - a-b) \n" * 5, "x yz y z" * 4):
+        found.encode(text)  # at once
+
+
+@pytest.mark.parametrize("pattern", ENDLESS)
+def test_a_pattern_that_may_never_end_is_refused(tmp_path, pattern):
+    assert "which may take for ever" in refused(write(tmp_path / "it", {"pre_tokenizer": split(pattern)}))
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "(?:" + "|".join("[a-z]" * 1 for _ in range(400)) + ")+",
+        "(?:" + "[a-z]?" * 400 + "x)+",
+        "(" * 400 + "a" + ")+" * 400,
+        "(?:a|" * 200 + "b" + ")+" * 200,
+        r"(?:\d{3}){60}" * 100 + "(a|a)*",
+    ],
+)
+def test_a_pattern_that_is_long_to_judge_is_refused_soon(pattern):
+    assert may_never_end(pattern)
+
+
+@examples(300)
+@given(pattern=st.text(alphabet=r"()[]{}|*+?\ap1,-^:=!<>.k$ ", max_size=25))
+def test_any_pattern_is_judged(pattern):
+    assert may_never_end(pattern) in (True, False)
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "chat_template.jinja", "tokenizer_config.json"])
@@ -205,7 +278,7 @@ def test_a_token_that_is_not_written_in_bytes_stands_for_its_text_as_in_the_libr
 # ---- the template's file ---------------------------------------------------------------------
 
 TEMPLATES = {
-    "a number": 3, "true": True, "an object": {"default": "x"}, "a list of texts": ["x"],
+    "a number": 3, "true": True, "an object of numbers": {"default": 3}, "a list of texts": ["x"],
     "a default without a template": [{"name": "default"}],
     "a default that is a list": [{"name": "default", "template": []}],
 }  # fmt: skip

@@ -35,7 +35,7 @@ override PROMPT := $(value PROMPT)
 export MODEL PROMPT
 
 .DEFAULT_GOAL := help
-.PHONY: help run test proof lint unit notebooks fuzz bench lab refresh train exercises grade clean
+.PHONY: help run test proof lint unit notebooks fuzz real bench lab refresh train exercises grade clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -72,6 +72,9 @@ endif
 fuzz: $(VENV)/.fuzz-ready ## read files that nobody would write, SECONDS_EACH=60 for each of TARGETS="config index header tokenizer template"
 	@for target in $(or $(TARGETS),config index header tokenizer template); do \
 	  $(ALONE) $(BIN)/python tests/fuzz/fuzz.py $$target $(or $(SECONDS_EACH),60) || exit 1; done
+
+real: $(VENV)/.test-ready ## on a machine with a network: the real weights beside transformers, into REAL.md (ten minutes, 4.5 GB of disk)
+	@$(BIN)/python tests/real/real.py
 
 bench: $(VENV)/.bench-ready ## measure the speed beside transformers and llama.cpp into benchmarks/RESULTS.md (an hour, 10 GB of disk)
 	@for question in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$question || exit 1; done

@@ -1,5 +1,6 @@
-"""The one family of errors that a user of this package can cause, and how its sentences quote what was found."""
+"""The one family of errors that a user of this package can cause and how its sentences quote what was found."""
 
+import operator
 import reprlib
 from typing import Any
 
@@ -32,3 +33,16 @@ def one_line(text: object) -> str:
     """What a library says, or a name from a file: nothing in it breaks the line or commands the terminal."""
     found = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in str(text))
     return found if len(found) <= 300 else f"{found[:300]}..."
+
+
+def whole_number(where: str, name: str, found: Any, least: int = 1) -> int:
+    """A count as Python's own number, whoever's it is. Raises Error for what is none, or less than `least`."""
+    try:
+        number = operator.index(found)
+    except TypeError:
+        number = None
+    if number is None or number < least or isinstance(found, bool):
+        raise Error(
+            f"{where}: {name} is {shown(found)}, expected a whole number of at least {least}: mend the argument"
+        )
+    return number

@@ -8,7 +8,7 @@ Nothing here has state; the one thing that is written in place is the key/value 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -41,7 +41,7 @@ class LayerWeights(NamedTuple):
     post_attention_layernorm: Float[Tensor, "hidden"]
     gate_up_proj: Float[Tensor, "*experts two_intermediate hidden"]
     down_proj: Float[Tensor, "*experts hidden intermediate"]
-    router: Float[Tensor, "experts hidden"] | None = None
+    router: Float[Tensor, "all_experts hidden"] | None = None
     q_bias: Float[Tensor, "q_dim"] | None = None
     k_bias: Float[Tensor, "kv_dim"] | None = None
     v_bias: Float[Tensor, "kv_dim"] | None = None
@@ -73,7 +73,7 @@ def rms_norm(x: Float[Tensor, "*batch dim"], weight: Float[Tensor, "dim"], eps: 
     The division runs in fp32, since the squares of bf16 lose most of their digits; the result returns to the type
     of `x` before the weight is multiplied on. That order is the reference's, and bf16 results depend on it.
     """
-    wide = x.float()
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))  # at least: fp64 stays
     return weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype)
 
 
@@ -81,8 +81,9 @@ def rope_frequencies(config: Config, longest: Int[Tensor, ""]) -> tuple[Float[Te
     """Radians per position of each pair of a head, and the factor on cos and sin, for every `rope_type`.
 
     default: theta^(-2i/d) (Su et al. 2021, arXiv:2104.09864). linear: all slower by `factor`. dynamic: theta grows
-    once `longest`, the number of positions in use, passes what was trained. yarn: slow pairs are stretched by
-    `factor`, fast ones left alone, a ramp in between (Peng et al. 2023, arXiv:2309.00071).
+    once `longest`, the number of positions in use, passes what was trained. yarn and llama3: slow pairs are stretched
+    by `factor`, fast ones left alone, a ramp in between (Peng et al. 2023, arXiv:2309.00071). longrope: each pair by
+    a number of its own, from one list or the other (Ding et al. 2024, arXiv:2402.13753). proportional: some turn.
     """
     rope, dim = config.rope_parameters, config.head_dim
     kind, theta, factor = rope["rope_type"], rope["rope_theta"], rope.get("factor", 1.0)
@@ -92,11 +93,21 @@ def rope_frequencies(config: Config, longest: Int[Tensor, ""]) -> tuple[Float[Te
         growth = factor * longest.clamp(min=trained) / trained - (factor - 1)
         theta = theta * growth ** (dim / (dim - 2))
     frequencies = 1.0 / theta**exponents
-    if kind == "linear":
-        return frequencies / factor, 1.0
+    if kind in ("linear", "proportional"):
+        turning = int(rope.get("partial_rotary_factor", 1.0) * dim // 2)
+        return F.pad(frequencies[:turning], (0, dim // 2 - turning)) / factor, 1.0
     if kind == "yarn":
         keep = yarn_ramp(config, longest.device)
         return frequencies / factor * (1 - keep) + frequencies * keep, yarn_attention_factor(rope)
+    if kind == "llama3":
+        low, turns = rope["low_freq_factor"], rope["original_max_position_embeddings"] * frequencies / (2 * math.pi)
+        keep = ((turns - low) / (rope["high_freq_factor"] - low)).clamp(0, 1)
+        return frequencies / factor * (1 - keep) + frequencies * keep, 1.0
+    if kind == "longrope":
+        trained = rope["original_max_position_embeddings"]
+        long, short = (frequencies.new_tensor(rope[name]) for name in ("long_factor", "short_factor"))
+        scale = rope.get("attention_factor") or math.sqrt(1 + math.log(max(factor, 1.0)) / math.log(trained))
+        return frequencies / torch.where(longest > trained, long, short), scale
     return frequencies, 1.0
 
 
@@ -117,7 +128,7 @@ def yarn_ramp(config: Config, device: torch.device | None = None) -> Float[Tenso
     return 1 - ((pairs - first) / (last - first or 0.001)).clamp(0, 1)
 
 
-def yarn_attention_factor(rope: dict[str, Any]) -> int | float:
+def yarn_attention_factor(rope: Mapping[str, Any]) -> int | float:
     """How much yarn sharpens attention over the longer context: 0.1 ln(factor) + 1 unless the config says."""
 
     def magnitude(scale: int | float) -> int | float:
@@ -168,6 +179,12 @@ def attention_mask(
     return seen[:, None]
 
 
+def within_texts(mask: Callable[..., Tensor], texts: Int[Tensor, "batch seq"]) -> Callable[..., Tensor]:
+    """`mask` for rows into which several texts are packed: `texts` numbers each token's own, and none sees another."""
+    same = (texts[:, :, None] == texts[:, None, :])[:, None]
+    return lambda *arguments: mask(*arguments) & same
+
+
 def heads_per_kv_head(q: Tensor, k: Tensor) -> int:
     """How many query heads share each key/value head, which must come out even."""
     heads, kv_heads = q.shape[1], k.shape[1]
@@ -181,12 +198,15 @@ def attention_weights(
     k: Float[Tensor, "batch kv_heads k_len head_dim"],
     mask: Bool[Tensor, "#batch #heads q_len k_len"] | None = None,
 ) -> Float[Tensor, "batch heads q_len k_len"]:
-    """softmax(q k^T / sqrt(head_dim)) with fp32 inside: what `gqa_attention` weighs the values with, to look at."""
+    """softmax(q k^T / sqrt(head_dim)) with fp32 inside: what `gqa_attention` weighs the values with, to look at.
+
+    A query that may look at nothing, such as a padding token's, looks at all alike here; `gqa_attention` answers 0.
+    """
     k = k.repeat_interleave(heads_per_kv_head(q, k), dim=1)
     scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-    return scores.softmax(dim=-1, dtype=torch.float32).to(q.dtype)
+    return scores.softmax(dim=-1, dtype=torch.promote_types(q.dtype, torch.float32)).to(q.dtype)
 
 
 def gqa_attention(
@@ -205,7 +225,8 @@ def gqa_attention(
     if q_len == 1 and (mask is None or mask.shape[1] == 1):  # one query: let the group's heads stand in for queries
         grouped = q.view(batch, heads // group, group, head_dim)
         return F.scaled_dot_product_attention(grouped, k, v, attn_mask=mask).view(q.shape)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=group > 1)
+    shared = {"enable_gqa": True} if group > 1 else {}  # no comparison: to a compiler that is a symbol
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, **shared)
 
 
 class Route(NamedTuple):
@@ -213,7 +234,7 @@ class Route(NamedTuple):
 
     weights: Float[Tensor, "tokens top_k"]
     experts: Int[Tensor, "tokens top_k"]
-    logits: Float[Tensor, "tokens experts"]
+    logits: Float[Tensor, "tokens all_experts"]
 
 
 def moe_route(
@@ -222,13 +243,13 @@ def moe_route(
     """Softmax over all experts in fp32, the `top_k` largest, made to sum to one if `norm_topk_prob`.
 
     With top-1 of two experts (Huihui-MoE) `norm_topk_prob` decides everything: true makes the one weight 1, false
-    leaves the router's probability. Shazeer et al. 2017, arXiv:1701.06538. Raises Error if top_k exceeds the experts.
+    leaves the router's probability. Of equal ones, common in bf16, it takes those that `torch.topk` takes, as the
+    reference and every other form do. Shazeer et al. 2017, arXiv:1701.06538. Raises Error if top_k exceeds the experts.
     """
     if not 1 <= top_k <= len(router):
-        expected = f"1 to {len(router)}, the number of experts"
-        raise Error(f"moe_route: top_k is {top_k}, expected {expected}: mend the argument")
-    logits = F.linear(x, router)
-    weights, experts = logits.softmax(dim=-1, dtype=torch.float32).topk(top_k, dim=-1)
+        raise Error(f"moe_route: top_k is {top_k}, expected 1 to {len(router)}, the number of experts: mend it")
+    logits, wide = F.linear(x, router), torch.promote_types(x.dtype, torch.float32)
+    weights, experts = logits.softmax(dim=-1, dtype=wide).topk(top_k, dim=-1)
     if norm_topk_prob:
         weights = weights / weights.sum(dim=-1, keepdim=True)
     return Route(weights.to(x.dtype), experts, logits)
@@ -253,7 +274,8 @@ def moe(
 ) -> Float[Tensor, "tokens dim"]:
     """Each token's sum of its experts' answers, weighted by its route: dispatch, compute, combine.
 
-    Tokens are sorted by expert, so that each expert that was chosen at all sees its tokens in one product.
+    Tokens are sorted by expert, so that each expert that was chosen at all sees its tokens in one product. How many
+    they are is asked for: vmap, torch.export and fullgraph compiling need a form of `fast.dispatch`, as `moe_gathered`.
     """
     token_of, weight_of = route.experts.flatten().argsort(stable=True), route.weights.flatten()
     counts = route.experts.flatten().bincount(minlength=gate_up_proj.shape[0]).tolist()
@@ -273,6 +295,8 @@ Remember = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # new keys and val
 class Ops(NamedTuple):
     """The steps of a layer, each replaceable: to run faster, on a slice, or wrongly on purpose.
 
+    `linear` is the products of q, k, v and o. The router's is within `route`, those of a feed-forward, dense or sparse,
+    within `expert`, and the vocabulary's is `head`: what shall reach every matrix goes into all four.
     `reduce` is applied where a device that holds a slice of the heads or experts must add up with the others.
     """
 
@@ -300,7 +324,6 @@ def self_attention(
     ops: Ops = Ops(),
 ) -> Float[Tensor, "batch seq hidden"]:
     """Project to heads, normalise q and k per head (QK-norm), turn them by position, attend, project back."""
-
     heads = (-1, config.head_dim)
     q = ops.linear(x, layer.q_proj, layer.q_bias).unflatten(-1, heads)  # [batch, seq, heads, head_dim]
     k = ops.linear(x, layer.k_proj, layer.k_bias).unflatten(-1, heads)  # [batch, seq, kv_heads, head_dim]
@@ -354,56 +377,28 @@ def hidden_states(
     cache: Any = None,
     ops: Ops = Ops(),
 ) -> Float[Tensor, "batch seq hidden"]:
-    """Embedded tokens through all layers and the last norm; new keys and values are written into `cache`."""
-    if positions is None:  # each row counts the tokens it keeps, after those that the cache holds
-        positions = (keep.long().cumsum(-1) - 1).clamp(min=0)
-        positions = positions if cache is None else positions + cache.next_positions(len(x))[:, None]
-    key_positions = positions.masked_fill(~keep, NEVER)
+    """Embedded tokens through all layers and the last norm; new keys and values are written into `cache`.
+
+    Who sees whom goes by the order of the tokens that a row keeps; `positions` only turn queries and keys. A cache that
+    counts nothing (no `next_positions`) takes them for the order, too.
+    """
+    order = (keep.long().cumsum(-1) - 1).clamp(min=0)
+    if hasattr(cache, "next_positions"):
+        order = order + cache.next_positions(len(x))[:, None]
+    elif cache is not None and positions is not None:
+        order = positions
+    key_order = order.masked_fill(~keep, NEVER)
     if cache is not None:
-        cache.extend(key_positions)
-    table = ops.table(config, positions)
+        cache.extend(key_order)
+    table = ops.table(config, order if positions is None else positions)
     masks: dict[str, Tensor] = {}  # one for each kind of layer
     for number, (layer, kind) in enumerate(zip(weights.layers, config.layer_types, strict=True)):
         if kind not in masks:
-            seen = key_positions if cache is None else cache.key_positions(number)
-            masks[kind] = ops.mask(positions, seen, config.window(number))
+            held = key_order if cache is None else cache.key_positions(number)
+            masks[kind] = ops.mask(order, held, config.window(number))
         remember = None if cache is None else partial(cache.write, number)
         x = decoder_layer(x, layer, config, table, masks[kind], remember, ops)
     return ops.norm(x, weights.norm, config.rms_norm_eps)
-
-
-def check_inputs(
-    rows: int,
-    token_ids: Tensor | None,
-    inputs_embeds: Tensor | None,
-    attention_mask: Tensor | None,
-    positions: Tensor | None,
-    logits_to_keep: int,
-) -> None:
-    """The arguments of `forward`, for an embedding of so many rows."""
-    given = token_ids if inputs_embeds is None else inputs_embeds
-    if given is None or (token_ids is not None and inputs_embeds is not None):
-        raise Error("forward: expected exactly one of token_ids and inputs_embeds: leave one of them None")
-    shape = given.shape[:2]
-    for name, found in (("attention_mask", attention_mask), ("positions", positions)):
-        if found is not None and found.shape not in (shape, (1, *shape[1:])):
-            raise Error(f"forward: {name} has shape {[*found.shape]}, expected {[*shape]}: one entry a token")
-    if logits_to_keep < 0:
-        raise Error(f"forward: logits_to_keep is {logits_to_keep}, expected 0 (all) or a count: mend the argument")
-    if token_ids is not None:
-        check_token_ids(rows, token_ids)
-
-
-def check_token_ids(rows: int, token_ids: Tensor) -> None:
-    """Each id names a row. On a GPU this is not checked, since that would wait for the device."""
-    if token_ids.ndim != 2 or token_ids.numel() == 0:
-        found = f"shape {[*token_ids.shape]}"
-        raise Error(f"forward: token_ids has {found}, expected [batch, seq] with at least one token: check the prompt")
-    if token_ids.device.type == "cpu" and not torch.compiler.is_compiling():
-        wrong = token_ids[(token_ids < 0) | (token_ids >= rows)]
-        if len(wrong):
-            found = f"token id {int(wrong[0])}"
-            raise Error(f"forward: {found} in token_ids, expected 0 to {rows - 1}: check which tokenizer made it")
 
 
 def forward(
@@ -422,16 +417,20 @@ def forward(
 
     `attention_mask` [batch, seq] is true (or 1) for tokens and false (or 0) for padding, on whichever side; the
     cache remembers it for earlier calls. Without `positions` each row counts from its first kept token, after what
-    the cache holds. Exactly one of `token_ids` and `inputs_embeds` is given. Raises Error otherwise, and for a token
-    id outside the vocabulary, a mask or positions of another shape, a cache that is full, a negative `logits_to_keep`.
+    the cache holds. Given without mask and cache, they part packed texts, as in the reference: wherever they do not
+    go on by one a new text begins, and none sees another. Exactly one of `token_ids` and `inputs_embeds` is given.
+    Raises Error for a cache that is full; under the package's own name, `qwen3_scratch.forward`, also for an argument
+    of another kind, shape or range, a token id outside the vocabulary, and a cache of another model.
     """
-    check_inputs(config.vocab_size, token_ids, inputs_embeds, attention_mask, positions, logits_to_keep)
     x = ops.embed(token_ids, weights.embed_tokens) if inputs_embeds is None else inputs_embeds
     keep = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
     if attention_mask is not None:
         keep = keep & attention_mask.bool()
     if positions is not None:
         positions = positions.expand(x.shape[:2])
-    x = hidden_states(weights, x, config, keep, positions, cache, ops)[:, -logits_to_keep:]
+        if attention_mask is None and cache is None:
+            begins = positions.diff(prepend=positions[:, :1] - 1) != 1
+            ops = ops._replace(mask=within_texts(ops.mask, begins.cumsum(-1)))
+    x = hidden_states(weights, x, config, keep, positions, cache, ops)[:, -int(logits_to_keep) :]
     x = x.clone(memory_format=torch.contiguous_format)  # else F.linear may copy the whole head in bf16
     return ops.head(x, weights.embed_tokens if weights.lm_head is None else weights.lm_head)

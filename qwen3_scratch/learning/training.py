@@ -13,14 +13,18 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
 from tqdm import tqdm
 
 from ..checkpoints.saving import whole, writing
 from ..checkpoints.weights import init_weights, tensor_tree
 from ..config import Config
-from ..errors import Error
-from ..model import Ops, Route, Weights, attention_mask, embed, hidden_states, moe_route
+from ..errors import Error, shown, whole_number
+from ..model import Ops, Route, Weights, attention_mask, embed, hidden_states, moe_route, within_texts
+from ..trust.arguments import MASK, any_true, check_keep, check_tensor
 from ..trust.memory import telling_too_little_memory
+
+LOGITS = Float[Tensor, "tokens experts"]
 
 
 def load_balancing_loss(
@@ -31,17 +35,52 @@ def load_balancing_loss(
 ) -> Float[Tensor, ""]:
     """experts * sum over experts of (choices per token) * (mean probability), over the tokens of all given layers.
 
-    Evenly used experts give `top_k`; one expert for all gives up to `experts`. `attention_mask`
-    [batch, seq] leaves padding out. Fedus et al. 2021, arXiv:2101.03961, equations 4 to 6.
+    Evenly used experts give `top_k`; one expert for all gives up to `experts`. `attention_mask` [batch, seq] leaves
+    padding out. Raises Error for no layer, layers of unequal shape or another number of experts, a mask of another
+    shape or of no token at all. Fedus et al. 2021, arXiv:2101.03961, equations 4 to 6.
     """
-    logits = torch.cat(tuple(router_logits))
-    probabilities = logits.float().softmax(dim=-1)
-    chosen = F.one_hot(probabilities.topk(top_k, dim=-1).indices, num_experts).sum(1).float()
-    keep = torch.ones(len(logits), device=logits.device)
+    where, layers = "load_balancing_loss", router_logits
+    num_experts, top_k = whole_number(where, "num_experts", num_experts), whole_number(where, "top_k", top_k)
+    sizes = {"experts": num_experts}
+    if not isinstance(layers, list | tuple) or not layers:
+        raise Error(f"{where}: router_logits is {shown(layers)}, expected a list of one tensor a layer, Route.logits")
+    for number, layer in enumerate(layers):
+        check_tensor(where, f"router_logits[{number}]", layer, LOGITS, sizes)
+    if top_k > num_experts:
+        raise Error(f"{where}: top_k is {top_k}, expected 1 to {num_experts}, the number of experts: mend the argument")
+    keep = torch.ones(sizes["tokens"], dtype=torch.bool, device=layers[0].device)
     if attention_mask is not None:
-        keep = attention_mask.flatten().to(logits.device).float().repeat(len(router_logits))
-    share, probability = keep @ chosen / keep.sum(), keep @ probabilities / keep.sum()
+        check_tensor(where, "attention_mask", attention_mask, MASK, {})
+        check_keep(where, attention_mask)
+        keep = attention_mask.flatten().to(keep.device).bool()
+    if len(keep) != sizes["tokens"]:
+        found = f"attention_mask has {len(keep)} entries"
+        raise Error(
+            f"{where}: {found}, expected {sizes['tokens']}, one for each row of router_logits: give the batch's"
+        )
+    if any_true(~keep.any()):
+        raise Error(f"{where}: attention_mask keeps no token, expected at least one: leave such a batch out")
+    wide = torch.promote_types(layers[0].dtype, torch.float32)
+    probabilities = torch.cat(layers).softmax(dim=-1, dtype=wide)
+    chosen = F.one_hot(probabilities.topk(top_k, dim=-1).indices, num_experts).sum(1).to(probabilities.dtype)
+    kept = keep.to(probabilities.dtype).repeat(len(layers))
+    share, probability = kept @ chosen / kept.sum(), kept @ probabilities / kept.sum()
     return num_experts * (share * probability).sum()
+
+
+def gradients(loss: Callable[[Weights], Float[Tensor, ""]], weights: Weights) -> Weights:
+    """torch.func.grad of a loss by all weights, as a tree; what the model lacks is None there, too.
+
+    torch.func itself refuses a tree of which a leaf is None.
+    """
+    leaves, form = tree_flatten(weights)
+
+    def filled(tensors: list[Tensor]) -> Weights:
+        rest = iter(tensors)
+        return tree_unflatten([leaf if leaf is None else next(rest) for leaf in leaves], form)
+
+    found = torch.func.grad(lambda tensors: loss(filled(tensors)))([leaf for leaf in leaves if leaf is not None])
+    return filled(found)
 
 
 class Batch(NamedTuple):
@@ -72,11 +111,7 @@ def losses(weights: Weights, batch: Batch, config: Config, balance_weight: float
         router_logits.append(route.logits)
         return route
 
-    def within_chat(positions: Tensor, key_positions: Tensor, window: int | None) -> Tensor:
-        same = batch.chat[:, :, None] == batch.chat[:, None, :]
-        return attention_mask(positions, key_positions, window) & same[:, None]
-
-    keep, ops = batch.chat >= 0, Ops(route=noting_route, mask=within_chat)
+    keep, ops = batch.chat >= 0, Ops(route=noting_route, mask=within_texts(attention_mask, batch.chat))
     x = hidden_states(weights, embed(batch.token_ids, weights.embed_tokens), config, keep, batch.positions, ops=ops)
     target, counts = batch.token_ids[:, 1:], batch.loss_weights[:, 1:]
     chosen = counts > 0
@@ -104,7 +139,7 @@ class Plan(NamedTuple):
     def rate(self, step: int) -> float:
         """The learning rate of one step, counted from 0."""
         falling = (self.steps - step) / max(1.0, self.steps * self.decay)
-        return self.learning_rate * min(1.0, (step + 1) / self.warmup, falling)
+        return self.learning_rate * min(1.0, (step + 1) / max(1, self.warmup), falling)
 
 
 def make_optimizer(weights: Weights, plan: Plan) -> torch.optim.AdamW:

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -58,13 +59,14 @@ def footprints(checkpoint: Checkpoint, count: int = 100) -> Footprints:
     """Counts of the routers' choices over `count` held-out chats of each domain, with the answers as they should be."""
     found = []
     for domain in corpus.DOMAINS:
-        counts = torch.zeros(3, checkpoint.config.num_hidden_layers, checkpoint.config.num_experts)
+        counts = torch.zeros(3, checkpoint.config.num_hidden_layers, checkpoint.config.num_experts, device="cpu")
         for example in questions(domain, count):
             ids, asked = chat_ids(checkpoint, example)
             with trace() as recorded:
-                forward(checkpoint.weights, torch.tensor([ids]), checkpoint.config, logits_to_keep=1)
+                token_ids = torch.tensor([ids], device=checkpoint.device)
+                forward(checkpoint.weights, token_ids, checkpoint.config, logits_to_keep=1, ops=checkpoint.ops)
             for call in recorded["moe_route"]:
-                experts = call.output.experts
+                experts = call.output.experts.cpu()
                 for part, chosen in enumerate((experts[asked, 0], experts[asked], experts)):
                     counts[part, call.layer] += chosen.flatten().bincount(minlength=checkpoint.config.num_experts)
         found.append(counts)
@@ -111,10 +113,11 @@ def padded_chats(checkpoint: Checkpoint, examples: Sequence[corpus.Example]) -> 
     tokenizer = tokenizer_of(checkpoint)
     rows = [chat_ids(checkpoint, example)[0] for example in examples]
     prompts = [len(tokenizer.encode(tokenizer.render_chat(example.messages))) for example in examples]
-    ends = torch.tensor([len(row) for row in rows])[:, None]
-    token_ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
-    places = torch.arange(token_ids.shape[1])
-    written = (places >= torch.tensor(prompts)[:, None]) & (places < ends - 1)  # the template ends with a line break
+    tensor = partial(torch.tensor, device=checkpoint.device)
+    ends = tensor([len(row) for row in rows])[:, None]
+    token_ids = pad_sequence([tensor(row) for row in rows], batch_first=True)
+    places = torch.arange(token_ids.shape[1], device=checkpoint.device)
+    written = (places >= tensor(prompts)[:, None]) & (places < ends - 1)  # the template ends with a line break
     return Chats(token_ids, places < ends, written)
 
 
@@ -124,9 +127,9 @@ def answer_losses(weights: Weights, config: Config, chats: Chats, ops: Ops = Ops
 
     The head runs at those tokens only: at all of them its logits would be the largest tensor of the pass.
     """
-    x = hidden_states(weights, F.embedding(chats.token_ids, weights.embed_tokens), config, chats.keep, ops=ops)
-    before = x[:, :-1][chats.written[:, 1:]]
-    logits = ops.linear(before, weights.embed_tokens if weights.lm_head is None else weights.lm_head)
+    x = hidden_states(weights, ops.embed(chats.token_ids, weights.embed_tokens), config, chats.keep, ops=ops)
+    before = x[:, :-1][chats.written[:, 1:]][None]  # [1, written, hidden]
+    logits = ops.head(before, weights.embed_tokens if weights.lm_head is None else weights.lm_head)[0]
     nats = F.cross_entropy(logits.float(), chats.token_ids[chats.written], reduction="none")
-    total = torch.zeros(len(chats.token_ids)).index_add(0, chats.written.nonzero()[:, 0], nats)
+    total = nats.new_zeros(len(chats.token_ids)).index_add(0, chats.written.nonzero()[:, 0], nats)
     return total / chats.written.sum(1)

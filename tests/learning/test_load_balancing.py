@@ -3,12 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import unchecked
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import assert_near
 from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 
-from qwen3_scratch import load_balancing_loss
+from qwen3_scratch import Error, load_balancing_loss
 
 
 @given(st.integers(1, 4), st.sampled_from([(2, 1), (8, 2), (16, 4), (3, 3)]), st.booleans(), st.integers(0, 1000))
@@ -47,3 +48,59 @@ def test_a_step_down_its_gradient_evens_the_use():
     before.backward()
     after = load_balancing_loss([logits.detach() - 20 * logits.grad], 8, 2)
     assert before > 2.5 and 2 <= after < before
+
+
+@pytest.mark.parametrize(("experts", "top_k"), [(2, 1), (8, 2), (128, 8)])
+def test_a_router_that_prefers_nobody_pays_the_floor_whatever_it_takes_of_equals(experts, top_k):
+    assert_near(load_balancing_loss([torch.zeros(50, experts)] * 3, experts, top_k), torch.tensor(float(top_k)))
+
+
+@given(st.integers(1, 40), st.sampled_from([(2, 1), (8, 2), (16, 4)]), st.integers(0, 100))
+def test_no_use_of_experts_costs_more_than_their_number_or_less_than_nothing(tokens, sizes, seed):
+    experts, top_k = sizes
+    torch.manual_seed(seed)
+    found = load_balancing_loss([5 * torch.randn(tokens, experts)], experts, top_k)
+    assert 0 < found <= experts * (1 + 1e-6)
+
+
+@given(st.integers(0, 100))
+def test_neither_the_order_of_tokens_nor_the_names_of_experts_nor_padding_added_anywhere_matters(seed):
+    torch.manual_seed(seed)
+    logits, keep = torch.randn(12, 8), torch.rand(3, 8) < 0.5
+    expected = load_balancing_loss([logits], 8, 2)
+    assert_near(load_balancing_loss([logits[torch.randperm(12)][:, torch.randperm(8)]], 8, 2), expected)
+    keep.view(-1)[:] = torch.randperm(24) < 12
+    padded = 9 * torch.randn(24, 8)
+    padded[keep.flatten()] = logits
+    for mask in (keep, keep.long(), keep.float()):
+        assert_near(load_balancing_loss([padded], 8, 2, mask), expected)
+
+
+LOGITS, KEEP = [torch.randn(6, 4)] * 2, torch.ones(2, 3)
+WRONG = {
+    "no layer at all": (dict(router_logits=[]), r"router_logits is \[\], expected a list of one tensor a layer"),
+    "one tensor for all layers": (dict(router_logits=LOGITS[0]), "router_logits is .*, expected a list"),
+    "layers of unequal length": (
+        dict(router_logits=[LOGITS[0], LOGITS[0][:5]]),
+        r"router_logits\[1\] has shape \[5, 4\]",
+    ),
+    "logits of a batch": (dict(router_logits=[LOGITS[0].view(2, 3, 4)]), r"router_logits\[0\] has shape \[2, 3, 4\]"),
+    "another number of experts": (
+        dict(num_experts=8),
+        r"router_logits\[0\] has shape \[6, 4\], expected \[tokens, 8\]",
+    ),
+    "more choices than experts": (dict(top_k=5), "top_k is 5, expected 1 to 4, the number of experts"),
+    "a mask of another length": (dict(attention_mask=torch.ones(2, 4)), "attention_mask has 8 entries, expected 6"),
+    "a mask of another rank": (dict(attention_mask=torch.ones(6)), r"attention_mask has shape \[6\]"),
+    "a mask of pairs": (dict(attention_mask=torch.ones(1, 1, 2, 3)), r"attention_mask has shape \[1, 1, 2, 3\]"),
+    "a mask of nothing": (dict(attention_mask=torch.zeros(2, 3)), "attention_mask keeps no token"),
+    "a mask of halves": (dict(attention_mask=KEEP / 2), "attention_mask holds other values"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_the_loss_names_what_does_not_go_together(what):
+    changes, message = WRONG[what]
+    arguments = dict(router_logits=LOGITS, num_experts=4, top_k=2, attention_mask=KEEP)
+    with unchecked(), pytest.raises(Error, match=f"load_balancing_loss: .*{message}"):
+        load_balancing_loss(**(arguments | changes))

@@ -150,6 +150,7 @@ def test_the_learning_rate_warms_up_stays_and_falls_to_zero():
     assert set(rates[99:700]) == {0.5}
     assert rates[850] == pytest.approx(0.25) and rates[999] == pytest.approx(0.5 / 300)
     assert rates[:100] == sorted(rates[:100]) and rates[700:] == sorted(rates[700:], reverse=True)
+    assert Plan(steps=9, learning_rate=0.5, warmup=0).rate(0) == 0.5
     assert all(Plan(steps=steps).rate(step) > 0 for steps in (1, 2, 7) for step in range(steps))
 
 

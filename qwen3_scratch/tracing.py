@@ -8,11 +8,11 @@ under whatever name it was imported. What runs inside a compiled graph is no Pyt
 import html
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import torch
@@ -37,6 +37,9 @@ STAND_INS: dict[Callable[..., Any], str] = {
     eager.library_norm: "rms_norm", eager.causal_attention: "gqa_attention",
     eager.ffn_by: "expert_ffn", eager.moe_of_one: "moe",
 }  # fmt: skip
+
+
+Report = Callable[[FrameType, Any, Any], Any]  # of an event: where, "call" or "return" or another, and what with it
 
 
 @dataclass(eq=False)  # a call is itself: comparing would compare tensors
@@ -110,15 +113,14 @@ def trace(*functions: Callable[..., Any]) -> Iterator[Trace]:
     named = {function: function.__name__ for function in (*WATCHED, *functions)} | STAND_INS
     watched = {inspect.unwrap(function).__code__: name for function, name in named.items()}
     open_calls: list[Call] = []
-    found, previous = Trace(), sys.getprofile()
+    found = Trace()
 
     def report(frame: FrameType, event: Any, value: Any) -> None:
-        if previous is not None:
-            previous(frame, event, value)
         if event not in ("call", "return") or frame.f_code not in watched:
             return
         if event == "return":
-            open_calls.pop().output = value
+            if open_calls:  # none: it was called before the trace began
+                open_calls.pop().output = value
             return
         code, local = frame.f_code, frame.f_locals
         names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
@@ -127,11 +129,56 @@ def trace(*functions: Callable[..., Any]) -> Iterator[Trace]:
         (parent.children if parent else found.roots).append(call)
         open_calls.append(call)
 
-    sys.setprofile(report)
-    try:
+    profiler = sys.getprofile()
+    with profiled(report, profiler) if profiler is None or callable(profiler) else traced(report, watched.keys()):
         yield found
+
+
+@contextmanager
+def profiled(report: Report, before: Report | None) -> Iterator[None]:
+    """Reports each call and return, and hands on what a profile function is told that was there before."""
+
+    def both(frame: FrameType, event: Any, value: Any) -> None:
+        if before is not None:
+            before(frame, event, value)
+        report(frame, event, value)
+
+    sys.setprofile(both)
+    try:
+        yield
     finally:
-        sys.setprofile(previous)
+        if sys.getprofile() is both:  # else another has taken the place since
+            sys.setprofile(before)
+
+
+@contextmanager
+def traced(report: Report, codes: Container[CodeType]) -> Iterator[None]:
+    """The same where the one place for a profiler is taken by one that is not written in Python: cProfile until 3.11.
+
+    The interpreter tells a debugger of calls as well, and one that was there before is told on.
+    """
+    before: Any = sys.gettrace()
+
+    def begin(frame: FrameType, event: Any, value: Any) -> Any:
+        inner = before and before(frame, event, value)
+        if frame.f_code not in codes:
+            return inner
+        report(frame, event, value)
+        frame.f_trace_lines = inner is not None
+
+        def within(frame: FrameType, event: Any, value: Any) -> Any:
+            nonlocal inner
+            inner = inner and inner(frame, event, value)
+            report(frame, event, value)
+            return within
+
+        return within
+
+    sys.settrace(begin)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
 
 
 # The table: neighbours of one form make a run and share a line, in which sizes that differ become ranges.

@@ -45,7 +45,7 @@ class Place(NamedTuple):
 
 
 def make_mesh(
-    tensor_parallel: int, expert_parallel: int, device: str = "cpu", timeout: float | None = None
+    tensor_parallel: int, expert_parallel: int, device: str = "cpu", timeout: int | float | None = None
 ) -> DeviceMesh:
     """The grid of all ranks of the running process group; ranks of one tensor group stand `expert_parallel` apart.
 
@@ -61,8 +61,16 @@ def place_of(mesh: DeviceMesh) -> Place:
     return Place(*(mesh.get_local_rank(name) for name in DIMENSIONS), *(mesh.size(at) for at in range(2)))
 
 
+def check_grid(tensors: int, experts: int) -> None:
+    """Raises Error for what is no number of ranks."""
+    for option, parts in (("tensor_parallel", tensors), ("expert_parallel", experts)):
+        if not isinstance(parts, int) or parts < 1:
+            raise Error(f"{option} is {parts!r}, expected a whole number, at least 1: mend the argument")
+
+
 def check_split(config: Config, tensors: int, experts: int) -> None:
     """Raises Error where the sizes of a model do not divide by those of the grid."""
+    check_grid(tensors, experts)
     kv_heads = config.num_key_value_heads
     layers = [config.is_sparse(layer) for layer in range(config.num_hidden_layers)]
     divided = [("tensor_parallel", tensors, "num_attention_heads")]
@@ -230,6 +238,9 @@ DISPATCH = {"own-experts": own_experts, "all-to-all": send_to_owners}
 
 def parallel_ops(config: Config, mesh: DeviceMesh, dispatch: Callable[..., Tensor] = own_experts) -> Ops:
     """The steps of `forward` on this rank's slices; `config` is that of the whole model."""
+    if not callable(dispatch):
+        names = " or ".join(way.__name__ for way in DISPATCH.values())
+        raise Error(f"dispatch is {dispatch!r}, expected a function such as {names}: pass the function itself")
     place, (tensors, experts) = place_of(mesh), mesh.get_all_groups()
     first = rows_of(config.vocab_size, place.tensor, place.tensors).start
     return Ops(

@@ -1,13 +1,17 @@
 """The fast path: `model.py`'s own functions, compiled, for one new token a row at a time.
 
 One decoder layer is compiled and serves all layers, since weights, cache and places come in as arguments; the length
-of the text is a symbol in it. So warming up takes seconds, and nothing is compiled again as the text grows.
+of the text is a symbol in it. So warming up takes seconds, and nothing is compiled again as the text grows. It is
+compiled on tensors of its own, never on those of a text: so what was compiled does not depend on who came first.
 """
 
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
+from inspect import unwrap
+from itertools import count
+from threading import Lock
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +28,9 @@ from ..model import LayerWeights, Ops, Table, Weights, decoder_layer
 from .dispatch import Step
 from .eager import eager_decoder
 from .streamed import STREAMED
+
+COMPILING = Lock()  # torch's compiler serves one thread at a time
+LENGTHS = (257, 521)  # of the text, and of the cache, that a layer is compiled on: primes, so no product of sizes
 
 
 def layer_step(config: Config, ops: Ops) -> Step:
@@ -81,25 +88,32 @@ class Steps(NamedTuple):
     head: Part
 
 
-def form(weights: Any) -> tuple[Any, ...]:
-    """What the compiled code depends on: type, device, shape and strides of each tensor."""
-    return tuple(t if t is None else (t.dtype, t.device, tuple(t.shape), t.stride()) for t in tree_leaves(weights))
+def form(tensors: Any) -> tuple[Any, ...]:
+    """What the compiled code depends on: type, device, shape and strides of each tensor, and where it begins."""
+    leaves = tree_leaves(tensors)
+    return tuple(t if t is None else (t.dtype, t.device, *t.shape, t.stride(), t.data_ptr() % 16) for t in leaves)
+
+
+def settings(device: torch.device) -> tuple[Any, ...]:
+    """What the compiler reads of the process, and builds in: loops are dealt out to so many threads, for example."""
+    autocast = torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type)
+    exact = torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()
+    return torch.get_num_threads(), torch.get_default_dtype(), autocast, *exact
 
 
 @lru_cache(maxsize=256)
-def part(
-    step: Callable[[Config, Ops], Step], config: Config, ops: Ops, batch: int, threads: int, form: tuple[Any, ...]
-) -> Part:
-    """The compiled `layer_step` or `head_step` for weights of this form and so many threads: loops are dealt out to
-    them when they are compiled. Kept as long as the process lives."""
+def part(step: Callable[[Config, Ops], Step], config: Config, ops: Ops, batch: int, *form_and_settings: Any) -> Part:
+    """The compiled `layer_step` or `head_step` for tensors of this form. Kept as long as the process lives."""
     return Part(step(config, ops))
 
 
-def compiled_steps(checkpoint: Checkpoint, batch: int, ops: Ops = STREAMED) -> Steps:
-    """The parts for a checkpoint and a batch size; what has been compiled in this process is not compiled again."""
-    weights, size = checkpoint.weights, (batch, torch.get_num_threads())
-    layers = tuple(part(layer_step, checkpoint.config, ops, *size, form(layer)) for layer in weights.layers)
-    return Steps(layers, part(head_step, checkpoint.config, ops, *size, form((weights.norm, head_of(weights)))))
+def compiled_steps(checkpoint: Checkpoint, cache: KVCache, ops: Ops = STREAMED) -> Steps:
+    """The parts for a checkpoint and a cache of any length; what this process has compiled is not compiled again."""
+    weights, now = checkpoint.weights, settings(checkpoint.device)
+    kinds = [(keys.dtype, keys.device, keys.shape[1], keys.shape[3]) for keys in cache.keys]
+    common = checkpoint.config, ops, cache.batch, now
+    layers = (part(layer_step, *common, form(layer), kind) for layer, kind in zip(weights.layers, kinds, strict=True))
+    return Steps(tuple(layers), part(head_step, *common, form((weights.norm, head_of(weights)))))
 
 
 def head_of(weights: Weights) -> Tensor:
@@ -129,30 +143,53 @@ def decode_step(
     return steps.head(x, weights.norm, head_of(weights))
 
 
-def check_ops(ops: Ops) -> None:
-    """Raises Error where a checkpoint brings steps of its own, which the compiled form would pass over silently."""
-    other = next((name for name, step in ops._asdict().items() if step != getattr(Ops(), name)), None)
+def check_compilable(checkpoint: Checkpoint) -> None:
+    """Raises Error where a checkpoint brings steps of its own, which the compiled form would pass over silently, or
+    weights of several types, of which it would know only the first."""
+    steps: Any = zip(Ops._fields, checkpoint.ops, Ops(), strict=True)
+    other = next((name for name, step, own in steps if unwrap(step) is not unwrap(own)), None)
     if other is not None:
         raise Error(f"compiled: this checkpoint replaces the step {other!r}, expected the model's own: leave it out")
+    types = sorted({str(weight.dtype) for weight in tree_leaves(checkpoint.weights) if weight is not None})
+    if len(types) > 1:
+        found = f"weights of {' and '.join(types)} found"
+        raise Error(f"compiled: {found}, expected one type: give load_checkpoint a dtype")
+
+
+def lengths_like_no_other(*sized: Any) -> list[int]:
+    """`LENGTHS`, or the next odd numbers that are none of these and no size of these tensors.
+
+    The compiler takes equal sizes for one and the same, and a length that equals a fixed size for fixed.
+    """
+    leaves = [leaf for leaf in tree_leaves(sized) if leaf is not None]
+    taken = {size for leaf in leaves for size in (leaf.shape if isinstance(leaf, Tensor) else (leaf,))}
+    return [next(length for length in count(first, 2) if length not in taken) for first in LENGTHS]
+
+
+def example(checkpoint: Checkpoint, cache: KVCache, number: int) -> tuple[Any, ...]:
+    """What a layer is compiled on: tensors as a step hands them over, of lengths that nothing else has."""
+    layer, batch, (_, kv_heads, _, head_dim) = checkpoint.weights.layers[number], cache.batch, cache.keys[number].shape
+    x = checkpoint.weights.embed_tokens.new_zeros(batch, 1, checkpoint.config.hidden_size)
+    table = checkpoint.ops.table(checkpoint.config, torch.zeros(batch, 1, dtype=torch.long, device=x.device))
+    held, room = lengths_like_no_other(batch, kv_heads, head_dim, x, layer)
+    mask = torch.ones(batch, 1, 1, held, dtype=torch.bool, device=x.device)
+    keys, values = (cache.keys[number].new_zeros(batch, kv_heads, room, head_dim) for _ in range(2))
+    for tensor, at in ((mask, 3), (keys, 2), (values, 2)):
+        torch._dynamo.mark_dynamic(tensor, at)  # this size is a symbol for the compiler
+    return x, layer, table, mask, keys, values, torch.tensor([held - 1], device=x.device)
 
 
 def warm_up(steps: Steps, checkpoint: Checkpoint, cache: KVCache) -> None:
-    """Compiles what is not compiled yet, with a progress bar, by a call each; they write where the next token will."""
-    config, weights, batch = checkpoint.config, checkpoint.weights, cache.batch
+    """Compiles what is not compiled yet, with a progress bar, by a call each."""
     cold = {layer: number for number, layer in enumerate(steps.layers) if layer.compiled is None}
     if not cold and steps.head.compiled is not None:
         return
-    x = weights.embed_tokens[:1, None].expand(batch, 1, -1).clone()
-    table = checkpoint.ops.table(config, cache.upcoming[:, None])
-    with tqdm(total=len(cold) + 1, desc=f"Compiling for batch {batch}", unit="part", file=sys.stderr) as bar:
+    with tqdm(total=len(cold) + 1, desc=f"Compiling for batch {cache.batch}", unit="part", file=sys.stderr) as bar:
         for layer, number in cold.items():
-            slot = torch.tensor([cache.length % cache.capacities[number]], device=x.device)
-            held = min(cache.length + 1, cache.capacities[number])
-            mask = torch.ones(batch, 1, 1, held, dtype=torch.bool, device=x.device)
-            torch._dynamo.mark_dynamic(mask, 3)  # its size is a symbol for the compiler
-            layer(x, weights.layers[number], table, mask, cache.keys[number], cache.values[number], slot)
+            layer(*example(checkpoint, cache, number))
             bar.update()
-        steps.head(x, weights.norm, head_of(weights))
+        x = checkpoint.weights.embed_tokens.new_zeros(cache.batch, 1, checkpoint.config.hidden_size)
+        steps.head(x, checkpoint.weights.norm, head_of(checkpoint.weights))
         bar.update()
 
 
@@ -166,7 +203,7 @@ def compiled(checkpoint: Checkpoint) -> Checkpoint:
 
     Raises Error for a slice of a model or one with steps of its own, which the compiled layer would pass over.
     """
-    check_ops(checkpoint.ops)
+    check_compilable(checkpoint)
     return replace(checkpoint, decoder=compiled_decoder)
 
 
@@ -176,18 +213,17 @@ def compiled_decoder(checkpoint: Checkpoint, cache: KVCache, pick: Pick) -> Adva
     Warms up first. On a GPU the whole step with the choice is recorded once, and a call replays it. Where nothing can
     be compiled, a sentence says so once and tokens come from the plain path.
     """
-    check_ops(checkpoint.ops)
+    check_compilable(checkpoint)
     return compiled_by(STREAMED, checkpoint, cache, pick) or eager_decoder(checkpoint, cache, pick)
 
 
 @torch.inference_mode()
 def compiled_by(ops: Ops, checkpoint: Checkpoint, cache: KVCache, pick: Pick) -> Advance | None:
     """The same by some form of the steps and weights that it reads; None, and a sentence, where nothing compiles."""
-    steps = compiled_steps(checkpoint, cache.batch, ops)
-    for tensor in (*cache.keys, *cache.values):
-        torch._dynamo.mark_dynamic(tensor, 2)
     try:
-        warm_up(steps, checkpoint, cache)
+        with COMPILING:
+            steps = compiled_steps(checkpoint, cache, ops)
+            warm_up(steps, checkpoint, cache)
     except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
         reason = str(error).strip().splitlines()[0]
         advice = "the plain path runs instead; install a C++ compiler such as g++ for the faster one"
@@ -195,14 +231,15 @@ def compiled_by(ops: Ops, checkpoint: Checkpoint, cache: KVCache, pick: Pick) ->
         return None
     start = torch.tensor([cache.length], device=checkpoint.device)
     if checkpoint.device.type == "cuda":
-        return recorded(steps, checkpoint, cache, pick, start)
+        with torch.cuda.device(checkpoint.device):  # else streams and the recording are those of the current one
+            return recorded(steps, checkpoint, cache, pick, start)
 
     @torch.inference_mode()
     def advance(tokens: Tensor) -> Tensor:
+        cache.check_room(len(tokens), 1)
+        start.fill_(cache.length)
         cache.start, cache.length = cache.length, cache.length + 1
-        logits = decode_step(steps, checkpoint, tokens, cache, start)
-        start.add_(1)
-        return pick(logits)
+        return pick(decode_step(steps, checkpoint, tokens, cache, start))
 
     return advance
 
@@ -211,21 +248,23 @@ def recorded(steps: Steps, checkpoint: Checkpoint, cache: KVCache, pick: Pick, s
     """The whole step as one CUDA graph. It looks at every slot of the cache; the mask hides those not filled yet."""
     tokens = torch.zeros(cache.batch, dtype=torch.long, device=checkpoint.device)
     advance_in_place = whole_step(steps, checkpoint, cache, pick, start, tokens)
-    before = cache.upcoming.clone(), start.clone()
+    before = cache.upcoming.clone()
     side, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):  # libraries set themselves up at their first call, which cannot be recorded
         advance_in_place()
     torch.cuda.current_stream().wait_stream(side)
-    cache.upcoming.copy_(before[0])
-    start.copy_(before[1])
+    cache.upcoming.copy_(before)
     with torch.cuda.graph(graph):
         advance_in_place()
 
     @torch.inference_mode()
     def advance(new: Tensor) -> Tensor:
+        cache.check_room(len(new), 1)
+        start.fill_(cache.length)
         tokens.copy_(new)
         graph.replay()
+        cache.start, cache.length = cache.length, cache.length + 1
         return tokens
 
     return advance
@@ -237,11 +276,10 @@ def whole_step(
     """A function without arguments that reads `tokens` and writes the next ones there: fixed shapes, fixed places."""
     for tensor in (*cache.keys, *cache.values):
         tensor[:, :, cache.length :].zero_()  # a hidden slot weighs 0, but 0 times NaN is NaN
-    cache.length = cache.max_length
 
     def advance_in_place() -> None:
-        found = pick(decode_step(steps, checkpoint, tokens, cache, start))
-        start.add_(1)
-        tokens.copy_(found)
+        held, cache.length = cache.length, cache.max_length  # as if all slots were filled
+        tokens.copy_(pick(decode_step(steps, checkpoint, tokens, cache, start)))
+        cache.length = held
 
     return advance_in_place

@@ -4,6 +4,7 @@
 The forms here ask nothing: their shapes follow from those of their inputs, so that a decode step can be captured.
 """
 
+import inspect
 from collections.abc import Callable
 
 import torch
@@ -96,6 +97,6 @@ def moe_by_size(x: Tokens, route: Route, gate_up_proj: GateUp, down_proj: Down, 
 
 def check_expert(name: str, expert: Step) -> None:
     """These forms compute `expert_ffn` for all choices at once and would pass over any other silently."""
-    if expert is not expert_ffn:
+    if inspect.unwrap(expert) is not inspect.unwrap(expert_ffn):  # the public name holds its arguments to account first
         found = getattr(expert, "__name__", repr(expert))
         raise Error(f"{name}: expert is {found}, expected expert_ffn: use model.moe, which calls any expert")

@@ -5,6 +5,7 @@ are not the fastest; for one token at a time, the fewer calls the better.
 """
 
 from functools import partial
+from inspect import unwrap
 from typing import Any
 
 import torch
@@ -97,11 +98,11 @@ def _faster(checkpoint: Checkpoint, norm: Step = rms_norm, **experts: Step) -> O
     """Each of the model's own steps by the given one, and products by the faster library."""
     ops, on_cpu = checkpoint.ops, checkpoint.device.type == "cpu" and checkpoint.dtype == torch.float32
     linear = ONEDNN_LINEAR if on_cpu and torch.backends.mkldnn.is_available() else F.linear
-    if ops.norm is rms_norm:
+    if unwrap(ops.norm) is unwrap(rms_norm):
         ops = ops._replace(norm=norm)
     if ops.linear is F.linear:
         ops = ops._replace(linear=linear)
-    if ops.expert is expert_ffn and ops.moe is moe:
+    if (unwrap(ops.expert), unwrap(ops.moe)) == (unwrap(expert_ffn), unwrap(moe)):
         forms: Any = {name: partial(step, linear=linear) for name, step in experts.items()}
         ops = ops._replace(**forms)
     return ops
@@ -127,7 +128,7 @@ def prefill(checkpoint: Checkpoint, prompts: list[list[int]], cache: KVCache) ->
     padded = any(len(prompt) < longest for prompt in prompts)
     for ids, kept in zip(token_ids.split(PREFILL_CHUNK, dim=1), keep.split(PREFILL_CHUNK, dim=1), strict=True):
         causal = cache.length == 0 and not padded and all_is_seen(config, ids.shape[1])
-        causal = causal and ops.attention is gqa_attention
+        causal = causal and unwrap(ops.attention) is unwrap(gqa_attention)
         used = ops._replace(attention=causal_attention) if causal else ops
         logits = forward(weights, ids, config, attention_mask=kept, cache=cache, logits_to_keep=1, ops=used)
     return logits[:, -1]

@@ -21,7 +21,7 @@ from ..checkpoints.checkpoint import Advance, Checkpoint, Pick
 from ..errors import Error
 from ..model import Route, Weights, expert_ffn
 from ..trust.memory import available_memory, size_text
-from .compiling import check_ops, compiled_by, compiled_decoder, head_of
+from .compiling import check_compilable, compiled_by, compiled_decoder, head_of
 from .dispatch import Step, Tokens
 from .eager import eager_decoder, ffn_by
 from .streamed import STREAMED, Bias, Out, Rows, as_rows, written_down
@@ -70,14 +70,21 @@ def rounded_weights(weights: Weights) -> Weights:
 
 @dataclass(frozen=True, eq=False)
 class RoundedDecoder:
-    """Decodes from a second copy of the weights it was made from, and from no others."""
+    """Decodes from a second copy of the weights it was made from, and from no others.
+
+    They are the same tensors, and torch has counted no writing into them since. It does not count what is written
+    through `.data` or numpy, nor into tensors made in inference mode: after that, round again.
+    """
 
     source: Weights
     rounded: Weights
+    written: list[int | None]
 
     def __call__(self, checkpoint: Checkpoint, cache: KVCache, pick: Pick) -> Advance:
         """`compiled_decoder` that reads the copy, for as few rows as gain by it."""
-        if any(a is not b for a, b in zip(tree_leaves(checkpoint.weights), tree_leaves(self.source), strict=True)):
+        check_compilable(checkpoint)
+        others = [*map(id, tree_leaves(checkpoint.weights))] != [*map(id, tree_leaves(self.source))]
+        if others or times_written(checkpoint.weights) != self.written:
             found = "the checkpoint has other weights than those that were rounded"
             raise Error(f"int8: {found}, expected the same: round them with fast.int8")
         if cache.batch <= MOST_ROWS_INT8:
@@ -86,20 +93,25 @@ class RoundedDecoder:
         return compiled_decoder(checkpoint, cache, pick)
 
 
+def times_written(weights: Weights) -> list[int | None]:
+    """How often torch has written into each tensor, None where it does not count."""
+    return [None if leaf is None or leaf.is_inference() else leaf._version for leaf in tree_leaves(weights)]
+
+
 def int8(checkpoint: Checkpoint) -> Checkpoint:
     """The same checkpoint, which decodes compiled from a second copy of its matrices in 8 bits.
 
     The copy takes half the memory of bf16 weights, a quarter of fp32, on top of them. Raises Error where that is not
     left, and for a slice of a model or one with steps of its own.
     """
-    check_ops(checkpoint.ops)
+    check_compilable(checkpoint)
     weights, left = checkpoint.weights, available_memory(checkpoint.device)
     matrices = [getattr(layer, name) for layer in weights.layers for name in MATRICES]
     needed = sum(matrix.numel() for matrix in (*matrices, weights.embed_tokens))
     if left is not None and needed > left:
         found = f"the copy takes {size_text(needed)}, found {size_text(left)} left on {checkpoint.device}"
         raise Error(f"int8: {found}: decode from the weights as loaded, or free memory")
-    return replace(checkpoint, decoder=RoundedDecoder(weights, rounded_weights(weights)))
+    return replace(checkpoint, decoder=RoundedDecoder(weights, rounded_weights(weights), times_written(weights)))
 
 
 def int8_sum(

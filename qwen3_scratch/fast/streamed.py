@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..model import Ops, Route, expert_ffn, gqa_attention, heads_per_kv_head, moe_route
+from ..model import Ops, Route, expert_ffn, gqa_attention, heads_per_kv_head
 from .dispatch import Down, GateUp, Step, Tokens, moe_all_experts, moe_grouped
 from .eager import ffn_by
 
@@ -26,15 +26,18 @@ Keys = Float[Tensor, "batch kv_heads k_len head_dim"]  # and values
 MOST_ROWS = {torch.float32: 16, torch.bfloat16: 4, torch.float16: 4}
 MOST_HEADS = 8  # that share a key/value head and are written out one by one
 LINE = 64  # bytes that a processor fetches from memory together
-MOST_PICKS = 8  # experts of a token that are looked for one after the other
+
+
+def wider(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
 
 
 def written_down(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """`x` in fp32, as a tensor that the compiler keeps in memory.
+    """`x` in fp32 at least, as a tensor that the compiler keeps in memory.
 
     Else it would work out, say, a norm and the widening to fp32 anew for every row of weights that `x` is used with.
     """
-    wide = x.float()
+    wide = x.to(wider(x.dtype))
     return wide.as_strided(wide.shape, wide.stride())
 
 
@@ -43,7 +46,7 @@ def streamed_sum(x: Float[Tensor, "*#rows columns"], weight: Float[Tensor, "*#ro
 
     Never use it uncompiled on a large matrix: it would write all the products down before it adds them.
     """
-    return (weight * x).sum(-1, dtype=torch.float32).to(weight.dtype)
+    return (weight * x).sum(-1, dtype=wider(weight.dtype)).to(weight.dtype)
 
 
 def streamed_linear(x: Rows, weight: Float[Tensor, "out columns"], bias: Bias = None) -> Out:
@@ -61,15 +64,9 @@ def as_rows(out: Float[Tensor, "out rows"], batch: tuple[int, ...], bias: Bias) 
 
 
 def route_streamed(x: Tokens, router: Float[Tensor, "experts dim"], top_k: int, norm_topk_prob: bool) -> Route:
-    """`moe_route`; a few experts are found by taking the largest again and again, which needs no call of a library."""
-    if top_k > MOST_PICKS:
-        return moe_route(x, router, top_k, norm_topk_prob)
-    logits, picked = streamed_linear(x, router), []
-    left = logits.softmax(dim=-1, dtype=torch.float32)
-    for _ in range(top_k):
-        picked.append(left.max(dim=-1))
-        left = left.scatter(-1, picked[-1].indices[:, None], -1)
-    weights, experts = (torch.stack(each, dim=-1) for each in zip(*picked, strict=True))
+    """`moe_route` by the streamed product. It, too, asks `topk`: of equal probabilities it then takes the same."""
+    logits = streamed_linear(x, router)
+    weights, experts = logits.softmax(dim=-1, dtype=wider(x.dtype)).topk(top_k, dim=-1)
     if norm_topk_prob:
         weights = weights / weights.sum(dim=-1, keepdim=True)
     return Route(weights.to(x.dtype), experts, logits)
@@ -100,7 +97,7 @@ def streamed_attention(q: Query, k: Keys, v: Keys, mask: Bool[Tensor, "#batch 1 
     if q.device.type != "cpu" or group > MOST_HEADS:
         return gqa_attention(q, k, v, mask)
     rows = written_down(q).unflatten(1, (-1, group)).squeeze(3)  # [batch, kv_heads, group, head_dim]
-    scores = [(rows[:, :, head, None] * k).sum(-1, dtype=torch.float32) for head in range(group)]
+    scores = [(rows[:, :, head, None] * k).sum(-1, dtype=wider(k.dtype)) for head in range(group)]
     hidden = written_down(torch.where(mask, 0.0, -torch.inf))
     weights = written_down((torch.stack(scores, dim=2) / q.shape[-1] ** 0.5 + hidden).softmax(dim=-1))
     columns = v.split(LINE // v.itemsize, dim=-1)

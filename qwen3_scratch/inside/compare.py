@@ -40,10 +40,10 @@ def read(
 ) -> Float[Tensor, "1 seq vocab"]:
     """The logits at every token of a text that is read in this way. For the right `forward` all ways are one."""
     padded = F.pad(token_ids, (way.pads, 0))
-    keep = torch.arange(padded.shape[1])[None] >= way.pads
+    keep = torch.arange(padded.shape[1], device=token_ids.device)[None] >= way.pads
     if way.first == 1:
         return forward(weights, padded, config, attention_mask=keep)[:, way.pads :]
-    cache = KVCache(config, 1, padded.shape[1], dtype=weights.embed_tokens.dtype)
+    cache = KVCache(config, 1, padded.shape[1], dtype=weights.embed_tokens.dtype, device=token_ids.device)
     start = max(1, round(way.first * token_ids.shape[1]))
     sizes = [way.pads + start] + [1] * (token_ids.shape[1] - start)
     passes = zip(padded.split(sizes, 1), keep.split(sizes, 1), strict=True)
@@ -58,9 +58,12 @@ def write(
 
     `forward` reads the prompts in one pass, then each new token through the cache.
     """
-    ids = pad_sequence([torch.tensor(prompt) for prompt in prompts], batch_first=True, padding_side="left")
-    keep = torch.arange(ids.shape[1]) >= torch.tensor([[ids.shape[1] - len(prompt)] for prompt in prompts])
-    cache = KVCache(config, len(prompts), ids.shape[1] + count, dtype=weights.embed_tokens.dtype)
+    dtype, device = weights.embed_tokens.dtype, weights.embed_tokens.device
+    rows = [torch.tensor(prompt, device=device) for prompt in prompts]
+    ids = pad_sequence(rows, batch_first=True, padding_side="left")
+    pads = torch.tensor([[ids.shape[1] - len(row)] for row in rows], device=device)
+    keep = torch.arange(ids.shape[1], device=device) >= pads
+    cache = KVCache(config, len(prompts), ids.shape[1] + count, dtype=dtype, device=device)
     columns: list[list[int]] = []
     for _ in range(count):
         ids = forward(weights, ids, config, attention_mask=keep, cache=cache, logits_to_keep=1)[:, -1:].argmax(-1)

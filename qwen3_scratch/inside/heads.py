@@ -127,11 +127,12 @@ def story_lookups(checkpoint: Checkpoint, examples: Sequence[Example]) -> Lookup
             behind = [place for place in notes if ids[place - 1 : place + 1] == ids[query : query + 2]]
             steps.append((len(texts), query, behind, [place for place in notes if place not in behind]))
         texts.append(ids[: walk.stop])
-    token_ids = pad_sequence([torch.tensor(ids) for ids in texts], batch_first=True)
+    place = checkpoint.device
+    token_ids = pad_sequence([torch.tensor(ids, device=place) for ids in texts], batch_first=True)
     seq = range(token_ids.shape[1])
     numbers, queries, *places = zip(*steps, strict=True)
-    masks = (torch.tensor([[at in chosen for at in seq] for chosen in each]) for each in places)
-    return Lookups(token_ids, torch.tensor(numbers), torch.tensor(queries), *masks)
+    masks = (torch.tensor([[at in chosen for at in seq] for chosen in each], device=place) for each in places)
+    return Lookups(token_ids, torch.tensor(numbers, device=place), torch.tensor(queries, device=place), *masks)
 
 
 def notes_and_walk(tokenizer: Tokenizer, ids: list[int]) -> tuple[list[int], range]:

@@ -88,7 +88,8 @@ def repeated_heads(q: Queries, k: Keys, v: Keys, mask: Seen | None = None) -> Qu
 
 def groups_of_four(q: Queries, k: Keys, v: Keys, mask: Seen | None = None) -> Queries:
     """Query head h reads key head h // 4, a number of one checkpoint."""
-    shared = (torch.arange(q.shape[1]) // 4).clamp(max=k.shape[1] - 1)  # past it an index would crash, and be found
+    heads = torch.arange(q.shape[1], device=q.device)
+    shared = (heads // 4).clamp(max=k.shape[1] - 1)  # past it an index would crash, and be found
     return gqa_attention(q, k[:, shared], v[:, shared], mask)
 
 
@@ -151,7 +152,8 @@ def pads_attended(*args: Any, attention_mask: Tensor | None = None, **options: A
 
 def pads_counted(weights: Any, token_ids: Tensor, config: Config, *, cache: Any = None, **options: Any) -> Logits:
     """A token's position is its column in the batch, padding before it included."""
-    positions = torch.arange(token_ids.shape[1])[None] + (0 if cache is None else cache.length)
+    columns = torch.arange(token_ids.shape[1], device=token_ids.device)[None]
+    positions = columns + (0 if cache is None else cache.length)
     return model.forward(weights, token_ids, config, positions=positions, cache=cache, **options)
 
 

@@ -54,7 +54,8 @@ CONFIGS = {
 
 
 # Each of them is compiled anew.
-KEPT = only(CONFIGS, "sliding window, yarn", "dense, full and sliding layers, one key/value head")
+KEPT_SPARSE = "sliding window, yarn"
+KEPT = only(CONFIGS, KEPT_SPARSE, "dense, full and sliding layers, one key/value head")
 
 
 def model(name: str) -> Checkpoint:
@@ -99,6 +100,20 @@ def test_compiled_logits_are_near_the_plain_ones_at_every_step(name):
         assert_near(step(token[None]), plain(token[None]), 2 * TOLERANCE)
 
 
+@pytest.mark.parametrize("kinds", [1, 2])
+@pytest.mark.parametrize("name", only([name for name in CONFIGS if CONFIGS[name].num_experts], KEPT_SPARSE))
+def test_where_routers_cannot_tell_experts_apart_the_same_ones_are_asked(name, kinds):
+    checkpoint = model(name)
+    layers = tuple(
+        layer if layer.router is None else layer._replace(router=layer.router[torch.arange(len(layer.router)) % kinds])
+        for layer in checkpoint.weights.layers
+    )
+    checkpoint = replace(checkpoint, weights=checkpoint.weights._replace(layers=layers))
+    options = dict(max_new_tokens=20, temperature=0)
+    found = generate(checkpoint, prompts(checkpoint.config, 9)[0], compiled=True, **options)
+    assert found == generate(checkpoint, prompts(checkpoint.config, 9)[0], **options)
+
+
 @pytest.mark.parametrize("temperature", [in_proof(0), 0.9])
 def test_the_embedded_checkpoint_answers_alike_compiled_streamed_and_in_a_batch(temperature):
     checkpoint = load_checkpoint("tiny", dtype=torch.float32)
@@ -126,13 +141,14 @@ def test_a_second_call_and_a_growing_text_compile_nothing():
 def test_what_was_compiled_for_some_threads_is_not_run_by_others():
     """The compiler makes room for one partial sum a thread: one thread more would write behind it."""
     checkpoint, before = model("8 experts top-2"), torch.get_num_threads()
-    steps = compiled_steps(checkpoint, batch=1)
+    cache = KVCache(checkpoint.config, 1, 20)
+    steps = compiled_steps(checkpoint, cache)
     try:
         torch.set_num_threads(before + 1)
-        assert not set(compiled_steps(checkpoint, batch=1)) & set(steps)
+        assert not set(compiled_steps(checkpoint, cache)) & set(steps)
     finally:
         torch.set_num_threads(before)
-    assert compiled_steps(checkpoint, batch=1) == steps
+    assert compiled_steps(checkpoint, cache) == steps
 
 
 @pytest.mark.proof
@@ -189,7 +205,8 @@ def test_the_step_that_a_gpu_records_writes_the_tokens_of_the_plain_path(name):
         pick, start = (lambda logits: logits.argmax(-1)), torch.tensor([11])
         step = whole_step(plain_steps(checkpoint.config), checkpoint, cache, pick, start, tokens)
         found = [tokens.tolist()]
-        for _ in range(29):
+        for length in range(11, 40):
+            start.fill_(length)
             step()
             found.append(tokens.tolist())
     assert [list(row) for row in zip(*found, strict=True)] == [each.token_ids for each in expected]

@@ -1,6 +1,7 @@
 """Every form of dispatch computes what `moe` computes, and none but `moe` asks for a value on the way."""
 
 import dataclasses
+import inspect
 
 import pytest
 import torch
@@ -9,10 +10,11 @@ from reference import assert_near, random_tokens, random_weights, small_config
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from qwen3_scratch import Checkpoint, Error, expert_ffn, forward, generate, moe_route
-from qwen3_scratch.fast import dispatch
+import qwen3_scratch
+from qwen3_scratch import Checkpoint, Error, forward, generate, moe_route
+from qwen3_scratch.fast import compiling, dispatch, eager
 from qwen3_scratch.fast.dispatch import grouped_linear, moe_all_experts, moe_by_size, moe_gathered, moe_grouped
-from qwen3_scratch.model import Ops, Route, moe
+from qwen3_scratch.model import Ops, Route, expert_ffn, moe
 
 FORMS = [moe_gathered, moe_grouped, moe_all_experts, moe_by_size]
 each_form = pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
@@ -118,6 +120,18 @@ def test_a_model_computes_the_same_with_it(form):
 
 
 @each_form
+@pytest.mark.parametrize("kinds", [1, 3])
+def test_where_routers_cannot_tell_experts_apart_it_asks_the_same_ones(form, kinds):
+    config = small_config()
+    weights, token_ids = random_weights(config), random_tokens(config, 2, 9)
+    alike = torch.arange(config.num_experts) % kinds
+    layers = tuple(layer._replace(router=layer.router[alike].contiguous()) for layer in weights.layers)
+    weights = weights._replace(layers=layers)
+    found = forward(weights, token_ids, config, ops=Ops(moe=form))
+    assert_near(found, forward(weights, token_ids, config))
+
+
+@each_form
 def test_generate_writes_the_same_tokens_with_it(form):
     checkpoint = Checkpoint(small_config(), random_weights(small_config()))
     options = dict(temperature=0, max_new_tokens=8)
@@ -144,3 +158,16 @@ def test_it_never_asks_for_a_value(form):
 def test_moe_does_ask_for_values():
     with pytest.raises(NotImplementedError):
         without_data(moe)
+
+
+def test_the_packages_public_steps_are_the_models_own_to_every_form():
+    """They hold their arguments to account first, and are other objects for that."""
+    weights = random_weights(small_config())
+    plain = Checkpoint(small_config(), weights)
+    public = Ops(qwen3_scratch.embed, qwen3_scratch.rms_norm, moe=qwen3_scratch.moe, expert=qwen3_scratch.expert_ffn)
+    model = dataclasses.replace(plain, ops=public)
+    assert qwen3_scratch.expert_ffn is not expert_ffn
+    for found, expected in zip(eager.writing_ops(model, 1), eager.writing_ops(plain, 1), strict=True):
+        assert inspect.unwrap(getattr(found, "func", found)) is inspect.unwrap(getattr(expected, "func", expected))
+    compiling.check_compilable(model)
+    dispatch.check_expert("moe_gathered", qwen3_scratch.expert_ffn)

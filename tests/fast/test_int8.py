@@ -21,7 +21,7 @@ from qwen3_scratch.fast.eight_bits import (
     rounded,
     rounded_weights,
 )
-from qwen3_scratch.model import moe, moe_route
+from qwen3_scratch.model import Ops, moe, moe_route
 from qwen3_scratch.tiny.corpus import DOMAINS
 from qwen3_scratch.tiny.evaluate import questions
 
@@ -140,11 +140,41 @@ def test_compiled_logits_are_those_of_the_rounded_weights_after_a_prompt_read_wi
         assert_near(step(tokens), plain(tokens), 2 * TOLERANCE)  # added in another order
 
 
-def test_a_copy_of_other_weights_is_refused():
+def written_into(weights):
+    weights.layers[1].down_proj[3].mul_(2)
+    return weights
+
+
+def trained_on(weights):
+    weights.norm.requires_grad_()
+    weights.norm.sum().backward()
+    torch.optim.SGD([weights.norm], lr=0.1).step()
+    return weights
+
+
+STALE = {
+    "another tree": lambda weights: random_weights(CONFIGS["experts"], seed=9),
+    "a copy": lambda weights: tree_map(lambda leaf: leaf if leaf is None else leaf.clone(), weights),
+    "one tensor": lambda weights: weights._replace(norm=weights.norm.clone()),
+    "a head of its own": lambda weights: weights._replace(lm_head=weights.embed_tokens),
+    "fewer layers": lambda weights: weights._replace(layers=weights.layers[:1]),
+    "written into": written_into,
+    "trained on": trained_on,
+}
+
+
+@pytest.mark.parametrize("change", STALE)
+def test_a_copy_of_other_weights_is_refused(change):
     checkpoint = int8(model("experts"))
-    others = replace(checkpoint, weights=random_weights(checkpoint.config, seed=9))
+    others = replace(checkpoint, weights=STALE[change](checkpoint.weights))
     with pytest.raises(Error, match=r"int8: the checkpoint has other weights than those that were rounded, expected"):
-        generate(others, [1, 2, 3], max_new_tokens=2)
+        others.decoder(others, KVCache(others.config, 1, 8), lambda logits: logits)
+
+
+def test_steps_that_replace_the_models_own_are_refused_after_rounding_too():
+    checkpoint = replace(int8(model("experts")), ops=Ops(linear=lambda *arguments: None))
+    with pytest.raises(Error, match=r"^compiled: this checkpoint replaces the step 'linear', expected"):
+        checkpoint.decoder(checkpoint, KVCache(checkpoint.config, 1, 8), lambda logits: logits)
 
 
 @pytest.mark.compiled

@@ -1,10 +1,14 @@
 """A trace is the tree of the calls with their true values, and costs nothing and changes nothing when it is off."""
 
 import ast
+import cProfile
 import inspect
+import profile
+import pstats
 import sys
 import threading
 from collections import Counter
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -44,7 +48,7 @@ def test_the_tree_holds_every_function_where_it_was_called():
     functions = {name for name, value in vars(model_module).items() if inspect.isfunction(value)}
     own = {name for name in functions if vars(model_module)[name].__module__ == model_module.__name__}
     inner = {"rope_frequencies", "yarn_ramp", "yarn_attention_factor"}  # of rope_table
-    checks = {name for name in own if name.startswith("check_")} | {"heads_per_kv_head"}
+    checks = {name for name in own if name.startswith("check_")} | {"heads_per_kv_head", "within_texts"}
     assert own == watched | inner | checks, "a new step of the model is to be watched"
 
 
@@ -145,6 +149,76 @@ def test_a_profile_function_that_was_there_is_called_on_and_put_back():
     finally:
         sys.setprofile(None)
     assert len(found["rms_norm"]) == 1 and "rms_norm" in seen
+
+
+def counted(profiler) -> Counter:
+    return Counter({name: row[1] for (_, _, name), row in pstats.Stats(profiler).stats.items()})
+
+
+@pytest.mark.parametrize("kind", [cProfile.Profile, profile.Profile])
+def test_under_a_profiler_all_is_recorded_and_the_profiler_counts_on(kind):
+    config, profiler, seen = small_config(), kind(), []
+    ids, weights = random_tokens(config, 1, 5), random_weights(config)
+    expected, layers = forward(weights, ids, config), config.num_hidden_layers
+
+    def work():
+        forward(weights, ids, config)
+        before = sys.getprofile()
+        with trace() as outer:
+            with trace() as inner:
+                forward(weights, ids, config)
+            with pytest.raises(Error):
+                moe_route(ids.float(), torch.randn(4, 5), 9, True)
+            forward(weights, ids, config)
+        assert sys.getprofile() is before and sys.gettrace() is None
+        forward(weights, ids, config)
+        seen.extend((outer, inner))
+
+    with unchecked():
+        profiler.runcall(work)
+    outer, inner = seen
+    assert [root.name for root in outer.roots] == ["forward", "moe_route", "forward"]
+    assert [root.name for root in inner.roots] == ["forward"]
+    plain, _ = traced(config, (1, 5))
+    for root in (outer.roots[0], outer.roots[2], inner.roots[0]):
+        assert outline(root) == outline(plain.roots[0]) and torch.equal(root.output, expected)
+    assert counted(profiler)["decoder_layer"] == 4 * layers and counted(profiler)["moe_route"] == 4 * layers + 1
+
+
+def test_under_a_profiler_and_a_debugger_at_once_each_is_told():
+    lines, x, profiler = [], torch.randn(2, 4), cProfile.Profile()
+
+    def debugger(frame, event, value):
+        lines.append((frame.f_code.co_name, event))
+        return debugger
+
+    before = sys.gettrace()
+    sys.settrace(debugger)
+    profiler.enable()
+    try:
+        with trace() as found:
+            out = rms_norm(x, x[0], 1e-6)
+        assert sys.gettrace() is debugger
+    finally:
+        profiler.disable()
+        sys.settrace(before)
+    assert [call.output is out for call in found] == [True]
+    assert {event for name, event in lines if name == "rms_norm"} == {"call", "line", "return"}
+    assert counted(profiler)["rms_norm"] == 1
+
+
+def test_a_trace_that_begins_within_a_function_does_not_take_its_end_for_another_calls():
+    with ExitStack() as stack:
+
+        def norm(*given):
+            if not found:
+                found.append(stack.enter_context(trace()))
+            return rms_norm(*given)
+
+        found, config = [], small_config(num_hidden_layers=1)
+        forward(random_weights(config), random_tokens(config, 1, 3), config, ops=model_module.Ops(norm=norm))
+    assert sys.getprofile() is None
+    assert [call.name for call in found[0]][:2] == ["rms_norm", "self_attention"] and len(found[0]["rms_norm"]) == 5
 
 
 def test_other_threads_are_not_recorded():

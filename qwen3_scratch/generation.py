@@ -1,10 +1,9 @@
 """Prompt -> answer: prefill, then one token at a time, for one prompt as a stream or for many as a batch."""
 
-import inspect
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
-from typing import Annotated, Any, NamedTuple, TypeVar, overload
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -12,73 +11,16 @@ from torch import Tensor
 from . import fast
 from .cache import KVCache, check_memory
 from .checkpoints.checkpoint import Checkpoint
-from .checkpoints.config_json import check_generation_config
 from .errors import Error, shown
 from .fast.eager import PREFILL_CHUNK, eager_decoder, prefill
-from .sampling import NOT_FINITE, Sampling, check_sampling, choose
+from .model import Weights
+from .request import Options, Prompt, as_batch, with_options
+from .request import prompt_ids as prompt_ids
+from .sampling import NOT_FINITE, Sampling, check_generation_config, choose
 from .text_stream import Piece, TextStream
-from .tokenizer import Message, Tools
+from .tokenizer import Message
 from .tracing import explain
 from .trust.memory import telling_too_little_memory
-
-Prompt = str | Sequence[int] | Sequence[Message] | Tensor
-Number = int | float
-Function = TypeVar("Function", bound=Callable[..., Any])
-KEYWORD = inspect.Parameter.KEYWORD_ONLY
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """How an answer is generated: the keyword arguments of `generate` and `stream`, and options of the terminal.
-
-    What is None comes from the checkpoint's generation_config.json; how those that choose a token work, `Sampling`
-    says. Each row of a batch draws by itself, so with a seed its answer does not depend on the others.
-    """
-
-    max_new_tokens: Annotated[int, "Most tokens to generate."] = 256
-    min_new_tokens: Annotated[int, "Fewest tokens before a stop token may come."] = 0
-    thinking: Annotated[bool, "Let the model think before it answers, where its chat template knows how."] = True
-    temperature: Annotated[Number | None, "0 takes the most likely token; higher is freer."] = None
-    top_k: Annotated[int | None, "Draw from so many of the most likely tokens; 0 is off."] = None
-    top_p: Annotated[Number | None, "Draw from the most likely tokens that add up to this probability."] = None
-    min_p: Annotated[Number | None, "Leave out what is less likely than this share of the most likely."] = None
-    repetition_penalty: Annotated[Number | None, "Above 1 discourages repeating."] = None
-    seed: Annotated[int | None, "Makes a random answer repeatable."] = None
-    stop: Annotated[str | Sequence[str], "Text that ends the answer and is no part of it; may be several."] = ()
-    tools: Annotated[Tools | None, "Descriptions of functions for the chat template."] = None
-    raw: Annotated[bool, "Continue the text as it stands, without the chat format."] = False
-    compiled: Annotated[bool, "Compile first, some seconds once a process, then decode faster."] = False
-
-    def __post_init__(self) -> None:
-        most, least, seed = self.max_new_tokens, self.min_new_tokens, self.seed
-        if not (isinstance(most, int) and most >= 1):
-            raise Error(f"max_new_tokens is {shown(most)}, expected a whole number, at least 1: raise it")
-        if not (isinstance(least, int) and 0 <= least <= most):
-            expected = f"a whole number, 0 to max_new_tokens, which is {most}"
-            raise Error(f"min_new_tokens is {shown(least)}, expected {expected}: mend the argument")
-        if seed is not None and not (isinstance(seed, int) and -(2**63) <= seed < 2**64):
-            raise Error(f"seed is {shown(seed)}, expected a whole number of at most 64 bits: mend the argument")
-        if not all(isinstance(text, str) and text for text in self.stops):
-            expected = "a text or a list of texts that are not empty"
-            raise Error(f"stop is {shown(self.stop)}, expected {expected}: mend the argument")
-
-    @property
-    def stops(self) -> list[Any]:
-        return [self.stop] if isinstance(self.stop, str) or not isinstance(self.stop, Sequence) else [*self.stop]
-
-    def sampling(self, checkpoint: Checkpoint) -> Sampling:
-        """What is asked for, and for what is None the checkpoint's own."""
-        asked = {name: getattr(self, name) for name in Sampling._fields if getattr(self, name) is not None}
-        return check_sampling(default_sampling(checkpoint)._replace(**asked))
-
-
-def with_options(function: Function) -> Function:
-    """Shows the fields of `Options` in the place of `**options`, to `help` and to whoever completes names."""
-    signature = inspect.signature(function)
-    first = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
-    more = [inspect.Parameter(f.name, KEYWORD, default=f.default, annotation=f.type) for f in fields(Options)]
-    function.__signature__ = signature.replace(parameters=[*first, *more])  # type: ignore[attr-defined]  # typeshed lacks it
-    return function
 
 
 class Generation(NamedTuple):
@@ -90,6 +32,13 @@ class Generation(NamedTuple):
     finish_reason: str  # "stop": a stop token or stop string came; "length": max_new_tokens were reached
     prompt_ids: list[int]
     stop: str | None = None  # the stop string that was met
+    cut_in_thinking: bool = False  # it ended while the model still thought, so that an answer is missing
+
+    @property
+    def message(self) -> Message:
+        """The answer as the assistant's turn of a chat, thinking included, to be given back with the next question."""
+        thinking = {} if self.thinking is None else {"reasoning_content": self.thinking}
+        return {"role": "assistant", "content": self.text, **thinking}
 
 
 @dataclass
@@ -106,8 +55,45 @@ class Row:
     def result(self) -> Generation:
         thinking = "".join(piece for piece in self.pieces if piece.thinking)
         text = "".join(piece for piece in self.pieces if not piece.thinking)
-        stop = self.stream.stopped if self.stream else None
-        return Generation(text, thinking or None, self.tokens, self.finish_reason or "length", self.prompt, stop)
+        stop, cut = (self.stream.stopped, self.stream.thinking) if self.stream else (None, False)
+        return Generation(text, thinking or None, self.tokens, self.finish_reason or "length", self.prompt, stop, cut)
+
+
+class Conversation:
+    """What a model has read of a chat, to be read no second time: token ids, and the cache that holds them.
+
+    Given to `generate` or `stream` again and again it grows with the chat, and only what its prompt has not in common
+    with it is read: the new turns, or for the same prompt a single token. It is the one argument that is written to,
+    and serves one prompt at a time; with other weights it begins anew. In fp32 answers are those without it up to
+    rounding, since a text that is read in two pieces adds up in another order.
+    """
+
+    def __init__(self) -> None:
+        self.token_ids: list[int] = []
+        self.cache: KVCache | None = None
+        self.weights: Weights | None = None
+
+    def resume(self, checkpoint: Checkpoint, prompt: list[int], length: int) -> tuple[KVCache, list[int]]:
+        """A cache with room for `length` tokens that holds the beginning of the prompt, and the rest to be read."""
+        pairs = zip(self.token_ids, prompt[:-1], strict=False)  # one at least is read, since its logits are wanted
+        common = next((place for place, (held, asked) in enumerate(pairs) if held != asked), None)
+        common = min(len(self.token_ids), len(prompt) - 1) if common is None else common
+        cache = self.cache if self.weights is checkpoint.weights else None
+        rope = checkpoint.config.rope_parameters
+        trained = rope.get("original_max_position_embeddings", checkpoint.config.max_position_embeddings)
+        if rope["rope_type"] in ("dynamic", "longrope") and max(len(self.token_ids), len(prompt)) > trained:
+            cache = None  # keys were turned by angles that depend on how long the text was
+        try:
+            if cache is not None:
+                cache.rewind(cache.length - common)
+        except Error:  # a sliding window has let go of what would be needed
+            cache = None
+        if cache is None:
+            cache, common = new_cache(checkpoint, 1, length), 0
+        elif cache.max_length < length:
+            cache = cache.copy(max_length=min(2 * length, checkpoint.config.longest))
+        self.cache, self.weights, self.token_ids = cache, checkpoint.weights, prompt[:common]
+        return cache, prompt[common:]
 
 
 class Settings(NamedTuple):
@@ -118,44 +104,66 @@ class Settings(NamedTuple):
     stop_ids: frozenset[int]
     vocabulary: int  # rows of the embedding behind it are never sampled
     length: int  # of the longest prompt with all its new tokens
+    conversation: Conversation | None = None
+
+
+One = str | list[int] | list[Message]
+Many = list[str] | list[list[int]] | list[list[Message]]
 
 
 @overload
-def generate(checkpoint: Checkpoint, prompt: str | list[int] | list[Message], **options: Any) -> Generation: ...
+def generate(checkpoint: Checkpoint, prompt: One, *, num_samples: None = None, **options: Any) -> Generation: ...
+@overload
+def generate(checkpoint: Checkpoint, prompt: Many, *, num_samples: None = None, **options: Any) -> list[Generation]: ...
+@overload
+def generate(checkpoint: Checkpoint, prompt: One, *, num_samples: int, **options: Any) -> list[Generation]: ...
+@overload
+def generate(checkpoint: Checkpoint, prompt: Many, *, num_samples: int, **options: Any) -> list[list[Generation]]: ...
 @overload
 def generate(
-    checkpoint: Checkpoint, prompt: list[str] | list[list[int]] | list[list[Message]], **options: Any
-) -> list[Generation]: ...
-@overload
-def generate(checkpoint: Checkpoint, prompt: Tensor, **options: Any) -> Generation | list[Generation]: ...
+    checkpoint: Checkpoint, prompt: Tensor, *, num_samples: None = None, **options: Any
+) -> Generation | list[Generation]: ...
 @with_options
 def generate(
-    checkpoint: Checkpoint, prompt: Prompt | Sequence[Prompt], **options: Any
-) -> Generation | list[Generation]:
+    checkpoint: Checkpoint,
+    prompt: Prompt | Sequence[Prompt],
+    *,
+    conversation: Conversation | None = None,
+    **options: Any,
+) -> Any:
     """The whole answer to a prompt, or a list of answers to a list of prompts, which run as one batch.
+
+    With `num_samples` each answer is a list of so many: `generate(checkpoint, prompt, num_samples=1)` is the plain
+    answer in a list, and what more samples bring comes behind it.
 
     Args:
         prompt: a text (one user turn, or continued as it stands with `raw` or without a chat template), a list of
             chat messages, a list (or tensor) of token ids, or a list of any of these.
+        conversation: what has been read already, for a single prompt; see `Conversation`.
         options: the fields of `Options`.
 
     Raises:
-        Error: an argument out of its range, an empty prompt, a token id outside the vocabulary, text for a checkpoint
-            without tokenizer, more tokens than `max_position_embeddings` allows or than there is memory for; all
-            before any computing. While computing: memory that is refused, or logits that are not finite.
+        Error: an argument out of its range or without effect, an empty prompt, a token id outside the vocabulary, text
+            for a checkpoint without tokenizer, more tokens than `max_position_embeddings` allows or than there is
+            memory for; all before any computing. Of a batch the row is named, counted from 0.
+            While computing: memory that is refused, or logits that are not finite.
     """
     prompts, many = as_batch(prompt)
-    checkpoint, rows, settings = prepare(checkpoint, prompts, **options)
+    checkpoint, rows, settings = prepare(checkpoint, prompts, conversation, **options)
     with telling_what_needs_less(checkpoint, rows, settings):
         for _ in steps(checkpoint, rows, settings):
             pass
-    results = [row.result() for row in rows]
+    results: list[Any] = [row.result() for row in rows]
+    if (samples := settings.options.num_samples) is not None:
+        results = [results[start : start + samples] for start in range(0, len(results), samples)]
     return results if many else results[0]
 
 
 @with_options
-def stream(checkpoint: Checkpoint, prompt: Prompt, **options: Any) -> Generator[Piece, None, Generation]:
-    """The answer to one prompt, piece by piece as it comes; takes the options of `generate` and returns its result.
+def stream(
+    checkpoint: Checkpoint, prompt: Prompt, *, conversation: Conversation | None = None, **options: Any
+) -> Generator[Piece, None, Generation]:
+    """The answer to one prompt, piece by piece as it comes; takes what `generate` takes and returns its result.
 
     A piece is a str with an attribute `thinking`; never does one hold half a character. The pieces with and without
     `thinking` add up to `Generation.thinking` and `Generation.text`. Errors are raised by the call itself, before
@@ -164,7 +172,9 @@ def stream(checkpoint: Checkpoint, prompt: Prompt, **options: Any) -> Generator[
     prompts, many = as_batch(prompt)
     if many:
         raise Error(f"prompt: {len(prompts)} prompts found, expected one: use generate for a batch")
-    checkpoint, rows, settings = prepare(checkpoint, prompts, **options)
+    if options.get("num_samples") is not None:
+        raise Error("num_samples is for generate, expected one answer in a stream: leave it out")
+    checkpoint, rows, settings = prepare(checkpoint, prompts, conversation, **options)
 
     def pieces() -> Generator[Piece, None, Generation]:
         with telling_what_needs_less(checkpoint, rows, settings):
@@ -178,84 +188,53 @@ def stream(checkpoint: Checkpoint, prompt: Prompt, **options: Any) -> Generator[
 # ---- everything that can be wrong is found before anything is computed ------------------------
 
 
-def as_batch(prompt: Any) -> tuple[list[Prompt], bool]:
-    """The prompts as a list, and whether a list of them was given rather than one."""
-    prompt = as_sequence(prompt)
-    if isinstance(prompt, str):
-        return [prompt], False
-    if not prompt:
-        raise Error("prompt is empty, expected at least one token or message: write something")
-    return ([prompt], False) if isinstance(prompt[0], (dict, int, float)) else (list(prompt), True)
-
-
-def as_sequence(prompt: Any) -> Sequence[Any]:
-    """A text as it is, a tensor or an array as a list; Error for what is no prompt of any kind."""
-    found = prompt.tolist() if hasattr(prompt, "tolist") else prompt
-    if isinstance(found, bytes) or not isinstance(found, Sequence):
-        raise Error(f"prompt is a {type(found).__name__}, expected text, messages, token ids, or a list of these")
-    return found
-
-
-def prompt_ids(
-    checkpoint: Checkpoint, prompt: Prompt, *, thinking: bool = True, tools: Tools | None = None, raw: bool = False
-) -> list[int]:
-    """The token ids that the model will read for a prompt of any kind."""
-    tokenizer, rows, given = checkpoint.tokenizer, checkpoint.config.vocab_size, as_sequence(prompt)
-    if not isinstance(given, str) and all(isinstance(token, (int, float)) for token in given[:1]):
-        ids = list(given)
-    elif tokenizer is None:
-        raise Error("prompt is text, and this checkpoint has no tokenizer, expected token ids: pass a list of them")
-    elif isinstance(given, str) and (raw or tokenizer.chat_template is None):
-        ids = tokenizer.encode(given)
-    else:
-        if isinstance(given, str) and not given.strip():
-            raise Error("prompt is empty, expected at least one word: write something")
-        messages = [{"role": "user", "content": given}] if isinstance(given, str) else given
-        ids = tokenizer.encode(tokenizer.render_chat(messages, tools=tools, thinking=thinking))
-    if not ids:
-        raise Error("prompt is empty, expected at least one token: write something")
-    wrong = [token for token in ids if type(token) is not int or not 0 <= token < rows]
-    if wrong:
-        found = f"token id {shown(wrong[0])}"
-        raise Error(f"prompt: {found} found, expected 0 to {rows - 1}: check which tokenizer made it")
-    return ids
-
-
-def prepare(checkpoint: Checkpoint, prompts: list[Prompt], **options: Any) -> tuple[Checkpoint, list[Row], Settings]:
+def prepare(
+    checkpoint: Checkpoint, prompts: list[Prompt], conversation: Conversation | None = None, **options: Any
+) -> tuple[Checkpoint, list[Row], Settings]:
     """The checkpoint as it is to decode, rows with their token ids, and settings within their ranges."""
     if unknown := options.keys() - {f.name for f in fields(Options)}:
         raise Error(f"{sorted(unknown)[0]}: no such option, expected one of generate's: check the spelling")
     asked = Options(**options)
     if asked.stops and checkpoint.tokenizer is None:
         raise Error("stop needs text, and this checkpoint has no tokenizer: leave it out")
-    rows = []
-    for prompt in prompts:
-        ids = prompt_ids(checkpoint, prompt, thinking=asked.thinking, tools=asked.tools, raw=asked.raw)
-        room = checkpoint.config.max_position_embeddings
-        if len(ids) + asked.max_new_tokens > room:
-            found = f"{len(ids)} prompt tokens and max_new_tokens={asked.max_new_tokens}"
-            raise Error(f"prompt: {found} exceed max_position_embeddings, which is {room}: shorten one of them")
-        generator = torch.Generator()
-        generator.seed() if asked.seed is None else generator.manual_seed(asked.seed)
-        text = TextStream(checkpoint.tokenizer, ids, asked.stops, asked.raw) if checkpoint.tokenizer else None
-        rows.append(Row(ids, generator, text))
-    check_generation_config(checkpoint.generation_config, Sampling._fields)
+    read = []
+    for number, prompt in enumerate(prompts):
+        try:
+            read.append(ids_that_fit(checkpoint, prompt, asked))
+        except Error as error:
+            raise Error(f"row {number}: {error}") if len(prompts) > 1 else error from None
+    check_generation_config(checkpoint.generation_config)
     sampling = asked.sampling(checkpoint)
-    read, dtype, device = max(len(row.prompt) for row in rows), checkpoint.dtype, checkpoint.device
-    needed = len(rows), read, asked.max_new_tokens
-    check_memory(checkpoint.config, *needed, chunk=PREFILL_CHUNK, dtype=dtype, device=device)
+    samples, longest = asked.num_samples or 1, max(map(len, read))
+    needed = len(read) * samples, longest, asked.max_new_tokens
+    where: Any = dict(dtype=checkpoint.dtype, device=checkpoint.device)
+    check_memory(checkpoint.config, *needed, chunk=PREFILL_CHUNK, **where)
+    rows = [new_row(checkpoint, ids, asked, sample) for ids in read for sample in range(samples)]
+    if conversation is not None and not (isinstance(conversation, Conversation) and len(rows) == 1):
+        found = f"is {shown(conversation)}, for {len(rows)} rows"
+        raise Error(f"conversation {found}, expected a Conversation, and one prompt with one answer: leave it out")
     vocabulary = checkpoint.tokenizer.vocab_size if checkpoint.tokenizer else checkpoint.config.vocab_size
     if asked.compiled and checkpoint.decoder is None:
         checkpoint = fast.compiled(checkpoint)
-    settings = Settings(asked, sampling, stop_token_ids(checkpoint), vocabulary, read + asked.max_new_tokens)
-    return checkpoint, rows, settings
+    ends, length = stop_token_ids(checkpoint), longest + asked.max_new_tokens
+    return checkpoint, rows, Settings(asked, sampling, ends, vocabulary, length, conversation)
 
 
-def default_sampling(checkpoint: Checkpoint) -> Sampling:
-    """What generation_config.json asks for; without `do_sample` that is the most likely token."""
-    asked = checkpoint.generation_config
-    known = {name: asked[name] for name in Sampling._fields if asked.get(name) is not None}
-    return Sampling(**known) if asked.get("do_sample") else Sampling(**(known | {"temperature": 0.0}))
+def ids_that_fit(checkpoint: Checkpoint, prompt: Prompt, asked: Options) -> list[int]:
+    """The token ids of one prompt, which leave room for its answer."""
+    names = "thinking", "tools", "raw", "plain_user_text"
+    ids = prompt_ids(checkpoint, prompt, **{name: getattr(asked, name) for name in names})
+    room = checkpoint.config.longest
+    if len(ids) + asked.max_new_tokens > room:
+        found = f"{len(ids)} prompt tokens and max_new_tokens={shown(asked.max_new_tokens)}"
+        advice = "shorten one of them, or raise it in the config (better with rope_scaling)"
+        raise Error(f"prompt: {found} exceed max_position_embeddings, which comes to {room}: {advice}")
+    return ids
+
+
+def new_row(checkpoint: Checkpoint, ids: list[int], asked: Options, sample: int) -> Row:
+    text = TextStream(checkpoint.tokenizer, ids, asked.stops, asked.raw) if checkpoint.tokenizer else None
+    return Row(ids, asked.generator(sample), text)
 
 
 def stop_token_ids(checkpoint: Checkpoint) -> frozenset[int]:
@@ -276,11 +255,18 @@ def telling_what_needs_less(checkpoint: Checkpoint, rows: list[Row], settings: S
 
 def steps(checkpoint: Checkpoint, rows: list[Row], settings: Settings) -> Iterator[list[list[Piece]]]:
     """Generates for all rows at once until each has finished; yields after every token each row's new pieces."""
-    dtype, device, most = checkpoint.dtype, checkpoint.device, settings.options.max_new_tokens
-    cache = KVCache(checkpoint.config, len(rows), settings.length, chunk=PREFILL_CHUNK, dtype=dtype, device=device)
+    most, talk = settings.options.max_new_tokens, settings.conversation
+    if talk is None:
+        cache, unread = new_cache(checkpoint, len(rows), settings.length), [row.prompt for row in rows]
+    else:
+        cache, rest = talk.resume(checkpoint, rows[0].prompt, settings.length)
+        unread = [rest]
     choice = new_choice(checkpoint, rows, settings)
-    pick = partial(choose, sampling=settings.sampling, barred=choice.barred, seen=choice.seen, uniform=choice.uniform)
-    logits = prefill(checkpoint, [row.prompt for row in rows], cache)
+    pick = partial(choose, sampling=settings.sampling, barred=choice.barred, seen=choice.seen)
+    pick = partial(pick, uniform=choice.uniform, counts=choice.counts)
+    logits = prefill(checkpoint, unread, cache)
+    if talk is not None:  # noted once it is read: what was cut off does not count
+        talk.token_ids = [*rows[0].prompt]
     advance = (checkpoint.decoder or eager_decoder)(checkpoint, cache, pick)
     renew(choice, rows, settings, 0)
     tokens = pick(logits)
@@ -294,6 +280,13 @@ def steps(checkpoint: Checkpoint, rows: list[Row], settings: Settings) -> Iterat
             break
         renew(choice, rows, settings, count)
         tokens = advance(tokens.clamp(min=0))  # a row that has finished may say what it likes
+        if talk is not None:
+            talk.token_ids.append(chosen[0])
+
+
+def new_cache(checkpoint: Checkpoint, rows: int, length: int) -> KVCache:
+    kind: Any = dict(dtype=checkpoint.dtype, device=checkpoint.device)
+    return KVCache(checkpoint.config, rows, length, chunk=PREFILL_CHUNK, **kind)
 
 
 class Choice(NamedTuple):
@@ -301,6 +294,7 @@ class Choice(NamedTuple):
 
     barred: Tensor  # [vocab]
     seen: Tensor  # [batch, vocab]
+    counts: Tensor | None  # [batch, vocab], where a penalty asks for them
     uniform: Tensor  # [batch]
 
 
@@ -313,7 +307,10 @@ def new_choice(checkpoint: Checkpoint, rows: list[Row], settings: Settings) -> C
     seen = torch.zeros(len(rows), vocabulary, dtype=torch.bool)
     for number, row in enumerate(rows):
         seen[number, row.prompt] = True
-    return Choice(barred.to(device), seen.to(device), torch.zeros(len(rows), dtype=torch.float64, device=device))
+    counting = settings.sampling.presence_penalty or settings.sampling.frequency_penalty
+    counts = torch.zeros(len(rows), vocabulary, dtype=torch.int32, device=device) if counting else None
+    uniform = torch.zeros(len(rows), dtype=torch.float64, device=device)
+    return Choice(barred.to(device), seen.to(device), counts, uniform)
 
 
 @torch.inference_mode()
@@ -321,9 +318,12 @@ def renew(choice: Choice, rows: list[Row], settings: Settings, count: int) -> No
     """Brings the tensors up to date before token number `count` is chosen."""
     if count == settings.options.min_new_tokens:
         choice.barred[[token for token in settings.stop_ids if token < settings.vocabulary]] = False
-    if settings.sampling.repetition_penalty != 1.0:
+    if settings.sampling.repetition_penalty != 1.0 or choice.counts is not None:
         for number, row in enumerate(rows):
-            choice.seen[number, row.tokens[-1:]] = True
+            last = row.tokens[-1:]
+            choice.seen[number, last] = True
+            if choice.counts is not None:
+                choice.counts[number, last] += 1
     if settings.sampling.temperature > 0:
         choice.uniform.copy_(torch.cat([torch.rand(1, generator=row.generator, dtype=torch.float64) for row in rows]))
 

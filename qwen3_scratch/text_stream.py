@@ -3,7 +3,10 @@
 import codecs
 from collections.abc import Sequence
 
+from .errors import Error, shown
 from .tokenizer import Tokenizer
+
+TAGS = "<think>", "</think>"
 
 
 class Piece(str):
@@ -21,8 +24,13 @@ class TextStream:
     """Turns one answer's token ids into text as they arrive.
 
     Held back are: bytes that are no whole UTF-8 character yet, text that a stop string may begin with, and line
-    breaks that may turn out to stand at the end of the thinking or of the answer, where they are dropped. With `raw`
-    the text is passed on as it is, tags and line breaks included.
+    breaks that may turn out to stand at the end of the thinking or of the answer, where they are dropped.
+
+    A stop string is looked for in the answer alone, not in the thinking before it; one that is the text of a special
+    token, or of a tag, is met where that token comes. With `raw` there is no thinking: tags and line breaks are text
+    like any other. Special tokens are never text.
+
+    Raises Error for a stop string that holds a special token beside other text: it would never be met.
     """
 
     open: int | None  # the token that begins thinking, and that which ends it
@@ -30,25 +38,43 @@ class TextStream:
     stopped: str | None  # the stop string that was met
 
     def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stop: Sequence[str] = (), raw: bool = False):
-        self.tokenizer, self.stop, self.raw = tokenizer, stop, raw
-        self.open, self.close = (None, None) if raw else map(tokenizer.token_id, ("<think>", "</think>"))
-        self.special = {i for i, t in tokenizer.added.items() if t.special}
-        # Some templates open the thinking themselves; a tag that a person typed stands before the last turn's end.
-        turn = max((place for place, token in enumerate(prompt, 1) if token in self.special), default=0)
-        tags = [token for token in prompt[turn:] if token in (self.open, self.close)]
-        self.thinking = bool(tags) and tags[-1] == self.open
+        self.tokenizer, self.raw = tokenizer, raw
+        tags = {tag: token for tag in TAGS if (token := tokenizer.token_id(tag)) is not None}
+        self.open, self.close = (None, None) if raw else (tags.get(TAGS[0]), tags.get(TAGS[1]))
+        special = {number for number, added in tokenizer.added.items() if added.special}
+        self.special = special - {*tags.values()}  # some files call the tags special too
+        silent = {tokenizer.added[i].content: i for i in self.special} | ({} if raw else tags)
+        self.stop_ids = {silent[text]: text for text in stop if text in silent}
+        self.stop = [text for text in stop if text not in silent]
+        for text, name in ((text, name) for text in self.stop for name in silent if name in text):
+            found = f"stop is {shown(text)}, which holds {shown(name)}, a token of its own"
+            raise Error(f"{found}, expected text alone or the token alone: mend the argument")
+        self.thinking = self._opened(prompt)
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.held, self.begun, self.stopped = "", False, None
 
+    def _opened(self, prompt: Sequence[int]) -> bool:
+        """Whether the prompt ends within thinking: some templates open it themselves."""
+        # A tag that a person typed stands before the last turn's end.
+        turn = max((place for place, token in enumerate(prompt, 1) if token in self.special), default=0)
+        tags = [token for token in prompt[turn:] if token in (self.open, self.close)]
+        return bool(tags) and tags[-1] == self.open
+
     def feed(self, token: int) -> list[Piece]:
         """The pieces that became certain with this token."""
-        if self.stopped is not None or token in self.special:
+        if self.stopped is not None:
             return []
-        if token is not None and token in (self.open, self.close):
+        if token in self.stop_ids:
+            before = self._release(final=True)
+            self.stopped = self.stop_ids[token]
+            return before
+        if token in (self.open, self.close):
             before = self._release(final=True)
             self.thinking, self.begun = token == self.open, False
             self.decoder.reset()
             return before
+        if token in self.special:
+            return []
         self.held += self.decoder.decode(self.tokenizer.token_bytes(token))
         return self._release()
 
@@ -58,7 +84,8 @@ class TextStream:
 
     def _release(self, final: bool = False) -> list[Piece]:
         head = 0 if self.begun or self.raw else len(self.held) - len(self.held.lstrip("\n"))  # will be dropped
-        starts = {text: 0 if text.strip("\n") else head for text in self.stop}
+        stops = () if self.thinking else self.stop
+        starts = {text: 0 if text.strip("\n") else head for text in stops}
         if ends := [(cut, text) for text in starts if (cut := self.held.find(text, starts[text])) >= 0]:
             cut, self.stopped = min(ends)
             text, self.held = self.held[head:cut], ""
@@ -72,7 +99,8 @@ class TextStream:
 
     def _uncertain(self) -> int:
         """How many characters at the end may still be cut off by what comes next."""
-        starts = (length for stop in self.stop for length in range(1, len(stop)) if self.held.endswith(stop[:length]))
+        stops = () if self.thinking else self.stop
+        starts = (size for stop in stops for size in range(1, len(stop)) if self.held.endswith(stop[:size]))
         keep = max(starts, default=0)
         if not self.raw:  # line breaks before what is kept may prove to be the last
             keep += len(self.held[: len(self.held) - keep]) - len(self.held[: len(self.held) - keep].rstrip("\n"))

@@ -1,13 +1,10 @@
 """The commands of the terminal, each a few lines on functions that can be imported as well."""
 
-import inspect
 import os
 import sys
-from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from dataclasses import Field, fields
 from importlib.metadata import version
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -16,16 +13,35 @@ from .. import fast
 from ..checkpoints.checkpoint import Checkpoint, load_checkpoint
 from ..checkpoints.verifying import verify as verdicts_of
 from ..checkpoints.weights import DTYPES
-from ..devices.launch import agree, ranks, started_by_torchrun
+from ..devices.launch import TIMEOUT, agree, ranks, started_by_torchrun
 from ..devices.slices import DISPATCH, load_slices
-from ..errors import Error
-from ..generation import KEYWORD, Options, prompt_ids, stream
+from ..errors import Error, shown
+from ..generation import Conversation, stream
 from ..hub.download import fetch, find_snapshot
 from ..hub.find import chosen, find_local
 from ..model import forward
+from ..request import prompt_ids
+from ..tokenizer import Message
 from ..tracing import trace as open_trace
+from .command_line import (
+    EXPERT_PARALLEL,
+    TENSOR_PARALLEL,
+    Device,
+    Dtype,
+    ExpertParallel,
+    Int8,
+    Model,
+    Prompted,
+    Raw,
+    Revision,
+    System,
+    TensorParallel,
+    TopExperts,
+    with_generation_options,
+)  # fmt: skip
+from .keyboard import lines_of_any_length, prepare_input, read_all, read_line
 from .report import checkpoint_report, plan_report, route_table, slices_report, verdict_line
-from .screen import complain, one_line_ends, read_line, screen, show, speaker
+from .screen import complain, note, one_line_ends, say, show, show_table, speaker, tell_why_short
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -39,18 +55,6 @@ app = typer.Typer(
     "QWEN3_SCRATCH_MODEL decides, else `tiny`.",
 )
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-Model = Annotated[str | None, typer.Option("--model", "-m", help="`tiny`, a folder, or a hub id.")]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")]
-Device = Annotated[str, typer.Option(help="`auto` takes a GPU where there is one; else `cpu`, `cuda`, `cuda:1`.")]
-Dtype = Annotated[str, typer.Option(help="`auto` keeps the type of the files; else float32, bfloat16, float16.")]
-TopExperts = Annotated[int | None, typer.Option(help="Experts each token goes to, instead of the config's number.")]
-System = Annotated[str | None, typer.Option(help="A system message before the first turn.")]
-TensorParallel = Annotated[int, typer.Option(min=1, help="Cut every matrix over so many processes (torchrun).")]
-ExpertParallel = Annotated[int, typer.Option(min=1, help="Deal the experts out to so many processes (torchrun).")]
-Int8 = Annotated[bool, typer.Option("--int8", help="Decode compiled, from a copy of the weights in 8 bits.")]
-Raw = Annotated[bool, typer.Option("--raw", help="Continue the text as it stands, without the chat format.")]
-
 
 def main() -> None:
     """Runs the command line; an error is one line on standard error and a non-zero exit."""
@@ -58,6 +62,7 @@ def main() -> None:
     with suppress(AttributeError):  # a character that the terminal lacks is no reason to stop
         output: Any = sys.stdout
         output.reconfigure(errors="replace")
+    prepare_input()
     with one_line_ends():
         app()
 
@@ -78,31 +83,7 @@ def before_any_command(
     pass
 
 
-def with_generation_options(*without: str, **defaults: Any) -> Callable[[Command], Command]:
-    """Gives a command the fields of `Options` in the place of `**options`, all but some, with defaults of its own."""
-
-    def option(f: Field[Any]) -> inspect.Parameter:
-        kind, help_text = get_args(f.type)[:2]
-        default = defaults.get(f.name, f.default)
-        name = f"--{f.name.replace('_', '-')}" + (f"/--no-{f.name}" if default is True else "")
-        if f.name == "stop":
-            kind, default = list[str], []
-        elif float in get_args(kind):
-            kind = float | None
-        annotation: Any = Annotated[kind, typer.Option(name, help=help_text)]
-        return inspect.Parameter(f.name, KEYWORD, default=default, annotation=annotation)
-
-    def change(command: Command) -> Command:
-        given = list(inspect.signature(command).parameters.values())
-        more = [option(f) for f in fields(Options) if f.name not in (*without, "tools")]
-        taken = [each.replace(kind=KEYWORD) for each in given[:-1]]
-        command.__signature__ = inspect.Signature([*taken[:2], *more, *taken[2:]])  # type: ignore[attr-defined]  # typeshed lacks it
-        return command
-
-    return change
-
-
-@app.command("generate")
+@app.command("generate", cls=Prompted)
 @with_generation_options()
 def generate_command(
     prompt: Annotated[str, typer.Argument(help="The prompt; `-` reads standard input.")],
@@ -117,8 +98,14 @@ def generate_command(
     tensor_parallel: TensorParallel = 1,
     expert_parallel: ExpertParallel = 1,
     expert_dispatch: Annotated[
-        str, typer.Option(help="With experts dealt out: `own-experts` adds answers up, `all-to-all` sends tokens.")
-    ] = "own-experts",
+        str | None,
+        typer.Option(
+            help="With experts dealt out: `own-experts` (so without it) adds answers up, `all-to-all` sends tokens."
+        ),
+    ] = None,
+    rank_timeout: Annotated[
+        float, typer.Option(min=1, help="Seconds that a process waits for one that is slow (torchrun).")
+    ] = TIMEOUT,
     **options: Any,
 ) -> None:
     """Answer one prompt, streaming. What is left out comes from the checkpoint's generation_config.json.
@@ -127,22 +114,25 @@ def generate_command(
 
     On many devices: `torchrun --nproc-per-node 4 -m qwen3_scratch generate ... --tensor-parallel 2 --expert-parallel 2`
     """
+    if system is not None and options["raw"]:
+        raise Error("--system is for the chat format, and --raw leaves that out: leave one of them out")
     place = place_for(device)
     many = tensor_parallel * expert_parallel > 1 or started_by_torchrun()
-    with ranks(tensor_parallel, expert_parallel, place) if many else nullcontext() as mesh, speaker(mesh) as first:
-        prompt = agree(sys.stdin.read().removesuffix("\n") if prompt == "-" and first else prompt)
+    together = ranks(tensor_parallel, expert_parallel, place, rank_timeout) if many else nullcontext()
+    with together as mesh, speaker(mesh) as first:
+        prompt = agree(read_all() if prompt == "-" and first else prompt)
         if many and options["seed"] is None:
             options["seed"] = agree(int(torch.seed() % 2**63))
-        checkpoint = load(model, place, dtype, revision, num_experts_per_tok, mesh, expert_dispatch)
+        check_dispatch(expert_dispatch, expert_parallel)
+        checkpoint = load(model, place, dtype, revision, num_experts_per_tok, mesh, expert_dispatch or "own-experts")
         checkpoint = fast.int8(checkpoint) if int8 else checkpoint
         asked: Any = prompt
-        if system is not None and not options["raw"]:
+        if system is not None:
             asked = [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
         found = show(stream(checkpoint, asked, **options))
-        if found.finish_reason == "length":
-            screen.print(f"(cut off after {len(found.token_ids)} tokens; raise --max-new-tokens to see more)")
+        tell_why_short(found, "raise --max-new-tokens to see more")
         if routes:
-            screen.print(route_table(checkpoint, [*found.prompt_ids, *found.token_ids], len(found.prompt_ids)))
+            show_table(route_table(checkpoint, [*found.prompt_ids, *found.token_ids], len(found.prompt_ids)))
 
 
 @app.command()
@@ -159,39 +149,56 @@ def chat(
 ) -> None:
     """Talk in turns. `/new` starts afresh, `/think` switches thinking, `/quit` or Ctrl-D ends.
 
-    Ctrl-C stops an answer, and ends the chat where it waits for you.
+    Any other line is said, whatever it begins with; `//think` says `/think`. Lines that are pasted at once are one
+    message. Ctrl-C stops an answer, and ends the chat where it waits for you.
 
     Example: `qwen3-scratch chat --no-thinking --temperature 0.7`
     """
     checkpoint = load(model, place_for(device), dtype, revision, num_experts_per_tok)
     checkpoint = fast.int8(checkpoint) if int8 else checkpoint
-    most, start = options["max_new_tokens"], [] if system is None else [{"role": "system", "content": system}]
-    messages = start
-    screen.print("Type a message. /new, /think, /quit, /help.", style="dim")
-    while (text := read_line()) is not None and text != "/quit":
-        if text == "/new":
-            messages = start
-        elif text == "/think":
-            options["thinking"] = not options["thinking"]
-            screen.print(f"thinking is {'on' if options['thinking'] else 'off'}", style="dim")
-        elif text.startswith("/"):
-            screen.print("/new starts afresh, /think switches thinking, /quit or Ctrl-D ends", style="dim")
-        elif text:
-            asked = [*messages, {"role": "user", "content": text}]
-            try:
-                read = prompt_ids(checkpoint, asked, thinking=options["thinking"])
-                room = checkpoint.config.max_position_embeddings - len(read)
-                if room < 1:
-                    raise Error("the chat has filled the model's context: /new starts afresh")
-                found = show(stream(checkpoint, asked, **options | {"max_new_tokens": min(most, room)}))
-                messages = [*asked, {"role": "assistant", "content": found.text}]
-            except Error as error:
-                complain(error)
-            except KeyboardInterrupt:
-                screen.print("(stopped; this turn is forgotten)", style="dim")
+    start = [] if system is None else [{"role": "system", "content": system}]
+    messages, options["conversation"] = start, Conversation()
+    note("Type a message. /new, /think, /quit, /help.", "dim")
+    with lines_of_any_length():
+        while (text := read_line()) is not None and text != "/quit":
+            if text == "/new":
+                messages = start
+            elif text == "/think":
+                options["thinking"] = not options["thinking"]
+                note(f"thinking is {'on' if options['thinking'] else 'off'}", "dim")
+            elif text == "/help":
+                note(f"{HELP}; any other line is said, and //think says /think", "dim")
+            elif text:
+                said = text[1:] if text.startswith("//") and text.lstrip("/") in WORDS else text
+                messages = take_turn(checkpoint, messages, said, **options)
 
 
-@app.command("trace")
+WORDS = ("new", "think", "quit", "help")
+HELP = "/new starts afresh, /think switches thinking, /quit or Ctrl-D ends"
+
+
+def take_turn(checkpoint: Checkpoint, messages: list[Message], text: str, **options: Any) -> list[Message]:
+    """The chat with one more turn of both; as it was where an error or Ctrl-C ended the turn."""
+    asked = [*messages, {"role": "user", "content": text}]
+    most, advice = options["max_new_tokens"], "raise --max-new-tokens to see more"
+    try:
+        how = {name: options[name] for name in ("thinking", "plain_user_text")}
+        room = checkpoint.config.longest - len(prompt_ids(checkpoint, asked, **how))
+        if room < 1:
+            raise Error("the chat has filled the model's context: /new starts afresh")
+        if room < most:
+            most, advice = room, "the chat has filled the model's context: /new starts afresh"
+        found = show(stream(checkpoint, asked, **options | {"max_new_tokens": most}))
+        tell_why_short(found, advice)
+        return [*asked, found.message]
+    except Error as error:
+        complain(error)
+    except KeyboardInterrupt:
+        note("(stopped; this turn is forgotten)", "dim")
+    return messages
+
+
+@app.command("trace", cls=Prompted)
 def trace_command(
     prompt: Annotated[str, typer.Argument(help="The text whose pass is traced.")] = "Who has the kite?",
     model: Model = None,
@@ -209,15 +216,15 @@ def trace_command(
     ids = torch.tensor([prompt_ids(checkpoint, prompt, raw=raw)], device=checkpoint.device)
     with torch.inference_mode(), open_trace() as recorded:
         forward(checkpoint.weights, ids, checkpoint.config)
-    print(recorded.table())
+    say(recorded.table())
 
 
 @app.command()
 def info(
     model: Annotated[str | None, typer.Argument(help="`tiny`, a folder, a hub id, or a config.json alone.")] = None,
     revision: Revision = None,
-    tensor_parallel: TensorParallel | None = None,
-    expert_parallel: ExpertParallel | None = None,
+    tensor_parallel: Annotated[int | None, TENSOR_PARALLEL] = None,
+    expert_parallel: Annotated[int | None, EXPERT_PARALLEL] = None,
 ) -> None:
     """Show a checkpoint's files, sizes, parameters and memory.
 
@@ -226,10 +233,12 @@ def info(
 
     Example: `qwen3-scratch info Qwen/Qwen3-30B-A3B --tensor-parallel 2 --expert-parallel 4`
     """
+    if not (model and model.endswith("config.json")):
+        check_revision(model, revision)
     if tensor_parallel is None and expert_parallel is None:
-        print(checkpoint_report(model, revision))
+        say(checkpoint_report(model, revision))
     else:
-        print(slices_report(model, tensor_parallel or 1, expert_parallel or 1, revision))
+        say(slices_report(model, tensor_parallel or 1, expert_parallel or 1, revision))
 
 
 @app.command("download")
@@ -246,13 +255,14 @@ def download_command(
     Example: `qwen3-scratch download huihui-ai/Huihui-MoE-0.8B-2E`
     """
     name = chosen(model)
+    check_revision(model, revision)
     if (folder := find_local(name)) is not None:
-        screen.print("(a folder of this machine: there is nothing to download)")
+        note("(a folder of this machine: there is nothing to download)")
     else:
         snapshot = find_snapshot(str(name), revision)
-        screen.print(plan_report(snapshot), markup=False, soft_wrap=True)
-        folder = fetch(snapshot, tell=lambda file: screen.print(f"  verified  {file}", markup=False))
-    print(folder)
+        note(plan_report(snapshot))
+        folder = fetch(snapshot, tell=lambda file: note(f"  verified  {file}"))
+    say(folder)
 
 
 @app.command("verify")
@@ -269,11 +279,12 @@ def verify_command(
 
     Example: `qwen3-scratch verify huihui-ai/Huihui-MoE-0.8B-2E`
     """
+    check_revision(model, revision)
     folder, verdicts = verdicts_of(model, revision, against)
-    print(folder)
+    say(folder)
     wrong = []
     for verdict in verdicts:
-        print(verdict_line(verdict), flush=True)
+        say(verdict_line(verdict))
         wrong += [verdict.name] if verdict.right is False else []
     if wrong:
         others = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
@@ -287,12 +298,23 @@ def place_for(device: str) -> str:
     return f"cuda:{os.environ['LOCAL_RANK']}" if started_by_torchrun() else "cuda"
 
 
+def check_revision(model: str | None, revision: str | None) -> None:
+    if revision is not None and find_local(chosen(model)) is not None:
+        raise Error("--revision is for a hub id, and the model is a folder of this machine: leave it out")
+
+
+def check_dispatch(way: str | None, expert_parallel: int) -> None:
+    if way is not None and way not in DISPATCH:
+        raise Error(f"--expert-dispatch is {shown(way)}, expected {' or '.join(DISPATCH)}: choose one")
+    if way is not None and expert_parallel == 1:
+        raise Error("--expert-dispatch is for experts dealt out, expected --expert-parallel above 1: leave it out")
+
+
 def load(
     model: str | None, device: str, dtype: str, revision: str | None, top_k: int | None, mesh: Any = None, way: str = ""
 ) -> Checkpoint:
     """A whole checkpoint, or of a mesh this rank's slices of one, whose experts are reached in this way."""
-    if mesh is not None and way not in DISPATCH:
-        raise Error(f"--expert-dispatch is {way!r}, expected {' or '.join(DISPATCH)}: choose one")
+    check_revision(model, revision)
     if dtype != "auto" and dtype not in DTYPES:
         raise Error(f"--dtype is {dtype!r}, expected auto, {', '.join(DTYPES)}: choose one")
     options: dict[str, Any] = dict(device=device, revision=revision, num_experts_per_tok=top_k, dtype=DTYPES.get(dtype))

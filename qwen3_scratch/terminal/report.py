@@ -23,8 +23,9 @@ from ..model import forward
 from ..tracing import trace
 from ..trust.memory import size_text
 from ..trust.shards import tensor_files
+from .screen import WIDTH
 
-WIDTH, LONGEST = 80, 14  # characters of a line, and those of a token at its head
+LONGEST = 14  # characters of a token at the head of a line
 MOST_EXPERTS = 2  # of a token in a layer; a terminal has no room for eight
 
 
@@ -95,7 +96,7 @@ def slices_report(name: str | None, tensors: int, experts: int, revision: str | 
     folder = file.parent if file and alone else find_folder(name, revision, wanted=("config.json",))
     config = read_config(folder)
     check_split(config, tensors, experts)
-    place, bytes_each = Place(0, 0, tensors, experts), dtype_of(config, folder).itemsize
+    place, dtype = Place(0, 0, tensors, experts), dtype_of(config, folder)
     own = own_config(config, place)
     held = sum(math.prod(slot.shape) for slot in map(partial(own_slot, config, place), all_slots(config)) if slot)
     cache = 2 * config.num_hidden_layers * own.num_key_value_heads * config.head_dim * 1000
@@ -111,8 +112,10 @@ def slices_report(name: str | None, tensors: int, experts: int, revision: str | 
         "sent for each new token": (sum(traffic(config, place).values()), "payload of all sums and exchanges"),
     }
     found = [] if alone else commit_lines(name, folder)
-    found += [f"each of {tensors} x {experts} devices, tensor x expert parallel, in {config.dtype}"]
-    found += [f"  {key:<26}{size_text(count * bytes_each):>12}  {why}" for key, (count, why) in lines.items()]
+    found += [
+        f"each of {tensors} x {experts} devices, tensor x expert parallel, in {str(dtype).removeprefix('torch.')}"
+    ]
+    found += [f"  {key:<26}{size_text(count * dtype.itemsize):>12}  {why}" for key, (count, why) in lines.items()]
     return "\n".join(found)
 
 

@@ -1,5 +1,10 @@
-"""How the terminal talks: answers to standard output, everything else to standard error, and quiet ends."""
+"""How the terminal talks: answers to standard output, everything else to standard error, and quiet ends.
 
+Whatever a model or a checkpoint says is made `visible` first, also where the output is a file or a pipe, since those
+end on a terminal sooner or later.
+"""
+
+import codecs
 import os
 import signal
 import sys
@@ -7,14 +12,41 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from ..devices.launch import started_by_torchrun
 from ..errors import Error
 from ..generation import Generation
 from ..text_stream import Piece
+from .keyboard import WIDE
 
 screen = Console(stderr=True, highlight=False, emoji=False)  # what a model says stays as it is, `:cat:` too
+WIDTH = 80  # characters of a table's line; a narrower terminal breaks it, and nothing is left out
+
+# What commands a terminal, but for line break and tab: drawn where Unicode has a picture of it (U+241B for escape),
+# else spelled out; also what turns the direction of writing, so that a text reads otherwise than it runs.
+TURNS = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
+DRAWN = {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t"} | {0x7F: "\N{SYMBOL FOR DELETE}"}
+DRAWN |= {code: f"\\x{code:02x}" for code in range(0x80, 0xA0)} | {code: f"\\u{code:04x}" for code in TURNS}
+
+
+def visible(text: object) -> str:
+    """The text with everything drawn that would command the terminal."""
+    return str(text).translate(DRAWN)
+
+
+def say(text: object) -> None:
+    """A line to standard output."""
+    print(visible(text), flush=True)
+
+
+def note(text: object, style: str | None = None) -> None:
+    """A line to standard error, never broken: what is narrower than it breaks it by itself."""
+    screen.print(visible(text), style=style, markup=False, soft_wrap=True)
+
+
+def show_table(table: RenderableType) -> None:
+    Console(stderr=True, highlight=False, emoji=False, quiet=screen.quiet, width=WIDTH).print(table)
 
 
 @contextmanager
@@ -30,7 +62,8 @@ def one_line_ends() -> Iterator[None]:
     except Error as error:
         complain(error)
     except UnicodeDecodeError as error:
-        complain(f"standard input is no text in {error.encoding} ({error.reason}): convert it")
+        wide = error.object.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        complain(WIDE if wide else f"standard input is no text in {error.encoding} ({error.reason}): convert it")
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
@@ -58,7 +91,7 @@ def orderly_sigterm() -> Iterator[None]:
 
 def complain(message: object) -> None:
     screen.quiet = False
-    screen.print(f"error: {message}", markup=False, soft_wrap=True)
+    note(visible(f"error: {message}").translate({ord("\n"): "\N{SYMBOL FOR NEWLINE}"}))
 
 
 @contextmanager
@@ -70,20 +103,6 @@ def speaker(mesh: Any) -> Iterator[bool]:
     screen.quiet = True
     with open(os.devnull, "w") as nothing, redirect_stdout(nothing):
         yield False
-
-
-def read_line() -> str | None:
-    """One line from the person, or None where there is no more."""
-    with suppress(ImportError):  # line editing and history, where the platform has them
-        import readline  # noqa: F401
-    try:
-        if sys.stdin.isatty() and sys.stdout.isatty():
-            return input("> ").strip()  # line editing draws the line anew, so it has to know the prompt
-        screen.print("> ", end="")
-        return input().strip()
-    except (EOFError, KeyboardInterrupt):
-        screen.print()
-        return None
 
 
 def show(pieces: Any) -> Generation:
@@ -99,9 +118,21 @@ def show(pieces: Any) -> Generation:
             screen.print()  # what comes next starts on a line of its own
             raise
         if piece.thinking:
-            screen.print(piece, end="", style="dim italic", markup=False, soft_wrap=True)
+            screen.print(visible(piece), end="", style="dim italic", markup=False, soft_wrap=True)
         else:
             if thought:
                 screen.print("\n")
-            print(piece, end="", flush=True)
+            print(visible(piece), end="", flush=True)
         thought = piece.thinking
+
+
+def tell_why_short(found: Generation, advice: str) -> None:
+    """One line where the answer was cut off, or where there is none."""
+    count = len(found.token_ids)
+    if found.cut_in_thinking and found.finish_reason == "length":
+        note(f"(cut off after {count} tokens, within the thinking: no answer yet; {advice}, or --no-thinking)")
+    elif found.finish_reason == "length":
+        note(f"(cut off after {count} tokens; {advice})")
+    elif not found.text.strip():
+        where = "within the thinking" if found.cut_in_thinking else "without a word"
+        note(f"(ended {where} after {count} tokens: there is no answer)")

@@ -45,7 +45,9 @@ PROMPTS = st.one_of(
 RIGHT = {
     "max_new_tokens": st.integers(1, 3), "min_new_tokens": st.integers(0, 1), "thinking": st.booleans(),
     "temperature": st.floats(0, 2), "top_k": st.integers(0, 9), "top_p": st.floats(0.1, 1), "min_p": st.floats(0, 1),
-    "repetition_penalty": st.floats(0.5, 2), "seed": st.integers(0, 9), "stop": st.lists(TEXTS, max_size=2) | TEXTS,
+    "repetition_penalty": st.floats(0.5, 2), "presence_penalty": st.floats(-2, 2),
+    "frequency_penalty": st.floats(-2, 2), "num_samples": st.integers(1, 3), "plain_user_text": st.booleans(),
+    "seed": st.integers(0, 9), "stop": st.lists(TEXTS, max_size=2) | TEXTS,
     "tools": st.just([{"name": "f", "parameters": {}}]), "raw": st.booleans(),
 }  # fmt: skip
 OPTIONS = st.fixed_dictionaries({}, optional={name: right | ANY for name, right in RIGHT.items()}).map(
@@ -76,11 +78,15 @@ def whole(found, limit):
     assert isinstance(found.text, str)
 
 
+def flat(found):
+    return [] if found is None else [one for many in found for one in flat(many)] if type(found) is list else [found]
+
+
 @examples(300)
 @given(prompt=PROMPTS, options=OPTIONS)
 def test_any_request_is_an_answer_or_a_sentence(prompt, options):
     found = asked(lambda: generate(small(), prompt, **options))
-    for one in [] if found is None else found if isinstance(found, list) else [found]:
+    for one in flat(found):
         whole(one, options["max_new_tokens"])
 
 

@@ -172,7 +172,9 @@ STOPS = [
     ("END of it", ["END"], "", "END"),  # at the very start
     ("\n\nUser: hi", ["\n\nUser:"], "", "\n\nUser:"),  # and with line breaks that would be dropped there
     ("\nfirst\nsecond", ["\n"], "first", "\n"),  # whereas a line break before any text ends nothing
-    ("x<think>y", ["y"], "x", "y"),  # in the thinking too
+    ("x<think>y</think>z y", ["y"], "xz ", "y"),  # not in the thinking
+    ("<think>a</think>b", ["</think>"], "", "</think>"),  # a tag that is asked for is met where it comes
+    ("<think>a<|box_end|>b", ["b", "<|box_end|>"], "", "<|box_end|>"),  # and so is a special token, wherever it comes
     ("left right", ["right", "left"], "", "left"),  # the first that comes
     ("left right", ["wrong"], "left right", None),
     ("left righ", ["right"], "left righ", None),  # what was held back is given in the end
@@ -267,7 +269,7 @@ OUTSIDE = f"found, expected 0 to {ROWS - 1}: check which tokenizer made it"
 WRONG = [
     ("", {}, f"{FIRST_WORD}: write something"),
     ("  \n ", {}, f"{FIRST_WORD}: write something"),
-    (["Hi", " "], {}, f"{FIRST_WORD}: write something"),
+    (["Hi", " "], {}, f"row 1: {FIRST_WORD}: write something"),
     ("", {"raw": True}, f"{EMPTY}: write something"),
     ([], {}, f"{EMPTY} or message: write something"),
     ([[]], {}, f"{EMPTY}: write something"),
@@ -276,17 +278,17 @@ WRONG = [
     (5, {}, f"prompt is a int, {KINDS}"),
     (b"Hi", {}, f"prompt is a bytes, {KINDS}"),
     ({"role": "user"}, {}, f"prompt is a dict, {KINDS}"),
-    (["Hi", 5], {}, f"prompt is a int, {KINDS}"),
+    (["Hi", 5], {}, f"row 1: prompt is a int, {KINDS}"),
     ([1, ROWS], {}, f"prompt: token id {ROWS} {OUTSIDE}"),
     ([1, -1], {}, f"prompt: token id -1 {OUTSIDE}"),
     ([1.0, 2.0], {}, f"prompt: token id 1.0 {OUTSIDE}"),
     ([1, 2.5], {}, f"prompt: token id 2.5 {OUTSIDE}"),
     ([True, 2], {}, f"prompt: token id True {OUTSIDE}"),
-    ([[1], [2, "a"]], {}, f"prompt: token id 'a' {OUTSIDE}"),
+    ([[1], [2, "a"]], {}, f"row 1: prompt: token id 'a' {OUTSIDE}"),
     ([{"content": "Hi"}], {}, "messages: entry 0 is {'content': 'Hi'}, expected a role and a content"),
     ([["Hi"]], {}, "messages: entry 0 is 'Hi', expected a role and a content"),
     ([1] * 500, {"max_new_tokens": 13}, "prompt: 500 prompt tokens and max_new_tokens=13 exceed max_position"),
-    (["Hi", [1] * 257], {}, "prompt: 257 prompt tokens and max_new_tokens=256 exceed max_position"),
+    (["Hi", [1] * 257], {}, "row 1: prompt: 257 prompt tokens and max_new_tokens=256 exceed max_position"),
     ("Hi", {"max_new_tokens": 0}, "max_new_tokens is 0, expected a whole number, at least 1: raise it"),
     ("Hi", {"max_new_tokens": 2.5}, "max_new_tokens is 2.5, expected a whole number, at least 1: raise it"),
     ("Hi", {"min_new_tokens": 9, "max_new_tokens": 8}, "min_new_tokens is 9, expected a whole number, 0 to max_new"),

@@ -1,8 +1,10 @@
 """The answer as it comes: whole characters, thinking split from answer, stop strings held back and never shown."""
 
 import inspect
+import json
 
 import pytest
+import tokenizers
 from helpers import Script, bytes_as_tokens, checkpoint, joined, never, tokenizer, unchecked
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -215,6 +217,40 @@ def test_raw_text_keeps_tags_and_line_breaks(monkeypatch):
 def test_a_tag_written_out_letter_by_letter_is_text(monkeypatch):
     _, result = play(monkeypatch, bytes_as_tokens(b"<think>a</think>b"))
     assert (result.thinking, result.text) == (None, "<think>a</think>b")
+
+
+def with_special_tags() -> Checkpoint:
+    """A tokenizer file that calls the tags special, as `add_special_tokens` of the library leaves it."""
+    parts = json.loads(tokenizer().backend.to_str())
+    for added in parts["added_tokens"]:
+        added["special"] |= added["content"] in ("<think>", "</think>")
+    backend, plain = tokenizers.Tokenizer.from_str(json.dumps(parts)), checkpoint()
+    found = Tokenizer(backend, tokenizer().chat_template)
+    assert found.added[OPEN].special and found.added[CLOSE].special
+    return Checkpoint(plain.config, plain.weights, found, {"eos_token_id": END})
+
+
+@pytest.mark.parametrize("arrangement", ARRANGEMENTS)
+def test_tags_that_a_tokenizer_file_calls_special_are_tags_all_the_same(arrangement, monkeypatch):
+    script, thinking, text = ARRANGEMENTS[arrangement]
+    _, result = play(monkeypatch, script, model=with_special_tags())
+    assert (result.thinking, result.text) == (thinking, text)
+    expected = play(monkeypatch, script, raw=True)[1]
+    assert play(monkeypatch, script, raw=True, model=with_special_tags())[1].text == expected.text
+
+
+@pytest.mark.parametrize("model", [checkpoint, with_special_tags], ids=["plain", "special"])
+def test_a_stop_string_is_looked_for_in_the_answer_and_not_in_the_thinking(model, monkeypatch):
+    asked = Checkpoint(*vars(model()).values())
+    script = "<think>\nParis? Paris.\n</think>\n\nIt is Paris, of course."
+    _, result = play(monkeypatch, script, model=asked, stop="Paris")
+    assert (result.thinking, result.text, result.stop) == ("Paris? Paris.", "It is ", "Paris")
+    _, result = play(monkeypatch, script, model=asked, stop="</think>")
+    assert (result.thinking, result.text, result.stop) == ("Paris? Paris.", "", "</think>")
+    _, result = play(monkeypatch, script, model=asked, stop=["Paris?"])
+    assert (result.text, result.stop) == ("It is Paris, of course.", None)
+    _, result = play(monkeypatch, script, model=asked, stop="</think>", raw=True)
+    assert (result.text, result.stop) == ("<think>\nParis? Paris.\n", "</think>")
 
 
 # ---- stream and generate ------------------------------------------------------------------------

@@ -2,9 +2,7 @@
 
 import io
 import os
-import pty
 import re
-import select
 import signal
 import subprocess
 import sys
@@ -13,11 +11,13 @@ import tomllib
 import pytest
 import torch
 from helpers import ROOT, TINY, Script, checkpoint, command, never, process, tokenizer, unchecked
+from pseudo_terminal import Terminal
 from reference import dense_config, random_weights
 
 from qwen3_scratch import Checkpoint, forward, generate, load_checkpoint, read_config, save_checkpoint, trace
 from qwen3_scratch.fast import eager
-from qwen3_scratch.generation import prompt_ids
+from qwen3_scratch.request import prompt_ids
+from qwen3_scratch.terminal.screen import visible
 from qwen3_scratch.trust.memory import size_text
 
 END = tokenizer().token_id("<|im_end|>")
@@ -71,7 +71,7 @@ def test_the_answer_goes_to_standard_output_and_everything_else_to_standard_erro
 def test_an_answer_that_was_cut_off_says_so(run, folder):
     found = run("generate", "Hi", "-m", folder, "--max-new-tokens", "4")
     assert found.err == "(cut off after 4 tokens; raise --max-new-tokens to see more)\n"
-    assert found.out == generate(load_checkpoint(folder), "Hi", max_new_tokens=4).text + "\n"
+    assert found.out == visible(generate(load_checkpoint(folder), "Hi", max_new_tokens=4).text) + "\n"
 
 
 OPTIONS = [
@@ -79,6 +79,8 @@ OPTIONS = [
     ("--temperature 1 --seed 4 --top-k 5 --top-p 0.9 --min-p 0.1",
      dict(temperature=1, seed=4, top_k=5, top_p=0.9, min_p=0.1)),
     ("--repetition-penalty 3", dict(repetition_penalty=3)),
+    ("--presence-penalty 2 --frequency-penalty -1", dict(presence_penalty=2, frequency_penalty=-1)),
+    ("--top-p 0.9 --seed 3", dict(top_p=0.9, seed=3)),
     ("--no-thinking --stop e --stop a", dict(thinking=False, stop=["e", "a"])),
     ("--raw --min-new-tokens 4", dict(raw=True, min_new_tokens=4)),
 ]  # fmt: skip
@@ -87,7 +89,8 @@ OPTIONS = [
 @pytest.mark.parametrize(("words", "options"), OPTIONS)
 def test_every_option_means_what_it_means_in_python(run, folder, words, options):
     found = run("generate", "Who has the kite?", "-m", folder, "--max-new-tokens", "8", *words.split())
-    assert found.out == generate(load_checkpoint(folder), "Who has the kite?", max_new_tokens=8, **options).text + "\n"
+    answer = generate(load_checkpoint(folder), "Who has the kite?", max_new_tokens=8, **options)
+    assert found.out == visible(answer.text) + "\n"
 
 
 def test_a_system_message_a_type_and_a_number_of_experts_are_taken_over(run, folder, monkeypatch):
@@ -125,7 +128,7 @@ def test_routes_show_the_experts_of_every_token(run, folder, monkeypatch):
     texts = (tokenizer().decode([token]).replace("\n", "⏎").replace(" ", "␣") for token in ids)
     shown = ["".join(one if one.isprintable() else "�" for one in text) for text in texts]
     assert [row[0] for row in rows] == shown and any("[" in text for text in shown)
-    assert found.out == answer.text + "\n" and max(map(len, found.err.splitlines())) <= 80
+    assert found.out == visible(answer.text) + "\n" and max(map(len, found.err.splitlines())) <= 80
     monkeypatch.setattr(
         "qwen3_scratch.terminal.report.token_text", lambda *_: "[i]"
     )  # a token of Qwen's, and no markup
@@ -205,7 +208,7 @@ WRONG = [
     ("generate Hi --device nonsense", "device is 'nonsense', expected one that this machine has"),
     ("generate Hi --dtype int4", "--dtype is 'int4', expected auto, float32, bfloat16, float16: choose one"),
     ("generate Hi --max-new-tokens 0", "max_new_tokens is 0, expected a whole number, at least 1: raise it"),
-    ("generate Hi --num-experts-per-tok 99", "config: num_experts_per_tok is 99, expected 1 to num_experts, which is"),
+    ("generate Hi --num-experts-per-tok 99", "num_experts_per_tok is 99, expected 1 to 8, the number of experts"),
     ("generate Hi --max-new-tokens 99999", "prompt: 9 prompt tokens and max_new_tokens=99999 exceed max_position"),
     ("generate {empty}", "prompt is empty, expected at least one word: write something"),
     ("generate -", "prompt is empty, expected at least one word: write something"),
@@ -295,34 +298,8 @@ def test_a_chat_ends_where_its_input_ends(run, says, folder):
     assert (found.code, found.out) == (0, "") and found.err.endswith("> \n")
 
 
-class Terminal:
-    """A command on a terminal of its own, as a person sits at it."""
-
-    def __init__(self, *words: str):
-        self.side, other = pty.openpty()
-        self.running = process("-m", "qwen3_scratch", *words, stdin=other, stdout=other, stderr=other)
-        os.close(other)
-        self.shown = ""
-
-    def until(self, wanted: str) -> str:
-        """What is shown up to the pattern that is waited for; colours and movements are left out."""
-        text = ""
-        while not re.search(wanted, text):
-            assert select.select([self.side], [], [], 300)[0], f"{wanted!r} not in {self.shown!r}"
-            try:
-                self.shown += os.read(self.side, 10000).decode(errors="replace")
-            except OSError:  # the other side is closed, so nothing more will come
-                raise AssertionError(f"{wanted!r} not in {self.shown!r}, and the command has ended") from None
-            text = re.sub(r"\x1b\[[\d;?]*[A-Za-z]|\r", "", self.shown)
-        self.shown = ""
-        return text
-
-    def type(self, text: str) -> None:
-        os.write(self.side, text.encode())
-
-
 def test_a_chat_on_a_terminal_edits_lines_and_survives_ctrl_c(folder):
-    seat = Terminal("chat", "-m", folder, "--max-new-tokens", "400")
+    seat = Terminal("-m", "qwen3_scratch", "chat", "-m", folder, "--max-new-tokens", "400")
     try:
         seat.until("/quit, /help.\n> $")
         seat.type("Hi\n")

@@ -29,6 +29,8 @@ ALONE     := OMP_NUM_THREADS=1
 # The outputs in git are those of the embedded checkpoint, drawn without widgets and made without a network.
 AS_COMMITTED := env -u MPLBACKEND -u QWEN3_SCRATCH_MODEL CI=true HF_HUB_OFFLINE=1 HF_HUB_CACHE="$(abspath $(VENV)/empty-hub)"
 
+ORACLE := 'mlx-lm[cpu]'  # a second implementation to compare with, where it has wheels
+
 # Through the environment, as typed, a prompt may hold quotes, dollars and backticks.
 override MODEL  := $(value MODEL)
 override PROMPT := $(value PROMPT)
@@ -140,5 +142,7 @@ $(VENV)/.fuzz-ready: $(VENV)/.run-ready
 $(VENV)/.notebooks-ready $(VENV)/.exercises-ready $(VENV)/.test-ready: $(VENV)/.%-ready: pyproject.toml constraints.txt $(VENV)/.torch-ready
 	@echo "Installing the project and its extra [$*] into $(VENV) ..." >&2
 	@$(PIP) install --constraint constraints.txt --editable '.[$*]'
+	@$(if $(filter test,$*),$(PIP) install --only-binary :all: --constraint constraints.txt $(ORACLE) 2>/dev/null || \
+	  echo "$(ORACLE) cannot be installed: it comes as wheels for Linux and macOS; its comparison is skipped." >&2)
 	@$(BIN)/python -c 'import matplotlib.font_manager' 2>/dev/null
 	@touch $@

@@ -221,7 +221,7 @@ def whole_rope(config: Config) -> dict[str, Any]:
 def plain(value: Any, kind: Any) -> Any:
     """A value as JSON would give it: numbers of numpy or torch as Python's own, lists as tuples, 1 as 1.0 at need."""
     if isinstance(value, list | tuple) and not isinstance(value, Implied) and kinds_of_tuple(kind):
-        return tuple(plain(entry, None) for entry in value)
+        return tuple(entry if type(entry) in (int, str, float, bool) else plain(entry, None) for entry in value)
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
         value = value.item()
     return float(value) if kind is float and type(value) is int and abs(value) <= sys.float_info.max else value
@@ -246,8 +246,8 @@ def check_types(values: dict[str, Any], where: str | Path) -> None:
 def fits(found: Any, kind: Any) -> bool:
     """Whether a value from JSON is of a field's type: true is no 1, 1 is a number, and a number is finite."""
     if isinstance(found, tuple):
-        kinds = kinds_of_tuple(kind)
-        return bool(kinds) and all(type(entry) is get_args(kinds[0])[0] for entry in found)
+        wanted = [get_args(each)[0] for each in kinds_of_tuple(kind)]
+        return bool(wanted) and all(type(entry) is wanted[0] for entry in found)
     if kind is float:
         return type(found) in (int, float) and abs(found) <= sys.float_info.max  # false of NaN
     return type(found) in (get_args(kind) if isinstance(kind, UnionType) else (kind,))

@@ -4,6 +4,7 @@
 """
 
 import copy
+import dataclasses
 import pickle
 
 import pytest
@@ -22,14 +23,17 @@ from qwen3_scratch import (
     embed,
     expert_ffn,
     forward,
+    generate,
     gqa_attention,
     load_balancing_loss,
+    load_checkpoint,
     moe,
     moe_route,
     rms_norm,
     rope,
     rope_table,
 )
+from qwen3_scratch.fast import compiled, int8
 from qwen3_scratch.fast.dispatch import moe_gathered
 from qwen3_scratch.learning.training import gradients
 
@@ -174,3 +178,21 @@ def test_copies_of_weights_config_functions_and_cache_do_what_the_first_do(copie
     assert cache.length == 5
     for step in (rms_norm, rope, moe_route, embed, Ops().table):
         assert copied(step) is step
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))], ids=["deep", "pickle"]
+)
+@pytest.mark.parametrize("form", [lambda one: one, compiled, int8], ids=["plain", "compiled", "int8"])
+def test_a_copy_of_a_checkpoint_answers_as_the_first_and_is_another(form, copied):
+    """What decodes in 8 bits belongs to the copy's weights, then, and is not refused as another's."""
+    model = form(load_checkpoint("tiny"))
+    other = copied(model)
+    assert other != model and len({model, other}) == 2
+    assert other.weights.norm is not model.weights.norm and type(other.decoder) is type(model.decoder)
+    chat = [{"role": "user", "content": "Where is Tom?"}]
+    assert other.tokenizer.encode_chat(chat) == model.tokenizer.encode_chat(chat)
+    plain = [dataclasses.replace(each, decoder=None) for each in (model, other)]
+    assert generate(plain[1], chat, max_new_tokens=5) == generate(plain[0], chat, max_new_tokens=5)
+    if form is int8:
+        assert tree_leaves(other.decoder.source)[0] is tree_leaves(other.weights)[0]

@@ -100,7 +100,7 @@ def test_compiled_logits_are_near_the_plain_ones_at_every_step(name):
         assert_near(step(token[None]), plain(token[None]), 2 * TOLERANCE)
 
 
-@pytest.mark.parametrize("kinds", [1, 2])
+@pytest.mark.parametrize("kinds", [in_proof(1), 2])
 @pytest.mark.parametrize("name", only([name for name in CONFIGS if CONFIGS[name].num_experts], KEPT_SPARSE))
 def test_where_routers_cannot_tell_experts_apart_the_same_ones_are_asked(name, kinds):
     checkpoint = model(name)

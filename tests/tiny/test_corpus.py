@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 from helpers import finished, tokenizer
+from tiers import only
 
 from qwen3_scratch.tiny import corpus
 from qwen3_scratch.tiny.corpus import chat, code, copying, facts, is_held_out, spanish, stories
@@ -87,7 +88,7 @@ def test_low_difficulty_gives_shorter_stories_and_sums():
                 assert len(example.thinking.splitlines()) <= at_most
 
 
-@pytest.mark.parametrize("domain", corpus.LESSONS)
+@pytest.mark.parametrize("domain", only(corpus.LESSONS, "stories", "python", "spanish", "chat", "looking_up"))
 def test_every_example_is_rendered_by_the_chat_template_and_fits_a_row_of_training(domain):
     for example, thinking in itertools.product(some(domain), (True, False)):
         prompt, target = prompt_and_target(tokenizer(), example, thinking)

@@ -1,4 +1,4 @@
-"""The one family of errors that a user of this package can cause and how its sentences quote what was found."""
+"""The one family of errors that a user of this package can cause, and how its sentences quote what was found."""
 
 import operator
 import reprlib

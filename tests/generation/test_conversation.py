@@ -1,7 +1,7 @@
 """A conversation is read once: only what is new in a turn, one token to answer anew, and the answers stay the same."""
 
 import pytest
-from helpers import Script, checkpoint, tokenizer, unchecked
+from helpers import Script, checkpoint, interrupted_after, tokenizer, unchecked
 
 from qwen3_scratch import Checkpoint, Conversation, Error, forward, generate, generation, stream
 from qwen3_scratch.fast import eager
@@ -93,16 +93,8 @@ def test_a_turn_that_is_cut_off_at_any_step_leaves_a_conversation_that_can_go_on
     monkeypatch.setattr(eager, "PREFILL_CHUNK", 7)
     model, conversation = checkpoint(seed=3), Conversation()
     generate(model, TURNS[0], max_new_tokens=4, conversation=conversation)
-    plain, calls = eager.forward, []
-
-    def interrupted(*args, **options):
-        calls.append(1)
-        logits = plain(*args, **options)
-        if len(calls) > stop:
-            raise KeyboardInterrupt
-        return logits
-
-    monkeypatch.setattr(eager, "forward", interrupted)
+    plain = eager.forward
+    monkeypatch.setattr(eager, "forward", interrupted_after(stop, plain))
     with pytest.raises(KeyboardInterrupt):
         generate(model, TURNS[2], max_new_tokens=6, conversation=conversation)
     monkeypatch.setattr(eager, "forward", plain)

@@ -9,7 +9,7 @@ import weakref
 from collections import UserList
 
 import pytest
-from helpers import Script, checkpoint, finished, process, tokenizer
+from helpers import Script, checkpoint, finished, interrupted_after, process, tokenizer
 from tiers import in_proof
 
 from qwen3_scratch import generate, generation, stream
@@ -123,16 +123,7 @@ def test_ctrl_c_at_any_step_leaves_the_checkpoint_as_it_was(monkeypatch):
     model, plain = checkpoint(2), eager.forward
     expected = generate(model, "Who?", max_new_tokens=5, temperature=0)
     for stop in range(5):
-        calls = []
-
-        def interrupted(*args, stop=stop, calls=calls, **options):
-            calls.append(1)
-            logits = plain(*args, **options)
-            if len(calls) > stop:
-                raise KeyboardInterrupt
-            return logits
-
-        monkeypatch.setattr(eager, "forward", interrupted)
+        monkeypatch.setattr(eager, "forward", interrupted_after(stop, plain))
         try:
             generate(model, "Who?", max_new_tokens=5, temperature=0)
             raise AssertionError("Ctrl-C was swallowed")

@@ -147,3 +147,17 @@ def torchrun(count: int, *words: object, **options: Any) -> subprocess.Completed
 
 def joined(pieces: Sequence[Any], *, thinking: bool) -> str:
     return "".join(piece for piece in pieces if piece.thinking == thinking)
+
+
+def interrupted_after(steps: int, forward: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, in whose call after so many Ctrl-C is pressed."""
+    calls: list[int] = []
+
+    def interrupted(*args: Any, **options: Any) -> Any:
+        calls.append(1)
+        found = forward(*args, **options)
+        if len(calls) > steps:
+            raise KeyboardInterrupt
+        return found
+
+    return interrupted

@@ -10,7 +10,7 @@ import tomllib
 
 import pytest
 import torch
-from helpers import ROOT, TINY, Script, checkpoint, command, never, process, tokenizer, unchecked
+from helpers import ROOT, TINY, checkpoint, never, process, tokenizer, unchecked
 from pseudo_terminal import Terminal
 from reference import dense_config, random_weights
 
@@ -30,31 +30,6 @@ def folder(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("model")
     save_checkpoint(checkpoint(seed=3), path)
     return str(path)
-
-
-@pytest.fixture(scope="module")
-def polite(tmp_path_factory) -> str:
-    """The same with the token that ends a turn."""
-    path = tmp_path_factory.mktemp("polite")
-    save_checkpoint(checkpoint(seed=3, generation_config={"eos_token_id": END}), path)
-    return str(path)
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.delenv("QWEN3_SCRATCH_MODEL", raising=False)
-    return lambda *words, stdin="": command(monkeypatch, capsys, *words, stdin=stdin)
-
-
-@pytest.fixture
-def says(monkeypatch):
-    def replace(script) -> Script:
-        stand_in = Script(script)
-        monkeypatch.setattr(eager, "forward", stand_in)
-        return stand_in
-
-    return replace
 
 
 # ---- generate -----------------------------------------------------------------------------------

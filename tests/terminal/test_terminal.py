@@ -7,13 +7,12 @@ import signal
 import termios
 
 import pytest
-from helpers import TINY, Script, checkpoint, command, never, tokenizer
+from helpers import TINY, never, tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 from pseudo_terminal import Terminal
 from tiers import in_proof, only
 
-from qwen3_scratch import save_checkpoint
 from qwen3_scratch.fast import eager
 from qwen3_scratch.terminal import keyboard, screen
 from qwen3_scratch.terminal.screen import visible
@@ -22,27 +21,8 @@ END = tokenizer().token_id("<|im_end|>")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> str:
-    path = tmp_path_factory.mktemp("model")
-    save_checkpoint(checkpoint(seed=3, generation_config={"eos_token_id": END}), path)
-    return str(path)
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.delenv("QWEN3_SCRATCH_MODEL", raising=False)
-    return lambda *words, stdin="": command(monkeypatch, capsys, *words, stdin=stdin)
-
-
-@pytest.fixture
-def says(monkeypatch):
-    def replace(script) -> Script:
-        stand_in = Script(script)
-        monkeypatch.setattr(eager, "forward", stand_in)
-        return stand_in
-
-    return replace
+def folder(polite) -> str:
+    return polite
 
 
 # ---- nothing commands the terminal -----------------------------------------------------------------

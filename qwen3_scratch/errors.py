@@ -46,3 +46,18 @@ def whole_number(where: str, name: str, found: Any, least: int = 1) -> int:
             f"{where}: {name} is {shown(found)}, expected a whole number of at least {least}: mend the argument"
         )
     return number
+
+
+def of_kind(where: str, name: str, found: Any, *kinds: type) -> Any:
+    """The argument itself. Raises Error for one of no such kind."""
+    if not isinstance(found, kinds):
+        expected = " or ".join(kind.__name__ for kind in kinds)
+        raise Error(f"{where}: {name} is {shown(found)}, expected {expected}: mend the argument")
+    return found
+
+
+def true_or_false(where: str, name: str, found: Any) -> bool:
+    """The argument, numpy's too, as Python's own. Raises Error for what is neither true nor false."""
+    if type(found).__name__ not in ("bool", "bool_"):
+        raise Error(f"{where}: {name} is {shown(found)}, expected true or false: mend the argument")
+    return bool(found)

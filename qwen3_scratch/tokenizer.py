@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 import tokenizers
 
-from .errors import Error, one_line, shown
+from .errors import Error, of_kind, one_line, shown, true_or_false
 from .trust.chat_template import (
     LONGEST_TEMPLATE,
     check_nothing_lost,
@@ -55,7 +55,7 @@ class Tokenizer:
             text.encode()
         except UnicodeEncodeError:  # half a surrogate pair, as undecodable bytes of a terminal become
             raise Error(f"text: {text!r:.60} cannot be written as UTF-8, expected whole characters: mend it") from None
-        if plain:
+        if true_or_false(self.name, "plain", plain):
             return self._ask(lambda: self._spell(text), "text", text)
         return self._ask(lambda: self.backend.encode(text, add_special_tokens=False).ids, "text", text)
 
@@ -75,7 +75,8 @@ class Tokenizer:
         for number in numbers:
             if not 0 <= number < 2**32:
                 raise Error(f"token id {shown(number)} found, expected 0 to {self.vocab_size - 1}: check its origin")
-        return self._ask(lambda: self.backend.decode(numbers, skip_special_tokens=skip_special_tokens), "ids", numbers)
+        skip = true_or_false(self.name, "skip_special_tokens", skip_special_tokens)
+        return self._ask(lambda: self.backend.decode(numbers, skip_special_tokens=skip), "ids", numbers)
 
     def _ask(self, call: Callable[[], Any], what: str, given: Any) -> Any:
         """What the library answers. Where it panics, as in a pattern without end, that is no Exception."""
@@ -149,6 +150,9 @@ class Tokenizer:
         self, chat: list[Message], tools: list[Message] | None, thinking: bool, prompt: bool, goes_on: bool | str,
         mark: Callable[[Any], Any] | None = None,
     ) -> str:  # fmt: skip
+        thinking = true_or_false(self.name, "thinking", thinking)
+        prompt = true_or_false(self.name, "add_generation_prompt", prompt)
+        goes_on = of_kind(self.name, "continue_final_message", goes_on, bool, str)
         template, field = self._template(tools is not None), "content" if goes_on is True else goes_on
 
         def draw(chat: list[Message], tools: list[Message] | None = tools) -> str:
@@ -188,7 +192,7 @@ def read_tokenizer(folder: str | Path) -> Tokenizer:
     Raises Error for no such file, one that is something else or too large, a tokenizer whose ids are not in order or
     that could take up all time or memory, or a template that is no text.
     """
-    folder = Path(folder)
+    folder = Path(of_kind("read_tokenizer", "folder", folder, str, os.PathLike))
     backend, templates = _read_backend(folder / "tokenizer.json"), _read_templates(folder)
     default, special = templates.pop("default", None), _read_special_tokens(folder)
     return Tokenizer(backend, default, str(folder), templates=templates, special_tokens=special)

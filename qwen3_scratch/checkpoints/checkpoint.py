@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..cache import KVCache
 from ..config import Config
-from ..errors import Error, shown
+from ..errors import Error, of_kind, shown
 from ..hub.find import find_folder
 from ..model import Ops, Weights
 from ..sampling import Sampling, check_generation_config, check_sampling
@@ -77,12 +77,6 @@ def load_checkpoint(
     config = read_config(folder)
     if num_experts_per_tok is not None:
         config = with_top_k(config, num_experts_per_tok)
-    try:
-        # A meta tensor holds nothing, and says so here; MPS has no float64, which tokens are drawn in.
-        torch.empty(0, dtype=torch.float64, device=device).tolist()
-    except (RuntimeError, NotImplementedError, AssertionError, TypeError) as error:
-        said = str(error).splitlines()[0]
-        raise Error(f"device is {device!r}, expected one that this machine has ({said})") from None
     weights_of, home = folder, base_folder(folder)
     folder = folder if (folder / "tokenizer.json").exists() else home  # an adapter has texts of its own, or its base's
     for path in text_files(folder):  # whoever reads it or copies it along finds a plain file
@@ -154,7 +148,8 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> None:
     The files take the place of a checkpoint that is there already, its tokenizer included, all together or not at all
     (`saving.replacing`); other files stay. Raises Error where there is no room, or no right to write.
     """
-    folder, weights = Path(folder), checkpoint.weights
+    weights = of_kind("save_checkpoint", "checkpoint", checkpoint, Checkpoint).weights
+    folder = Path(of_kind("save_checkpoint", "folder", folder, str, os.PathLike))
     dtype, tied = str(checkpoint.dtype).removeprefix("torch."), weights.lm_head is None
     config = replace(checkpoint.config, dtype=dtype, tie_word_embeddings=tied)
     with replacing(folder, CHECKPOINT_FILES, needed=bytes_of(weights, config)) as new:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import FROM_A_LENGTH, Config, ConfigError, check_types, plain_fields
-from ..errors import Error, shown
+from ..errors import Error, of_kind, shown
 from ..trust.files import read_json
 from .adapters import base_folder
 from .names import check_not_quantised
@@ -37,7 +37,7 @@ def read_config(folder: str | Path) -> Config:
         Error: no such file, no JSON object, another architecture, a field of the wrong type or out of range,
             quantised weights.
     """
-    path = base_folder(Path(folder)) / "config.json"
+    path = base_folder(Path(of_kind("read_config", "folder", folder, str, os.PathLike))) / "config.json"
     if not os.path.lexists(path) and (path.parent / "old.partial").is_dir():
         found = "has no config.json but old.partial, where a save moved the files of before when it was cut off"
         raise Error(f"{folder}: {found}, expected a whole checkpoint: save it again")

@@ -1,6 +1,7 @@
 """safetensors files <-> Weights: every tensor checked by name, shape and content before anything is computed."""
 
 import math
+import os
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from ..config import Config
-from ..errors import Error, shown
+from ..errors import Error, of_kind, one_line, shown, whole_number
 from ..model import LayerWeights, Weights
 from ..trust.memory import available_memory, size_text
 from ..trust.shards import (
@@ -48,6 +49,16 @@ def empty_fields(slots: list[Slot], dtype: torch.dtype, device: torch.device | s
     return {field: torch.empty(shape, dtype=dtype, device=device) for field, shape in shapes.items()}
 
 
+def check_device(device: torch.device | str | None) -> None:
+    """Raises Error for a device that this machine has not, or that holds nothing."""
+    try:
+        # A meta tensor holds nothing, and says so here; MPS has no float64, which tokens are drawn in.
+        torch.empty(0, dtype=torch.float64, device=device).tolist()
+    except (RuntimeError, NotImplementedError, AssertionError, TypeError, ValueError) as error:
+        said = one_line(str(error).splitlines()[0])
+        raise Error(f"device is {shown(device)}, expected one that this machine has ({said}): name another") from None
+
+
 def init_weights(
     config: Config, *, seed: int = 0, dtype: torch.dtype | str | None = None, device: torch.device | str | None = None
 ) -> Weights:
@@ -55,8 +66,10 @@ def init_weights(
 
     `dtype` is one that `load_weights` takes, or torch.float64, for who checks gradients; None means the config's.
     """
+    of_kind("init_weights", "config", config, Config)
+    check_device(device)
     dtype = dtype if dtype is torch.float64 else dtype_of(config, "config", dtype)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(whole_number("init_weights", "seed", seed, least=-(2**63)))
     dtype = dtype or dtype_of(config, "config")
 
     def drawn(slots: list[Slot]) -> dict[str, Tensor]:
@@ -97,12 +110,15 @@ def load_weights(
         Error: no safetensors file, an unreadable one, or a tensor that is missing, surplus, misshapen, quantised or
             not finite; an adapter that is not LoRA's; a dtype that is not computed in.
     """
-    home = base_folder(Path(folder))
+    folder = Path(of_kind("load_weights", "folder", folder, str, os.PathLike))
+    of_kind("load_weights", "config", config, Config)
+    check_device(device)
+    home = base_folder(folder)
     dtype, files = dtype_of(config, home, dtype), tensor_files(home)
     before = {path: stamp(path) for path in files.values()}
     found, untied = find_slots(files, config), replace(config, tie_word_embeddings=False)
     sources = {"lm_head.weight": found.head or found.sources["model.embed_tokens.weight"], **found.sources}
-    changes = read_adapter(Path(folder), {slot.name: slot for slot in outer_slots(untied)} | found.slots, config)
+    changes = read_adapter(folder, {slot.name: slot for slot in outer_slots(untied)} | found.slots, config)
     # The largest tensors one by one, then layer by layer. All room is taken before anything is read: what reading
     # needs for a moment then lies behind the weights, and not between them, where it would leave holes.
     with_head = found.head is not None or bool(changes.keys() & {"lm_head.weight", "model.embed_tokens.weight"})

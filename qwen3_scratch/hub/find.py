@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from ..errors import Error
+from ..errors import Error, of_kind
 from .download import WANTED, fetch, find_snapshot
 
 EMBEDDED = {"tiny": "tiny-moe"}
@@ -21,6 +21,8 @@ def find_folder(name: str | Path | None = None, revision: str | None = None, wan
 
 def chosen(name: str | Path | None = None) -> str | Path:
     """What stands for None: the environment variable, else the embedded checkpoint."""
+    if name is not None:
+        of_kind("load_checkpoint", "name_or_path", name, str, os.PathLike)
     return name or os.environ.get("QWEN3_SCRATCH_MODEL") or "tiny"
 
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from ..errors import Error, one_line, shown, whole_number
+from ..errors import Error, one_line, shown, true_or_false, whole_number
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -71,8 +71,8 @@ def fitting(where: str, name: str, found: Any, kind: Any, optional: bool, sizes:
         check_tensor(where, name, found, kind, sizes)
     elif kind is int:
         return whole_number(where, name, found)
-    elif kind is bool and type(found).__name__ not in ("bool", "bool_"):  # numpy's, too
-        raise Error(f"{where}: {name} is {shown(found)}, expected true or false: mend the argument")
+    elif kind is bool:
+        return true_or_false(where, name, found)
     elif kind is float:
         if not isinstance(found, Real) or isinstance(found, bool) or not 0 <= float(found) < math.inf:
             raise Error(f"{where}: {name} is {shown(found)}, expected a finite number, 0 or more: mend the argument")

@@ -112,7 +112,7 @@ def ends(request, tmp_path_factory):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ends processes by Linux's signals")
-@pytest.mark.parametrize("fault", only(FAULTS, "it is killed", "it stops", "it finds an error"))
+@pytest.mark.parametrize("fault", only(FAULTS, "it is killed", "it finds an error"))
 def test_a_rank_that_fails_is_named_in_one_sentence_and_nobody_is_left(fault, ends):
     code, out, running = ends[fault]
     assert code not in (0, None)

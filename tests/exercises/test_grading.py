@@ -113,7 +113,6 @@ def test_wrong_answers_lose_their_own_marks_and_no_others(graded, released):
 
 
 VANDALS = {
-    "rms_norm": "def rms_norm(x, weight, eps):\n    while True:\n        pass",
     "inverse_frequencies": "import os, shutil\nshutil.rmtree(os.getcwd())\ndel torch, math, Float, Tensor, check",
     "rope_table": "import os\ndef rope_table(positions, frequencies):\n    os._exit(1)",
     "rope": "import qwen3_scratch.exercises as e\ne.check = lambda *a, **k: None\ntorch.cat = torch.Tensor.cos = None",
@@ -148,7 +147,6 @@ def test_what_destroys_costs_its_own_marks_and_no_others(graded, released):
     said = "\n".join(marks.notes)
     assert "missing, put back: ps1_score_check" in said
     assert "changed, put back: ps1_yarn_frequencies_check" in said
-    assert "ps1_rms_norm_check: stopped for time" in said
     assert "ps1_rope_table_check: ended or blocked Python" in said
     assert "look at its use of" in said and "shutil" in said
 

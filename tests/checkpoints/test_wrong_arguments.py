@@ -1,0 +1,106 @@
+"""Whatever is handed to what reads and writes checkpoints and texts: it is right, or one sentence says what it is not.
+
+One argument at a time is anything at all; the others are right.
+"""
+
+import inspect
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import TINY, unchecked
+from hypothesis import given
+from hypothesis import strategies as st
+from reference import random_weights, small_config
+from tiers import examples
+
+from qwen3_scratch import (
+    Checkpoint,
+    Error,
+    init_weights,
+    load_checkpoint,
+    load_weights,
+    read_config,
+    read_tokenizer,
+    save_checkpoint,
+)
+
+CONFIG = small_config()
+MADE = Checkpoint(CONFIG, random_weights(CONFIG))
+TOKENIZER = read_tokenizer(TINY)
+TURN = {"role": "user", "content": "hello"}
+ANYTHING = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=9), st.binary(max_size=9),
+    st.lists(st.one_of(st.integers(), st.text(max_size=3), st.none()), max_size=3),
+    st.dictionaries(st.text(max_size=9), st.one_of(st.none(), st.integers(), st.text(max_size=9)), max_size=2),
+    st.sampled_from([
+        object(), np.ones(2), np.int64(3), torch.ones(2), torch.tensor(3), Path("/nowhere"), Path(), "float16", "half",
+        "torch.float32", "bf17", torch.int8, torch.complex64, torch.float64, "meta", "cpu:3", "cuda:99",
+        torch.device("meta"), "/dev/null", "a/b", "a/b/c", "..", "~", "tiny ", "\0", "\ud800", CONFIG, MADE, [TURN],
+        [TURN, 3], [{"role": 1}], float, len,
+    ]),
+)  # fmt: skip
+RIGHT: dict[str, tuple[Any, dict[str, Any]]] = {
+    "read_config": (read_config, dict(folder=TINY)),
+    "read_tokenizer": (read_tokenizer, dict(folder=TINY)),
+    "load_weights": (load_weights, dict(folder=TINY, config=read_config(TINY), dtype=None, device=None)),
+    "load_checkpoint": (
+        load_checkpoint,
+        dict(name_or_path=str(TINY), dtype=None, device=None, revision=None, num_experts_per_tok=None),
+    ),
+    "init_weights": (init_weights, dict(config=CONFIG, seed=0, dtype=torch.float32, device=None)),
+    "encode": (TOKENIZER.encode, dict(text="hello", plain=False)),
+    "decode": (TOKENIZER.decode, dict(ids=[1, 2], skip_special_tokens=False)),
+    "token_bytes": (TOKENIZER.token_bytes, dict(token_id=5)),
+    "render_chat": (
+        TOKENIZER.render_chat,
+        dict(messages=[TURN], tools=None, thinking=True, add_generation_prompt=True, continue_final_message=False),
+    ),
+}  # fmt: skip
+ARGUMENTS = [(name, argument) for name, (_, right) in RIGHT.items() for argument in right]
+
+
+def said_or_done(call: Any) -> None:
+    try:
+        with unchecked():
+            call()
+    except Error as error:
+        text = str(error)
+        assert text and "\n" not in text and len(text) < 2000, text
+
+
+@pytest.mark.parametrize(("name", "argument"), ARGUMENTS)
+@examples(100)
+@given(value=ANYTHING)
+def test_anything_that_is_given_to_be_read_is_read_or_refused_in_one_sentence(name, argument, value):
+    function, right = RIGHT[name]
+    said_or_done(partial(function, **(right | {argument: value})))
+
+
+@pytest.mark.parametrize("argument", ["checkpoint", "folder"])
+@examples(100)
+@given(value=ANYTHING)
+def test_anything_that_is_given_to_be_saved_is_saved_or_refused_and_leaves_nothing_half(
+    argument, value, tmp_path_factory
+):
+    folder = tmp_path_factory.mktemp("saved")
+    if argument == "folder" and isinstance(value, str | Path):
+        value = folder / str(value).replace("/", "_")
+    said_or_done(
+        partial(
+            save_checkpoint,
+            *(value if name == argument else right for name, right in (("checkpoint", MADE), ("folder", folder))),
+        )
+    )
+    if argument == "checkpoint" and not isinstance(value, Checkpoint):
+        assert list(folder.iterdir()) == []
+
+
+def test_every_argument_of_these_functions_is_tried():
+    for name, (function, right) in RIGHT.items():
+        wanted = [each for each in inspect.signature(function).parameters.values() if each.kind is not each.VAR_KEYWORD]
+        missing = {each.name for each in wanted} - right.keys() - {"own"}  # a function of the devices
+        assert not missing, (name, missing)

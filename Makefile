@@ -13,7 +13,7 @@ NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 # What the notebooks showed before a refresh; a folder for each, since two may run at a time.
 STORED    := $(shell mktemp -u $(VENV)/stored.XXXXXX)
 
-# Shapes in the signatures are checked while the tests run, and only then.
+# Shapes in the signatures are checked while the tests run, and only then; tests/conftest.py says in which.
 SHAPES := --jaxtyping-packages=qwen3_scratch,beartype.beartype
 
 BENCHMARKS := decode prefill load context experts tiny roofline products int8

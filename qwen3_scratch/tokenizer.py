@@ -55,7 +55,9 @@ class Tokenizer:
             text.encode()
         except UnicodeEncodeError:  # half a surrogate pair, as undecodable bytes of a terminal become
             raise Error(f"text: {text!r:.60} cannot be written as UTF-8, expected whole characters: mend it") from None
-        if true_or_false(self.name, "plain", plain):
+        if not isinstance(plain, bool):
+            plain = true_or_false(self.name, "plain", plain)
+        if plain:
             return self._ask(lambda: self._spell(text), "text", text)
         return self._ask(lambda: self.backend.encode(text, add_special_tokens=False).ids, "text", text)
 
@@ -75,7 +77,9 @@ class Tokenizer:
         for number in numbers:
             if not 0 <= number < 2**32:
                 raise Error(f"token id {shown(number)} found, expected 0 to {self.vocab_size - 1}: check its origin")
-        skip = true_or_false(self.name, "skip_special_tokens", skip_special_tokens)
+        skip = skip_special_tokens
+        if not isinstance(skip, bool):
+            skip = true_or_false(self.name, "skip_special_tokens", skip)
         return self._ask(lambda: self.backend.decode(numbers, skip_special_tokens=skip), "ids", numbers)
 
     def _ask(self, call: Callable[[], Any], what: str, given: Any) -> Any:
@@ -150,9 +154,11 @@ class Tokenizer:
         self, chat: list[Message], tools: list[Message] | None, thinking: bool, prompt: bool, goes_on: bool | str,
         mark: Callable[[Any], Any] | None = None,
     ) -> str:  # fmt: skip
-        thinking = true_or_false(self.name, "thinking", thinking)
-        prompt = true_or_false(self.name, "add_generation_prompt", prompt)
-        goes_on = of_kind(self.name, "continue_final_message", goes_on, bool, str)
+        for name, found in {"thinking": thinking, "add_generation_prompt": prompt}.items():
+            if not isinstance(found, bool):
+                true_or_false(self.name, name, found)
+        if not isinstance(goes_on, bool | str):
+            of_kind(self.name, "continue_final_message", goes_on, bool, str)
         template, field = self._template(tools is not None), "content" if goes_on is True else goes_on
 
         def draw(chat: list[Message], tools: list[Message] | None = tools) -> str:

@@ -154,9 +154,9 @@ class Tokenizer:
         self, chat: list[Message], tools: list[Message] | None, thinking: bool, prompt: bool, goes_on: bool | str,
         mark: Callable[[Any], Any] | None = None,
     ) -> str:  # fmt: skip
-        for name, found in {"thinking": thinking, "add_generation_prompt": prompt}.items():
-            if not isinstance(found, bool):
-                true_or_false(self.name, name, found)
+        for name, given in {"thinking": thinking, "add_generation_prompt": prompt}.items():
+            if not isinstance(given, bool):
+                true_or_false(self.name, name, given)
         if not isinstance(goes_on, bool | str):
             of_kind(self.name, "continue_final_message", goes_on, bool, str)
         template, field = self._template(tools is not None), "content" if goes_on is True else goes_on

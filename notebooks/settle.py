@@ -39,6 +39,8 @@ def settle(new: nbformat.NotebookNode, old: nbformat.NotebookNode, clean: Clean)
         unchanged = unchanged and fresh.source == stored.source
         measured = MEASURED in fresh.metadata.get("tags", ())
         if unchanged and stored.outputs and (measured or same_outputs(fresh.outputs, stored.outputs, clean)):
+            for kept, made in zip(stored.outputs, fresh.outputs, strict=False):
+                kept |= {"metadata": made.metadata} if "metadata" in made else {}  # what a figure is said to show
             fresh.outputs = stored.outputs
 
 

@@ -16,6 +16,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from . import model
@@ -23,6 +24,7 @@ from .cache import KVCache
 from .checkpoints.checkpoint import Checkpoint
 from .checkpoints.saving import named_tensors
 from .checkpoints.weights import all_finite
+from .config import Config
 from .errors import Error
 from .fast import eager
 
@@ -303,3 +305,16 @@ def _described(call: Call, weights: model.Weights) -> str:
         if part.untyped_storage().data_ptr() == stack.untyped_storage().data_ptr():
             detail = f" (expert {(part.storage_offset() - stack.storage_offset()) // stack.stride(0)})"
     return f"{of}{call.name}{detail}"
+
+
+# ---- what a trace makes visible -----------------------------------------------------------------
+
+
+def head_weights(
+    weights: model.Weights, config: Config, token_ids: Int[Tensor, "batch seq"]
+) -> Float[Tensor, "layers batch heads seq seq"]:
+    """The attention weights of all heads in one pass, recomputed from the queries and keys that the pass used."""
+    with trace() as t:
+        model.forward(weights, token_ids, config, logits_to_keep=1)
+    calls = [call.inputs for call in t["gqa_attention"]]
+    return torch.stack([model.attention_weights(call["q"], call["k"], call["mask"]) for call in calls]).float()

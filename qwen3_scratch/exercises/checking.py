@@ -39,8 +39,15 @@ class Wrong(AssertionError):
         return ["Wrong: " + "\n".join(part for part in self.args if part)]
 
 
+class Unwritten(Wrong):
+    """An answer of which nothing is written yet."""
+
+
 class Passed(list[tuple[str, int]]):
-    """The stages that passed with their number of cases; a notebook shows nothing of it, the lines were printed."""
+    """The stages that passed with their number of cases, none for what is not written yet.
+
+    A notebook shows nothing of it, since the lines were printed.
+    """
 
     def _ipython_display_(self) -> None:
         pass
@@ -101,13 +108,22 @@ class Exercise:
     hidden: tuple[Stage, ...] = ()
 
     def check(self, answer: Callable[..., Any], seed: int = 0, hidden: bool = False) -> Passed:
-        """Prints a line for each stage that passes; raises Wrong at the first case that does not."""
+        """Prints a line for each stage that passes; raises Wrong at the first case that does not.
+
+        Where nothing is written yet it says so, and a chapter can go on; with `hidden`, to be graded, that is Wrong.
+        """
         if not callable(answer):
             raise Wrong(f"{self.name}: found {answer!r:.60}, expected a function: give its name without parentheses")
         passed = Passed()
         for stage in (*self.stages, *(self.hidden if hidden else ())):
-            with _settled():
-                count = self._timed(stage, answer, seed) if stage.limit else self._compared(stage, answer, seed)
+            try:
+                with _settled():
+                    count = self._timed(stage, answer, seed) if stage.limit else self._compared(stage, answer, seed)
+            except Unwritten as nothing:
+                if hidden:
+                    raise
+                print(nothing)
+                return Passed()
             print(f"{self.name}: {stage.title} ok ({count} case{'s' if count != 1 else ''})")
             passed.append((stage.title, count))
         return passed
@@ -135,7 +151,7 @@ class Exercise:
         with trace(*forbidden.python) as calls, forbidden:
             found = _outcome(answer, given)
         if isinstance(found, Raised) and isinstance(found.error, NotImplementedError) and len(found.frames) == 2:
-            raise Wrong(f"{self.name}: not written yet: replace `raise NotImplementedError` by your code")
+            raise Unwritten(f"{self.name}: not written yet: replace `raise NotImplementedError` by your code")
         called = [name for name in forbidden.names if calls[name]] + forbidden.seen
         if called:
             raise Wrong(f"{self.name}: this calls `{called[0]}`, which is the answer itself: write it yourself")

@@ -3,35 +3,19 @@
 A head is named by its layer and its number there: L1H4 is head 4 of layer 1, both counted from 0.
 """
 
-from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from collections.abc import Collection
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
-from ..checkpoints.checkpoint import Checkpoint, tokenizer_of
 from ..config import Config
-from ..errors import Error
-from ..model import Weights, attention_mask, attention_weights, forward
-from ..tiny.corpus import Example
-from ..tiny.evaluate import chat_ids
-from ..tokenizer import Tokenizer
+from ..model import Weights, attention_mask, forward
+from ..tiny.lookups import Lookups
 from ..tracing import trace
 
 Head = tuple[int, int]  # layer, head
-
-
-def head_weights(
-    weights: Weights, config: Config, token_ids: Int[Tensor, "batch seq"]
-) -> Float[Tensor, "layers batch heads seq seq"]:
-    """The attention weights of all heads in one pass, recomputed from the queries and keys that the pass used."""
-    with trace() as t:
-        forward(weights, token_ids, config, logits_to_keep=1)
-    calls = [call.inputs for call in t["gqa_attention"]]
-    return torch.stack([attention_weights(call["q"], call["k"], call["mask"]) for call in calls]).float()
 
 
 def even_weights(config: Config, seq: int) -> Float[Tensor, "layers 1 1 seq seq"]:
@@ -91,65 +75,6 @@ def copying(
         logits = F.linear(written * weights.norm, unembed[words])
         found.append((logits.argmax(-1) == own[:, None]).float().mean((0, 2)))
     return torch.stack(found)
-
-
-class Lookups(NamedTuple):
-    """Places in texts where a word is looked up that stands further back, behind the word that is read.
-
-    A step reads token `query` of text `text`, and the next token is right if it follows the same word as before.
-    """
-
-    token_ids: Int[Tensor, "texts seq"]  # padded at the end, where causal attention never looks
-    text: Int[Tensor, "steps"]
-    query: Int[Tensor, "steps"]
-    followers: Bool[Tensor, "steps seq"]  # where the right word stands, behind an earlier copy of the word read
-    others: Bool[Tensor, "steps seq"]  # the other words of the notes
-
-    @property
-    def answers(self) -> Int[Tensor, "steps"]:
-        """The words that are right."""
-        return self.token_ids[self.text, self.query + 1]
-
-
-def story_lookups(checkpoint: Checkpoint, examples: Sequence[Example]) -> Lookups:
-    """Each step from word to word in the last line of a story's thinking, `> coat Leo`, after notes on all people.
-
-    Raises Error where an example's thinking has no such line.
-    """
-    texts: list[list[int]] = []
-    steps: list[tuple[int, int, list[int], list[int]]] = []
-    for example in examples:
-        if "\n> " not in example.thinking:
-            raise Error(f"thinking: {example.thinking!r} found, expected a last line such as '> coat Leo'")
-        ids, _ = chat_ids(checkpoint, example)
-        notes, walk = notes_and_walk(tokenizer_of(checkpoint), ids)
-        for query in walk[:-1]:
-            behind = [place for place in notes if ids[place - 1 : place + 1] == ids[query : query + 2]]
-            steps.append((len(texts), query, behind, [place for place in notes if place not in behind]))
-        texts.append(ids[: walk.stop])
-    place = checkpoint.device
-    token_ids = pad_sequence([torch.tensor(ids, device=place) for ids in texts], batch_first=True)
-    seq = range(token_ids.shape[1])
-    numbers, queries, *places = zip(*steps, strict=True)
-    masks = (torch.tensor([[at in chosen for at in seq] for chosen in each], device=place) for each in places)
-    return Lookups(token_ids, torch.tensor(numbers, device=place), torch.tensor(queries, device=place), *masks)
-
-
-def notes_and_walk(tokenizer: Tokenizer, ids: list[int]) -> tuple[list[int], range]:
-    """Where the words of the noted lines (`- Leo school ...`) of a chat's last thinking stand, and of its last line."""
-    think, end = (len(ids) - 1 - ids[::-1].index(tokenizer.encode(mark)[0]) for mark in ("<think>", "</think>"))
-    texts = [tokenizer.decode([token]).strip() for token in ids[:end]]
-    start = max(place for place in range(think, end) if texts[place] == ">") + 1
-    walk = range(start, next((place for place in range(start, end) if not texts[place]), end))  # to the line break
-    return [place for place in range(think + 1, start) if texts[place].isalpha()], walk
-
-
-def weight_on(
-    looks: Float[Tensor, "layers batch heads seq seq"], lookups: Lookups, places: Bool[Tensor, "steps seq"]
-) -> Float[Tensor, "layers heads"]:
-    """Share of its weight that a head gives to `places`, averaged over the steps."""
-    asked = looks[:, lookups.text, :, lookups.query]  # [steps, layers, heads, seq]
-    return (asked * places[:, None, None]).sum(-1).mean(0)
 
 
 def right_word(weights: Weights, config: Config, lookups: Lookups) -> float:

@@ -5,7 +5,9 @@ token labels make spaces and line breaks visible. Nothing here touches pyplot or
 traces, generation and the slices of `devices`.
 """
 
+from .attending import *
 from .attention import *
+from .caching import *
 from .canvas import *
 from .costs import *
 from .devices import *
@@ -14,11 +16,14 @@ from .files import *
 from .heads import *
 from .learning import *
 from .mistakes import *
+from .mixture import *
 from .overview import *
-from .positions import *
 from .predictions import *
 from .routing import *
 from .speed import *
+from .start import *
 from .text import *
+from .tokens import *
+from .turning import *
 from .upcycling import *
 from .vectors import *

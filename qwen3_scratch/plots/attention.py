@@ -2,11 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap, PowerNorm
+from matplotlib.colors import LinearSegmentedColormap, ListedColormap, PowerNorm
+from matplotlib.image import AxesImage
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from .canvas import (  # fmt: skip
@@ -28,6 +31,7 @@ from .canvas import (  # fmt: skip
 __all__ = ["attention_maps", "attention_steps", "head_lengths", "head_sharing", "mask_panels", "token_looks"]
 
 HIDDEN = "#e9e9e9"  # what a mask hides
+SIGNED = LinearSegmentedColormap.from_list("signed", ["#8c510a", "white", DARK])  # below 0, 0, above
 
 
 @styled
@@ -55,8 +59,13 @@ def attention_maps(weights: Float[Tensor, "heads q_len k_len"], labels: Sequence
 
 
 @styled
-def head_lengths(before: Float[Tensor, "heads seq"], after: Float[Tensor, "heads seq"], name: str) -> Figure:
-    """Lengths of the vectors `name` in each head, before and after QK-norm: bars from shortest to longest token."""
+def head_lengths(
+    before: Float[Tensor, "heads seq"], after: Float[Tensor, "heads seq"], name: str, root: float = 0.0
+) -> Figure:
+    """Lengths of the vectors `name` in each head, before and after QK-norm: bars from shortest to longest token.
+
+    A line is drawn at `root`, the length that the norm gives before its weights are multiplied on.
+    """
     spread = [float(lengths.max() / lengths.min()) for lengths in (before, after)]
     title = (
         f"Before QK-norm the longest {name} is {spread[0]:.1f} times as long as the shortest, after it {spread[1]:.1f}"
@@ -69,9 +78,12 @@ def head_lengths(before: Float[Tensor, "heads seq"], after: Float[Tensor, "heads
         spans = (high - low).tolist()
         ax.bar(places, spans, 0.34, low.tolist(), color=colour, edgecolor=DARK, hatch=hatch, lw=0.6, label=label)
         ax.plot(places, middle.tolist(), "_", color="black", ms=9, mew=1.6, label="median" if side > 0 else None)
+    if root:
+        ax.axhline(root, color="black", ls="--", lw=1.0, label=f"√head_dim = {root:.1f}")
     label_axis(ax.xaxis, heads, 6.4)
     ax.set(xlabel="head", ylabel=f"length of {name}", xlim=(-0.6, len(before) - 0.4), ylim=(0, None))
     figure.legend(frameon=False, loc="outside right center")
+    figure.alt = f"Two bars for each of {len(before)} heads, from the shortest {name} to the longest. {title}."
     return figure
 
 
@@ -82,33 +94,46 @@ def attention_steps(
     weights: Float[Tensor, "q_len k_len"],
     labels: Sequence[str],
 ) -> Figure:
-    """One head in three panels: all scores, the scores that the mask lets through, their softmax. Rows look, columns
-    are looked at; `labels` name the columns, and the last of them the rows. Weights are written out as percents.
+    """One head in two panels: the scores that the mask lets through, and their softmax. Rows look, columns are looked
+    at; `labels` name the columns, and the last of them the rows, each with its place. Up to 24 keys have their numbers
+    written: scores rounded, weights from 10% on.
     """
     q_len, k_len = scores.shape
     best = int(weights[-1].argmax())
-    title = f"The last token, “{labels[-1]}”, gives {float(weights[-1, best]):.0%} of its weight to “{labels[best]}”"
-    figure = new_figure(title, 9.3, 4.3)
-    panels = figure.subplots(1, 3)
-    low, high = float(scores.min()), float(scores.max())
-    for ax, values in zip(panels, (scores, scores, weights), strict=True):
+    title = f"The last token, “{labels[-1]}”, gives {float(weights[-1, best]):.0%} of its weight to “{labels[best]}”, "
+    figure = new_figure(f"{title}place {best}", 9.3, 5.0)
+    panels = figure.subplots(1, 2)
+    most = float(scores[mask].abs().max())
+    rounded = [[f"{score:.0f}".replace("-0", "0") for score in line] for line in scores.tolist()]
+    percents = [[f"{100 * share:.0f}" if share >= 0.095 else "" for share in line] for line in weights.tolist()]
+    looks: tuple[dict[str, Any], ...] = (dict(cmap=SIGNED, vmin=-most, vmax=most), dict(vmin=0, vmax=1))
+    units = "score: brown is below 0, blue above", "weight (a row sums to 100%; written from 10% on)"
+    for ax, values, texts, look, unit in zip(panels, (scores, weights), (rounded, percents), looks, units, strict=True):
         ax.patch.set(facecolor=HIDDEN, hatch="///", edgecolor="#bbbbbb", linewidth=0)
-        kept = values if ax is panels[0] else values.float().masked_fill(~mask, torch.nan)
-        limits = dict(vmin=low, vmax=high) if ax is not panels[2] else dict(norm=PowerNorm(0.5, 0, 1))
-        shown = [[f"{100 * share:.0f}" if share >= 0.095 else "" for share in line] for line in values.tolist()]
-        image = heatmap(ax, kept, shown if ax is panels[2] and k_len <= 24 else (), **limits)
-        label_axis(ax.xaxis, labels, 2.5)
-        label_axis(ax.yaxis, labels[k_len - q_len :] if ax is panels[0] else [""], 2.5)
-        ax.set(xlabel="key: is looked at", ylabel="query: looks" if ax is panels[0] else "")
-        unit = "weight (a row sums to 100%)" if ax is panels[2] else "score (a number, no unit)"
-        below = {"ax": ax, "location": "bottom", "shrink": 0.9, "aspect": 26, "pad": 0.02, "format": None}
-        bar = colour_bar(figure, image, unit, **below)
-    marks = (0.0, 0.1, 0.3, 0.6, 1.0)
-    bar.set_ticks(marks, labels=[percent(mark) for mark in marks])
-    steps = "1  all scores", "2  masked: hatched is hidden", "3  softmax of each row"
-    for ax, step in zip(panels, steps, strict=True):
+        kept = values.float().masked_fill(~mask, torch.nan)
+        image = heatmap(ax, kept, (), **look)
+        for query, key in mask.nonzero().tolist() if k_len <= 24 else ():
+            ink = "white" if ink_is_light(image, float(values[query, key])) else "black"
+            cell = ax.text(key, query, texts[query][key], ha="center", va="center", fontsize=6.3, color=ink)
+            cell.set_in_layout(False)
+        rows = [f"{label} {k_len - q_len + at}" for at, label in enumerate(labels[k_len - q_len :])]
+        label_axis(ax.xaxis, range(k_len), 3.5)
+        label_axis(ax.yaxis, rows if ax is panels[0] else [""], 3.5)
+        ax.set(xlabel="key: is looked at (its place)", ylabel="query: looks" if ax is panels[0] else "")
+        below = {"ax": ax, "location": "bottom", "shrink": 0.9, "aspect": 30, "pad": 0.02}
+        colour_bar(figure, image, unit, **below, format=percent if ax is panels[1] else None)
+    for ax, step in zip(panels, ("1  scores; hatched is hidden by the mask", "2  softmax of each row"), strict=True):
         ax.set_title(step)
+    figure.alt = "Scores of one head as a square whose later half is hatched, and beside it their softmax. "
+    figure.alt += f"{title}place {best}."
     return figure
+
+
+def ink_is_light(image: AxesImage, value: int | float) -> bool:
+    """Whether what is written on this shade is to be white."""
+    norm: Any = image.norm  # the library annotates it for arrays alone
+    red, green, blue, _ = image.cmap(norm(value))
+    return bool(0.3 * red + 0.59 * green + 0.11 * blue < 0.5)
 
 
 @styled
@@ -132,10 +157,11 @@ def mask_panels(masks: Mapping[str, Bool[Tensor, "q_len k_len"]], labels: Sequen
 
 
 @styled
-def head_sharing(heads: int, kinds: Mapping[str, int], cache_bytes: Sequence[int]) -> Figure:
-    """Which query head reads which key/value head, one panel for each kind of attention: its name, its kv heads.
+def head_sharing(heads: int, kinds: Mapping[str, int], cache_bytes: Sequence[int], of: str = "") -> Figure:
+    """Which query head reads which key/value head, one panel for each kind of attention: what it does, its kv heads.
 
-    `cache_bytes` says for each kind how many bytes the keys and values of one token take, over all layers.
+    `cache_bytes` says for each kind how many bytes the keys and values of one token take, `of` in how many layers and
+    which type.
     """
     most, least = max(cache_bytes), min(cache_bytes)
     title = f"From {_bytes(most)} a token down to {_bytes(least)}: fewer key/value heads, a smaller cache"
@@ -143,15 +169,13 @@ def head_sharing(heads: int, kinds: Mapping[str, int], cache_bytes: Sequence[int
     panels = figure.subplots(1, len(kinds), squeeze=False)[0]
     for ax, (name, kv_heads), size in zip(panels, kinds.items(), cache_bytes, strict=True):
         ax.spines[:].set_visible(False)
-        ax.set(xlim=(-0.5, heads - 0.5), ylim=(-0.2, 1.2), title=name, xlabel=f"cache: {_bytes(size)} a token")
+        kind = "MHA" if kv_heads == heads else "MQA" if kv_heads == 1 else "GQA"
+        ax.set(xlim=(-0.5, heads - 0.5), ylim=(-0.2, 1.2), title=f"{kind}: {name}")
+        ax.set(xlabel=f"cache: {_bytes(size)} a token" + f"\n({of})" * bool(of))
         ax.set_xticks(())
         ax.set_yticks((0, 1), (f"{kv_heads} k, v", f"{heads} q") if heads > 1 else ("k, v", "q"), fontsize=SMALL)
         ax.tick_params(length=0)
-        group, side, step = (
-            heads // kv_heads,
-            min(15.0, 140 / heads),
-            math.ceil(heads / 16),
-        )  # side: of a square, points
+        group, side, step = heads // kv_heads, min(15.0, 140 / heads), math.ceil(heads / 16)  # side: points of a square
         for head in range(heads):
             shared = head // group
             ax.plot((head, (shared + 0.5) * group - 0.5), (1, 0), color="#555555", lw=0.9, zorder=0)
@@ -159,6 +183,8 @@ def head_sharing(heads: int, kinds: Mapping[str, int], cache_bytes: Sequence[int
         for shared in range(kv_heads):
             number = "" if shared % step and kv_heads > 16 else shared
             _square(ax, (shared + 0.5) * group - 0.5, 0, side, (PALE, "white")[shared % 2], number)
+    below = ", ".join(map(str, kinds.values()))
+    figure.alt = f"{heads} query heads above, lines from them down to {below} key/value heads. {title}."
     return figure
 
 
@@ -173,22 +199,31 @@ def _bytes(count: int) -> str:
 
 @styled
 def token_looks(weights: Float[Tensor, "heads k_len"], labels: Sequence[str], token: str) -> Figure:
-    """What one token looks at in all heads of a layer: heads by keys, percents written out from 1% on."""
+    """What one token looks at in all heads of a layer: heads by keys, whole percents written out from 1% on.
+
+    The key that one head looks at most is framed; above each column is its place in the text.
+    """
     head, best = divmod(int(weights.argmax()), weights.shape[1])
     agree = int((weights.argmax(-1) == best).sum())
     heads = f"{agree} of {len(weights)} heads look" if agree > 1 else f"1 of {len(weights)} heads looks"
-    title = (
-        f"From “{token}” {heads} most at “{labels[best]}”, token {best}; head {head} gives it {weights[head, best]:.0%}"
-    )
+    title = f"From “{token}” {heads} most at “{labels[best]}”, place {best}; "
+    title += f"head {head} gives it {weights[head, best]:.0%}"
     high = min(max(0.19 * len(weights), 1.6), 9.0)
-    figure, panels = line_panels(title, len(labels), 28, 0.3, high)
+    figure, panels = line_panels(title, len(labels), 28, 0.3, high + 0.2)
     for ax, part in panels:
         texts = [
             [f"{100 * share:.0f}" if share >= 0.01 else "" for share in line] for line in weights[:, part].tolist()
         ]
-        image = heatmap(ax, weights[:, part], texts if len(weights) <= 40 else (), norm=PowerNorm(0.5, 0, 1))
+        image = heatmap(ax, weights[:, part], texts if len(weights) <= 40 else (), vmin=0, vmax=1)
         ax.set(xlim=(-0.5, panels[0][1].stop - 0.5), ylabel="head")
         label_axis(ax.xaxis, labels[part], 0.29 * (part.stop - part.start))
         label_axis(ax.yaxis, range(len(weights)), high)
+        above = ax.secondary_xaxis("top")
+        above.set_xticks(range(part.stop - part.start), [str(place) for place in range(part.start, part.stop)])
+        above.tick_params(length=0, labelsize=SMALL, pad=1)
+        above.spines[:].set_visible(False)
+        if part.start <= best < part.stop:
+            ax.add_patch(Rectangle((best - part.start - 0.5, -0.5), 1, len(weights), fill=False, ec="black", lw=1.4))
     colour_bar(figure, image, "weight (a row sums to 100%)")
+    figure.alt = f"A row for each head, a column for each token that is looked at; dark is much weight. {title}."
     return figure

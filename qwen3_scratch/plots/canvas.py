@@ -20,7 +20,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from torch import Tensor
 
 from ..tokenizer import Tokenizer
-from .drawn import MIME, drawn
+from .drawn import MIME, drawn, outline
 
 __all__ = ["Figure", "token_labels"]
 
@@ -39,12 +39,16 @@ styled = style.context(["default", STYLE])  # as a decorator: the settings of on
 class Figure(matplotlib.figure.Figure):
     """A Figure that shows itself at the end of a notebook cell, sharp on any screen, with no backend at work.
 
-    Beside the picture a notebook keeps what it draws, so that another run can be compared by that.
+    Beside the picture a notebook keeps what it draws, so that another run can be compared by that, and in the
+    picture's metadata `alt`: what is to be seen, for those who cannot see it.
     """
 
+    alt = ""  # set by the function that draws; else the titles and axes are named
+
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
-        png, size = self._repr_png_()  # first, since layout and ticks are settled while it is drawn
-        return {"image/png": png, MIME: drawn(self)}, {"image/png": size}
+        png, about = self._repr_png_()  # first, since layout and ticks are settled while it is drawn
+        shown = drawn(self)
+        return {"image/png": png, MIME: shown}, {"image/png": about | {"alt": self.alt or outline(shown["texts"])}}
 
     @styled
     def _repr_png_(self) -> tuple[bytes, dict[str, int]]:

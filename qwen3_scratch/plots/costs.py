@@ -1,11 +1,12 @@
 """How predictions become text: what a cache saves and holds, and how the next token is chosen."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from ..tokenizer import Tokenizer
@@ -24,7 +25,7 @@ from .canvas import (  # fmt: skip
     token_labels,
 )
 
-__all__ = ["cache_size", "decoding_cost", "inverse_draw", "sampling_steps", "shares_right"]
+__all__ = ["cache_size", "inverse_draw", "sampling_steps", "shares_right"]
 
 HATCHES = (("", PALE), ("///", MIDDLE), ("...", "white"), ("xxx", PALE))
 
@@ -37,52 +38,35 @@ def short(number: int | float, place: int | None = None) -> str:
     return f"{number:.3g}"
 
 
-@styled
-def decoding_cost(lengths: Sequence[int], operations: Mapping[str, Sequence[int | float]]) -> Figure:
-    """Work by length of the text, one line for each way of decoding: for one more token, and for all up to there.
-
-    `lengths` are counts of tokens, read or written; `operations` are those of one step at each length. Between two
-    lengths the work of a step is taken to change evenly.
-    """
-    totals = {}
-    for name, each in operations.items():
-        steps = torch.tensor(lengths, dtype=torch.float64)
-        between = (torch.tensor(each[1:]) + torch.tensor(each[:-1])) / 2 * steps.diff()
-        totals[name] = [0.0, *between.cumsum(0).tolist()]
-    last = {name: total[-1] for name, total in totals.items()}
-    most, least = max(last, key=last.__getitem__), min(last, key=last.__getitem__)
-    ratio = last[most] / last[least] if last[least] else 1.0
-    new = lengths[-1] - lengths[0]
-    title = f"After {new:,} new tokens “{most}” has done {ratio:,.0f} times the work of “{least}”"
-    figure = new_figure(title, 8.6, 2.9)
-    for ax, values, label in zip(
-        figure.subplots(1, 2), (operations, totals), ("operations for one more token", "operations so far"), strict=True
-    ):
-        shown = slice(0 if values is operations else 1, None)
-        draw_lines(ax, lengths[shown], {name: each[shown] for name, each in values.items()}, lw=1.3)
-        ax.set(xlabel="length of the text (tokens)", ylabel=label)
-        if values is operations or not new:
-            ax.set_ylim(0, None)
-            ax.yaxis.set_major_formatter(FuncFormatter(short))
-        else:
-            logarithmic(ax.yaxis, text=short)
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=4)
-    return figure
+def in_memory(size: int | float) -> str:
+    """64 KiB, 2 MiB, 1.5 GiB: bytes by powers of 1,024."""
+    for power, unit in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if size >= power:
+            return f"{size / power:,.3g} {unit}"
+    return f"{size:,.3g} bytes"
 
 
 @styled
 def cache_size(lengths: Sequence[int], sizes: Mapping[str, Sequence[int]]) -> Figure:
-    """Bytes that keys and values take for one text of each length (tokens), one line for each way of keeping them."""
+    """Bytes that keys and values take for one text of each length (tokens), one line for each way of keeping them.
+
+    The title says which part each way takes of what the one before it takes.
+    """
     last = {name: held[-1] for name, held in sizes.items()}
-    most, least = max(last, key=last.__getitem__), min(last, key=last.__getitem__)
-    title = f"At {lengths[-1]:,} tokens: {short(last[most])}B with “{most}”, {short(last[least])}B with “{least}”"
-    figure = new_figure(title, 8.0, 3.0)
+    less = [f"“{name}” takes 1/{last[before] / max(last[name], 1):,.3g} of “{before}”"
+            for before, name in pairwise(last)]  # fmt: skip
+    title = f"At {lengths[-1]:,} tokens {', '.join(less)}"
+    figure = new_figure(title, 8.0, 3.2)
     ax = figure.subplots()
-    draw_lines(ax, lengths, {f"{name}: {short(held[-1])}B": held for name, held in sizes.items()}, lw=1.3)
-    ax.set(xlabel="length of the text (tokens)", ylabel="bytes of keys and values")
+    draw_lines(ax, lengths, {f"{name}: {in_memory(held[-1])}": held for name, held in sizes.items()}, lw=1.3)
+    ax.set(xlabel="length of the text (tokens)", ylabel="memory for keys and values")
     logarithmic(ax.xaxis, base=2)
-    logarithmic(ax.yaxis, text=lambda size: f"{short(size)}B")
+    logarithmic(ax.yaxis, base=2, text=in_memory)
     figure.legend(frameon=False, loc="outside right center")
+    figure.alt = (
+        f"Memory by length of the text on logarithmic axes, a line each for {', '.join(sizes)}; "
+        f"they end at {', '.join(map(in_memory, last.values()))}."
+    )
     return figure
 
 
@@ -112,6 +96,10 @@ def sampling_steps(steps: Mapping[str, Float[Tensor, "vocab"]], tokenizer: Token
         ax.set_yticks(places, token_labels(tokenizer, shown.tolist()) if ax is figure.axes[0] else [])
         ax.tick_params(axis="y", length=0)
     figure.supxlabel("probability", fontsize=8.5)
+    figure.alt = (
+        f"Bars of the likeliest tokens after each of {len(steps)} steps. From left to right more of them are "
+        "crossed out, and those that stay share what the others had."
+    )
     return figure
 
 
@@ -141,32 +129,53 @@ def inverse_draw(
     ax.xaxis.set_major_formatter(percent)
     ax.set_yticks(range(len(named)), token_labels(tokenizer, named), fontsize=SMALL)
     ax.tick_params(axis="y", length=0)
+    figure.alt = (
+        "Tokens as stretches laid end to end from 0 to 1, each in a line of its own, and a dashed line at the "
+        f"number drawn, which crosses the stretch of “{label}”."
+    )
     return figure
 
 
 @styled
-def shares_right(shares: Mapping[str, Mapping[str, float]], count: int) -> Figure:
-    """Share of right answers to `count` questions of each group, a bar for each way of asking: group -> way -> share.
+def shares_right(
+    right: Mapping[str, Mapping[str, int]],
+    asked: int,
+    intervals: Mapping[str, Mapping[str, tuple[float, float]]],
+    guessing: Mapping[str, float],
+) -> Figure:
+    """Share of right answers to `asked` questions of each group, a bar for each way of asking: group -> way -> count.
 
-    The title names the group in which the ways differ most.
+    Whiskers are `intervals` of the shares, from low to high; a dashed line is what a guess would get in the group.
     """
-    group = max(shares, key=lambda name: max(shares[name].values()) - min(shares[name].values()))
-    best, worst = (choose(shares[group], key=shares[group].__getitem__) for choose in (max, min))
-    title = f"{group.capitalize()}: “{best}” is right on {shares[group][best]:.0%} of {count}, "
-    title += f"“{worst}” on {shares[group][worst]:.0%}"
-    if shares[group][best] == shares[group][worst]:
-        title = f"Every way of asking is right on {shares[group][best]:.0%} of {count} questions"
-    ways = list(next(iter(shares.values())))
-    figure = new_figure(title, 7.6, 2.7)
+    ways = list(next(iter(right.values())))
+    total = {way: sum(each[way] for each in right.values()) for way in ways}
+    best, worst = max(ways, key=total.__getitem__), min(ways, key=total.__getitem__)
+    apart = [group for group, each in intervals.items() if each[best][0] > each[worst][1]]
+    where = "every group" if len(apart) == len(right) else " and ".join(f"“{group}”" for group in apart)
+    title = f"“{best}” is right more often than “{worst}” in {where}"
+    if not apart:
+        title = f"With {asked} questions a group no way of asking can be told from the others"
+    figure = new_figure(title, 8.6, 3.1)
     ax, wide = figure.subplots(), 0.8 / len(ways)
     for number, (way, (hatch, shade)) in enumerate(zip(ways, HATCHES, strict=False)):
-        places = [at + (number - (len(ways) - 1) / 2) * wide for at in range(len(shares))]
-        heights = [each[way] for each in shares.values()]
-        bars = ax.bar(places, heights, wide * 0.92, color=shade, edgecolor=DARK, lw=0.8, hatch=hatch, label=way)
-        ax.bar_label(bars, [f"{height:.0%}" for height in heights], padding=2, fontsize=SMALL)
-    ax.set_xticks(range(len(shares)), list(shares))
+        places = [at + (number - (len(ways) - 1) / 2) * wide for at in range(len(right))]
+        heights = [each[way] / asked for each in right.values()]
+        ax.bar(places, heights, wide * 0.92, color=shade, edgecolor=DARK, lw=0.8, hatch=hatch, label=way)
+        for place, (low, high), height in zip(places, (each[way] for each in intervals.values()), heights, strict=True):
+            ax.vlines(place, low, high, color="black", lw=1.4)
+            ax.hlines((low, high), place - 0.035, place + 0.035, color="black", lw=1.4)
+            ax.text(place, high + 0.03, f"{height:.0%}", ha="center", fontsize=SMALL)
+    for at, group in enumerate(right):
+        line = guessing[group], at - 0.45, at + 0.45
+        ax.hlines(*line, color="black", ls="--", lw=1.2, label="_" if at else "a guess")
+    names = [f"{group}\nn = {asked}" for group in right]
+    ax.set_xticks(range(len(right)), names)
     ax.tick_params(axis="x", length=0)
-    ax.set(ylim=(0, 1.12), yticks=(0, 0.5, 1), ylabel="answered exactly right")
+    ax.set(ylim=(0, 1.16), yticks=(0, 0.5, 1), ylabel="answered exactly right")
     ax.yaxis.set_major_formatter(percent)
     figure.legend(frameon=False, loc="outside right center")
+    figure.alt = (
+        f"Bars of the share answered right for {' and '.join(right)}, each for {', '.join(ways)}, with "
+        "whiskers for the interval and a dashed line for a guess."
+    )
     return figure

@@ -8,7 +8,7 @@ on a logarithmic axis as its decades, in a heat map as shades from 0 to 1. Of ma
 # mypy: disable-error-code="arg-type, union-attr, attr-defined, assignment, var-annotated"
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,17 @@ def drawn(figure: Figure) -> dict[str, dict[str, str]]:
         texts |= {f"{place} {name}": text for name, text in words_of(ax)}
         numbers |= {f"{place} {name}": text for name, text in numbers_of(ax)}
     return {"texts": {place: text for place, text in texts.items() if text}, "numbers": numbers}
+
+
+def outline(texts: Mapping[str, str]) -> str:
+    """A figure's title, and of each panel its own and its axes', as sentences: what a screen reader can say of it."""
+    panels: dict[str, list[str]] = {}
+    for place, text in texts.items():
+        number, _, what = place.partition(" ")
+        if what in ("title", "x", "y"):
+            panels.setdefault(number, []).append(text.strip(" |") if what == "title" else f"{what}: {text}")
+    said = [texts.get("title", ""), *(", ".join(part) for part in panels.values())]
+    return " ".join(f"{' '.join(part.split()).rstrip('.')}." for part in said if part)
 
 
 def joined(texts: Iterable[str]) -> str:

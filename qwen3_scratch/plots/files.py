@@ -1,25 +1,28 @@
-"""What the files of a checkpoint hold: where their bytes lie, how many parameters a part has, the bits of one."""
+"""What the files of a checkpoint hold: where bytes lie, tensors to scale, parameters by part, bits and rounding."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.patches import ConnectionPatch, Patch, Rectangle
 from matplotlib.ticker import EngFormatter
+from torch import Tensor
 
 from ..errors import Error
-from .canvas import DARK, LIT, MIDDLE, PALE, SMALL, Figure, new_figure, percent, styled
+from .canvas import DARK, LIT, MIDDLE, PALE, SMALL, Figure, new_figure, percent, spoken, styled
 
-__all__ = ["file_layout", "number_bits", "parameters_by_part"]
+__all__ = ["file_layout", "number_bits", "parameters_by_part", "rounded_apart", "tensor_sizes"]
 
 # Each part's shade and hatch: apart in grey too. A part that is not named here is drawn as OTHER.
 SHADES = {
     "header": ("black", ""), "embedding": ("#eaf2fb", ""), "norms": (LIT, ""), "attention": (PALE, "////"),
-    "router": (DARK, ""), "experts": (MIDDLE, ""), "feed-forward": (MIDDLE, ".."), "head": ("#eaf2fb", "xx"),
+    "router": (DARK, ""), "experts": (MIDDLE, ""), "feed-forward": (MIDDLE, ".."), "output head": ("#eaf2fb", "xx"),
 }  # fmt: skip
 OTHER = ("#bbbbbb", "||")
 FORMATS = (("fp32", torch.float32, 8, 23), ("bf16", torch.bfloat16, 8, 7), ("fp16", torch.float16, 5, 10))
+THIN = 0.004  # of a strip
 UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "bytes"))
 
 
@@ -42,6 +45,9 @@ def _strip(ax: Axes, segments: Sequence[tuple[str, int]], start: int, stop: int,
         at += size
     for part, left, right in drawn:
         ax.add_patch(Rectangle((left / scale, 0), (right - left) / scale, 1, **_look(part)))
+        if right - left < THIN * (stop - start):  # a mark below says where what is too thin to be seen lies
+            colour = _look(part)["fc"]
+            ax.plot((left + right) / 2 / scale, -0.1, "^", ms=5, mfc=colour, mec="black", mew=0.5, clip_on=False)
     ax.set(xlim=(start / scale, stop / scale), ylim=(0, 1), yticks=[])
     ax.spines[:].set_visible(False)
 
@@ -57,9 +63,9 @@ def file_layout(segments: Sequence[tuple[str, int]], closer: tuple[int, int]) ->
         raise Error(f"closer: {closer} found, expected a stretch of the file's {total} bytes")
     shares = {part: sum(size for name, size in segments if name == part) / total for part, _ in segments}
     largest = max(shares, key=shares.__getitem__)
-    title = f"The largest part of the file is “{largest}” with {percent(shares[largest])}"
+    title = f"The largest part of the file: {largest} ({spoken(shares[largest])})"
     if "header" in shares and largest != "header":
-        title += f"; the header takes {percent(shares['header'])}"
+        title += f"; the header is thin ({spoken(shares['header'])})"
     figure = new_figure(title, 8.6, 2.9)
     whole, near = figure.subplots(2, 1)
     whole.xaxis.tick_top()  # the space between the strips belongs to the lines that join them
@@ -77,7 +83,72 @@ def file_layout(segments: Sequence[tuple[str, int]], closer: tuple[int, int]) ->
         line.set(color="#555555", lw=0.9, ls=":", in_layout=False)
         figure.add_artist(line)
     handles = [Patch(**_look(part), label=part) for part in shares]
-    figure.legend(handles=handles, frameon=False, loc="outside right center", fontsize=SMALL + 1)
+    legend = figure.legend(handles=handles, frameon=False, loc="outside right center", fontsize=SMALL + 1)
+    legend.set_title("▲ too thin to see")
+    legend.get_title().set_fontsize(SMALL + 1)
+    figure.alt = f"A strip as long as the file, cut into its parts, and below it a piece of it enlarged. {title}."
+    return figure
+
+
+@styled
+def tensor_sizes(shapes: Mapping[str, Sequence[int]], stacked: Mapping[str, int] = {}) -> Figure:
+    """Tensors of one layer to one scale, rows down and columns across; below, the whole layer as one bar by area.
+
+    `stacked` says of how many alike a tensor is the first: in the bar all of them lie side by side.
+    """
+    if not shapes:
+        raise Error("tensor_sizes: no tensors found, expected the names and shapes of one layer at least")
+    sizes = {name: (shape[0] if len(shape) > 1 else 1, shape[-1]) for name, shape in shapes.items()}
+    numbers = {name: rows * columns * stacked.get(name, 1) for name, (rows, columns) in sizes.items()}
+    many = [name for name in sizes if stacked.get(name, 1) > 1]
+    whole = sum(numbers.values())
+    share = sum(numbers[name] for name in many) / whole
+    title = f"The largest tensor of the layer is {max(numbers, key=numbers.__getitem__)}"
+    title = f"{spoken(share)} of the layer's numbers are in its experts" if many else title
+    tensors = [name for name in sizes if len(shapes[name]) > 1] or list(sizes)
+    tensors = sorted(tensors, key=lambda name: (name in many, name))[:9]
+    slots = [max(sizes[name][1] / max(map(max, sizes.values())), 0.62) for name in tensors]  # room for a name
+    scale = 8.2 / (sum(slots) + 0.16 * len(slots))
+    unit = scale / max(map(max, sizes.values()))
+    high = 0.5 + max(sizes[name][0] for name in tensors) * unit
+    figure = new_figure(title, 8.8, 1.85 + high)
+    ax = figure.subplots()
+    ax.set_axis_off()
+    ax.set(xlim=(0, 8.6), ylim=(high + 1.4, 0))
+    left = 0.03
+    for name, slot in zip(tensors, slots, strict=True):
+        rows, columns = sizes[name]
+        shape = ", ".join(f"{size:,}" for size in shapes[name])
+        for at, (text, weight) in enumerate(((name.rpartition(".")[2], None), (f"[{shape}]", "bold"))):
+            ax.text(left, 0.08 + 0.16 * at, text, va="center", fontsize=SMALL, weight=weight, parse_math=False)
+        look: dict[str, Any] = {"fc": PALE if name in many else "white", "ec": DARK, "lw": 0.7}
+        ax.add_patch(Rectangle((left, 0.38), columns * unit, max(rows * unit, 0.02), **look))
+        left += (slot + 0.16) * scale
+    copies = max((stacked[name] for name in many), default=0)
+    about = f"the whole layer by area: {len(sizes) - len(many)} single tensors"
+    about += f", then {copies:,} experts of {len(many)} tensors each" if many else ""
+    ax.text(0.03, high + 0.35, about, va="center", fontsize=SMALL + 1)
+    left, wide, top, tall = 0.03, 8.4 / whole, high + 0.5, 0.75
+    for name in sorted((name for name in sizes if name not in many), key=numbers.__getitem__, reverse=True):
+        ax.add_patch(Rectangle((left, top), numbers[name] * wide, tall, fc="white", ec=DARK, lw=0.7))
+        if numbers[name] * wide > 0.16:
+            text, turn = name.rpartition(".")[2], 0 if numbers[name] * wide > 0.45 else 90
+            middle = left + numbers[name] * wide / 2
+            ax.text(middle, top + tall / 2, text, ha="center", va="center", fontsize=SMALL, rotation=turn)
+        left += numbers[name] * wide
+    step = sum(numbers[name] for name in many) * wide / max(copies, 1)
+    for expert in range(copies):
+        for at in range(len(many)):
+            part = tall / len(many)
+            line = 0.7 if copies <= 32 else 0.15
+            ax.add_patch(Rectangle((left, top + at * part), step, part, fc=PALE, ec=DARK, lw=line))
+        if step > 0.3:
+            box = {"fc": PALE, "ec": "none", "pad": 1.0}
+            ax.text(left + step / 2, top + tall / 2, str(expert), ha="center", va="center", fontsize=SMALL, bbox=box)
+        left += step
+    figure.alt = (
+        f"{len(tensors)} matrices of a layer as rectangles to one scale, and the whole layer as one bar. {title}."
+    )
     return figure
 
 
@@ -91,11 +162,12 @@ def parameters_by_part(total: Mapping[str, int], active: Mapping[str, int]) -> F
         raise Error(f"active: parts {sorted(active)} found, expected those of total, {sorted(total)}")
     everything, used = sum(total.values()), sum(active.values())
     largest = max(total, key=total.__getitem__)
-    share = percent(total[largest] / everything)
-    title = f"All parameters are active for a token; “{largest}” has {share} of them"
+    title = f"All parameters are active for a token; most of them: {largest}"
     if used < everything:
-        title = f"{percent(used / everything)} of the parameters are active for a token"
-        title += f"; {largest}: {share} of all, {percent(active[largest] / used)} of the active"
+        idle = ", ".join(part for part in total if active[part] < total[part])
+        title = (
+            f"{spoken(used / everything)} of the parameters are active for a token; idle: {idle} that were not chosen"
+        )
     figure = new_figure(title, 7.6, 0.9 + 0.42 * len(total))
     ax = figure.subplots()
     for values, offset, name, shade in ((total, -0.19, "total", PALE), (active, 0.19, "active for one token", MIDDLE)):
@@ -107,6 +179,7 @@ def parameters_by_part(total: Mapping[str, int], active: Mapping[str, int]) -> F
     ax.locator_params(axis="x", nbins=5)
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))
     figure.legend(frameon=False, loc="outside right center")
+    figure.alt = f"Two bars for each part of the model, all its parameters and the active ones. {title}."
     return figure
 
 
@@ -119,30 +192,72 @@ def _bits(number: torch.Tensor) -> str:
 
 @styled
 def number_bits(value: float) -> Figure:
-    """One number in fp32, bf16 and fp16, bit by bit: sign, exponent, fraction, and what each of them makes of it."""
+    """One number in fp32, bf16 and fp16, bit by bit: sign, exponent, fraction, and what each of them makes of it.
+
+    Bits of one kind stand below each other, and those of one worth within an exponent or a fraction.
+    """
     numbers = [torch.tensor(value, dtype=torch.float32).to(dtype) for _, dtype, _, _ in FORMATS]
-    full, brief = numbers[0].item(), numbers[1].item()
-    off = abs(brief - full) / abs(full) if full else 0.0
-    title = "bf16 keeps all exponent bits of fp32 and 7 of its 23 fraction bits: "
-    title += f"this number is off by {percent(off)}" if off else "this number loses nothing"
-    figure = new_figure(title, 8.6, 2.3)
+    title = "bf16 keeps the exponent of fp32 and few digits; fp16 keeps more digits and a short exponent"
+    figure = new_figure(title, 8.8, 2.5)
     ax = figure.subplots()
     ax.set_axis_off()
     for row, (number, (name, _, exponent, _)) in enumerate(zip(numbers, FORMATS, strict=True)):
-        bits = _bits(number)
-        for column, bit in enumerate(bits):
-            part = 0 if column == 0 else 1 if column <= exponent else 2
+        for place, bit in enumerate(_bits(number)):
+            part = 0 if place == 0 else 1 if place <= exponent else 2
+            column = place + (8 - exponent if part else 0) + 0.6 * part  # a short exponent is missing its first bits
             shade = (DARK, PALE, "white")[part]
             ax.add_patch(Rectangle((column, row), 0.92, 0.72, ec="black", lw=0.5, fc=shade))
             colour = "white" if part == 0 else "black"
             ax.text(column + 0.46, row + 0.36, bit, ha="center", va="center", fontsize=SMALL, color=colour)
         ax.text(-0.6, row + 0.36, name, ha="right", va="center")
-        ax.text(len(bits) + 0.4, row + 0.36, f"{number.item():.7g}", va="center")
-    ax.set(xlim=(-3, 38), ylim=(3.7, -0.2))
-    handles = [
-        Patch(fc=DARK, ec="black", lw=0.5, label="sign"),
-        Patch(fc=PALE, ec="black", lw=0.5, label="exponent"),
-        Patch(fc="white", ec="black", lw=0.5, label="fraction"),
-    ]
-    ax.legend(handles=handles, frameon=False, ncols=3, loc="lower center", fontsize=SMALL + 1)
+        ax.text(33.8, row + 0.36, f"{number.item():.7g}", va="center")
+    for middle, head in ((0.46, "sign"), (5.5, "exponent"), (22, "fraction")):
+        ax.text(middle, -0.35, head, ha="center", va="center", fontsize=SMALL + 1)
+    ax.set(xlim=(-3, 41), ylim=(3, -0.7))
+    figure.alt = f"Three rows of bits, below each other by kind: {value:.7g} in fp32, in bf16, in fp16. {title}."
     return figure
+
+
+# ---- rounding ----------------------------------------------------------------------------------------
+
+
+@styled
+def rounded_apart(found: Mapping[str, Float[Tensor, "entries"]], exact: Float[Tensor, "entries"]) -> Figure:
+    """For each way of computing in 16 bits: how many entries are the number of its type that is nearest to the exact
+    one, how many are its neighbour, how many lie further off. `exact` is in fp64.
+    """
+    shares = {name: steps_apart(values, exact) for name, values in found.items()}
+    best, worst = (pick(shares, key=lambda name: shares[name][0]) for pick in (max, min))
+    title = f"“{best}” gives the nearest number most often, “{worst}” least"
+    figure = new_figure(title, 8.2, 1.2 + 0.38 * len(shares))
+    ax = figure.subplots()
+    looks = (("the nearest number", MIDDLE, ""), ("one step off", PALE, "///"), ("further off", LIT, ".."))
+    for row, parts in enumerate(shares.values()):
+        left = 0.0
+        for share, (name, shade, hatch) in zip(parts, looks, strict=True):
+            ax.barh(row, share, 0.66, left, color=shade, hatch=hatch, ec=DARK, lw=0.6, label=name if row == 0 else None)
+            if share > 0.06:
+                box = {"fc": "white", "ec": "none", "pad": 1.2}
+                ax.text(left + share / 2, row, spoken(share), ha="center", va="center", fontsize=SMALL, bbox=box)
+            left += share
+        small = [f"{spoken(share)} {name}" for share, (name, *_) in zip(parts, looks, strict=True) if 0 < share <= 0.06]
+        ax.text(1.01, row, ",\n".join(small), va="center", fontsize=SMALL)
+    ax.set(xlim=(0, 1), ylim=(len(shares) - 0.5, -0.5), xlabel=f"share of {len(exact):,} entries")
+    ax.set_yticks(range(len(shares)), list(shares))
+    ax.xaxis.set_major_formatter(percent)
+    figure.legend(frameon=False, loc="outside lower center", ncols=3)
+    figure.alt = f"A bar for each way of computing, split by how far its entries are from the exact ones. {title}."
+    return figure
+
+
+def steps_apart(values: Float[Tensor, "entries"], exact: Float[Tensor, "entries"]) -> list[float]:
+    """The shares of 16-bit `values` that are 0, 1, and 2 or more numbers of their type away from the nearest."""
+    nearest = exact.to(values.dtype)
+    apart = (ordered(values) - ordered(nearest)).abs()
+    return [float(part.double().mean()) for part in (apart == 0, apart == 1, apart > 1)]
+
+
+def ordered(values: Float[Tensor, "entries"]) -> Tensor:
+    """16-bit floats as whole numbers in the same order, neighbours one apart; both zeros are 0."""
+    bits = values.contiguous().view(torch.int16).long()
+    return torch.where(bits < 0, -(bits & 0x7FFF), bits)

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-import torch
 from jaxtyping import Float
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from ..tokenizer import Tokenizer
@@ -23,7 +24,9 @@ from .canvas import (  # fmt: skip
     token_labels,
 )
 
-__all__ = ["logit_lens", "next_token_bars", "residual_norms"]
+__all__ = ["logit_lens", "next_token_bars"]
+
+LIGHT = LinearSegmentedColormap.from_list("light", ("white", PALE, "#6baed6"))  # black is legible on all of it
 
 
 @styled
@@ -47,48 +50,35 @@ def next_token_bars(logits: Float[Tensor, "vocab"], tokenizer: Tokenizer | None,
 
 @styled
 def logit_lens(
-    guesses: Sequence[Sequence[str]], chance: Float[Tensor, "depths tokens"], labels: Sequence[str]
+    guesses: Sequence[Sequence[str]], final: Float[Tensor, "depths tokens"], labels: Sequence[str]
 ) -> Figure:
-    """Tokens by depths: the likeliest next token by the stream at each depth, embedding first, shaded by its chance.
+    """Tokens by depths: the likeliest next token by the stream at each depth, embedding first.
 
-    Bold is what the last layer says too. Long texts break into lines.
+    Shaded by `final`, the probability there of what the last layer says; framed where it is the likeliest. Long texts
+    break into lines.
     """
     agree = [[guess == last for guess, last in zip(line, guesses[-1], strict=True)] for line in guesses]
-    start, early = (sum(agree[depth]) / len(labels) for depth in (0, max(0, len(guesses) - 2)))
-    title = f"One layer before the end {early:.0%} of the positions make the final guess, in the embedding {start:.0%}"
-    high, depths = (
-        min(0.24 * len(guesses), 9),
-        ["embedding", *(f"layer {number}" for number in range(len(guesses) - 1))],
-    )
+    start, early = (sum(agree[depth]) for depth in (0, max(0, len(guesses) - 2)))
+    title = f"One layer before the end {early} of {len(labels)} guesses are the final ones, at the embedding {start}"
+    depths = ["embedding", *(f"layer {number}" for number in range(len(guesses) - 1))]
+    high = min(0.24 * len(guesses), 9)
     figure, panels = line_panels(title, len(labels), 13, 0.62, high)
     for ax, part in panels:
-        image = heatmap(ax, chance[:, part], [line[part] for line in guesses], vmin=0, vmax=1, origin="lower")
-        for text, same in zip(ax.texts, [same for line in agree for same in line[part]], strict=True):
-            text.set_fontweight("bold" if same else "normal")
+        texts = [line[part] for line in guesses]
+        image = heatmap(ax, final[:, part], texts, vmin=0, vmax=1, origin="lower", cmap=LIGHT)
+        for text in ax.texts:
+            text.set(color="black")
+        for depth, line in enumerate(agree):
+            for column in (column for column, same in enumerate(line[part]) if same):
+                ax.add_patch(Rectangle((column - 0.45, depth - 0.42), 0.9, 0.84, fc="none", ec=DARK, lw=1.3))
         ax.set_xlim(-0.5, panels[0][1].stop - 0.5)
         label_axis(ax.xaxis, labels[part], 0.6 * (part.stop - part.start))
         label_axis(ax.yaxis, depths, high)
-    colour_bar(figure, image, "probability of the guess")
-    return figure
-
-
-@styled
-def residual_norms(stream: Float[Tensor, "depths tokens"], **added: Float[Tensor, "layers tokens"]) -> Figure:
-    """The length of the residual stream at each depth and of what each layer's steps add to it; depths are layers + 1.
-
-    Lines are medians over the tokens; the band holds the middle half of them.
-    """
-    low, middle, high = stream.float().cpu().quantile(torch.tensor([0.25, 0.5, 0.75]), dim=-1).tolist()
-    title = f"From the embedding to the last layer the stream grows {middle[-1] / max(middle[0], 1e-9):.1f}-fold"
-    figure = new_figure(title, 7.0, 2.8)
-    ax, depths = figure.subplots(), range(len(stream))
-    ax.fill_between(depths, low, high, color=PALE, lw=0, label="its middle half")
-    ax.plot(depths, middle, "o-", color=DARK, ms=4, label="stream")
-    for (name, values), form in zip(added.items(), ("s--", "^:", "v-.", "x-"), strict=False):
-        ax.plot(
-            depths[1:], values.float().median(-1).values.tolist(), form, color=MIDDLE, ms=4, label=f"added by {name}"
-        )
-    label_axis(ax.xaxis, ["embedding", *(f"layer {number}" for number in depths[:-1])], 5.0)
-    ax.set(ylabel="length (Euclidean norm)", ylim=(0, None))
-    figure.legend(frameon=False, loc="outside right center")
+    panels[-1][0].set_xlabel("token read (in the cells: the guess for the token after it; framed: the final guess)")
+    colour_bar(figure, image, "probability of\nthe final guess")
+    figure.alt = (
+        f"{len(labels)} tokens by {len(guesses)} depths, in each cell the next token guessed there, framed where it is "
+        f"the one of the last layer. The last column "
+        f"reads, from the embedding on: {', '.join(line[-1] for line in guesses[:8])}."
+    )
     return figure

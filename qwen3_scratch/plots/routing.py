@@ -1,4 +1,4 @@
-"""Which token goes to which expert, and what that costs: probabilities, route maps, flows, loads, what top-k cuts."""
+"""Which token goes to which expert: probabilities, route maps, loads; and the gate of an expert."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,8 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from matplotlib.patches import PathPatch, Rectangle
-from matplotlib.path import Path
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from ..checkpoints.checkpoint import Checkpoint
@@ -20,7 +19,6 @@ from .canvas import (  # fmt: skip
     DARK,
     MIDDLE,
     PALE,
-    SMALL,
     Figure,
     colour_bar,
     heatmap,
@@ -37,12 +35,10 @@ __all__ = [
     "answer_routes",
     "domain_footprint",
     "expert_load",
-    "route_flow",
     "route_map",
     "router_probabilities",
     "routes",
     "silu_gate",
-    "top_k_error",
 ]
 
 
@@ -147,17 +143,32 @@ def domain_footprint(
 
 @styled
 def router_probabilities(
-    probabilities: Float[Tensor, "tokens experts"], chosen: Int[Tensor, "tokens top_k"], labels: Sequence[str]
+    probabilities: Float[Tensor, "tokens experts"],
+    chosen: Int[Tensor, "tokens top_k"],
+    labels: Sequence[str],
+    marked: Sequence[int] = (),
+    kind: str = "marked tokens",
 ) -> Figure:
-    """Experts by tokens of one layer: the router's probabilities; the chosen ones framed, with their percents."""
+    """Experts by tokens of one layer: the router's probabilities; the chosen ones framed, with their percents.
+
+    Triangles point at the `marked` columns, which are a `kind` of tokens; the title says where most of them go first.
+    """
     count, experts = probabilities.shape
     sent = chosen.flatten().bincount(minlength=experts)
     token, best = divmod(int(probabilities.argmax()), experts)
-    title = f"Expert {int(sent.argmax())} is chosen by {int(sent.max())} of {count} tokens; the router is surest of"
-    title += f" “{labels[token]}”: {float(probabilities[token, best]):.0%} for expert {best}"
+    title = f"Expert {int(sent.argmax())} is chosen by {int(sent.max())} of {count} tokens, an even share is "
+    title += f"{chosen.numel() / experts:.3g}; the router is surest of “{labels[token]}”: "
+    title += f"{float(probabilities[token, best]):.0%} for expert {best}"
+    if marked:
+        first = chosen[list(marked), 0].bincount(minlength=experts)
+        title = f"{int(first.max())} of {len(marked)} {kind} go first to expert {int(first.argmax())}; "
+        title += f"expert {int(sent.argmax())} has most tokens, {int(sent.max())} of {count}"
     high = min(max(0.2 * experts, 1.6), 9.0)
     figure, panels = line_panels(title, count, 36, 0.27, high)
     for ax, part in panels:
+        columns = [at - part.start for at in marked if part.start <= at < part.stop]
+        if columns:
+            ax.plot(columns, [-0.75] * len(columns), "v", color="black", ms=5, clip_on=False)
         texts = [[""] * (part.stop - part.start) for _ in range(experts)]
         for column, experts_of in enumerate(chosen[part].tolist()):
             for expert in experts_of:
@@ -166,48 +177,16 @@ def router_probabilities(
         image = heatmap(ax, probabilities[part].T, texts if experts <= 32 else (), vmin=0, vmax=1)
         ax.set(xlim=(-0.5, panels[0][1].stop - 0.5), ylabel="expert")
         label_axis(ax.xaxis, labels[part], 0.26 * (part.stop - part.start))
+        for text in ax.get_xticklabels():
+            text.set_rotation(90 if len(text.get_text()) > 2 else 0)  # a character after a blank is upright, too
         label_axis(ax.yaxis, range(experts), high)
     colour_bar(figure, image, "router's probability")
-    return figure
-
-
-@styled
-def route_flow(route: Route, labels: Sequence[str]) -> Figure:
-    """Tokens on the left, experts on the right, between them the routes of one layer: the thicker, the more weight.
-
-    Experts that nobody chose are left out. The others stand where their tokens stand, so that few lines cross.
-    """
-    count, total = route.experts.shape[0], float(route.weights.float().sum())
-    weight = torch.zeros(count, route.logits.shape[1]).scatter(1, route.experts.cpu(), route.weights.float().cpu())
-    sent, received = (weight > 0).sum(0), weight.sum(0)
-    centre = (weight * torch.arange(count)[:, None]).sum(0) / received.clamp(min=1e-9)
-    order = sorted(
-        (expert for expert in range(len(received)) if sent[expert]), key=lambda expert: float(centre[expert])
+    figure.alt = (
+        f"A column for each of {count} tokens, a row for each of {experts} experts, shaded by probability; "
+        f"the {chosen.shape[1]} chosen of each column are framed. Expert {int(sent.argmax())} has most frames."
+        + f" Triangles mark the columns of {len(marked)} {kind}."
+        * bool(marked)
     )
-    best = int(received.argmax())
-    title = f"Expert {best} gets {float(received[best]) / total:.0%} of all weight"
-    title += f", from {int(sent[best])} of {count} tokens"
-    high = min(max(0.17 * max(count, len(order)), 1.0), 12.0)
-    figure = new_figure(title, 6.4, 0.9 + high)
-    left = figure.subplots()
-    right = left.twinx()
-    places = {expert: (rank + 0.5) * count / len(order) - 0.5 for rank, expert in enumerate(order)}
-    for token, row in enumerate(weight.tolist()):
-        for expert, share in ((expert, share) for expert, share in enumerate(row) if share):
-            points = ((0, token), (0.5, token), (0.5, places[expert]), (1, places[expert]))
-            path = Path(points, (Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4))
-            strong = share >= 0.5  # only these with smooth edges, whose many shades fill a picture's file
-            shade = {"ec": DARK if strong else MIDDLE, "aa": strong, "zorder": 2 if strong else 1}
-            left.add_patch(PathPatch(path, fill=False, lw=0.3 + 4 * share, **shade))
-    for ax in (left, right):
-        ax.spines[:].set_visible(False)
-        ax.set(xlim=(0, 1), xticks=())
-    label_axis(left.yaxis, labels, high)
-    texts = [f"expert {expert}: {int(sent[expert])} token{'s' * (int(sent[expert]) > 1)}" for expert in order]
-    label_axis(right.yaxis, texts, high)
-    left.set_ylim(count - 0.4, -0.6)
-    right.set_ylim(*((edge + 0.5) * len(order) / count - 0.5 for edge in left.get_ylim()))
-    left.set_xlabel("thickness: weight of the answer; dark: half of it or more")
     return figure
 
 
@@ -215,7 +194,7 @@ def route_flow(route: Route, labels: Sequence[str]) -> Figure:
 def silu_gate(gate: Float[Tensor, "tokens intermediate"]) -> Figure:
     """silu(x) = x sigmoid(x) beside relu, and below it where the gates of an expert lie: how often which x occurs."""
     gate = gate.detach().float().cpu().flatten()
-    title = f"{float((gate < 0).float().mean()):.0%} of the gates are negative: silu leaves between −0.28 and 0 of them"
+    title = f"{float((gate < 0).float().mean()):.0%} of the gates are negative; silu turns them into −0.28 to 0"
     figure = new_figure(title, 6.5, 3.4)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     edge = max(4.0, float(gate.abs().max()))
@@ -230,29 +209,8 @@ def silu_gate(gate: Float[Tensor, "tokens intermediate"]) -> Figure:
     below.bar((x[:-1:5] + width / 2).tolist(), counts.tolist(), width, color=MIDDLE, edgecolor=DARK, lw=0.4)
     below.set(xlabel="gate, before silu", ylabel="share of gates")
     below.yaxis.set_major_formatter(percent)
-    return figure
-
-
-@styled
-def top_k_error(
-    kept: Float[Tensor, "layers experts"], renormalised: Float[Tensor, "layers experts"], top_k: int
-) -> Figure:
-    """How far the 1, 2, ... likeliest experts are from the mixture of all, by layer: with the router's probabilities
-    as they are, and renormalised. Lines are means over the layers, bands reach from the lowest to the highest.
-    """
-    own, scaled = (float(errors[:, top_k - 1].mean()) for errors in (kept, renormalised))
-    experts = kept.shape[1]
-    title = f"Top-{top_k} of {experts} is {own:.0%} off the mixture of all experts, renormalised {scaled:.0%}"
-    figure = new_figure(title, 6.5, 3.1)
-    ax, ks = figure.subplots(), range(1, experts + 1)
-    kinds = ((renormalised, "--", "renormalised to sum 1", "over the layers"), (kept, "-", "as they are", None))
-    for errors, form, label, band in kinds:
-        ax.fill_between(ks, errors.amin(0).tolist(), errors.amax(0).tolist(), color=PALE, lw=0, alpha=0.6, label=band)
-        ax.plot(ks, errors.mean(0).tolist(), form, marker="o" if experts <= 16 else "", color=DARK, ms=4, label=label)
-    ax.axvline(top_k, color="#777777", lw=0.8, ls=":")
-    ax.text(top_k + 0.01 * experts, float(renormalised.max()), f"this model: {top_k}", fontsize=SMALL, va="top")
-    label_axis(ax.xaxis, ks, 5.4, 1.0)
-    ax.set(xlabel="experts that answer", ylabel="relative error", ylim=(0, None))
-    ax.yaxis.set_major_formatter(percent)
-    ax.legend(frameon=False, title="weights", alignment="left")
+    figure.alt = (
+        "silu follows relu for large numbers and dips a little below 0 for negative ones, where relu is flat; under it "
+        "a histogram of an expert's gates, which lie on both sides of 0."
+    )
     return figure

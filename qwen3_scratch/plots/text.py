@@ -1,13 +1,13 @@
-"""How text becomes tokens: the merges of one word, and how much text a token holds."""
+"""How text becomes tokens: the merges of one word, and how many tokens one sentence takes in several languages."""
 
 from collections.abc import Mapping, Sequence
 
 from matplotlib.patches import Rectangle
 
 from ..errors import Error
-from .canvas import DARK, LIT, MIDDLE, PALE, SMALL, Figure, new_figure, styled
+from .canvas import DARK, MIDDLE, PALE, SMALL, Figure, new_figure, styled
 
-__all__ = ["bytes_per_token", "merge_steps"]
+__all__ = ["merge_steps", "sentence_lengths"]
 
 
 @styled
@@ -38,6 +38,7 @@ def merge_steps(steps: Sequence[Sequence[str]], ranks: Sequence[int]) -> Figure:
         label = "bytes" if row == 0 else f"rank {ranks[row - 1]:,}"
         ax.text(-0.25, row + 0.49, label, ha="right", va="center", fontsize=SMALL)
     ax.set(xlim=(-0.13 * first - 1.9, first + 0.1), ylim=(len(steps), 0))
+    figure.alt = f"A word of {first} pieces in a line, and below it a line for each merge, the last of {last} pieces."
     return figure
 
 
@@ -51,17 +52,28 @@ def _borders(pieces: Sequence[str]) -> set[int]:
 
 
 @styled
-def bytes_per_token(groups: Mapping[str, Sequence[int]]) -> Figure:
-    """How many bytes a token holds on average, for each group of token lengths in bytes, from most to fewest."""
-    means = {name: sum(lengths) / len(lengths) for name, lengths in groups.items()}
-    order = sorted(means, key=means.__getitem__, reverse=True)
-    most, fewest = order[0], order[-1]
-    title = f"A token holds {means[most]:.1f} bytes of “{most}” and {means[fewest]:.1f} of “{fewest}”"
-    figure = new_figure(title, 7.2, 0.9 + 0.25 * len(order))
+def sentence_lengths(sizes: Mapping[str, tuple[int, int, int]]) -> Figure:
+    """How long each text is, in characters, bytes and tokens, from the fewest tokens to the most.
+
+    White bars are bytes, which is what the tokens would be without any merge; the shaded part is left after merging.
+    """
+    order = sorted(sizes, key=lambda name: sizes[name][2])
+    fewest, most = (sizes[name][2] for name in (order[0], order[-1]))
+    title = f"The same sentence takes {fewest} tokens in {order[0]} and {most} in {order[-1]}"
+    figure = new_figure(
+        title if len(order) > 1 else f"This sentence takes {fewest} tokens", 7.4, 1.0 + 0.3 * len(order)
+    )
     ax = figure.subplots()
-    shades = [MIDDLE, *[PALE] * (len(order) - 2), LIT][: len(order)]
-    bars = ax.barh(range(len(order)), [means[name] for name in order], 0.7, color=shades, ec=DARK, lw=0.6)
-    ax.bar_label(bars, [f"{means[name]:.1f}" for name in order], padding=3, fontsize=SMALL)
-    ax.set(xlim=(0, 1.12 * means[most]), ylim=(len(order) - 0.4, -0.6), xlabel="bytes in a token, on average")
-    ax.set_yticks(range(len(order)), order)
+    places = range(len(order))
+    ax.barh(places, [sizes[name][1] for name in order], 0.7, fc="white", ec=DARK, lw=0.6, label="bytes")
+    ax.barh(places, [sizes[name][2] for name in order], 0.7, fc=PALE, ec=DARK, lw=0.6, label="tokens")
+    for place, name in enumerate(order):
+        characters, count, tokens = sizes[name]
+        said = f"{characters} characters, {tokens / max(1, characters):.2g} tokens each"
+        ax.text(max(count, tokens), place, f"  {said}", va="center", fontsize=SMALL)
+    ax.set(xlim=(0, 1.45 * max(max(size) for size in sizes.values())), ylim=(len(order) - 0.4, -0.6))
+    ax.set(xlabel="length of the sentence")
+    ax.set_yticks(places, order)
+    figure.legend(frameon=False, loc="outside right center")
+    figure.alt = f"For each of {len(order)} languages a bar of bytes and over it one of tokens. {title}."
     return figure

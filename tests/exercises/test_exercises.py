@@ -232,11 +232,14 @@ def test_the_likely_mistake_is_the_one_that_agrees_most_often():
     assert "You" not in said(lambda x: x / 3, mistakes=mistakes)
 
 
-def test_an_unwritten_answer_is_called_unwritten_wherever_it_stands():
+def test_an_unwritten_answer_is_called_unwritten_and_is_wrong_only_where_it_is_graded(capsys):
     def stub(x):
         raise NotImplementedError
 
-    assert said(stub) == "doubled: not written yet: replace `raise NotImplementedError` by your code"
+    unwritten = "doubled: not written yet: replace `raise NotImplementedError` by your code"
+    assert not exercise().check(stub) and capsys.readouterr().out == f"{unwritten}\n"
+    with pytest.raises(Wrong, match=unwritten):
+        exercise().check(stub, hidden=True)
     assert "raised NotImplementedError" in said(lambda x: stub(x))
 
 

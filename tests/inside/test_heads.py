@@ -8,17 +8,15 @@ from qwen3_scratch.inside.heads import (
     copying,
     even_weights,
     first_token,
-    head_weights,
     induction,
     previous_token,
     right_word,
-    story_lookups,
-    weight_on,
     without,
 )
 from qwen3_scratch.model import Ops, gqa_attention
 from qwen3_scratch.tiny.evaluate import questions
-from qwen3_scratch.tracing import trace
+from qwen3_scratch.tiny.lookups import story_lookups, weight_on
+from qwen3_scratch.tracing import head_weights, trace
 
 
 @pytest.fixture(scope="module")

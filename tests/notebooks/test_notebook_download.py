@@ -1,4 +1,4 @@
-"""Notebook 01 obtains the weights that the series is about where it can, and says in one line where it cannot."""
+"""Notebook 01 obtains the weights that the series is about if it is asked to, and says in one line where it cannot."""
 
 import os
 import socket
@@ -17,8 +17,9 @@ from qwen3_scratch import load_checkpoint, save_checkpoint
 
 VARIABLE = "QWEN3_SCRATCH_MODEL"
 NAME = "huihui-ai/Huihui-MoE-0.8B-2E"
-NOT_REACHED = f"hub id {NAME}: not in the cache and the hub cannot be reached: connect, or name a local folder."
-GO_ON = "What follows is about the embedded checkpoint."
+NOT_REACHED = f"hub id {NAME}: not in the cache and the hub cannot be reached: connect, or name a local folder"
+GO_ON = "What follows is about the checkpoint in tiny-moe."
+AS_IT_IS, ASKED = "download = False", "download = True"
 HUB_VARIABLES = ("HF_", "HUGGING", VARIABLE, "TQDM")
 
 
@@ -29,9 +30,11 @@ def environment(tmp_path) -> dict[str, str]:
     return {**plain, "HF_HOME": str(tmp_path / "home"), "NO_PROXY": "127.0.0.1", "OMP_NUM_THREADS": "1"}
 
 
-def executed(environment: dict[str, str], until: str = "") -> NotebookNode:
-    """Notebook 01 after a run, to the end or to the heading `until`."""
+def executed(environment: dict[str, str], until: str = "", *, asked: bool = False) -> NotebookNode:
+    """Notebook 01 after a run, to the end or to the heading `until`, as it stands or after a reader has `asked`."""
     notebook = nbformat.read(ROOT / "notebooks" / "01_checkpoint.ipynb", as_version=4)
+    [cell] = [cell for cell in notebook.cells if AS_IT_IS in cell.source]
+    cell.source = cell.source.replace(AS_IT_IS, ASKED) if asked else cell.source
     if until:
         [end] = [number for number, cell in enumerate(notebook.cells) if cell.source.startswith(until)]
         notebook.cells = notebook.cells[:end]
@@ -63,18 +66,17 @@ def huihui(tmp_path) -> Path:
     return tmp_path / "huihui"
 
 
-def test_the_notebook_downloads_the_weights_and_is_then_about_them(huihui, environment):
+def test_the_notebook_downloads_the_weights_when_asked_and_is_then_about_them(huihui, environment):
     with StandInHub({NAME: huihui}) as hub:
-        notebook = executed({**environment, "HF_ENDPOINT": hub.url})
+        notebook = executed({**environment, "HF_ENDPOINT": hub.url}, asked=True)
     found, theirs = printed(notebook), load_checkpoint(huihui)
-    assert f"{NAME} is here. What follows is about it.\n" in found
+    assert f"What follows is about {NAME}.\n" in found
     wanted = {path.name for path in huihui.iterdir()} - {"pytorch_model.bin"}
     assert hub.fetched() == wanted and "model.safetensors" in wanted
     for line in (
         f"{'model.safetensors':34}{(huihui / 'model.safetensors').stat().st_size:>15,} bytes",
-        f"{'num_experts':22}{2!s:>8}  experts in a sparse layer",
+        f"{'num_experts':22}{2:>8}  experts in a sparse layer",
         f"{'all':14}{theirs.config.num_parameters():>15,}",
-        "torch.bfloat16",
     ):
         assert line in found
     assert "model.safetensors" in bars(notebook) or "Fetching" in bars(notebook), "a progress bar was shown"
@@ -87,20 +89,27 @@ def test_where_no_hub_answers_the_notebook_says_so_in_one_line_and_goes_on(silen
         if silent:  # takes the connection and says nothing
             port.listen()
         endpoint = f"http://127.0.0.1:{port.getsockname()[1]}"
-        notebook = executed({**environment, "HF_ENDPOINT": endpoint}, until="## Inside a safetensors file")
+        notebook = executed({**environment, "HF_ENDPOINT": endpoint}, until="## Names and shapes", asked=True)
     lines = printed(notebook).splitlines()
-    assert lines.count(f"{NOT_REACHED} {GO_ON}") == 1
+    assert lines.count(f"Not downloaded: {NOT_REACHED}.") == 1
+    assert lines.count(GO_ON) == 1
     assert bars(notebook) == ""
     tiny = load_checkpoint("tiny")
-    assert f"{'num_experts':22}{tiny.config.num_experts!s:>8}  experts in a sparse layer" in lines
+    assert f"{'num_experts':22}{tiny.config.num_experts:>8}  experts in a sparse layer" in lines
+
+
+def test_run_all_asks_the_hub_for_nothing_and_says_in_one_line_what_it_does_without(huihui, environment):
+    with StandInHub({NAME: huihui}) as hub:
+        notebook = executed({**environment, "HF_ENDPOINT": hub.url}, until="## Names and shapes")
+    assert printed(notebook).splitlines().count(f"Nothing is downloaded. {GO_ON}") == 1
+    assert hub.asked == []
 
 
 def test_a_checkpoint_that_was_chosen_stays_and_nothing_is_asked_for(huihui, environment):
     with StandInHub({NAME: huihui}) as hub:
         chosen = {**environment, "HF_ENDPOINT": hub.url, VARIABLE: str(huihui)}
-        notebook = executed(chosen, until="## Inside a safetensors file")
-    assert (
-        "QWEN3_SCRATCH_MODEL is set: its checkpoint is read, nothing is downloaded." in printed(notebook).splitlines()
-    )
-    assert f"{'num_experts':22}{2!s:>8}  experts in a sparse layer" in printed(notebook)
+        notebook = executed(chosen, until="## Names and shapes")
+    said = "Nothing is downloaded. What follows is about the checkpoint in huihui."
+    assert said in printed(notebook).splitlines()
+    assert f"{'num_experts':22}{2:>8}  experts in a sparse layer" in printed(notebook)
     assert hub.asked == []

@@ -20,11 +20,11 @@ from tiers import in_proof
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 KEPT = {
     "dense": {"start_here", "layer_to_logits"},
-    "sixteen": {"router_and_experts", "cache_and_sampling"},
+    "sixteen": {"router_and_experts", "cache"},
     "huihui": {"tokens_and_chat"},
 }
 NO_ROUTER = "This checkpoint is dense"
-SPARSE_ONLY = {"06_router_and_experts", "10_inside_the_router", "11_pitfalls", "13_training", "15_topk_moe_on_gpu"}
+SPARSE_ONLY = {"07_router_and_experts", "12_inside_the_router", "13_pitfalls", "15_training", "17_topk_moe_on_gpu"}
 
 
 def environment(**settings: str) -> dict[str, str]:

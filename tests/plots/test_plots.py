@@ -16,6 +16,7 @@ from PIL import Image
 from tiers import in_proof
 
 from qwen3_scratch import Checkpoint, Config, Error, Tokenizer, forward, init_weights, plots, trace
+from qwen3_scratch.plots.canvas import new_figure
 from qwen3_scratch.plots.drawn import MIME
 from qwen3_scratch.plots.drawn import drawn as content
 
@@ -112,10 +113,20 @@ def test_nothing_is_left_in_pyplot():
     assert matplotlib.pyplot.get_fignums() == []
 
 
-def test_a_notebook_shows_one_picture_in_its_size():
-    data, metadata = DisplayFormatter().format(plots.model_map())
+def test_a_notebook_shows_one_picture_in_its_size_and_what_is_to_be_seen_in_words():
+    figure = plots.model_map()
+    data, metadata = DisplayFormatter().format(figure)
     assert data.keys() == {"image/png", "text/plain", MIME}
-    assert metadata == {"image/png": {"width": 864, "height": 346}}
+    assert metadata == {"image/png": {"width": 864, "height": 346, "alt": figure.alt}}
+
+
+def test_a_figure_that_says_nothing_is_described_by_its_titles_and_axes():
+    figure = new_figure("Losses fall", 3, 2)
+    left, right = figure.subplots(1, 2)
+    left.set(title="alone", xlabel="step", ylabel="loss")
+    right.set_xlabel("step")
+    _, metadata = DisplayFormatter().format(figure)
+    assert metadata["image/png"]["alt"] == "Losses fall. alone, x: step, y: loss. x: step."
 
 
 class Bytes(Tokenizer):

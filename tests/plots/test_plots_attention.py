@@ -29,22 +29,24 @@ def steps():
 
 
 def test_the_title_of_the_steps_names_what_the_last_token_looks_at():
-    assert title(plots.attention_steps(*steps(), LABELS[:3])) == "The last token, “c”, gives 98% of its weight to “b”"
+    assert (
+        title(plots.attention_steps(*steps(), LABELS[:3]))
+        == "The last token, “c”, gives 98% of its weight to “b”, place 1"
+    )
 
 
-def test_the_steps_show_all_scores_then_those_that_the_mask_lets_through_then_weights():
+def test_the_steps_show_the_scores_that_the_mask_lets_through_then_weights():
     scores, mask, weights = steps()
-    panels = plots.attention_steps(scores, mask, weights, LABELS[:3]).axes[:3]
+    panels = plots.attention_steps(scores, mask, weights, LABELS[:3]).axes[:2]
     shown = [torch.from_numpy(ax.images[0].get_array().filled(torch.nan)) for ax in panels]
-    assert torch.equal(shown[0], scores)
-    for found, expected in ((shown[1], scores), (shown[2], weights)):
+    for found, expected in zip(shown, (scores, weights), strict=True):
         assert torch.equal(found.isnan(), ~mask)
         torch.testing.assert_close(found[mask], expected[mask])
 
 
 def test_weights_are_written_out_as_percents_where_they_are_seen():
     *_, weights = steps()
-    panel = plots.attention_steps(*steps(), LABELS[:3]).axes[2]
+    panel = plots.attention_steps(*steps(), LABELS[:3]).axes[1]
     written = {text.get_position(): text.get_text() for text in panel.texts if text.get_text()}
     expected = {
         (key, query): f"{100 * weights[query, key]:.0f}" for query, key in (weights >= 0.095).nonzero().tolist()
@@ -81,13 +83,24 @@ def test_neighbouring_groups_differ_in_shade():
 
 
 def test_the_cache_of_each_kind_is_named():
-    figure = plots.head_sharing(4, {"MHA": 4, "GQA": 2}, [24_000, 6_000])
+    figure = plots.head_sharing(4, {"each its own": 4, "shared": 2}, [24_000, 6_000])
     assert title(figure) == "From 24 kB a token down to 6,000 bytes: fewer key/value heads, a smaller cache"
     assert [ax.get_xlabel() for ax in figure.axes] == ["cache: 24 kB a token", "cache: 6,000 bytes a token"]
+    said = plots.head_sharing(4, {"shared": 2}, [6_000], of="2 layers, float32").axes[0].get_xlabel()
+    assert said == "cache: 6,000 bytes a token\n(2 layers, float32)"
+
+
+def test_a_panel_says_what_its_number_of_key_value_heads_is_called():
+    figure = plots.head_sharing(4, {"each its own": 4, "this checkpoint": 2, "one for all": 1}, [4, 2, 1])
+    assert [ax.get_title("left") for ax in figure.axes] == [
+        "MHA: each its own",
+        "GQA: this checkpoint",
+        "MQA: one for all",
+    ]
 
 
 def test_the_looks_of_a_token_name_the_strongest_and_how_many_heads_agree():
     weights = torch.tensor([[0.1, 0.7, 0.2], [0.3, 0.6, 0.1], [0.1, 0.4, 0.5]])
     found = title(plots.token_looks(weights, LABELS[:3], "c"))
-    assert found == "From “c” 2 of 3 heads look most at “b”, token 1; head 0 gives it 70%"
+    assert found == "From “c” 2 of 3 heads look most at “b”, place 1; head 0 gives it 70%"
     assert title(plots.token_looks(weights[2:], LABELS[:3], "c")).startswith("From “c” 1 of 1 heads looks most at “c”")

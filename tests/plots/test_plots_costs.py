@@ -26,16 +26,14 @@ def test_counts_are_written_in_three_digits():
     ]
 
 
-def test_decoding_cost_sums_what_lies_between_the_lengths():
-    figure = plots.decoding_cost([10, 20, 40], {"slow": [100, 200, 400], "fast": [10, 10, 10]})
-    assert title(figure) == "After 30 new tokens “slow” has done 25 times the work of “fast”"  # 7,500 / 300
-    totals = {line.get_label(): line.get_ydata().tolist() for line in figure.axes[1].lines}
-    assert totals == {"slow": [1500, 7500], "fast": [100, 300]}
-
-
-def test_cache_size_names_the_largest_and_the_smallest():
+def test_cache_size_compares_each_way_with_the_one_before():
     figure = plots.cache_size([8, 16], {"all": [800, 1600], "grouped": [400, 800], "window": [200, 200]})
-    assert title(figure) == "At 16 tokens: 1.6kB with “all”, 200B with “window”"
+    wanted = "“grouped” takes 1/2 of “all”, “window” takes 1/4 of “grouped”"
+    assert title(figure) == f"At 16 tokens {wanted}"
+    assert [text.get_text() for text in figure.legends[0].get_texts()][1:] == [
+        "grouped: 800 bytes",
+        "window: 200 bytes",
+    ]
 
 
 def test_sampling_steps_count_what_is_left_and_cross_out_the_rest():
@@ -55,11 +53,17 @@ def test_inverse_draw_finds_the_token_and_leaves_out_what_cannot_be_drawn(unifor
     assert ticks(figure.axes[0].yaxis) == ["#0", "#2"]
 
 
-def test_shares_right_names_the_group_with_the_widest_gap():
-    shares = {"facts": {"a": 1.0, "b": 0.9}, "sums": {"a": 0.8, "b": 0.2}}
-    assert title(plots.shares_right(shares, 20)) == "Sums: “a” is right on 80% of 20, “b” on 20%"
-    level = {"facts": {"a": 0.0, "b": 0.0}}
-    assert title(plots.shares_right(level, 4)) == "Every way of asking is right on 0% of 4 questions"
+def test_shares_right_names_the_groups_whose_intervals_do_not_overlap():
+    right = {"facts": {"a": 10, "b": 9}, "sums": {"a": 8, "b": 2}}
+    intervals = {"facts": {"a": (0.8, 1.0), "b": (0.7, 0.95)}, "sums": {"a": (0.5, 0.9), "b": (0.1, 0.4)}}
+    figure = plots.shares_right(right, 10, intervals, {"facts": 0.5, "sums": 0.1})
+    assert title(figure) == "“a” is right more often than “b” in “sums”"
+    assert [text.get_text() for text in figure.axes[0].texts] == ["100%", "80%", "90%", "20%"]
+    each = [{"sums": part["sums"]} for part in (right, intervals)]
+    assert title(plots.shares_right(each[0], 10, each[1], {"sums": 0.1})).endswith("“b” in every group")
+    level = {"facts": {"a": (0.0, 0.5), "b": (0.0, 0.5)}}
+    figure = plots.shares_right({"facts": {"a": 0, "b": 0}}, 4, level, {"facts": 0.1})
+    assert title(figure) == "With 4 questions a group no way of asking can be told from the others"
 
 
 def test_agreement_bars_count_the_exact_and_name_the_worst():

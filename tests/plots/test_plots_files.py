@@ -5,6 +5,7 @@ import torch
 from matplotlib.patches import Rectangle
 
 from qwen3_scratch import Error, plots
+from qwen3_scratch.plots.files import ordered, steps_apart
 
 SEGMENTS = [("header", 100), ("embedding", 300), ("experts", 200), ("experts", 250), ("norms", 50), ("experts", 100)]
 
@@ -19,9 +20,9 @@ def boxes(ax):
 
 
 def test_file_layout_names_the_largest_part_and_the_size_of_the_header():
-    expected = "The largest part of the file is “experts” with 55%; the header takes 10%"
+    expected = "The largest part of the file: experts (55%); the header is thin (10%)"
     assert title(plots.file_layout(SEGMENTS, (400, 1000))) == expected
-    assert title(plots.file_layout([("head", 7)], (0, 7))) == "The largest part of the file is “head” with 100%"
+    assert title(plots.file_layout([("head", 7)], (0, 7))) == "The largest part of the file: head (100%)"
 
 
 def test_file_layout_draws_neighbours_of_a_part_as_one_box_at_its_place():
@@ -38,12 +39,25 @@ def test_file_layout_refuses_a_stretch_outside_the_file(stretch):
         plots.file_layout(SEGMENTS, stretch)
 
 
+def test_tensors_are_drawn_to_one_scale_and_counted_as_often_as_they_are_there():
+    figure = plots.tensor_sizes({"up": [4, 2], "q_proj": [2, 8], "norm": [8]}, {"up": 3})
+    assert title(figure) == "50% of the layer's numbers are in its experts"  # 24 of 48
+    q_proj, up, *bar = figure.axes[0].patches
+    assert q_proj.get_width() == pytest.approx(4 * up.get_width())
+    assert up.get_height() == pytest.approx(2 * q_proj.get_height())
+    areas = [box.get_width() * box.get_height() for box in bar]
+    assert [area / sum(areas) for area in areas] == pytest.approx([16 / 48, 8 / 48, *[8 / 48] * 3])
+    assert title(plots.tensor_sizes({"up": [4, 2], "norm": [8]})) == "The largest tensor of the layer is up"
+    with pytest.raises(Error, match="no tensors found"):
+        plots.tensor_sizes({})
+
+
 def test_parameters_by_part_says_how_many_are_active():
     figure = plots.parameters_by_part({"experts": 800, "norms": 200}, {"experts": 200, "norms": 200})
-    assert title(figure) == "40% of the parameters are active for a token; experts: 80% of all, 50% of the active"
+    assert title(figure) == "40% of the parameters are active for a token; idle: experts that were not chosen"
     assert [text.get_text() for text in figure.axes[0].texts] == ["800", "200", "200", "200"]
     figure = plots.parameters_by_part({"head": 30, "norms": 10}, {"head": 30, "norms": 10})
-    assert title(figure) == "All parameters are active for a token; “head” has 75% of them"
+    assert title(figure) == "All parameters are active for a token; most of them: head"
 
 
 def test_parameters_by_part_refuses_other_parts():
@@ -64,9 +78,26 @@ def test_number_bits_are_those_of_the_number(value):
     assert len(bits) == 64
 
 
-def test_number_bits_says_how_far_bf16_is_off():
-    assert title(plots.number_bits(-1.5)).endswith("this number loses nothing")
-    assert title(plots.number_bits(1 + 2**-8)).endswith("this number is off by 0.389%")
+def test_number_bits_stand_below_each_other_by_kind():
+    ax = plots.number_bits(0.1830348).axes[0]
+    rows = {row: [patch for patch in ax.patches if patch.get_y() == row] for row in range(3)}
+    starts = {
+        row: [min(patch.get_x() for patch in patches if patch.get_facecolor() == shade) for shade in shades(patches)]
+        for row, patches in rows.items()
+    }
+    assert starts[0] == starts[1]  # bf16 is the upper half of fp32
+    assert (starts[2][0], starts[2][2]) == (starts[0][0], starts[0][2])
+    assert starts[2][1] == pytest.approx(starts[0][1] + 3)  # three bits of the exponent are missing at its head
+
+
+def shades(patches):
+    """Of sign, exponent and fraction, from left to right."""
+    return list(dict.fromkeys(patch.get_facecolor() for patch in sorted(patches, key=lambda patch: patch.get_x())))
+
+
+def test_what_is_too_thin_to_be_seen_is_marked_below():
+    whole, _ = plots.file_layout([("header", 1), ("experts", 999), ("norms", 1), ("experts", 999)], (1, 1000)).axes
+    assert [float(line.get_xdata()[0]) for line in whole.lines] == pytest.approx([0.0005, 1.0005])
 
 
 STEPS = [["l", "o", "w", "e", "r"], ["l", "o", "w", "er"], ["lo", "w", "er"], ["low", "er"]]
@@ -87,9 +118,27 @@ def test_merge_steps_need_a_rank_for_each_merge():
         plots.merge_steps(STEPS, [3])
 
 
-def test_bytes_per_token_are_means_from_most_to_fewest():
-    figure = plots.bytes_per_token({"code": [1, 2], "prose": [4, 5, 6], "sums": [1]})
-    assert title(figure) == "A token holds 5.0 bytes of “prose” and 1.0 of “sums”"
+def test_sentence_lengths_go_from_the_fewest_tokens_to_the_most():
+    figure = plots.sentence_lengths({"Chinese": (20, 60, 60), "English": (75, 75, 25)})
+    assert title(figure) == "The same sentence takes 25 tokens in English and 60 in Chinese"
     ax = figure.axes[0]
-    assert [text.get_text() for text in ax.texts] == ["5.0", "1.5", "1.0"]
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["prose", "code", "sums"]
+    assert [text.get_text().strip() for text in ax.texts] == [
+        "75 characters, 0.33 tokens each", "20 characters, 3 tokens each"
+    ]  # fmt: skip
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["English", "Chinese"]
+    assert [bar.get_width() for bar in ax.patches] == [75, 60, 25, 60]
+
+
+def test_neighbours_of_a_type_are_one_step_apart():
+    values = torch.tensor([-1.0, -0.0, 0.0, 1.0]).bfloat16()
+    assert ordered(values).tolist() == [-16256, 0, 0, 16256]
+    after = torch.nextafter(values, torch.tensor(9.0).bfloat16())
+    assert (ordered(after) - ordered(values)).tolist() == [1, 1, 1, 1]
+
+
+def test_roundings_are_counted_by_their_steps_from_the_nearest_number():
+    exact = torch.tensor([1.0, 1.001, 1.0, 1.0]).double()
+    values = torch.tensor([1.0, 1.0, 1 + 2**-7, 1 + 2**-5]).bfloat16()
+    assert steps_apart(values, exact) == [0.5, 0.25, 0.25]
+    figure = plots.rounded_apart({"good": exact.bfloat16(), "bad": values}, exact)
+    assert title(figure) == "“good” gives the nearest number most often, “bad” least"

@@ -5,8 +5,8 @@ A new figure needs a line in DRAWINGS, and is then proven to cut nothing off and
 
 import torch
 
-from qwen3_scratch import Config, plots
-from qwen3_scratch.model import Route
+from qwen3_scratch import Config, forward, init_weights, plots, trace
+from qwen3_scratch.model import NEVER, Route
 
 WORDS = ("<|im_start|>", "user", "⏎", "Nora", "␣is", "␣in", "␣the", "␣kitchen", ".", "␣$5", "_a^b$", "␣wheelbarrow")
 LENGTHS = (1, 5, 60)
@@ -77,6 +77,37 @@ def filtered(tokens):
 PARTS = ("embedding", "norms", "attention", "router", "experts", "feed-forward", "head")
 
 
+def passed(tokens, num_experts=8):
+    """The trace of a pass through a small model, dense without experts."""
+    kind: dict = {"model_type": "qwen3"}
+    if num_experts:
+        kind = dict(model_type="qwen3_moe", num_experts=num_experts, num_experts_per_tok=2, moe_intermediate_size=8)
+    sizes = dict(vocab_size=64, hidden_size=8, intermediate_size=8, num_hidden_layers=3, head_dim=4)
+    config = Config(**sizes, num_attention_heads=2, num_key_value_heads=1, **kind)
+    with trace() as t:
+        forward(init_weights(config, seed=0), torch.arange(tokens)[None] % 64, config)
+    return t
+
+
+def ring(steps, slots):
+    """Which token each slot holds after each of so many steps."""
+    held = torch.full((steps, slots), NEVER)
+    for step in range(steps):
+        held[step:, step % slots] = step
+    return held
+
+
+def answered(asked):
+    """Counts, questions, intervals and guesses, as `shares_right` takes them."""
+    groups, ways = (
+        ("stories, one question", "stories, several", "arithmetic"),
+        ("thinking", "direct", "thinking, drawn"),
+    )
+    right = {group: {way: asked // (at + 1) for at, way in enumerate(ways)} for group in groups}
+    intervals = {group: {way: (count / asked / 2, 1.0) for way, count in each.items()} for group, each in right.items()}
+    return right, asked, intervals, dict.fromkeys(groups, 0.1)
+
+
 def layout(layers):
     segments = [("header", 9_000), *[("embedding", 400_000)], *[(part, 90_000) for part in PARTS[1:]] * layers]
     return plots.file_layout(segments, (409_000, 949_000))
@@ -90,8 +121,13 @@ def merging(pieces):
     return plots.merge_steps([["a"] * pieces, *[["aa"] + ["a"] * (pieces - 2)] * (pieces > 1)], [12345] * (pieces > 1))
 
 
-def densities(groups):
-    return plots.bytes_per_token({f"{word} {at}": [at + 1, 4] for at, word in enumerate(labels(groups))})
+def sentences(languages):
+    return plots.sentence_lengths({name: (at + 20, at + 30, at + 5) for at, name in enumerate(labels(languages))})
+
+
+def chips(tokens, *turns):
+    words = [*(word for turn in turns for word in ("<|im_start|>", turn, "⏎")), *labels(tokens + 1)[1:]]
+    return plots.token_chips(words, [word == "<|im_start|>" for word in words])
 
 
 def random_vectors(*shape):
@@ -166,17 +202,21 @@ DRAWINGS = {  # each from a number of tokens
     "route_map": lambda n: plots.route_map(random_routes(n), labels(n), written=n // 2),
     "route_map, top-4 of 16": lambda n: plots.route_map(random_routes(n, 1, 16, 4), labels(n)),
     "route_map, deep": lambda n: plots.route_map(random_routes(n // 3 + 1, 28, 2, 1), labels(n // 3 + 1)),
-    "route_flow": lambda n: plots.route_flow(random_routes(n)[0], labels(n)),
-    "route_flow, top-8 of 128": lambda n: plots.route_flow(random_routes(n, 1, 128, 8)[0], labels(n)),
+    "mixture_layer": lambda n: plots.mixture_layer(random_routes(n)[0], labels(n)),
+    "mixture_layer, top-1 of 2": lambda n: plots.mixture_layer(random_routes(n, 1, 2, 1)[0], labels(n)),
+    "dispatch_order": lambda n: plots.dispatch_order(random_routes(n)[0].experts, labels(n)),
+    "dispatch_order, top-4 of 16": lambda n: plots.dispatch_order(random_routes(n, 1, 16, 4)[0].experts, labels(n)),
     "router_probabilities": lambda n: plots.router_probabilities(
-        random_routes(n)[0].logits.softmax(-1), random_routes(n)[0].experts, labels(n)
+        random_routes(n)[0].logits.softmax(-1), random_routes(n)[0].experts, labels(n), range(0, n, 3)
     ),
     "router_probabilities, top-8 of 128": lambda n: plots.router_probabilities(
         random_routes(n, 1, 128, 8)[0].logits.softmax(-1), random_routes(n, 1, 128, 8)[0].experts, labels(n)
     ),
     "silu_gate": lambda n: plots.silu_gate(torch.linspace(-3, 2, 7 * n).view(n, 7)),
-    "top_k_error": lambda n: plots.top_k_error(
-        torch.linspace(1, 0, 2 * n).view(2, n) / 2, torch.linspace(1, 0, 2 * n).view(2, n), n // 2 + 1
+    "top_k_loss": lambda n: plots.top_k_loss(
+        {name: torch.linspace(0.2, 0, 7 * n).view(7, n) for name in ("renormalised", "not renormalised")},
+        [1, 2, 4, 8, 16, 32, 64],
+        ("renormalised", 8),
     ),
     "expert_load": lambda n: plots.expert_load(random_routes(n)),
     "expert_load, 128 experts": lambda n: plots.expert_load(random_routes(n, 12, 128, 8)),
@@ -189,10 +229,20 @@ DRAWINGS = {  # each from a number of tokens
     "attention_steps": lambda n: plots.attention_steps(
         torch.linspace(-9, 9, n * n).view(n, n), torch.ones(n, n).tril().bool(), attention(1, n)[0], labels(n)
     ),
+    "attention_shapes": lambda n: plots.attention_shapes(32 * n, 4 * n, n, 128, 9 * n),
+    "attention_shapes, MHA": lambda n: plots.attention_shapes(2048, n, n, 64, 40_000),
+    "growing_scores": lambda n: plots.growing_scores(
+        [1, 2, 4, 8], [1 - 0.5 / n / 4**at for at in range(4)], [0.5 / n] * 4
+    ),
+    "sight": lambda n: plots.sight({"causal": torch.ones(n, n).tril().bool(), "a window": torch.eye(n).bool()}),
+    "weighted_sum": lambda n: plots.weighted_sum(
+        torch.arange(3.0).softmax(0), n * torch.tensor([[0.0, 4.0], [4.0, 4.0], [4.0, -1.0]]), labels(3)
+    ),
+    "weighted_sum, one value": lambda n: plots.weighted_sum(torch.ones(1), torch.tensor([[-3.0, n]]), ["Nora"]),
     "head_lengths": lambda n: plots.head_lengths(torch.rand(n, 9) + 0.1, torch.rand(n, 9) + 1, "q"),
     "head_sharing": lambda n: plots.head_sharing(
         4 * n,
-        {"MHA: a pair for each": 4 * n, "GQA: shared by four": n, "MQA: one for all": 1},
+        {"a pair for each": 4 * n, "shared by four": n, "one for all": 1},
         [4096 * n, 1024 * n, 1024],
     ),
     "mask_panels": lambda n: plots.mask_panels(
@@ -203,9 +253,14 @@ DRAWINGS = {  # each from a number of tokens
     "token_looks, 40 heads": lambda n: plots.token_looks(attention(40, n)[:, -1], labels(n), "coat"),
     "next_token_bars": lambda n: plots.next_token_bars(torch.arange(float(n)), None),
     "logit_lens": lens,
-    "residual_norms": lambda n: plots.residual_norms(torch.ones(5, n), attention=torch.ones(4, n) / 2),
-    "residual_norms, deep": lambda n: plots.residual_norms(
-        torch.arange(29.0 * n).view(29, n), experts=torch.ones(28, n)
+    "stream_lengths": lambda n: plots.stream_lengths(
+        torch.arange(1.0, 5 * n + 1).view(5, n), attention=torch.ones(4, n), feed_forward=torch.ones(4, n) / 2
+    ),
+    "logit_parts": lambda n: plots.logit_parts(
+        [f"layer {at} attention" for at in range(n)],
+        random_vectors(n),
+        random_vectors(n).flip(0),
+        ("␣P", "␣wheelbarrow"),
     ),
     "head_scores": lambda n: plots.head_scores(head_numbers(n), "the first token", 0.1),
     "head_scores, nothing found": lambda n: plots.head_scores(head_numbers(n), "the token before", 0.7),
@@ -236,11 +291,37 @@ DRAWINGS = {  # each from a number of tokens
     "file_layout": layout,
     "parameters_by_part": lambda n: by_part(min(n, 11)),
     "number_bits": lambda n: plots.number_bits(-(0.1**n) / 7),
+    "word_chips": lambda n: plots.word_chips(labels(n), [n // 2], written=n // 2),
+    "word_chips, with ids": lambda n: plots.word_chips(labels(n), range(0, n, 3), range(151_000, 151_000 + n)),
+    "word_vectors": lambda n: plots.word_vectors(
+        random_vectors(5 * 2, 8 * n).view(5, 2, -1), ["in the story", "later"]
+    ),
+    "word_vectors, one place and one depth": lambda n: plots.word_vectors(torch.ones(1, 1, n), ["alone"]),
+    "word_looks": lambda n: plots.word_looks(one_head(n)[-1:].repeat(4, 1), labels(n)),
+    "word_looks, deep": lambda n: plots.word_looks(one_head(n)[-1:].repeat(28, 1), labels(n)),
+    "word_experts": lambda n: plots.word_experts(passed(n), [n // 2, n - 1], ["in the story", "in the question"]),
+    "word_experts, dense": lambda n: plots.word_experts(passed(n, num_experts=0), [0, n - 1], ["in one", "in two"]),
+    "word_experts, 128 experts": lambda n: plots.word_experts(passed(n, num_experts=128), [n - 1], ["alone"]),
+    "right_with_notes": lambda n: plots.right_with_notes({"after notes": [True] * n, "at once": [False] * n}, 0.4),
+    "first_words": lambda n: plots.first_words(torch.arange(float(n)), None, n // 2, n - 1),
+    "tensor_sizes": lambda n: plots.tensor_sizes(
+        {f"mlp.experts.{at}.down_proj": [n, 9 + at] for at in range(min(n, 16))}, {"mlp.experts.0.down_proj": n}
+    ),
+    "tensor_sizes, vectors alone": lambda n: plots.tensor_sizes({"post_attention_layernorm": [n], "q_norm": [2]}),
+    "rounded_apart": lambda n: plots.rounded_apart(
+        {name: random_vectors(n, 9).flatten().bfloat16() for name in ("all in bf16", "cast, then weight")},
+        random_vectors(n, 9).flatten().double(),
+    ),
     "merge_steps": lambda n: merging(min(n, 20)),
-    "bytes_per_token": lambda n: densities(min(n, 12)),
-    "decoding_cost": lambda n: plots.decoding_cost(
-        range(40, 40 + 8 * n, 8),
-        {"recomputing": [1e9 * at for at in range(40, 40 + 8 * n, 8)], "with the cache": [1e9] * n},
+    "sentence_lengths": lambda n: sentences(min(n, 12)),
+    "cache_growth": lambda n: plots.cache_growth(n, n),
+    "ring_steps": lambda n: plots.ring_steps(ring(n + 3, n)),
+    "ring_steps, small": lambda n: plots.ring_steps(ring(n, min(n, 4))),
+    "padding_sides": lambda n: plots.padding_sides([labels(n), labels(n // 2 + 1), labels(n)]),
+    "step_work": lambda n: plots.step_work(
+        range(40, 40 + 8 * (n + 1), 8),
+        {"reading all again": [10**9 * (at + 1) for at in range(n + 1)], "with a cache": [9 + n] * (n + 1)},
+        [at % 9 for at in range(n + 1)],
     ),
     "cache_size": lambda n: plots.cache_size(
         [2**at for at in range(4, 4 + min(n, 12))],
@@ -256,22 +337,21 @@ DRAWINGS = {  # each from a number of tokens
         {"top-1, renormalised": 1.0, "top-1, raw probability, zero router": 1 / (n + 1)}
     ),
     "router_splits": lambda n: plots.router_splits(torch.linspace(0, 1, 30 * min(n, 28)).view(30, -1)),
-    "shares_right": lambda n: plots.shares_right(
-        {name: {"thinking": 1.0, "direct": 1 / n, "thinking, drawn": 0.5} for name in ("stories", "arithmetic")}, n
-    ),
+    "shares_right": lambda n: plots.shares_right(*answered(n)),
     "token_similarity": lambda n: plots.token_similarity(random_vectors(n, 8), labels(n)),
     "token_similarity, groups": lambda n: plots.token_similarity(
         random_vectors(n, 8), labels(n), [n // 3, n // 3, n - 2 * (n // 3)]
     ),
-    "vector_lengths": lambda n: plots.vector_lengths(random_vectors(n, 8).norm(dim=-1)),
+    "token_chips": lambda n: chips(n),
+    "token_chips, a chat": lambda n: chips(n, "system", "user", "assistant"),
+    "embedding_map": lambda n: plots.embedding_map(
+        random_vectors(n, 8), labels(n), [("colours", "names", "things")[at % 3] for at in range(n)]
+    ),
+    "stream_growth": lambda n: plots.stream_growth(random_vectors(n, 9).exp(), random_vectors(n, 9).mul(9).exp()),
+    "stream_growth, out of range": lambda n: plots.stream_growth(torch.ones(n, 2), torch.full((n, 2), torch.nan)),
     "norms_in_the_plane": lambda n: plots.norms_in_the_plane(random_vectors(n, 2) * 2),
-    "norms_before_after": lambda n: plots.norms_before_after(
-        random_vectors(n, 9).exp(), torch.ones(n, 9), norm_names(n)
-    ),
+    "norm_inputs": lambda n: plots.norm_inputs(random_vectors(n, 9).exp(), norm_names(n)),
     "norm_weights": lambda n: plots.norm_weights(1 + 0.1 * random_vectors(n, 128), norm_names(n)),
-    "rounding_errors": lambda n: plots.rounding_errors(
-        {name: random_vectors(n, 9).abs().flatten() / 100 for name in ("all in bf16", "fp32 inside, cast first")}
-    ),
     "information_test": lambda n: plots.information_test(*experts_by_chance(4, n)),
     "information_test, deep": lambda n: plots.information_test(*experts_by_chance(28, n)),
     "information_test, one layer": lambda n: plots.information_test(*experts_by_chance(1, n), layers=[3]),
@@ -286,29 +366,30 @@ DRAWINGS = {  # each from a number of tokens
     "loss_by_top_k": lambda n: plots.loss_by_top_k(top_k_losses(n), [1, 2, 4, 8], DOMAINS, ("renormalised", 2)),
     "loss_by_top_k, one": lambda n: plots.loss_by_top_k({"not": torch.ones(1, 2)}, [1], ["a", "b"], ("not", 1)),
     "two_expert_weight": lambda n: plots.two_expert_weight(torch.randn(n), torch.rand(n)),
-    "turning_pairs": lambda n: plots.turning_pairs(torch.tensor([3.0, 1.0]), {"pair 0": 1.0, "pair 4": 0.1}, n),
-    "turning_pairs, three": lambda n: plots.turning_pairs(
-        torch.tensor([-0.1, 0.1]), {"pair 0": 1.0, "pair 4": 0.8, "pair 63": 0.0}, n
+    "one_pair": lambda n: plots.one_pair(
+        torch.tensor([2.0, 1.0]), torch.tensor([1.0, 2.0]), [(0, 0), (1, 0), (3, 2), (n, 0)], 1.5708
     ),
-    "rotation_map": lambda n: plots.rotation_map(speeds(n), 64),
-    "rotation_map, few positions": lambda n: plots.rotation_map(speeds(n), 2),
+    "one_pair, close": lambda n: plots.one_pair(torch.ones(2), torch.tensor([1.0, 0.9]), [(n, n)], 0.1),
+    "clock_hands": lambda n: plots.clock_hands(speeds(n), [0, 1, 2, 3, 10, 60]),
+    "clock_hands, far": lambda n: plots.clock_hands(speeds(n), [0, 40960]),
     "pair_wavelengths": lambda n: plots.pair_wavelengths(speeds(n), 1024),
+    "halves_and_neighbours": lambda n: plots.halves_and_neighbours(2 * min(n, 6)),
+    "guesses_kept": lambda n: plots.guesses_kept(
+        {name: random_vectors(40, n) > 0 for name in ("neighbours", "no rotation")}, torch.ones(n)
+    ),
+    "guesses_kept, one chat": lambda n: plots.guesses_kept({"no rotation": random_vectors(1, n) > 0}, torch.ones(n)),
+    "looks_by_distance": lambda n: plots.looks_by_distance(
+        *torch.rand(2, 2, 3, n + 3, 40, generator=torch.Generator().manual_seed(n)) / n
+    ),
+    "met_angles": lambda n: plots.met_angles(speeds(n), 256, 1024),
     "slowed_pairs": lambda n: plots.slowed_pairs(
         {"default": speeds(n), "linear": speeds(n) / 4, "dynamic": speeds(n) ** 1.1, "yarn": speeds(n) / 2}
     ),
-    "scores_by_distance": lambda n: plots.scores_by_distance(random_vectors(9, n), [f"head {at}" for at in range(9)]),
-    "scores_by_distance, one": lambda n: plots.scores_by_distance(random_vectors(1, n), ["all ones"]),
-    "divergence_by_position": lambda n: plots.divergence_by_position(
-        {name: random_vectors(n).abs() for name in ("neighbour pairs", "no rotation")}
-    ),
-    "angle_errors": lambda n: plots.angle_errors(
-        {name: torch.arange(min(n, 18)) * 0.1 for name in ("bf16 frequencies", "bf16 positions", "fp32")},
-        [2**at for at in range(min(n, 18))],
-    ),
-    "loss_by_gap": lambda n: plots.loss_by_gap(
-        {name: [1.0] * min(n, 12) for name in ("default", "linear", "dynamic", "yarn")},
+    "loss_over_gaps": lambda n: plots.loss_over_gaps(
+        {name: torch.rand(min(n, 12), 40) for name in ("default", "linear", "dynamic", "yarn")},
         [64 * at for at in range(min(n, 12))],
     ),
+    "loss_over_gaps, one chat": lambda n: plots.loss_over_gaps({"default": torch.ones(1, 1)}, [n]),
     "divergence_map": lambda n: plots.divergence_map(*divergences(22, n), labels(n), n // 2),
     "divergence_map, one": lambda n: plots.divergence_map(*divergences(1, n), labels(n)),
     "stream_distances": lambda n: plots.stream_distances(random_vectors(22, min(n, 28)).abs(), mistake_names(22)),

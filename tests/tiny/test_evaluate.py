@@ -8,10 +8,11 @@ from reference import random_tokens, random_weights, small_config
 from qwen3_scratch import forward, load_checkpoint
 from qwen3_scratch.generation import prompt_ids
 from qwen3_scratch.inside.compare import BATCHED, CACHED, ONE_PASS, read, write
-from qwen3_scratch.inside.heads import right_word, story_lookups
+from qwen3_scratch.inside.heads import right_word
 from qwen3_scratch.inside.mistakes import MISTAKES
 from qwen3_scratch.model import Ops, embed, moe_route
 from qwen3_scratch.tiny.evaluate import answer_losses, chat_ids, footprints, padded_chats, questions
+from qwen3_scratch.tiny.lookups import story_lookups
 
 EXAMPLES = questions("stories", 2) + questions("facts", 2)
 

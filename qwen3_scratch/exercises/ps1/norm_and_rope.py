@@ -1,4 +1,4 @@
-"""ps1: the norm, and how a token knows where it stands (notebooks 03 and 04)."""
+"""ps1: the norm, how a token knows where it stands, and merges (notebooks 02, 03 and 05)."""
 
 from collections.abc import Iterator
 
@@ -9,6 +9,7 @@ from torch import Tensor
 from ... import model
 from ...inside import wrong_steps
 from ..checking import Case, Exercise, Mistake, Stage, case, randint, randn, recorded
+from .merges import LEARN_MERGES
 from .positions import INVERSE_FREQUENCIES, ROPE_TABLE, SCORE, SET, TO_HALVES, YARN_FREQUENCIES
 
 EPS = 1e-6
@@ -212,4 +213,4 @@ ROPE = Exercise(
     own=(model.rope,),
 )  # fmt: skip
 
-EXERCISES = (RMS_NORM, INVERSE_FREQUENCIES, ROPE_TABLE, ROPE, SCORE, TO_HALVES, YARN_FREQUENCIES)
+EXERCISES = (RMS_NORM, INVERSE_FREQUENCIES, ROPE_TABLE, ROPE, SCORE, TO_HALVES, YARN_FREQUENCIES, LEARN_MERGES)

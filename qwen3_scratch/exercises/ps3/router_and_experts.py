@@ -1,4 +1,4 @@
-"""ps3: one expert, the choice among them, dispatch and combine, and who does the work (notebooks 06, 10 and 13)."""
+"""ps3: one expert, the choice among them, dispatch and combine, and who does the work (notebooks 07, 12 and 15)."""
 
 from collections.abc import Callable, Iterator
 

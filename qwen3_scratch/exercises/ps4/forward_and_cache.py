@@ -1,4 +1,4 @@
-"""ps4: a layer, the whole model, how well it predicts, and the cache that writing needs (notebooks 07 and 08)."""
+"""ps4: a layer, the whole model, how well it predicts, and the cache that writing needs (notebooks 08 and 09)."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""ps6: sick models to find the mistake in (notebook 11). Each is right but for one step, the last but for two."""
+"""ps6: sick models to find the mistake in (notebook 13). Each is right but for one step, the last but for two."""
 
 import copy
 import functools

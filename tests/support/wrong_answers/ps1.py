@@ -1,6 +1,8 @@
 """Wrong answers to ps1_norm_and_rope, and what has to be said of each."""
 
 import math
+from collections import Counter
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Int  # noqa: F401 (what the notebook gives)
@@ -264,6 +266,90 @@ def yarn_frequencies__multiplied(head_dim, theta, factor, trained):
     return speeds * keep + speeds * factor * (1 - keep)
 
 
+# ---- learn_merges ----------------------------------------------------------------------------
+
+
+def learn_merges__each_word_once(words, count):
+    pieces, merges = {word: list(word) for word in words}, []
+    while len(merges) < count:
+        found = Counter(pair for split in pieces.values() for pair in pairwise(split))
+        if not found:
+            break
+        best = min(found, key=lambda pair: (-found[pair], pair))
+        merges.append(best)
+        for split in pieces.values():
+            at = 0
+            while at < len(split) - 1:
+                if (split[at], split[at + 1]) == best:
+                    split[at : at + 2] = ["".join(best)]
+                at += 1
+    return merges
+
+
+def learn_merges__counted_once(words, count):
+    found = Counter()
+    for word, times in words.items():
+        for pair in pairwise(word):
+            found[pair] += times
+    return sorted(found, key=lambda pair: (-found[pair], pair))[:count]
+
+
+def learn_merges__joined_once_in_a_word(words, count):
+    pieces, merges = {word: list(word) for word in words}, []
+    while len(merges) < count:
+        found = Counter()
+        for word, split in pieces.items():
+            for pair in pairwise(split):
+                found[pair] += words[word]
+        if not found:
+            break
+        best = min(found, key=lambda pair: (-found[pair], pair))
+        merges.append(best)
+        for split in pieces.values():
+            if best in [*pairwise(split)]:
+                at = [*pairwise(split)].index(best)
+                split[at : at + 2] = ["".join(best)]
+    return merges
+
+
+def learn_merges__the_first_met(words, count):
+    pieces, merges = {word: list(word) for word in words}, []
+    while len(merges) < count:
+        found = Counter()
+        for word, split in pieces.items():
+            for pair in pairwise(split):
+                found[pair] += words[word]
+        if not found:
+            break
+        best = max(found, key=found.get)
+        merges.append(best)
+        for split in pieces.values():
+            at = 0
+            while at < len(split) - 1:
+                if (split[at], split[at + 1]) == best:
+                    split[at : at + 2] = ["".join(best)]
+                at += 1
+    return merges
+
+
+def learn_merges__no_end(words, count):
+    pieces, merges = {word: list(word) for word in words}, []
+    for _ in range(count):
+        found = Counter()
+        for word, split in pieces.items():
+            for pair in pairwise(split):
+                found[pair] += words[word]
+        best = min(found, key=lambda pair: (-found[pair], pair))
+        merges.append(best)
+        for split in pieces.values():
+            at = 0
+            while at < len(split) - 1:
+                if (split[at], split[at + 1]) == best:
+                    split[at : at + 2] = ["".join(best)]
+                at += 1
+    return merges
+
+
 FRAGMENTS = {
     rms_norm__sum_instead_of_mean: "root of the sum of squares",
     rms_norm__mean_over_everything: "one mean over the whole tensor",
@@ -306,4 +392,9 @@ FRAGMENTS = {
     yarn_frequencies__not_rounded: "round its begin down",
     yarn_frequencies__begin_below_zero: "numbers differ",
     yarn_frequencies__multiplied: "so divide",
+    learn_merges__each_word_once: "You count each word once",
+    learn_merges__counted_once: "after each one all is counted again",
+    learn_merges__joined_once_in_a_word: "joined wherever it stands",
+    learn_merges__the_first_met: "take the first in the alphabet",
+    learn_merges__no_end: "your function raised ValueError",
 }

@@ -1,0 +1,251 @@
+"""The mixture layer and its dispatch drawn, the loss at several top-k, and what adds up to a logit."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxtyping import Float, Int
+from matplotlib.axes import Axes
+from matplotlib.patches import Circle, PathPatch, Rectangle
+from matplotlib.path import Path
+from torch import Tensor
+
+from ..model import Route
+from .canvas import (  # fmt: skip
+    DARK,
+    MIDDLE,
+    PALE,
+    SMALL,
+    Figure,
+    label_axis,
+    logarithmic,
+    new_figure,
+    styled,
+)
+
+__all__ = ["dispatch_order", "logit_parts", "mixture_layer", "stream_lengths", "top_k_loss"]
+
+
+def empty_axes(figure: Figure, width: float, height: float) -> Axes:
+    """Axes for a drawing in inches, from the top left, with nothing around them."""
+    ax = figure.subplots()
+    ax.set(xlim=(0, width), ylim=(height, 0))
+    ax.set_axis_off()
+    return ax
+
+
+def box(ax: Axes, left: float, middle: float, width: float, text: str, high: float = 0.26, **look: Any) -> None:
+    """A box of a drawing with its text, at the height `middle`."""
+    options: dict[str, Any] = {"fc": "white", "ec": DARK, "lw": 0.8}
+    ax.add_patch(Rectangle((left, middle - high / 2), width, high, **options | look))
+    ax.text(left + width / 2, middle, text, fontsize=SMALL, ha="center", va="center")
+
+
+def bend(ax: Axes, start: tuple[float, float], end: tuple[float, float], **look: Any) -> None:
+    """A line from the left to the right that leaves and arrives level."""
+    half = (start[0] + end[0]) / 2
+    points = (start, (half, start[1]), (half, end[1]), end)
+    path = Path(points, (Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4))
+    ax.add_patch(PathPatch(path, fill=False, **{"zorder": 0} | look))
+
+
+@styled
+def mixture_layer(route: Route, labels: Sequence[str]) -> Figure:
+    """A mixture layer at work: each token, the router's probabilities, the experts, and each token's weighted sum.
+
+    Solid bars are chosen; a line is the thicker the more the answer counts. Of few experts the probabilities are
+    written; of a sum the first two parts.
+    """
+    (tokens, experts), top_k = route.logits.shape, route.experts.shape[1]
+    apart = 0.5
+    high = apart * max(tokens, experts) + 0.6
+    figure = new_figure(f"Each token passes {top_k} of {experts} experts; all {experts} are stored", 7.6, high + 0.4)
+    ax = empty_axes(figure, 7.4, high)
+    for place, head in ((0.5, "token"), (2.0, "router: probabilities"), (4.4, "experts"), (6.4, "sum of the answers")):
+        ax.text(place, 0.12, head, fontsize=SMALL, ha="center", va="center", style="italic")
+    rows, columns = (
+        [0.35 + (at + 0.5) * apart * max(tokens, experts) / count for at in range(count)] for count in (tokens, experts)
+    )
+    chosen_at_all = set(route.experts.flatten().tolist())
+    for expert, y in enumerate(columns):
+        look = {"fc": PALE} if expert in chosen_at_all else {"ls": "--", "ec": "#777777"}
+        box(ax, 3.95, y, 0.9, f"expert {expert}", min(0.26, 0.3 * max(tokens, experts) / experts + 0.1), **look)
+    wide, shares = 1.3 / experts, route.logits.float().softmax(-1).tolist()
+    for token, y in enumerate(rows):
+        box(ax, 0.05, y, 0.95, labels[token])
+        bend(ax, (1.0, y), (1.3, y), ec="#555555", lw=0.8)
+        weights, chosen = route.weights[token].tolist(), route.experts[token].tolist()
+        ax.plot((1.35, 2.65), (y + 0.18, y + 0.18), color="#555555", lw=0.6)
+        for expert, share in enumerate(shares[token]):
+            face = DARK if expert in chosen else "white"
+            corner = (1.35 + (expert + 0.15) * wide, y + 0.18 - 0.38 * share)
+            ax.add_patch(Rectangle(corner, 0.7 * wide, 0.38 * share, fc=face, ec=DARK, lw=0.6))
+            if experts <= 4:
+                above = (corner[0] + 0.35 * wide, corner[1] - 0.02)
+                ax.text(*above, f"{share:.2f}", fontsize=SMALL - 1, ha="center", va="bottom")
+        for weight, expert in zip(weights, chosen, strict=True):
+            look = {"ec": DARK if weight >= 0.5 else MIDDLE, "lw": 0.4 + 3 * weight}
+            bend(ax, (2.7, y), (3.95, columns[expert]), **look)
+            bend(ax, (4.85, columns[expert]), (5.75, y), **look)
+        ax.add_patch(Circle((5.84, y), 0.09, fc="white", ec=DARK, lw=0.8))
+        ax.text(5.84, y, "+", fontsize=SMALL, ha="center", va="center")
+        parts = [f"{weight:.2f} E{expert}" for weight, expert in zip(weights[:2], chosen, strict=False)]
+        ax.text(6.0, y, " + ".join(parts) + " + …" * (top_k > 2), fontsize=SMALL, va="center")
+    key = "solid bar: chosen      line: thicker with more weight, dark from 0.5 on"
+    ax.text(3.7, high - 0.12, key, fontsize=SMALL, ha="center", va="center", color="#444444")
+    figure.alt = (
+        f"{tokens} tokens at the left, {experts} experts in the middle, a sum for each token at the right. Beside "
+        f"a token stand its {experts} probabilities; lines lead from it to {top_k} experts and from these to its sum."
+    )
+    return figure
+
+
+@styled
+def dispatch_order(experts: Int[Tensor, "tokens top_k"], labels: Sequence[str]) -> Figure:
+    """Dispatch as a permutation: the choices token by token, sorted by expert, and added up token by token again.
+
+    Neighbouring experts have lines of two forms, so that each one's can be followed.
+    """
+    (tokens, top_k), flat = experts.shape, experts.flatten()
+    order, called = flat.argsort(stable=True).tolist(), flat.unique().tolist()
+    count, gap, step = len(order), 0.14, 0.24
+    title = f"{count} choices of {tokens} token{'s' * (tokens > 1)}, sorted, are {len(called)} "
+    title += f"call{'s' * (len(called) > 1)}: one for each expert that was chosen"
+    high = 0.6 + step * count + gap * max(tokens, len(called))
+    figure = new_figure(title, 7.6, high + 0.45)
+    ax = empty_axes(figure, 7.4, high)
+    for place, head in ((0.8, "choices, token by token"), (3.55, "sorted by expert"), (6.55, "added up")):
+        ax.text(place, 0.12, head, fontsize=SMALL, ha="center", va="center", style="italic")
+    left = [0.45 + step * at + gap * (at // top_k) for at in range(count)]
+    for at, expert in enumerate(flat.tolist()):
+        box(ax, 0.1, left[at], 1.4, f"{labels[at // top_k]} → {expert}", step * 0.9)
+    sums = [sum(left[token * top_k : (token + 1) * top_k]) / top_k for token in range(tokens)]
+    for label, y in zip(labels, sums, strict=False):
+        box(ax, 6.05, y, 1.0, label, step)
+    at, y = 0, 0.45
+    for rank, expert in enumerate(called):
+        members = [choice for choice in order if int(flat[choice]) == expert]
+        look = {"ec": (DARK, MIDDLE)[rank % 2], "ls": ("-", "--")[rank % 2], "lw": 1.3}
+        for choice in members:
+            box(ax, 3.05, y, 1.0, labels[choice // top_k], step * 0.9, fc=PALE)
+            bend(ax, (1.5, left[choice]), (2.45, y), **look)
+            bend(ax, (4.09, y), (6.05, sums[choice // top_k]), **look)
+            at, y = at + 1, y + step
+        top = y - step * (len(members) + 0.5)
+        ax.add_patch(Rectangle((2.45, top - 0.02), 1.64, step * len(members) + 0.04, fill=False, ec="black", lw=1.2))
+        ax.text(2.74, top + step * len(members) / 2, f"expert {expert}", fontsize=SMALL, ha="center", va="center")
+        y += gap
+    key = "Solid and dashed lines, dark and light, only tell neighbouring experts apart."
+    ax.text(3.7, high - 0.1, key, fontsize=SMALL, ha="center", va="center", color="#444444")
+    figure.alt = (
+        f"Left {count} boxes, a choice each, token by token; in the middle the same sorted into {len(called)} frames, "
+        f"one for each expert; right the {tokens} tokens again. Lines show where each choice goes and comes back."
+    )
+    return figure
+
+
+@styled
+def top_k_loss(
+    changes: Mapping[str, Float[Tensor, "choices chats"]], top_k: Sequence[int], trained: tuple[str, int]
+) -> Figure:
+    """By how much each chat's loss rises when other numbers of experts answer: the mean, and its 95% interval.
+
+    `changes` holds one table for each way to weigh the answers; `trained` is the way and the number of training.
+    """
+    way, own = trained
+    chats = next(iter(changes.values())).shape[1]
+    found = {name: interval(rise) for name, rise in changes.items()}
+    means, halves = (dict(zip(top_k, part.tolist(), strict=True)) for part in found[way])
+    said = [f"{means[k]:+.3f} ± {halves[k]:.3f} with {k}" for k in sorted({top_k[0], top_k[-1]} - {own})]
+    title = f"Change of the loss in nats: {', '.join(said)} instead of {own} experts"
+    title = title if said else "There is no other number of experts"
+    figure = new_figure(f"{title} (n\u00a0=\u00a0{chats})", 7.6, 2.9)
+    ax, names = figure.subplots(), [name + " (as trained)" * (name == way) for name in changes]
+    looks = zip(names, found.values(), ("o-", "s--"), (DARK, MIDDLE), (-0.06, 0.06), strict=False)
+    for name, (mean, half), form, colour, side in looks:
+        places = [at + side for at in range(len(top_k))]
+        ax.errorbar(places, mean.tolist(), half.tolist(), fmt=form, color=colour, ms=4, lw=1.2, capsize=3, label=name)
+    ax.axhline(0, color="#777777", lw=0.8)
+    ax.axvline(top_k.index(own), color="#e4e4e4", lw=9, zorder=0)
+    label_axis(ax.xaxis, top_k, 4.5)
+    ax.set(xlabel="experts that answer (grey: number of training)", ylabel="change of the loss, in nats")
+    figure.legend(*ax.get_legend_handles_labels(), frameon=False, loc="outside right center")
+    figure.alt = (
+        f"Two lines with 95% intervals over {len(top_k)} numbers of experts, 0 being the loss as trained. "
+        f"{title}, over {chats} chats."
+    )
+    return figure
+
+
+def interval(values: Float[Tensor, "rows n"]) -> tuple[Float[Tensor, "rows"], Float[Tensor, "rows"]]:
+    """Means of rows, and half the width of their 95% intervals."""
+    values = values.double().cpu()
+    return values.mean(1), 1.96 * values.std(1) / values.shape[1] ** 0.5
+
+
+def two_digits(value: float) -> str:
+    """A number as it is spoken: two digits, and no power of ten before a million."""
+    return f"{float(f'{value:.2g}'):,g}"
+
+
+@styled
+def stream_lengths(stream: Float[Tensor, "depths tokens"], **added: Float[Tensor, "layers tokens"]) -> Figure:
+    """The length of the residual stream at each depth, embedding first, and of what each layer's steps add to it.
+
+    Medians over the tokens, on a logarithmic axis, so that a short embedding is seen as well.
+    """
+    middle = stream.float().median(-1).values.tolist()
+    first = " and ".join(two_digits(float(values[0].float().median())) for values in added.values())
+    title = f"The embedding has length {two_digits(middle[0])}; layer 0 adds {first}"
+    figure = new_figure(title, 7.2, 2.9)
+    ax, depths = figure.subplots(), range(len(stream))
+    ax.plot(depths, middle, "o-", color=DARK, ms=4, lw=2, label="stream")
+    for (name, values), form in zip(added.items(), ("s--", "^:", "v-."), strict=False):
+        median = values.float().median(-1).values.tolist()
+        ax.plot(depths[1:], median, form, color=MIDDLE, ms=4, label=f"added by {name.replace('_', '-')}")
+    logarithmic(ax.yaxis, parts=(1, 2, 5))
+    label_axis(ax.xaxis, ["embedding", *(f"layer {number}" for number in depths[:-1])], 5.0)
+    ax.set_ylabel("median length")
+    figure.legend(frameon=False, loc="outside right center")
+    figure.alt = (
+        f"On a logarithmic axis the stream goes from a median length of {two_digits(middle[0])} at the embedding to "
+        f"{two_digits(middle[-1])} after the last layer; beside it what attention and feed-forward add in each layer."
+    )
+    return figure
+
+
+@styled
+def logit_parts(
+    names: Sequence[str], parts: Float[Tensor, "parts"], others: Float[Tensor, "parts"], words: tuple[str, str]
+) -> Figure:
+    """What each part of the stream adds to the logit of a word, one step a row, down to the whole logit.
+
+    Beside it the same for the word's lead: its parts less those of a second word's logit.
+    """
+    lead = parts.float() - others.float()
+    best, decisive = int(parts.argmax()), int(lead.argmax())
+    title = f"Largest share: {names[best]} for “{words[0]}”, {names[decisive]} for its lead"
+    high = 0.2 * (len(names) + 1)
+    figure = new_figure(title, 7.8, 1.3 + high)
+    panels = figure.subplots(1, 2)
+    heads = f"logit of “{words[0]}”", f"lead over “{words[1]}”"
+    for ax, values, head in zip(panels, (parts.float().tolist(), lead.tolist()), heads, strict=True):
+        done = 0.0
+        for row, value in enumerate(values):
+            look: dict[str, Any] = {"fc": MIDDLE} if value >= 0 else {"fc": "white", "hatch": "////"}
+            ax.barh(row, value, left=done, height=0.7, ec=DARK, lw=0.6, **look)
+            done += value
+            ax.plot((done, done), (row - 0.35, row + 1.35), color="#777777", lw=0.6)
+        ax.barh(len(values), done, height=0.7, fc=DARK, ec=DARK)
+        ax.use_sticky_edges = False
+        ax.axvline(0, color="black", lw=0.6)
+        label_axis(ax.yaxis, [*names, "sum"] if ax is panels[0] else [""] * (len(values) + 1), high)
+        numbers = ax.secondary_yaxis("right")
+        label_axis(numbers.yaxis, [f"{round(value, 1) + 0.0:+.1f}" for value in (*values, done)], high)
+        numbers.spines[:].set_visible(False)
+        ax.set(title=head, ylim=(len(values) + 0.6, -0.6), xlabel="added up (hatched: taken away)")
+    figure.alt = (
+        f"Two waterfalls of {len(names)} bars: the left adds up to the logit {float(parts.sum()):.1f} of “{words[0]}”, "
+        f"the largest part {float(parts[best]):+.1f} from {names[best]}; the right to its lead "
+        f"{float(lead.sum()):.1f} over “{words[1]}”, there {float(lead[decisive]):+.1f} from {names[decisive]}."
+    )
+    return figure

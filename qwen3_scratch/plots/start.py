@@ -1,0 +1,307 @@
+"""The first pictures: one word, followed from the question to the answer."""
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from matplotlib.colors import PowerNorm
+from matplotlib.patches import FancyBboxPatch, Patch, Rectangle
+from torch import Tensor
+
+from ..tokenizer import Tokenizer
+from ..tracing import Trace
+from .canvas import (  # fmt: skip
+    DARK,
+    LIT,
+    MIDDLE,
+    PALE,
+    SMALL,
+    Figure,
+    colour_bar,
+    heatmap,
+    label_axis,
+    line_panels,
+    new_figure,
+    percent,
+    spoken,
+    styled,
+    token_labels,
+)
+from .routing import routes
+
+__all__ = [
+    "first_words",
+    "right_with_notes",
+    "word_chips",
+    "word_experts",
+    "word_looks",
+    "word_vectors",
+]
+
+SHARES = PowerNorm(0.5, 0, 1)  # the scale of all attention weights: small ones stay visible
+
+
+# ---- one word on its way -----------------------------------------------------------------------------
+
+
+@styled
+def word_chips(
+    labels: Sequence[str],
+    places: Collection[int],
+    below: Sequence[int] = (),
+    named: str = "id",
+    written: int | None = None,
+) -> Figure:
+    """A text as its tokens, in lines as it is read; those at `places` are highlighted, and have a number `below`.
+
+    `named` says what these numbers are. From token number `written` on the model wrote them: a shaded ground.
+    """
+    word = labels[min(places)] if places else ""
+    times = {1: "once", 2: "twice"}.get(len(places), f"{len(places)} times")
+    title = f"“{word}” is there {times} among {len(labels)} tokens"
+    title += f"; below each token its {named}" if below else ""
+    lines, at, row = [], 0.0, 0
+    for number, label in enumerate(labels):
+        wide = 0.1 * max(len(label), len(str(below[number])) if below else 0, 1) + 0.14
+        if at + wide > 8.4:
+            at, row = 0.0, row + 1
+        lines.append((at, row, wide))
+        at = 0.0 if label.endswith("⏎") else at + wide + 0.05  # a line break ends the line here too
+        row += label.endswith("⏎")
+    step = 0.52 if below else 0.34
+    rows = lines[-1][1] + 1 if lines else 1
+    figure = new_figure(title, 8.8, 0.55 + step * rows)
+    ax = figure.subplots()
+    ax.set_axis_off()
+    ax.set(xlim=(0, 8.5), ylim=(rows * step, 0))
+    for number, (label, (left, line, wide)) in enumerate(zip(labels, lines, strict=True)):
+        lit, own = number in places, written is not None and number >= written
+        look: dict[str, Any] = {"fc": LIT if lit else "white", "ec": "black" if lit else "#777777"}
+        if own:  # a ground that is seen around a highlighted chip, too
+            ax.add_patch(
+                Rectangle((left - 0.03, line * step - 0.03), wide + 0.06, step, fc=PALE, ec="none", zorder=0.5)
+            )
+        chip = FancyBboxPatch((left + 0.02, line * step + 0.03), wide - 0.04, 0.25, boxstyle="round,pad=0.01")
+        chip.set(lw=1.6 if lit else 0.6, **look)
+        ax.add_patch(chip)
+        middle = left + wide / 2
+        ax.text(middle, line * step + 0.155, label, ha="center", va="center", weight="bold" if lit else None)
+        if below:
+            ax.text(middle, line * step + 0.38, str(below[number]), ha="center", va="center", fontsize=SMALL)
+    who = "" if written is None else " What the model wrote has a shaded ground."
+    figure.alt = f"The text in {len(labels)} boxes, one a token; the boxes of “{word}” are highlighted.{who}"
+    return figure
+
+
+@styled
+def word_vectors(vectors: Float[Tensor, "depths places hidden"], names: Sequence[str], shown: int = 24) -> Figure:
+    """The first `shown` numbers of one word's vector at two places, each row to its own scale, and all cosines.
+
+    Bars are the first of the places, dots the last. Likeness is the cosine of the whole vectors, at every depth.
+    """
+    wide = vectors.float().cpu()
+    alike = F.cosine_similarity(wide[:, 0], wide[:, -1], dim=-1)
+    title = "The word begins as the same numbers at both places; "
+    steps = alike[:-1] - alike[1:]
+    most = int(steps.argmax()) if len(steps) else 0
+    parted = len(steps) > 0 and float(alike[-1]) < 0.99
+    title += f"layer {most} parts them most" if parted else "no layer tells the two apart"
+    depths = sorted({0, min(1, len(wide) - 1), len(wide) - 1})
+    figure = new_figure(title, 8.8, 0.8 + 1.05 * len(depths))
+    grid = figure.add_gridspec(len(depths), 2, width_ratios=(2.3, 1))
+    for row, depth in enumerate(depths):
+        ax = figure.add_subplot(grid[row, 0])
+        first, last = (wide[depth, place, :shown].tolist() for place in (0, -1))
+        ax.bar(range(len(first)), first, 0.72, color=PALE, ec=DARK, lw=0.6, label=names[0])
+        ax.plot(range(len(last)), last, "o", ms=3.6, color=DARK, label=names[-1])
+        ax.axhline(0, color="#777777", lw=0.6)
+        ax.set(xlim=(-0.8, len(first) - 0.2))
+        ax.locator_params(axis="y", nbins=4)
+        ax.tick_params(labelsize=SMALL)
+        ax.set_title("from the table" if depth == 0 else f"after layer {depth - 1}", fontsize=SMALL + 1)
+        label_axis(ax.xaxis, range(len(first)) if depth == depths[-1] else [""], 5.0)
+    ax.set_xlabel(f"number in the vector, {len(first)} of {wide.shape[-1]} shown")
+    handles, texts = ax.get_legend_handles_labels()
+    cosines = figure.add_subplot(grid[:, 1])
+    cosines.plot(range(len(alike)), alike.tolist(), "o-", color=DARK, lw=1.6, ms=4)
+    cosines.axhline(0, color="#777777", lw=0.6)
+    cosines.set(ylim=(min(-0.05, float(alike.min()) - 0.05), 1.05), xlim=(-0.4, len(alike) - 0.6))
+    cosines.set_title("cosine of both vectors, all numbers", fontsize=SMALL + 1)
+    label_axis(cosines.xaxis, ["table", *range(len(alike) - 1)], 2.2)
+    cosines.set_xlabel("after layer")
+    figure.legend(handles, texts, frameon=False, loc="outside lower left", ncols=2)
+    figure.alt = (
+        f"Left, {len(depths)} rows of numbers, bars for one place and dots for the other; right, their cosine, "
+    )
+    figure.alt += f"which goes from {alike[0]:.2f} to {alike[-1]:.2f}. {title}."
+    return figure
+
+
+@styled
+def word_looks(weights: Float[Tensor, "layers k_len"], labels: Sequence[str]) -> Figure:
+    """What the last token of `labels` takes in from each token, layer by layer: the mean over the layer's heads.
+
+    A frame is around what each layer looks back at most. Columns have their place in the text as a number.
+    """
+    before = weights[:, :-1].float().cpu()
+    title, tops = f"“{labels[-1]}” has no word before it to look at", []
+    if before.numel():
+        tops = before.argmax(1).tolist()
+        title = f"“{labels[-1]}” looks back most at {looked_at([labels[place] for place in tops])}"
+    high = min(max(0.22 * len(weights), 0.8), 7.0)
+    figure, panels = line_panels(title, len(labels), 34, 0.24, high)
+    numbered = [f"{label} {place}" for place, label in enumerate(labels)]
+    for ax, part in panels:
+        lines = weights[:, part].tolist()
+        texts = [[f"{100 * share:.0f}" if share >= 0.045 else "" for share in line] for line in lines]
+        image = heatmap(ax, weights[:, part], texts if len(weights) <= 16 else (), norm=SHARES)
+        count = len(labels[part])
+        ax.add_patch(Rectangle((-0.5, -0.5), count, len(weights), fc="none", ec="#bbbbbb", lw=0.8))
+        for layer, place in enumerate(tops):
+            if part.start <= place < part.stop:
+                ax.add_patch(Rectangle((place - part.start - 0.5, layer - 0.5), 1, 1, fc="none", ec="black", lw=1.6))
+        ax.set(xlim=(-0.5, panels[0][1].stop - 0.5), ylabel="layer")
+        label_axis(ax.xaxis, numbered[part], 0.23 * count)
+        label_axis(ax.yaxis, range(len(weights)), high)
+    panels[-1][0].set_xlabel("token and its place; in the cells percent, from 5 on")
+    bar = colour_bar(figure, image, "attention, mean of heads\n(an uneven scale)")
+    bar.set_ticks([0, 0.1, 0.3, 0.6, 1], labels=["0%", "10%", "30%", "60%", "100%"])
+    figure.alt = f"A row for each layer, a column for each token up to “{labels[-1]}”, darker where it looks more, "
+    figure.alt += f"a frame around the most in each layer. {title}."
+    return figure
+
+
+def looked_at(words: Sequence[str]) -> str:
+    """The word of each layer in a sentence: all of them for a few layers, else the commonest."""
+    if len(words) > 6:
+        word, times = Counter(words).most_common(1)[0]
+        return f"“{word}” in {times} of {len(words)} layers"
+    found = {word: [layer for layer, each in enumerate(words) if each == word] for word in words}
+    return ", ".join(f"“{word}” in {layers_named(layers)}" for word, layers in found.items())
+
+
+def layers_named(layers: Sequence[int]) -> str:
+    """`layer 2`, `layers 0 and 1`, `layers 0, 1 and 3`."""
+    *most, last = map(str, layers)
+    return f"layers {', '.join(most)} and {last}" if most else f"layer {last}"
+
+
+@styled
+def word_experts(source: Trace, places: Sequence[int], names: Sequence[str]) -> Figure:
+    """Which experts one word goes to in each layer, at two places: a panel each, shaded by the expert's weight.
+
+    A dense model has one feed-forward a layer, which is drawn as its only expert.
+    """
+    if source["moe_route"]:
+        found = routes(source)
+        total = next(iter(found.values())).logits.shape[1]
+        empty = [torch.zeros(len(route.experts), total) for route in found.values()]
+        stack = [
+            zeros.scatter(1, route.experts.cpu(), route.weights.float().cpu())
+            for zeros, route in zip(empty, found.values(), strict=True)
+        ]
+        chosen = torch.stack(stack)[:, list(places)]  # [layers, places, experts]
+        layers, picks = list(found), chosen[:, 0].count_nonzero()
+        same = ((chosen[:, 0] > 0) & (chosen[:, -1] > 0)).sum(1)
+        chance = float(picks) * float(chosen[0, 0].count_nonzero()) / total
+        shared = [layer for layer, count in zip(layers, same.tolist(), strict=True) if count]
+        where = layers_named(shared) if 0 < len(shared) <= 6 else f"{len(shared)} of {len(layers)} layers"
+        title = "Both places share no expert in any layer"
+        if shared:
+            title = f"Both places share experts in {where}" + ("" if len(shared) == len(layers) else ", in no other")
+        counts = f": {int(same.sum())} of {int(picks)} choices shared, {chance:.3g} by chance"
+    else:
+        layers = sorted({call.layer or 0 for call in source["decoder_layer"]})
+        chosen, total, counts = torch.ones(len(layers), len(places), 1), 1, ""
+        title = "This checkpoint is dense: every word goes through the one feed-forward of each layer"
+    high = min(max(0.24 * len(layers), 0.7), 7.0)
+    figure = new_figure(title, 8.8, 1.25 + high)
+    panels = figure.subplots(1, len(places), squeeze=False)[0]
+    for column, (ax, name) in enumerate(zip(panels, names, strict=True)):
+        values = chosen[:, column]
+        texts = [[f"{100 * weight:.0f}" if weight else "" for weight in line] for line in values.tolist()]
+        image = heatmap(ax, values, texts if total <= 16 else (), vmin=0, vmax=1)
+        ax.spines[:].set(visible=True, color="#bbbbbb")
+        ax.set(
+            title=name + (counts if 0 < column == len(places) - 1 else ""),
+            xlabel="expert",
+            ylabel="layer" if column == 0 else "",
+        )
+        label_axis(ax.xaxis, range(total), 3.2)
+        label_axis(ax.yaxis, layers if column == 0 else [""], high)
+    colour_bar(figure, image, "weight of its answer")
+    figure.alt = f"Layers by experts, a panel for each place of the word, dark where it was sent. {title}{counts}."
+    return figure
+
+
+@styled
+def first_words(
+    logits: Float[Tensor, "vocab"], tokenizer: Tokenizer | None, right: int, wrong: int, top: int = 6
+) -> Figure:
+    """The likeliest first words of an answer that is right if it begins with `right`, and wrong with `wrong`."""
+    probabilities = logits.float().cpu().softmax(-1)
+    values, ids = probabilities.topk(min(top, len(logits)))
+    share = spoken(float(probabilities[right]))
+    best, (good,) = int(ids[0]), token_labels(tokenizer, [right])
+    said = {right: "right", wrong: "wrong"}.get(best, "neither of the two names")
+    (label,) = token_labels(tokenizer, [best])
+    title = f"The likeliest first word is “{label}”, and that is {said}"
+    title += f": “{good}” gets {share}" if best != right else f", with {share}"
+    figure = new_figure(title, 6.8, 0.9 + 0.28 * len(ids))
+    ax = figure.subplots()
+    for row, (value, token) in enumerate(zip(values.tolist(), ids.tolist(), strict=True)):
+        hatch = "" if token == right else "////" if token == wrong else ""
+        face = MIDDLE if token == right else PALE if token == wrong else "white"
+        bar = ax.barh(row, value, 0.72, color=face, hatch=hatch, ec=DARK, lw=0.6)
+        ax.bar_label(bar, [spoken(value)], padding=3, fontsize=SMALL)
+    ax.set(xlim=(0, 1.14 * max(float(values[0]), 1e-6)), ylim=(len(ids) - 0.4, -0.6), xlabel="probability")
+    ax.set_yticks(range(len(ids)), token_labels(tokenizer, ids.tolist()), parse_math=False)
+    ax.xaxis.set_major_formatter(percent)
+    names = ("right", "wrong", "other words")
+    looks = ((MIDDLE, ""), (PALE, "////"), ("white", ""))
+    handles = [
+        Patch(fc=face, hatch=hatch, ec=DARK, lw=0.6, label=name)
+        for name, (face, hatch) in zip(names, looks, strict=True)
+    ]
+    figure.legend(handles=handles, frameon=False, loc="outside right center")
+    figure.alt = f"Bars of probability for the likeliest first words. {title}."
+    return figure
+
+
+@styled
+def right_with_notes(right: Mapping[str, Sequence[bool]], guess: float) -> Figure:
+    """Which share of the same questions each way of answering gets right, with 95% intervals (Wilson's).
+
+    `guess` is the share that a guess among the names of the question would get.
+    """
+    found = {name: interval(sum(each), len(each)) for name, each in right.items()}
+    (one, first), *_, (two, second) = found.items()
+    title = f"Answers {one} and answers {two} cannot be told apart by so few questions"
+    for better, worse, (low, _), (_, high) in ((one, two, first, second), (two, one, second, first)):
+        title = f"Answers {better} are right more often than answers {worse}" if low > high else title
+    figure = new_figure(title, 7.4, 1.05 + 0.42 * len(right))
+    ax = figure.subplots()
+    for row, (each, (low, high)) in enumerate(zip(right.values(), found.values(), strict=True)):
+        ax.barh(row, sum(each) / len(each), 0.62, color=PALE, ec=DARK, lw=0.8)
+        ax.plot((low, high), (row, row), "|-", color="black", lw=1.4, ms=9)
+        ax.text(1.03, row, f"{sum(each)} of {len(each)}", va="center")
+    ax.axvline(guess, color="black", ls="--", lw=1.2, label="a guess at\none of the names")
+    ax.plot((), (), "|-", color="black", lw=1.4, ms=9, label="95% interval")
+    ax.set(xlim=(0, 1.0), ylim=(len(right) - 0.5, -0.5), xlabel="questions answered right")
+    ax.set_yticks(range(len(right)), list(right))
+    ax.xaxis.set_major_formatter(percent)
+    figure.legend(frameon=False, loc="outside right center")
+    told = ", ".join(f"{sum(each)} of {len(each)} {name}" for name, each in right.items())
+    figure.alt = (
+        f"Bars of the share answered right, with intervals: {told}; a guess would get {spoken(guess)}. {title}."
+    )
+    return figure
+
+
+def interval(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
+    """Low and high end of the 95% interval of a share, of which `hits` of `n` were seen (Wilson 1927)."""
+    middle, half = hits + z**2 / 2, z * (hits * (n - hits) / n + z**2 / 4) ** 0.5
+    return max(0.0, (middle - half) / (n + z**2)), min(1.0, (middle + half) / (n + z**2))

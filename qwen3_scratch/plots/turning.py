@@ -1,0 +1,335 @@
+"""Pairs that turn: by hand, as clocks, as halves of a head, and over distances that training never showed."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Arc, Circle, Rectangle
+from torch import Tensor
+
+from .canvas import (  # fmt: skip
+    DARK,
+    LINES,
+    MIDDLE,
+    PALE,
+    SMALL,
+    Figure,
+    draw_lines,
+    label_axis,
+    logarithmic,
+    new_figure,
+    percent,
+    spoken,
+    styled,
+)
+
+__all__ = [
+    "clock_hands",
+    "guesses_kept",
+    "halves_and_neighbours",
+    "looks_by_distance",
+    "loss_over_gaps",
+    "met_angles",
+    "one_pair",
+    "pair_wavelengths",
+    "slowed_pairs",
+]
+GREY = "#777777"
+
+
+@styled
+def one_pair(
+    query: Float[Tensor, "2"], key: Float[Tensor, "2"], places: Sequence[tuple[int, int]], speed: int | float
+) -> Figure:
+    """A query and a key of two numbers, each turned to its position, as arrows; a panel for each pair of positions.
+
+    `speed` is in radians per position, `places` are positions of query and key. The arc is the angle between the two.
+    """
+    apart = [m - n for m, n in places]
+    again = len(set(apart)) < len(apart)
+    title = "The same distance gives the same angle and the same score" if again else "The distance sets the angle"
+    figure = new_figure(title, max(5.2, 2.15 * len(places)), 2.95)
+    lengths = float(query.float().norm()), float(key.float().norm())
+    starts, reach = [math.atan2(float(part[1]), float(part[0])) for part in (query, key)], 1.32 * max(lengths)
+    for ax, (m, n) in zip(figure.subplots(1, len(places), squeeze=False)[0], places, strict=True):
+        ends = [start + speed * place for start, place in zip(starts, (m, n), strict=True)]
+        between = (ends[0] - ends[1] + math.pi) % (2 * math.pi) - math.pi  # the query's angle, seen from the key
+        aside = math.copysign(max(0.0, 0.12 - abs(between) / 2), between)  # so that names of close arrows part
+        for name, angle, length, colour, width in zip("qk", ends, lengths, (DARK, MIDDLE), (2.4, 1.3), strict=True):
+            tip = length * math.cos(angle), length * math.sin(angle)
+            style = {"arrowstyle": "-|>", "color": colour, "lw": width, "shrinkA": 0, "shrinkB": 0}
+            ax.annotate("", tip, (0, 0), arrowprops=style)
+            beside = angle + (aside if name == "q" else -aside)
+            place = 1.17 * length * math.cos(beside), 1.17 * length * math.sin(beside)
+            ax.text(*place, name, ha="center", va="center", weight="bold")
+        low, half = min(ends[1], ends[1] + between), ends[1] + between / 2
+        degrees = {"theta1": math.degrees(low), "theta2": math.degrees(low + abs(between))}
+        ax.add_patch(Arc((0, 0), 0.5 * reach, 0.5 * reach, color="black", lw=1, **degrees))
+        ax.text(0.45 * reach * math.cos(half), 0.45 * reach * math.sin(half), f"{math.degrees(between):.0f}°",
+                ha="center", va="center", fontsize=SMALL)  # fmt: skip
+        score = lengths[0] * lengths[1] * math.cos(between)
+        ax.set(title=f"query at {m}, key at {n}", xlabel=f"distance {m - n}: score {score:.3g}", aspect="equal")
+        ax.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=[], yticks=[])
+        ax.axhline(0, color=PALE, lw=0.7, zorder=0)
+        ax.axvline(0, color=PALE, lw=0.7, zorder=0)
+        ax.spines[:].set_visible(False)
+    figure.alt = "Arrows q and k from one point, in a panel for each pair of positions: "
+    figure.alt += "where the distance is the same, both have turned on together and the angle between them is the same."
+    return figure
+
+
+@styled
+def clock_hands(frequencies: Float[Tensor, "pairs"], positions: Sequence[int]) -> Figure:
+    """Pairs as clocks: a row for each position, a column for each of at most eight pairs, a hand that stands at twelve
+    at position 0 and turns on as the pair does."""
+    pairs = sorted({round(at) for at in torch.linspace(0, len(frequencies) - 1, min(8, len(frequencies))).tolist()})
+    speeds = frequencies.float().cpu()
+    still = int((speeds[pairs] * max(positions) < math.pi / 36).sum())
+    title = f"By position {max(positions):,}, {still} of these {len(pairs)} pairs have turned less than 5°"
+    high, wide = 0.52 * len(positions), max(5.6, 0.62 * len(pairs) + 1.0)
+    figure = new_figure(title, wide, high + 0.95)
+    ax = figure.subplots()
+    for row, position in enumerate(positions):
+        for column, pair in enumerate(pairs):
+            angle = float(speeds[pair]) * position
+            ax.add_patch(Circle((column, row), 0.4, fc="white", ec="#aaaaaa", lw=0.8))
+            tip = column + 0.38 * math.sin(angle), row - 0.38 * math.cos(angle)  # rows count downwards
+            ax.plot((column, tip[0]), (row, tip[1]), color=DARK, lw=2)
+            ax.plot(column, row, "o", color=DARK, ms=2.5)
+    ax.set(xlim=(-0.5, len(pairs) - 0.5), ylim=(len(positions) - 0.5, -0.5), aspect="equal")
+    label_axis(ax.xaxis, pairs, 0.62 * len(pairs))
+    label_axis(ax.yaxis, [f"{position:,}" for position in positions], high)
+    ax.set(xlabel="pair: fast to the left, slow to the right", ylabel="position")
+    ax.spines[:].set_visible(False)
+    shown = ", ".join(map(str, pairs))
+    figure.alt = f"A clock for each of the pairs {shown} at positions up to {max(positions)}: "
+    figure.alt += f"pair 0 points elsewhere each time, the hands of {still} slow pairs still point up."
+    return figure
+
+
+@styled
+def pair_wavelengths(frequencies: Float[Tensor, "pairs"], longest: int) -> Figure:
+    """After how many positions each pair has turned once, on a logarithmic axis, beside the longest text."""
+    waves = 2 * math.pi / frequencies.float().cpu()
+    slow = int((waves > longest).sum())
+    figure = new_figure(f"{slow} of {len(waves)} pairs do not turn once within {longest:,} positions", 7.2, 2.9)
+    ax = figure.subplots()
+    draw_lines(ax, range(len(waves)), {"wavelength": waves.tolist()})
+    ax.axhline(longest, color=GREY, lw=0.9, ls=(0, (6, 3)), label=f"{longest:,} positions")
+    logarithmic(ax.yaxis)
+    ax.set(xlabel="pair", ylabel="positions for one turn")
+    figure.legend(frameon=False, loc="outside right center")
+    figure.alt = f"Positions for one turn by pair, from {waves.min():,.0f} up to {waves.max():,.0f}; "
+    figure.alt += f"a dashed line at {longest:,} has {slow} pairs above it."
+    return figure
+
+
+@styled
+def halves_and_neighbours(head_dim: int = 8) -> Figure:
+    """The numbers of one head as boxes, the pairs that halves make above them, and below those that neighbours make."""
+    pairs = head_dim // 2
+    halves = [(pair, pair + pairs) for pair in range(pairs)]
+    neighbours = [(2 * pair, 2 * pair + 1) for pair in range(pairs)]
+    shared = len(set(halves) & set(neighbours))
+    title = f"Of {pairs} pairs, halves and neighbours have {shared or 'none'} in common"
+    figure = new_figure(title, max(5.6, 0.72 * head_dim + 1.1), 3.1)
+    ax = figure.subplots()
+    forms = ("-", "--", ":", "-.")
+    for number in range(head_dim):
+        ax.add_patch(Rectangle((number - 0.4, -0.3), 0.8, 0.6, fc="#f4f4f4", ec=GREY, lw=0.8))
+        ax.text(number, 0, f"{number}", ha="center", va="center")
+    for way, side in ((halves, 1), (neighbours, -1)):
+        for pair, (low, high) in enumerate(way):
+            level = side * (0.62 + (0.36 * pair if side > 0 else 0.0))
+            look: dict[str, Any] = {"color": DARK, "lw": 1.5, "ls": forms[pair % 4]}
+            ax.plot((low, low, high, high), (0.3 * side, level, level, 0.3 * side), **look)
+            place = high - 0.5 if side > 0 else (low + high) / 2
+            ax.text(place, level + 0.04 * side, f"pair {pair}", ha="center", fontsize=SMALL,
+                    va="bottom" if side > 0 else "top")  # fmt: skip
+    top = 0.62 + 0.36 * (pairs - 1) + 0.36
+    ax.text(-0.75, (0.3 + top) / 2, "halves", ha="right", va="center", weight="bold")
+    ax.text(-0.75, -0.62, "neighbours", ha="right", va="center", weight="bold")
+    ax.set(xlim=(-2.2, head_dim - 0.4), ylim=(-1.1, top))
+    ax.set_axis_off()
+    figure.alt = f"A row of {head_dim} boxes, the numbers of a head. Brackets above join each number of the first "
+    figure.alt += "half with the one at the same place of the second; those below each even number with the next one."
+    return figure
+
+
+@styled
+def guesses_kept(
+    kept: Mapping[str, Bool[Tensor, "chats positions"]], chance: Float[Tensor, "positions"], block: int = 5
+) -> Figure:
+    """Which share of next-token guesses a change leaves as they were, with 95% intervals: the first two blocks of
+    positions one by one, the others as means.
+
+    `chance` is the share of chats that have the commonest guess, at each position.
+    """
+    chats, length = next(iter(kept.values())).shape
+    singles = min(2 * block, length)
+    sizes = [1] * singles + [min(block, length - at) for at in range(singles, length, block)]
+    starts = [sum(sizes[:at]) for at in range(len(sizes))]
+    later = {name: float(values[:, block:].float().mean()) if length > block else 0.0 for name, values in kept.items()}
+    intact = int(torch.stack([values.all(0) for values in kept.values()]).all(0).long().cumprod(0).sum())
+    title = f"The first {intact} positions keep all guesses; from {block} on "
+    title += ", ".join(f"{spoken(share)} ({name})" for name, share in later.items())
+    figure = new_figure(title, 9.0, 3.1)
+    ax = figure.subplots()
+    parts = {name: values.float().split(sizes, dim=1) for name, values in kept.items()}
+    blocks = {name: torch.stack([part.mean(1) for part in each]) for name, each in parts.items()}  # [blocks, chats]
+    draw_with_intervals(ax, range(len(sizes)), blocks, 0.15)
+    usual = [float(part.mean()) for part in chance.split(sizes)]
+    ax.plot(range(len(sizes)), usual, color=GREY, lw=0.9, ls=(0, (6, 3)), label="the commonest guess there")
+    names = [
+        f"{start}-{start + size - 1}" if size > 1 else f"{start}" for start, size in zip(starts, sizes, strict=True)
+    ]
+    shown = [at for at in range(len(sizes)) if at < singles or (at - singles) % 2 == 0]
+    ax.set_xticks(shown, [names[at] for at in shown], fontsize=SMALL)
+    ax.set(xlabel=f"positions (n = {chats} chats, bars: 95%)", ylabel="guesses that stay", ylim=(0, 1.05))
+    ax.yaxis.set_major_formatter(percent)
+    figure.legend(frameon=False, loc="outside right center")
+    figure.alt = "The share of next-token guesses that stay as they were, by position, a line for each change. "
+    figure.alt += "It begins at the top, where all chats are alike, and a dashed line says how common the commonest is."
+    return figure
+
+
+@styled
+def looks_by_distance(
+    turned: Float[Tensor, "layers heads distances texts"], still: Float[Tensor, "layers heads distances texts"]
+) -> Figure:
+    """The weight that one head gives by distance, with rope and with the same queries and keys unturned, with 95%
+    intervals: the head whose look reaches most often one to three tokens back."""
+    near = turned[:, :, 1:4].sum(2).mean(-1)
+    layer, head = divmod(int(near.argmax()), near.shape[1])
+    shares = [float(part[layer, head, 1:4].sum(0).mean()) for part in (turned, still)]
+    title = f"Head {head} of layer {layer} gives the three tokens before {spoken(shares[0])} of its weight, "
+    title += f"unturned {spoken(shares[1])}"
+    figure = new_figure(title, 8.0, 2.9)
+    ax = figure.subplots()
+    lines = {"turned by position": turned[layer, head], "not turned": still[layer, head]}
+    draw_with_intervals(ax, range(turned.shape[2]), lines, 0.12)
+    label_axis(ax.xaxis, range(turned.shape[2]), 4.5)
+    ax.set(xlabel=f"distance from the query back to the key (n = {turned.shape[3]} texts, bars: 95%)")
+    ax.set(ylabel="weight", ylim=(0, None))
+    ax.yaxis.set_major_formatter(percent)
+    figure.legend(frameon=False, loc="outside right center")
+    figure.alt = f"The weight that one head gives by distance, a line with rope and one without. {title}."
+    return figure
+
+
+@styled
+def met_angles(frequencies: Float[Tensor, "pairs"], trained: int, longer: int) -> Figure:
+    """For some pairs the circle of their angles: dark what distances up to `trained` met, thin and dashed what is new
+    up to `longer`. Written below is how often the pair turns within `trained`; the first that does not is shown too."""
+    turns = frequencies.float().cpu() * trained / (2 * math.pi)
+    new = int((turns < 1).sum())
+    border = {int((turns < 1).long().argmax())} if new else set()
+    pairs = sorted({round(at) for at in torch.linspace(0, len(turns) - 1, min(6, len(turns))).tolist()} | border)
+    title = f"{new} of {len(turns)} pairs meet new angles beyond {trained:,} positions, the others have come round"
+    figure = new_figure(title, max(5.6, 1.3 * len(pairs)), 2.45)
+    for ax, pair in zip(figure.subplots(1, len(pairs), squeeze=False)[0], pairs, strict=True):
+        met, all_of_it = (min(float(turns[pair]) * reach / trained, 1.0) for reach in (trained, longer))
+        draw_arc(ax, 0.0, met, DARK, 6.0, "-")
+        if all_of_it > met:
+            draw_arc(ax, met, all_of_it, "#555555", 1.6, (0, (2, 1.2)))
+        ax.add_patch(Circle((0, 0), 1, fc="none", ec="#cccccc", lw=0.6, zorder=0))
+        ax.text(0, 0, "nothing\nnew" if met == 1 else "new", ha="center", va="center", fontsize=SMALL)
+        ax.set(title=f"pair {pair}", xlim=(-1.2, 1.2), ylim=(-1.2, 1.2), aspect="equal", xticks=[], yticks=[])
+        ax.set_xlabel(f"{turns[pair]:,.2g} turns", fontsize=SMALL)
+        ax.spines[:].set_visible(False)
+    marks = [
+        Line2D([], [], color=DARK, lw=6, label=f"met at distances up to {trained:,}"),
+        Line2D([], [], color="#555555", lw=1.6, ls=(0, (2, 1.2)), label=f"new, at distances up to {longer:,}"),
+    ]
+    figure.legend(handles=marks, frameon=False, loc="outside lower center", ncols=2, handlelength=2.6)
+    figure.alt = "A circle for each of some pairs. Those of fast pairs are dark all round; of slow ones a dark arc was "
+    figure.alt += f"met within {trained:,} positions, and a dashed one beside it is new up to {longer:,}."
+    return figure
+
+
+def draw_arc(ax: Axes, begin: float, end: float, colour: str, width: float, form: object) -> None:
+    """A part of the unit circle, from one share of a turn to another."""
+    angles = 2 * math.pi * torch.linspace(begin, end, 100)
+    ax.plot(angles.cos().tolist(), angles.sin().tolist(), color=colour, lw=width, ls=form, solid_capstyle="butt")
+
+
+@styled
+def slowed_pairs(frequencies: Mapping[str, Float[Tensor, "pairs"]]) -> Figure:
+    """How fast each pair turns as a share of the first entry's speed, for each of the other entries."""
+    first, *others = frequencies
+    shares = {name: frequencies[name].float() / frequencies[first].float() for name in others}
+    kept = {name: int((share > 0.995).sum()) for name, share in shares.items()}
+    pairs = len(frequencies[first])
+    counts = [f"{count} with {name}" for name, count in kept.items()]
+    counts[0] = counts[0].replace(" ", f" of {pairs} pairs ", 1)
+    figure = new_figure(f"Full speed is kept by {', '.join(counts)}", 7.2, 2.9)
+    ax = figure.subplots()
+    draw_lines(ax, range(pairs), {name: (100 * share).tolist() for name, share in shares.items()})
+    ax.set(xlabel="pair", ylabel=f"speed (% of {first})", ylim=(0, 106))
+    figure.legend(frameon=False, loc="outside right center")
+    figure.alt = f"The speed of each pair in percent of {first}, a line each for {', '.join(others)}; "
+    figure.alt += f"at full speed are {', '.join(f'{count} ({name})' for name, count in kept.items())}."
+    return figure
+
+
+@styled
+def loss_over_gaps(losses: Mapping[str, Float[Tensor, "gaps chats"]], gaps: Sequence[int]) -> Figure:
+    """What an answer costs when its positions begin so many later than the question ends, with 95% intervals.
+
+    The title says which lose less or more than the first at the last gap, where the differences chat by chat are sure.
+    A panel of its own holds those that lose more at every gap than the first does at any.
+    """
+    first, *others = losses
+    apart = {name: losses[name][-1:] - losses[first][-1:] for name in others}  # [1, chats]
+    less = [name for name, each in apart.items() if (each.mean() + interval(each)).item() < 0]
+    more = [name for name, each in apart.items() if (each.mean() - interval(each)).item() > 0]
+    said = [f"{' and '.join(names)} {'lose' if len(names) > 1 else 'loses'} {how} than {first}"
+            for names, how in ((less, "less"), (more, "more")) if names]  # fmt: skip
+    title = f"At a gap of {gaps[-1]:,} {', '.join(said) or f'none can be told from {first}'}"
+    ceiling = float(losses[first].mean(1).max())
+    far = [name for name in others if float(losses[name].mean(1).min()) > ceiling]
+    near = [name for name in losses if name not in far]
+    figure = new_figure(title, 8.6, 3.2)
+    panels = figure.subplots(1, 2, width_ratios=[2, 1]) if far else [figure.subplots()]
+    for ax, names in zip(panels, (near, far), strict=False):
+        for number, name in enumerate(names):
+            _, marker, colour, _ = LINES[list(losses).index(name) % 4]
+            places = [at + 0.16 * (number - (len(names) - 1) / 2) for at in range(len(gaps))]
+            mean, error = losses[name].mean(1).tolist(), interval(losses[name]).tolist()
+            look: dict[str, Any] = {"color": colour, "ms": 5, "ls": "", "elinewidth": 1.1, "capsize": 2.5}
+            ax.errorbar(places, mean, error, label=name, marker=marker, mfc="white" if number % 2 else colour, **look)
+        label_axis(ax.xaxis, [f"{gap:,}" for gap in gaps], 4.4 if ax is panels[0] else 2.0)
+        ax.set(xlim=(-0.5, len(gaps) - 0.5), ylim=(-0.04 * ax.get_ylim()[1], 1.05 * ax.get_ylim()[1]))
+        ax.vlines(
+            [at + 0.5 for at in range(len(gaps) - 1)], 0, 1, color="#dddddd", lw=0.6, transform=ax.get_xaxis_transform()
+        )
+    panels[0].set_ylabel("loss (nats per token)")
+    figure.supxlabel(
+        f"positions left out before the answer (n = {losses[first].shape[1]} chats, bars: 95%)", fontsize=8.5
+    )
+    figure.legend(frameon=False, loc="outside right center")
+    figure.alt = "The mean loss on the answers for each size of a gap in the positions before them, with intervals, "
+    figure.alt += f"a mark each for {', '.join(losses)}. {title}."
+    return figure
+
+
+def interval(values: Float[Tensor, "places n"]) -> Float[Tensor, "places"]:
+    """Half of the 95% interval of each row's mean."""
+    count = values.shape[1]
+    return 1.96 * values.std(1, correction=int(count > 1)) / math.sqrt(count)
+
+
+def draw_with_intervals(
+    ax: Axes, places: Sequence[int], lines: Mapping[str, Float[Tensor, "places n"]], aside: float
+) -> None:
+    """The mean of each row with its interval, a line for each name, each drawn a little aside of the one before."""
+    for number, (name, values) in enumerate(lines.items()):
+        form, marker, colour, width = LINES[number % 4]
+        look: dict[str, Any] = {"ls": form, "marker": marker, "color": colour, "lw": width, "ms": 4}
+        moved = [place + aside * number for place in places]
+        error = interval(values).tolist()
+        ax.errorbar(moved, values.mean(1).tolist(), error, label=name, elinewidth=0.9, capsize=2, **look)

@@ -1,0 +1,65 @@
+"""What the drawings of attention's steps say is what the numbers say."""
+
+import torch
+
+from qwen3_scratch import plots
+from qwen3_scratch.model import NEVER, attention_mask
+
+
+def title(figure):
+    return figure.get_suptitle().replace("\n", " ")
+
+
+def arrows(ax):
+    """Where each arrow of a panel starts and ends."""
+    return [(note.xyann, note.xy) for note in ax.texts if hasattr(note, "xyann")]
+
+
+def test_shortened_values_are_laid_end_to_end_up_to_their_sum():
+    weights, values = torch.tensor([0.25, 0.75]), torch.tensor([[0.0, 4.0], [4.0, -4.0]])
+    figure = plots.weighted_sum(weights, values, ["a", "b"])
+    left, right = figure.axes
+    assert arrows(left) == [((0, 0), (0, 4)), ((0, 0), (4, -4))]
+    laid = [each for each in arrows(right) if each not in arrows(left)]
+    assert laid == [((0, 0), (0, 1)), ((0, 1), (3, -2)), ((0, 0), (3, -2))]
+    assert title(figure) == "The sum lies nearest to the value of “b”, which has the largest weight"
+    assert "(3.00, -2.00)" in figure.alt
+
+
+def test_a_sum_that_lies_nearest_to_another_value_is_not_said_to_follow_the_largest_weight():
+    weights, values = torch.tensor([0.3, 0.3, 0.4]), torch.tensor([[1.0, 0.0], [0.0, 1.0], [9.0, 9.0]])
+    assert title(plots.weighted_sum(weights, values, ["a", "b", "c"])) == "The sum lies nearest to the value of “a”"
+
+
+def test_every_shape_of_attention_is_written():
+    figure = plots.attention_shapes(hidden=12, heads=4, kv_heads=2, head_dim=5, seq=7)
+    written = [text.get_text() for text in figure.axes[0].texts if text.get_text().startswith("[")]
+    inside = ["[7, 20]", "[4, 7, 5]", "[7, 10]", "[2, 7, 5]", "[7, 10]", "[2, 7, 5]"]
+    assert written == ["[7, 12]", *inside, "[4, 7, 7]", "[4, 7, 5]", "[7, 20]", "[7, 12]"]
+    assert title(figure) == "From 12 numbers a token to 4 heads of 5 and back: 2 query heads share a key/value head"
+    assert title(plots.attention_shapes(12, 4, 4, 5, 7)).endswith("each head has its own")
+    assert len(figure.axes[0].lines) == 4  # from each query head to the key head that it reads
+
+
+def test_the_title_of_masks_says_what_they_hide():
+    places = torch.arange(6)[None]
+    causal, window = attention_mask(places, places)[0, 0], attention_mask(places, places, 2)[0, 0]
+    assert title(plots.sight({"causal": causal})) == "No query sees a later key, and every query all earlier ones"
+    both = plots.sight({"causal": causal, "window": window})
+    assert title(both) == "No query sees a later key; “window” hides earlier ones, too"
+    assert [ax.get_title("left") for ax in both.axes] == ["causal: 21 of 36 pairs", "window: 11 of 36 pairs"]
+    assert title(plots.sight({"all": torch.ones(3, 3).bool()})).startswith("A query sees later keys")
+
+
+def test_of_a_pad_that_looks_the_title_of_masks_says_nothing():
+    positions = (torch.arange(6)[None] - 2).clamp(min=0)
+    keys = positions.masked_fill(torch.arange(6)[None] < 2, NEVER)
+    found = title(plots.sight({"pads": attention_mask(positions, keys)[0, 0]}))
+    assert found == "No query sees a later key; “pads” hides earlier ones, too"
+
+
+def test_growth_is_told_with_and_without_the_norm():
+    figure = plots.growing_scores([1, 2, 4], [0.5, 0.9, 0.99], [0.6, 0.6, 0.6])
+    said = "Queries and keys 4 times as large: without QK-norm one key gets 99% of a token's weight, with it 60%"
+    assert title(figure) == said
+    assert "from 50% to 99%" in figure.alt

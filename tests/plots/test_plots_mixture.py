@@ -1,0 +1,70 @@
+"""What the figures of the mixture layer and of a word's logit say is what the numbers say."""
+
+import pytest
+import torch
+from matplotlib.patches import PathPatch, Rectangle
+
+from qwen3_scratch import plots
+from qwen3_scratch.model import Route
+
+
+def title(figure):
+    return figure.get_suptitle().replace("\n", " ")
+
+
+def small_route():
+    """Two tokens, top-2 of four experts; nobody takes expert 3."""
+    probabilities = torch.tensor([[0.6, 0.3, 0.06, 0.04], [0.1, 0.3, 0.55, 0.05]])
+    weights, experts = probabilities.topk(2)
+    return Route(weights, experts, probabilities.log())
+
+
+def test_the_layer_is_drawn_with_a_line_there_and_back_for_each_choice_thicker_with_more_weight():
+    figure = plots.mixture_layer(small_route(), ["a", "b"])
+    assert title(figure) == "Each token passes 2 of 4 experts; all 4 are stored"
+    (ax,) = figure.axes
+    widths = [patch.get_linewidth() for patch in ax.patches if isinstance(patch, PathPatch)]
+    assert sorted(widths)[-2:] == [pytest.approx(0.4 + 3 * 0.6)] * 2
+    assert len(widths) == 2 + 2 * 4  # from each token to the router, then there and back
+    texts = [text.get_text() for text in ax.texts]
+    assert "0.60 E0 + 0.30 E1" in texts and "0.55 E2 + 0.30 E1" in texts
+    dashed = [patch for patch in ax.patches if isinstance(patch, Rectangle) and patch.get_linestyle() == "--"]
+    assert len(dashed) == 1
+
+
+def test_dispatch_sorts_the_choices_by_expert_and_keeps_their_order_within_one():
+    figure = plots.dispatch_order(torch.tensor([[0, 1], [2, 1], [1, 0]]), ["a", "b", "c"])
+    assert title(figure) == "6 choices of 3 tokens, sorted, are 3 calls: one for each expert that was chosen"
+    (ax,) = figure.axes
+    placed = {text.get_text(): [] for text in ax.texts}
+    for text in ax.texts:
+        placed[text.get_text()].append(text.get_position())
+    sorted_boxes = sorted((y, name) for name in "abc" for x, y in placed[name] if 3 < x < 4.1)
+    assert [name for _, name in sorted_boxes] == ["a", "c", "a", "b", "c", "b"]
+    assert [name for name in placed if name.startswith("expert")] == ["expert 0", "expert 1", "expert 2"]
+
+
+def test_the_loss_of_fewer_and_of_all_experts_is_told_with_its_interval():
+    rises = torch.tensor([[0.1, 0.3], [0.0, 0.0], [0.02, 0.02]])
+    figure = plots.top_k_loss({"renormalised": rises, "not renormalised": 2 * rises}, [1, 2, 4], ("renormalised", 2))
+    told = "Change of the loss in nats: +0.200 ± 0.196 with 1, +0.020 ± 0.000 with 4 instead of 2 experts"
+    assert title(figure).replace("\u00a0", " ") == f"{told} (n = 2)"
+    (ax,) = figure.axes
+    assert ax.lines[0].get_ydata() == pytest.approx([0.2, 0.0, 0.02])
+    alone = plots.top_k_loss({"renormalised": rises[:1]}, [1], ("renormalised", 1))
+    assert title(alone).startswith("There is no other number of experts")
+
+
+def test_a_short_embedding_is_seen_on_a_logarithmic_axis():
+    figure = plots.stream_lengths(torch.tensor([[1.4], [64.0]]), attention=torch.tensor([[41.0]]))
+    assert title(figure) == "The embedding has length 1.4; layer 0 adds 41"
+    assert figure.axes[0].get_yscale() == "log"
+
+
+def test_the_parts_of_a_logit_add_up_to_it_and_to_its_lead():
+    names = ["embedding", "layer 0 attention", "layer 0 experts"]
+    figure = plots.logit_parts(names, torch.tensor([1.0, 5.0, 3.0]), torch.tensor([0.5, 6.0, -1.0]), ("x", "y"))
+    assert title(figure) == "Largest share: layer 0 attention for “x”, layer 0 experts for its lead"
+    for ax, whole in zip(figure.axes, (9.0, 3.5), strict=True):
+        *parts, total = [bar.get_width() for bar in ax.patches]
+        assert sum(parts) == pytest.approx(whole) == total

@@ -1,0 +1,100 @@
+"""The first pictures say what the numbers say of one word on its way."""
+
+import pytest
+import torch
+from drawings import passed
+
+from qwen3_scratch import plots
+from qwen3_scratch.plots.canvas import LIT, PALE
+from qwen3_scratch.plots.start import interval
+
+
+def title(figure):
+    return figure.get_suptitle().replace("\n", " ")
+
+
+def test_a_word_is_highlighted_at_every_place():
+    figure = plots.word_chips(["a", "coat", "⏎", "coat"], [1, 3], [1, 20, 3, 20], "id", written=2)
+    assert title(figure) == "“coat” is there twice among 4 tokens; below each token its id"
+    lit = [chip for chip in figure.axes[0].patches if chip.get_facecolor() == pytest.approx(colour(LIT))]
+    assert len(lit) == 2
+    assert [text.get_text() for text in figure.axes[0].texts if text.get_weight() == "bold"] == ["coat", "coat"]
+    ground = [patch for patch in figure.axes[0].patches if patch.get_facecolor() == pytest.approx(colour(PALE))]
+    assert len(ground) == 2  # what the model wrote, highlighted or not
+
+
+def colour(name):
+    from matplotlib.colors import to_rgba
+
+    return to_rgba(name)
+
+
+def test_a_line_break_ends_the_line():
+    first, broken, after = plots.word_chips(["a", "b⏎", "c"], [0]).axes[0].patches
+    assert first.get_bbox().y0 == broken.get_bbox().y0 < after.get_bbox().y0
+
+
+def test_two_vectors_are_compared_whole_and_shown_in_part():
+    same, apart = [[1.0, 0.0, 1.0], [1.0, 0.0, 1.0]], [[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]]
+    figure = plots.word_vectors(torch.tensor([same, same, apart]), ["here", "there"], shown=2)
+    assert title(figure) == "The word begins as the same numbers at both places; layer 1 parts them most"
+    *rows, cosines = figure.axes
+    assert [len(ax.patches) for ax in rows] == [2, 2, 2]
+    assert cosines.lines[0].get_ydata() == pytest.approx([1, 1, 0])
+    figure = plots.word_vectors(torch.tensor([same, same]), ["here", "there"])
+    assert title(figure).endswith("no layer tells the two apart")
+
+
+def test_what_a_word_looks_back_at_is_another_word():
+    looks = torch.tensor([[0.1, 0.0, 0.9], [0.3, 0.6, 0.1], [0.6, 0.3, 0.1]])
+    figure = plots.word_looks(looks, ["Nora", "Leo", "coat"])
+    assert title(figure) == "“coat” looks back most at “Nora” in layers 0 and 2, “Leo” in layer 1"
+    assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["Nora 0", "Leo 1", "coat 2"]
+    _, *frames = figure.axes[0].patches
+    assert [(frame.get_x(), frame.get_y()) for frame in frames] == [(-0.5, -0.5), (0.5, 0.5), (-0.5, 1.5)]
+    deep = title(plots.word_looks(looks[[0, 1, 2, 0, 1, 2, 0]], ["Nora", "Leo", "coat"]))
+    assert deep == "“coat” looks back most at “Nora” in 5 of 7 layers"
+    assert title(plots.word_looks(torch.ones(2, 1), ["coat"])) == "“coat” has no word before it to look at"
+
+
+def test_choices_of_an_expert_are_counted_at_both_places():
+    t = passed(4)
+    same = [len(set(one.experts[1].tolist()) & set(one.experts[3].tolist())) for one in plots.routes(t).values()]
+    figure = plots.word_experts(t, [1, 3], ["in one", "in two"])
+    assert figure.axes[1].get_title(loc="left") == f"in two: {sum(same)} of 6 choices shared, 1.5 by chance"
+    shared = [f"{layer}" for layer, count in enumerate(same) if count]
+    assert all(layer in title(figure) for layer in shared) and ("no expert" in title(figure)) == (not shared)
+    assert "dense" in title(plots.word_experts(passed(4, num_experts=0), [1, 3], ["in one", "in two"]))
+
+
+@pytest.mark.parametrize(
+    ("notes", "direct", "said"),
+    [
+        (30, 10, "Answers after notes are right more often than answers at once"),
+        (10, 30, "Answers at once are right more often than answers after notes"),
+        (20, 18, "Answers after notes and answers at once cannot be told apart by so few questions"),
+    ],
+)
+def test_two_ways_of_answering_differ_where_their_intervals_do(notes, direct, said):
+    right = {
+        "after notes": [True] * notes + [False] * (31 - notes),
+        "at once": [True] * direct + [False] * (31 - direct),
+    }
+    figure = plots.right_with_notes(right, 0.4)
+    assert title(figure) == said
+    assert [bar.get_width() for bar in figure.axes[0].patches] == pytest.approx([notes / 31, direct / 31])
+    assert f"{direct} of 31 at once" in figure.alt
+
+
+def test_the_interval_of_a_share_is_wilsons():
+    assert interval(10, 10) == pytest.approx((0.722, 1.0), abs=1e-3)
+    assert interval(5, 10) == pytest.approx((0.237, 0.763), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("best", "said"), [(2, "right, with"), (1, "wrong: “#2” gets"), (3, "neither of the two names:")]
+)
+def test_the_first_word_is_judged(best, said):
+    logits = torch.zeros(5)
+    logits[best] = 3.0
+    assert f"“#{best}”, and that is {said}" in title(plots.first_words(logits, None, right=2, wrong=1))

@@ -1,0 +1,121 @@
+"""What the figures of `qwen3_scratch.plots.turning` say is what their numbers are."""
+
+import math
+
+import pytest
+import torch
+
+from qwen3_scratch import plots
+
+
+def title(figure):
+    return figure.get_suptitle().replace("\n", " ")
+
+
+def lines(figure):
+    """Each line of the first axes by its name."""
+    return {line.get_label(): line.get_ydata() for line in figure.axes[0].lines if line.get_label()[0] != "_"}
+
+
+def bars(figure):
+    """Each line with intervals by its name: its heights."""
+    return {bar.get_label(): bar.lines[0].get_ydata().tolist() for bar in figure.axes[0].containers}
+
+
+def written(ax):
+    return [text.get_text() for text in ax.texts if text.get_text()]
+
+
+def test_one_pair_turns_both_arrows_and_writes_angle_and_score():
+    figure = plots.one_pair(torch.tensor([2.0, 1.0]), torch.tensor([1.0, 2.0]), [(1, 0), (3, 2)], math.pi / 2)
+    assert title(figure) == "The same distance gives the same angle and the same score"
+    first, second = (torch.tensor([arrow.xy for arrow in ax.texts if not arrow.get_text()]) for ax in figure.axes)
+    torch.testing.assert_close(first, torch.tensor([[-1.0, 2.0], [1.0, 2.0]]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(second, -first, atol=1e-6, rtol=0)
+    assert [written(ax) for ax in figure.axes] == 2 * [["q", "k", "53°"]]
+    assert [ax.get_xlabel() for ax in figure.axes] == 2 * ["distance 1: score 3"]
+
+
+def test_one_pair_claims_nothing_of_distances_that_differ():
+    figure = plots.one_pair(torch.ones(2), torch.ones(2), [(1, 0), (2, 0)], 0.1)
+    assert title(figure) == "The distance sets the angle"
+
+
+def test_clock_hands_point_where_the_pair_has_turned_and_the_title_counts_those_that_stay():
+    figure = plots.clock_hands(torch.tensor([math.pi / 2, 0.0]), [0, 1])
+    assert title(figure) == "By position 1, 1 of these 2 pairs have turned less than 5°"
+    hands = [line.get_xydata()[1] - line.get_xydata()[0] for line in figure.axes[0].lines if len(line.get_xdata()) == 2]
+    found = torch.tensor([hand.tolist() for hand in hands]) / 0.38
+    up, right = [0.0, -1.0], [1.0, 0.0]  # rows count downwards
+    torch.testing.assert_close(found, torch.tensor([up, up, right, up]), atol=1e-6, rtol=0)
+
+
+def test_pair_wavelengths_counts_the_pairs_that_never_come_round():
+    figure = plots.pair_wavelengths(2 * math.pi / torch.tensor([10.0, 1000.0, 1001.0]), 1000)
+    assert title(figure) == "1 of 3 pairs do not turn once within 1,000 positions"
+    assert lines(figure)["wavelength"] == pytest.approx([10, 1000, 1001])
+
+
+@pytest.mark.parametrize(("head_dim", "shared"), [(8, "none"), (2, "1")])
+def test_halves_and_neighbours_joins_the_numbers_of_each_pair(head_dim, shared):
+    figure = plots.halves_and_neighbours(head_dim)
+    pairs = head_dim // 2
+    assert title(figure) == f"Of {pairs} pairs, halves and neighbours have {shared} in common"
+    joined = [(line.get_xdata()[0], line.get_xdata()[-1]) for line in figure.axes[0].lines]
+    assert joined[:pairs] == [(pair, pair + pairs) for pair in range(pairs)]
+    assert joined[pairs:] == [(2 * pair, 2 * pair + 1) for pair in range(pairs)]
+
+
+def test_guesses_kept_shows_the_first_positions_singly_then_blocks_and_counts_those_at_which_all_stay():
+    kept = torch.tensor([[True, True, False, True], [True, False, False, True]])
+    figure = plots.guesses_kept({"one": kept, "two": torch.ones(2, 4).bool()}, torch.ones(4) / 2, block=1)
+    assert title(figure) == "The first 1 positions keep all guesses; from 1 on 50% (one), 100% (two)"
+    assert bars(figure) == {"one": [1, 0.5, 0, 1], "two": [1, 1, 1, 1]}
+    kept = kept.repeat(1, 2)
+    figure = plots.guesses_kept({"one": kept, "two": kept}, torch.ones(8) / 2, block=2)
+    assert bars(figure)["one"] == [1, 0.5, 0, 1, 0.75, 0.5]
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["0", "1", "2", "3", "4-5"]
+    assert "n = 2 chats" in figure.axes[0].get_xlabel()
+
+
+def test_looks_by_distance_takes_the_head_that_looks_most_at_the_three_before():
+    turned, still = torch.zeros(2, 2, 5, 3), torch.zeros(2, 2, 5, 3)
+    turned[1, 0, 1:3], turned[0, 1, 0], still[1, 0, 3] = 0.3, 0.9, 0.125
+    figure = plots.looks_by_distance(turned, still)
+    assert title(figure).startswith("Head 0 of layer 1 gives the three tokens before 60% of its weight")
+    assert title(figure).endswith("unturned 12%")
+    assert bars(figure)["turned by position"] == pytest.approx([0, 0.3, 0.3, 0, 0])
+    assert "n = 3 texts" in figure.axes[0].get_xlabel()
+
+
+def test_met_angles_counts_the_pairs_that_were_not_round_once():
+    figure = plots.met_angles(2 * math.pi * torch.tensor([2.0, 0.25]) / 100, 100, 200)
+    assert title(figure) == "1 of 2 pairs meet new angles beyond 100 positions, the others have come round"
+    assert [written(ax) for ax in figure.axes] == [["nothing\nnew"], ["new"]]
+    assert [ax.get_xlabel() for ax in figure.axes] == ["2 turns", "0.25 turns"]
+    met, new = (line.get_xydata()[[0, -1]] for line in figure.axes[1].lines)
+    assert met.ravel() == pytest.approx([1, 0, 0, 1], abs=1e-6)  # a quarter of the circle
+    assert new.ravel() == pytest.approx([0, 1, -1, 0], abs=1e-6)  # and as much again
+
+
+def test_slowed_pairs_counts_what_keeps_its_speed():
+    speeds = torch.tensor([1.0, 0.1, 0.01])
+    figure = plots.slowed_pairs(
+        {"default": speeds, "linear": speeds / 4, "yarn": speeds * torch.tensor([1, 0.5, 0.25])}
+    )
+    assert title(figure) == "Full speed is kept by 0 of 3 pairs with linear, 1 with yarn"
+    assert lines(figure)["yarn"] == pytest.approx([100, 50, 25])
+
+
+def test_loss_over_gaps_names_those_that_lose_less_or_more_for_sure():
+    losses = {"default": torch.tensor([[0.0, 0.2], [1.5, 1.7]]), "yarn": torch.tensor([[0.3, 0.5], [0.9, 1.1]])}
+    losses |= {"linear": losses["yarn"] + 2, "dynamic": torch.tensor([[0.0, 0.2], [1.4, 2.0]])}
+    figure = plots.loss_over_gaps(losses, [0, 512])
+    assert title(figure) == "At a gap of 512 yarn loses less than default, linear loses more than default"
+    assert bars(figure)["yarn"] == pytest.approx([0.4, 1.0])
+    assert [[*each.get_legend_handles_labels()[1]] for each in figure.axes] == [
+        ["default", "yarn", "dynamic"],
+        ["linear"],
+    ]
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["0", "512"]
+    assert "n = 2 chats" in figure.get_supxlabel()

@@ -144,7 +144,7 @@ def middle(column: int, head: int, heads: int) -> float:
 def tensor(
     ax: Axes,
     column: int,
-    row: float,
+    row: int | float,
     name: str,
     shape: Sequence[int],
     shades: Sequence[int],

@@ -37,6 +37,8 @@ def check_file(path: Path) -> os.stat_result:
         raise Error(f"{path}: no such file: a checkpoint folder has one, so check the path") from None
     except OSError as error:
         raise Error(f"{path}: cannot be read ({error.strerror}): check the path and its permissions") from None
+    except Error:
+        raise
     except ValueError as error:  # a zero byte, or half a character, in the name
         raise Error(f"{shown(str(path))}: is no path ({one_line(error)}): check it") from None
     if not stat.S_ISREG(found.st_mode):

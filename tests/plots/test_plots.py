@@ -121,7 +121,7 @@ def test_a_notebook_shows_one_picture_in_its_size_and_what_is_to_be_seen_in_word
 
 
 def test_a_figure_that_says_nothing_is_described_by_its_titles_and_axes():
-    figure = new_figure("Losses fall", 3, 2)
+    figure = new_figure("Losses fall", 3.0, 2.0)
     left, right = figure.subplots(1, 2)
     left.set(title="alone", xlabel="step", ylabel="loss")
     right.set_xlabel("step")

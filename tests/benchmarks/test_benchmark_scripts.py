@@ -171,6 +171,7 @@ def test_the_sum_of_a_product_is_that_of_the_library():
     assert_near(products.summed(x, weight), torch.nn.functional.linear(x, weight))
 
 
+@pytest.mark.proof
 def test_loading_is_measured_for_both_sides(rehearsed):
     found = rehearsed("load", rounds=1)
     both = {"ours", "transformers"}

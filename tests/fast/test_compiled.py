@@ -76,7 +76,7 @@ def graphs() -> int:
 
 
 @pytest.mark.parametrize("batch", [in_proof(1), 3])
-@pytest.mark.parametrize("name", KEPT)
+@pytest.mark.parametrize("name", only(CONFIGS, KEPT_SPARSE))
 def test_compiled_generation_writes_the_tokens_of_the_plain_path(name, batch):
     checkpoint = model(name)
     asked = prompts(checkpoint.config, 11, 4, 23)[:batch]  # of three lengths, so two rows are padded

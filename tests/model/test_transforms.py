@@ -10,6 +10,7 @@ import pickle
 import pytest
 import torch
 from reference import assert_near, dense_config, random_tokens, random_weights, small_config
+from tiers import in_proof
 from torch import Tensor
 from torch.autograd import gradcheck
 from torch.utils._pytree import tree_leaves, tree_map_only
@@ -150,7 +151,7 @@ def test_an_exported_program_gives_the_logits_at_any_length():
 
 
 @pytest.mark.compiled
-@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("kv_heads", [in_proof(1), 2, in_proof(4)])
 def test_one_whole_graph_of_symbolic_sizes_gives_the_logits(kv_heads):
     """Traced whole, and run by torch's own operations: what a compiler makes of them is its own affair."""
     config = small_config(num_hidden_layers=1, num_key_value_heads=kv_heads, use_sliding_window=True, sliding_window=4)

@@ -88,7 +88,7 @@ def test_low_difficulty_gives_shorter_stories_and_sums():
                 assert len(example.thinking.splitlines()) <= at_most
 
 
-@pytest.mark.parametrize("domain", only(corpus.LESSONS, "stories", "python", "spanish", "chat", "looking_up"))
+@pytest.mark.parametrize("domain", only(corpus.LESSONS, "stories", "spanish"))
 def test_every_example_is_rendered_by_the_chat_template_and_fits_a_row_of_training(domain):
     for example, thinking in itertools.product(some(domain), (True, False)):
         prompt, target = prompt_and_target(tokenizer(), example, thinking)

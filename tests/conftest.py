@@ -2,11 +2,9 @@
 
 import random
 import signal
-from contextlib import nullcontext
 
 import pytest
 import torch
-from helpers import unchecked
 from hypothesis import HealthCheck, settings
 
 STEADY = settings(deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
@@ -15,11 +13,6 @@ settings.register_profile("proof", STEADY, max_examples=25)
 
 # The files that take longest come first, so that the last process to finish does not work alone for long.
 LONGEST = ("test_other_checkpoints.py", "test_plots.py", "test_launch.py", "test_grading.py", "test_tiny_moe.py")
-
-# Where `make test` checks the shapes in signatures: in the rooms of what takes tensors, since it makes a pass three
-# times as long. `make proof` checks them in all.
-SHAPES = ("model", "fast", "inside", "learning", "plots", "test_sampling.py", "test_evaluate.py")
-
 
 def pytest_addoption(parser):
     parser.addoption("--shuffle", metavar="SEED", help="run the files, and the tests of each, in an order of this seed")
@@ -39,13 +32,6 @@ def pytest_collection_modifyitems(config, items):
         draw = random.Random(seed)
         place = {path: draw.random() for path in dict.fromkeys(item.path for item in items)}
         items.sort(key=lambda item: (place[item.path], draw.random()))
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item):
-    left_out = settings.get_current_profile_name() == "test" and not {item.path.parent.name, item.path.name} & {*SHAPES}
-    with unchecked() if left_out else nullcontext():
-        return (yield)
 
 
 @pytest.fixture(autouse=True)

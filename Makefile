@@ -9,7 +9,8 @@ PROMPT  = Mia has the red ball. Tom has the blue cup. Ana has the green book. Wh
 VENV      := $(if $(word 2,$(CURDIR)),$(HOME)/.cache/qwen3_scratch/$(shell pwd | cksum | cut -d ' ' -f 1),.venv)
 BIN       := $(VENV)/bin
 PIP       := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check --no-input
-NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
+# The later ones take longest and go first, so that no process works alone at the end.
+NOTEBOOKS := $(shell ls -r notebooks/*.ipynb 2>/dev/null)
 # What the notebooks showed before a refresh; a folder for each, since two may run at a time.
 STORED    := $(shell mktemp -u $(VENV)/stored.XXXXXX)
 

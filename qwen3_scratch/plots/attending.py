@@ -173,7 +173,7 @@ def tensor(
         ax.text(x, row - top - 0.2 * under, sizes, ha="center", va="top", fontsize=SMALL)
 
 
-def lead(ax: Axes, start: tuple[int, float], end: tuple[int, float], name: str) -> None:
+def lead(ax: Axes, start: tuple[int, int | float], end: tuple[int, int | float], name: str) -> None:
     """An arrow from one tensor to the next, with the step that it stands for."""
     (x0, y0), (x1, y1) = (start[0] * STEP + 0.66, start[1]), (end[0] * STEP - 0.7, end[1])
     ax.annotate("", (x1, y1), (x0, y0), arrowprops={"arrowstyle": "->", "lw": 0.9, "color": "#555555"}, zorder=1)

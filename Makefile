@@ -40,7 +40,7 @@ override PROMPT := $(value PROMPT)
 export MODEL PROMPT
 
 .DEFAULT_GOAL := help
-.PHONY: help run test proof lint unit notebooks fuzz real bench lab refresh train exercises grade clean
+.PHONY: help run test proof lint unit notebooks fuzz real bench lab explorer refresh train exercises grade clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -89,6 +89,10 @@ bench: $(VENV)/.bench-ready ## measure the speed beside transformers and llama.c
 
 lab: $(VENV)/.notebooks-ready ## open the notebooks in JupyterLab
 	THP_MEM_ALLOC_ENABLE=1 $(BIN)/jupyter lab notebooks
+
+explorer: $(VENV)/.run-ready ## write MODEL as one page that runs it in a browser, build/explorer.html
+	@mkdir -p build
+	@$(BIN)/qwen3-scratch explore "$$MODEL" --output build/explorer.html
 
 refresh: $(VENV)/.notebooks-ready ## run the notebooks (or NOTEBOOKS="a.ipynb b.ipynb") anew and store what changed (MEASURE=1: measured times too)
 	@test -n "$(NOTEBOOKS)" || { echo "There is no notebook in notebooks/ yet." >&2; exit 1; }

@@ -8,7 +8,8 @@ Text              read_tokenizer, Tokenizer, generate, stream, Generation, Conve
 To look into      trace, load_balancing_loss, Error
 
 `forward(weights, token_ids, config)` gives logits; `generate(load_checkpoint(), "...")` an answer. More lies in the
-rooms: `fast` (compiled decoding, 8 bits), `devices`, `inside`, `learning`, `tiny`, `plots`, `exercises`.
+rooms: `fast` (compiled decoding, 8 bits), `devices`, `inside`, `learning`, `tiny`, `plots`, `exercises`,
+`explorer` (a page that runs a checkpoint in a browser).
 """
 
 from . import model

@@ -16,6 +16,7 @@ from ..checkpoints.weights import DTYPES
 from ..devices.launch import TIMEOUT, agree, ranks, started_by_torchrun
 from ..devices.slices import DISPATCH, load_slices
 from ..errors import Error, shown
+from ..explorer import write
 from ..generation import Conversation, stream
 from ..hub.download import fetch, find_snapshot
 from ..hub.find import chosen, find_local
@@ -289,6 +290,23 @@ def verify_command(
     if wrong:
         others = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         raise Error(f"{folder}: {wrong[0]}{others} wrong or missing, expected what the hub has: download it again")
+
+
+@app.command()
+def explore(
+    model: Annotated[str | None, typer.Argument(help="`tiny`, a folder, or a hub id.")] = None,
+    output: Annotated[str, typer.Option("--output", "-o", help="The file to write.")] = "explorer.html",
+    bits: Annotated[int, typer.Option(help="16 (fp16) or 8 for each number of a matrix.")] = 16,
+    questions: Annotated[int, typer.Option(help="Of each domain, to measure what experts are for; 0: not.")] = 8,
+    revision: Revision = None,
+) -> None:
+    """Write a page that runs the model in a browser.
+
+    It is one file of at most some hundred megabytes, which needs neither server nor network.
+
+    Example: `qwen3-scratch explore tiny --output explorer.html`
+    """
+    say(write(load(model, "cpu", "auto", revision, None), output, bits=bits, questions=questions))
 
 
 def place_for(device: str) -> str:

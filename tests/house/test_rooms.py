@@ -16,8 +16,8 @@ FILES = sorted(path for path in HOUSE.rglob("*.py"))
 # From the ground up: a room uses those before it, and none after it. `__init__` stands above all but the terminal.
 FLOORS = (
     "errors", "config", "trust", "model", "hub", "cache", "sampling", "tokenizer", "text_stream", "checkpoints", "fast",
-    "tracing", "request", "generation", "devices", "learning", "plots", "tiny", "inside", "exercises", "__init__",
-    "terminal", "__main__",
+    "tracing", "request", "generation", "devices", "learning", "plots", "tiny", "inside", "exercises", "explorer",
+    "__init__", "terminal", "__main__",
 )  # fmt: skip
 LONGEST = {HOUSE / "model.py": 450}  # lines; any other file has at most 350
 FOLDERS = sorted(path.name for path in HOUSE.iterdir() if path.is_dir() and list(path.glob("*.py")))

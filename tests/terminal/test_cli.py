@@ -21,7 +21,7 @@ from qwen3_scratch.terminal.screen import visible
 from qwen3_scratch.trust.memory import size_text
 
 END = tokenizer().token_id("<|im_end|>")
-COMMANDS = ("generate", "chat", "trace", "info", "download", "verify")
+COMMANDS = ("generate", "chat", "trace", "info", "download", "verify", "explore")
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +165,7 @@ def test_the_help_of_each_command_has_an_example_and_all_names_in_full(run, name
         "info": "--revision model",
         "download": "--revision model HF_ENDPOINT HF_TOKEN HF_HUB_OFFLINE",
         "verify": "--revision --against model",
+        "explore": "--output --bits --questions --revision model",
     }[name]
     assert all(word in found.out for word in options.split())
     assert max(map(len, found.out.splitlines())) <= 80

@@ -1,0 +1,98 @@
+"""What experts are for, measured once when the page is written: their favourite words, and what they cost to lose."""
+
+from collections import Counter
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..checkpoints.checkpoint import Checkpoint, tokenizer_of
+from ..model import Ops, Route, forward, moe_route
+from ..tiny.corpus import DOMAINS
+from ..tiny.evaluate import answer_losses, chat_ids, padded_chats, questions
+from ..tracing import trace
+
+FAVOURITES = 8  # words of an expert
+FEWEST = 3  # times that a word must stand in the questions to be anybody's favourite
+MOST_EXPERTS = 64  # of all layers together: of more none is switched off, since each takes a pass
+
+
+@torch.inference_mode()
+def measured(checkpoint: Checkpoint, count: int) -> dict[str, Any]:
+    """domains, questions, favourites, losses and costs, over `count` held-out questions of each domain with answers.
+
+    favourites[layer][expert] are [word, times it went there as the first choice, times it was read]; losses[domain] the
+    mean loss of the answers in nats a token, costs[layer][expert][domain] how much it rises without the expert (None
+    where there are too many experts). Layers without experts have no entry (None).
+    """
+    asked = {domain: questions(domain, count) for domain in DOMAINS} if count else {}
+    config = checkpoint.config
+    sparse = [layer for layer in range(config.num_hidden_layers) if config.is_sparse(layer)]
+    none: list[Any] = [None] * config.num_hidden_layers
+    if not asked or not sparse:
+        return {"domains": list(DOMAINS), "questions": count, "favourites": none, "losses": None, "costs": None}
+    rows = [chat_ids(checkpoint, example)[0] for examples in asked.values() for example in examples]
+    batches = [padded_chats(checkpoint, examples) for examples in asked.values()]
+
+    def losses(ops: Ops = Ops()) -> Tensor:
+        return torch.stack([answer_losses(checkpoint.weights, config, chats, ops).mean() for chats in batches])
+
+    whole, costs = losses(), None
+    if len(sparse) * config.num_experts <= MOST_EXPERTS and config.num_experts > 1:
+        costs = [None if layer not in sparse else [rounded(losses(without(checkpoint, layer, expert)) - whole)
+                 for expert in range(config.num_experts)] for layer in range(config.num_hidden_layers)]  # fmt: skip
+    return {
+        "domains": list(DOMAINS), "questions": count, "favourites": favourites(checkpoint, rows),
+        "losses": rounded(whole), "costs": costs,
+    }  # fmt: skip
+
+
+def rounded(numbers: Tensor) -> list[float]:
+    return [round(number, 4) for number in numbers.tolist()]
+
+
+def without(checkpoint: Checkpoint, layer: int, expert: int) -> Ops:
+    """The steps by which the router of one layer has to do without one expert; the next in line takes its place."""
+    router = checkpoint.weights.layers[layer].router
+    kept = torch.tensor([each for each in range(checkpoint.config.num_experts) if each != expert])
+
+    def route(x: Tensor, given: Tensor, top_k: int, norm_topk_prob: bool) -> Route:
+        if given is not router:
+            return moe_route(x, given, top_k, norm_topk_prob)
+        found = moe_route(x, given[kept], min(top_k, len(kept)), norm_topk_prob)
+        return found._replace(experts=kept[found.experts])
+
+    return Ops(route=route)
+
+
+def favourites(checkpoint: Checkpoint, rows: list[list[int]]) -> list[list[list[tuple[str, int, int]]] | None]:
+    """For each expert the words that it is the first choice of far more often than other experts' share explains.
+
+    A word's rank is times * log(its share here / the expert's share of all words).
+    """
+    config, tokenizer = checkpoint.config, tokenizer_of(checkpoint)
+    read = Counter(token for row in rows for token in row)
+    first = [[Counter[int]() for _ in range(config.num_experts)] for _ in range(config.num_hidden_layers)]
+    sparse = set()
+    for row in rows:
+        with trace() as recorded:
+            forward(checkpoint.weights, torch.tensor([row]), config, logits_to_keep=1)
+        for call in recorded["moe_route"]:
+            sparse.add(call.layer)
+            for token, expert in zip(row, call.output.experts[:, 0].tolist(), strict=True):
+                first[call.layer or 0][expert][token] += 1
+    total = sum(read.values())
+
+    def best(own: Counter[int]) -> list[tuple[str, int, int]]:
+        share = sum(own.values()) / total
+        known = [token for token in own if read[token] >= FEWEST and token not in tokenizer.added]
+        ranked = sorted(known, key=partial(rank, own, read, share), reverse=True)[:FAVOURITES]
+        return [(tokenizer.decode([token]), own[token], read[token]) for token in ranked]
+
+    return [[best(own) for own in first[layer]] if layer in sparse else None for layer in range(len(first))]
+
+
+def rank(own: Counter[int], read: Counter[int], share: float, token: int) -> tuple[float, int]:
+    lift = own[token] / read[token] / share
+    return own[token] * torch.tensor(lift).log().item(), -token

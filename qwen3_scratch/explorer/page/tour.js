@@ -1,0 +1,105 @@
+"use strict";
+// The tour: ten steps for one who has read nothing, each a state of the page and what to look at in it.
+
+const STORY = "Mia has the red ball. Tom has the blue cup. Ana has the green book. Who has the blue cup?";
+const SUM = "Work out (7 * 3 - 1) * 3 + 7 and give the result modulo 10.";
+const LONG_SUM = "please calculate modulo 10: (3 * 3 + 6) * 7 + 6 - 8 + 7";
+const FACT = "What is the capital of France?";
+
+/** The steps that a checkpoint can show: {key, state, focus, after}; `after` looks for something in the finished runs. */
+function tourSteps(page) {
+  const { model, data } = page;
+  const { config } = model;
+  const first = config.sparse.indexOf(true);
+  const neededBy = (domain) => dearest(data.measured, domain) ?? [first, 0];
+  const fact = { prompt: FACT, thinking: true };
+  const sum = { prompt: SUM, thinking: true };
+  const longSum = { prompt: LONG_SUM, thinking: true };
+  const story = { prompt: STORY, thinking: true };
+  const steps = [
+    { key: "token", state: { ...fact, thinking: false, token: -1 }, focus: "answer" },
+    { key: "next", state: { ...fact, thinking: false, token: -1 }, focus: "next" },
+    { key: "write", state: { ...fact }, focus: "answer" },
+    { key: "thinking", state: { ...story }, focus: "answer" },
+    { key: "attention", state: { ...story }, focus: "answer", after: sharpest },
+    { key: "router", state: { ...story, token: -1 }, focus: "route", experts: true },
+    { key: "experts", state: { ...longSum, expert: neededBy("arithmetic") }, focus: "experts", experts: true },
+    { key: "without", state: { ...longSum, off: [neededBy("arithmetic")], expert: neededBy("arithmetic") }, focus: "answer", experts: true },
+    { key: "k", state: { ...sum, k: 1 }, focus: "answer", experts: config.num_experts > 1 && config.num_experts_per_tok !== 1 },
+    { key: "mistake", state: { ...story, mistakes: ["interleaved_rope"] }, focus: "answer" },
+  ];
+  return steps.filter((step) => !step.experts || first >= 0);
+}
+
+/** The expert whose loss costs a domain most: [layer, expert], or null where that was not measured. */
+function dearest(measured, domain) {
+  const place = measured.domains.indexOf(domain);
+  let [best, most] = [null, 0];
+  measured.costs?.forEach((row, layer) => row?.forEach((costs, expert) => {
+    if (costs[place] > most) [best, most] = [[layer, expert], costs[place]];
+  }));
+  return best;
+}
+
+/** The head that looks most firmly from a written token at one before, neither the first nor its neighbour. */
+function sharpest(run) {
+  let [best, most] = [{}, 0];
+  for (let token = run.promptIds.length; token < run.hidden.length; token++) {
+    for (let layer = 0; layer < run.config.num_hidden_layers; layer++) {
+      for (let head = 0; head < run.config.num_attention_heads; head++) {
+        const found = looksOf(run, token, layer, head);
+        for (let key = 1; found && key < token - 6; key++) {
+          if (found[key] > most) [best, most] = [{ token, layer, head }, found[key]];
+        }
+      }
+    }
+  }
+  return best;
+}
+
+/** Shows a step of the tour, counted from 1; null ends it. */
+async function goTo(page, number) {
+  const steps = tourSteps(page);
+  const box = byId("tour");
+  if (number === null) {
+    box.hidden = true;
+    page.set({ tour: null });
+    mark(null);
+    byId("start-tour").focus();
+    return;
+  }
+  const step = steps[Math.min(number, steps.length) - 1];
+  const fixed = { lang: page.state.lang, theme: page.state.theme, seed: null, temperature: null, topK: null, topP: null, most: null };
+  page.state = { ...startState(), ...UNCHANGED, ...fixed, ...step.state, pace: "once", token: null, tour: steps.indexOf(step) + 1 };
+  page.set({});
+  showTour(page);
+  await page.run();
+  const run = page.runs[page.lane];
+  if (step.state.token === -1 && run) page.set({ token: run.promptIds.length - 1 });
+  if (step.after && run) page.set(step.after(run));
+  page.show();
+  mark(step.focus);
+}
+
+function showTour(page) {
+  const { label, state } = page;
+  const steps = tourSteps(page);
+  byId("tour").hidden = state.tour === null;
+  if (state.tour === null) return;
+  const number = Math.min(state.tour, steps.length);
+  const { key } = steps[number - 1];
+  byId("tour-title").textContent = `${number}/${steps.length} · ${label(`tour.${key}.title`)}`;
+  byId("tour-text").textContent = label(`tour.${key}`);
+  byId("tour-back").disabled = number === 1;
+  byId("tour-next").textContent = label(number === steps.length ? "tourEnd" : "tourNext");
+}
+
+/** Frames the part of the page that a step speaks of, and brings it into sight. */
+function mark(id) {
+  document.querySelectorAll(".marked").forEach((element) => element.classList.remove("marked"));
+  const element = id && byId(id);
+  if (!element) return;
+  element.classList.add("marked");
+  const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  element.scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "start" });
+}

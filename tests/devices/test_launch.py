@@ -257,6 +257,7 @@ def test_the_first_rank_answers_as_a_single_process_does(single):
     assert found.stderr.count("Experts of each token by layer") == 1
 
 
+@pytest.mark.proof
 def test_ranks_agree_on_a_seed_of_their_own_and_on_what_standard_input_says():
     words = ("-", "-m", str(TINY), "--temperature", "1.5", "--max-new-tokens", "30", "--no-thinking")
     found = generate_command(2, *words, "--expert-parallel", "2", "--expert-dispatch", "all-to-all", stdin=STORY)

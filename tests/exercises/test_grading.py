@@ -214,6 +214,7 @@ def test_a_folder_without_submissions_is_one_sentence(make, fragment, tmp_path, 
     assert fragment in end.value.code and "\n" not in end.value.code
 
 
+@pytest.mark.proof
 def test_the_command_prints_a_table_of_marks_and_writes_them(tmp_path):
     hand_in(tmp_path / "in", "student-1", PS1, "no notebook")
     said = finished(str(HERE / "course.py"), "grade", str(tmp_path / "in"), "--root", str(tmp_path), timeout=300)

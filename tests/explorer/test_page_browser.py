@@ -177,6 +177,7 @@ def test_an_address_shows_the_same_in_a_second_window(chromium, window, file):
     assert other("document.documentElement.lang") == "zh-Hans"
 
 
+@pytest.mark.proof
 def test_the_tour_has_ten_steps_and_each_shows_something(window, file):
     look(window, file)
     click(window, "#start-tour")
@@ -198,6 +199,7 @@ def test_a_step_of_the_tour_can_be_sent_as_an_address(window, file):
     assert window("document.getElementById('tour-title').textContent").startswith("4/10")
 
 
+@pytest.mark.proof
 def test_tokens_come_one_by_one_where_asked_for(window, file):
     look(window, file)
     window(f"""document.getElementById('pace').value = 'step';
@@ -249,7 +251,7 @@ def test_the_keyboard_alone_asks_chooses_a_token_and_switches_an_expert_off(wind
 
 
 @pytest.mark.parametrize(
-    ("width", "scheme"), [(360, "light"), (1440, "dark"), in_proof(360, "dark"), in_proof(1440, "light")]
+    ("width", "scheme"), [(360, "light"), *(in_proof(*each) for each in ((1440, "dark"), (360, "dark"), (1440, "light")))]
 )
 def test_nothing_is_cut_off_and_axe_finds_nothing(window, file, width, scheme):
     look(window, file, asks(STORY, "off=0.4", "expert=0.4", "layer=1", "head=1"), width, prefers_color_scheme=scheme)

@@ -20,7 +20,7 @@ from tiers import in_proof
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 KEPT = {
     "dense": {"start_here", "layer_to_logits"},
-    "sixteen": {"router_and_experts", "cache"},
+    "sixteen": {"cache"},
     "huihui": set(),
 }
 NO_ROUTER = "This checkpoint is dense"

@@ -14,6 +14,7 @@ settings.register_profile("proof", STEADY, max_examples=25)
 # The files that take longest come first, so that the last process to finish does not work alone for long.
 LONGEST = ("test_other_checkpoints.py", "test_plots.py", "test_launch.py", "test_grading.py", "test_tiny_moe.py")
 
+
 def pytest_addoption(parser):
     parser.addoption("--shuffle", metavar="SEED", help="run the files, and the tests of each, in an order of this seed")
 

@@ -251,7 +251,8 @@ def test_the_keyboard_alone_asks_chooses_a_token_and_switches_an_expert_off(wind
 
 
 @pytest.mark.parametrize(
-    ("width", "scheme"), [(360, "light"), *(in_proof(*each) for each in ((1440, "dark"), (360, "dark"), (1440, "light")))]
+    ("width", "scheme"),
+    [(360, "light"), *(in_proof(*each) for each in ((1440, "dark"), (360, "dark"), (1440, "light")))],
 )
 def test_nothing_is_cut_off_and_axe_finds_nothing(window, file, width, scheme):
     look(window, file, asks(STORY, "off=0.4", "expert=0.4", "layer=1", "head=1"), width, prefers_color_scheme=scheme)

@@ -6,7 +6,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
-from helpers import ROOT, finished
+from helpers import finished
 from hub_faults import closed_port, contents, hub_with, hurry, offline, point_to, stage
 from huggingface_hub import close_session, constants
 
@@ -173,7 +173,7 @@ def test_a_certificate_that_nobody_trusts_is_said(cache, monkeypatch):
 @pytest.mark.parametrize(("name", "value", "expected"), WRONG)
 def test_in_a_process_of_its_own_the_sentence_is_all_that_is_said(name, value, expected, tmp_path):
     said = finished(
-        "-m", "qwen3_scratch", "generate", "--model", NAME, "Hi", cwd=ROOT,
+        "-m", "qwen3_scratch", "generate", "--model", NAME, "Hi", cwd=tmp_path,
         env={**os.environ, "HF_HOME": str(tmp_path), name: value},
     )  # fmt: skip
     assert (said.code, said.out) == (1, "")

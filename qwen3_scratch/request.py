@@ -39,7 +39,7 @@ class Options:
     """
 
     max_new_tokens: Annotated[int, "Most tokens to generate."] = 256
-    min_new_tokens: Annotated[int, "Fewest tokens before a stop token may come."] = 0
+    min_new_tokens: Annotated[int, "Fewest tokens before a stop token may come; a stop string may come sooner."] = 0
     num_samples: Annotated[int | None, "So many answers to each prompt, as a list."] = None
     thinking: Annotated[bool, "Let the model think before it answers, where its chat template knows how."] = True
     temperature: Annotated[Number | None, "0 takes the most likely token in any case; higher is freer."] = None

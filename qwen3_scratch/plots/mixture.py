@@ -179,7 +179,8 @@ def top_k_loss(
 def interval(values: Float[Tensor, "rows n"]) -> tuple[Float[Tensor, "rows"], Float[Tensor, "rows"]]:
     """Means of rows, and half the width of their 95% intervals."""
     values = values.double().cpu()
-    return values.mean(1), 1.96 * values.std(1) / values.shape[1] ** 0.5
+    spread = values.std(1) if values.shape[1] > 1 else values.new_zeros(len(values))  # of one there is none
+    return values.mean(1), 1.96 * spread / values.shape[1] ** 0.5
 
 
 def two_digits(value: float) -> str:

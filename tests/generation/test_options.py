@@ -52,6 +52,7 @@ PROMPTS = [ASKED, "Tom Tom Tom"]
 # What changes nothing once something else is set, and where that is said.
 NEUTRAL = {
     "seed": {"": "At temperature 0 they and `seed` change nothing"},  # greedy, as it is without a temperature
+    "min_new_tokens": {"stop": "a stop string may come sooner"},
     "thinking": {"raw": "it changes nothing for token ids, for raw text"},
 }
 

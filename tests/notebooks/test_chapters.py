@@ -88,7 +88,7 @@ def test_it_has_25_to_42_cells_besides_what_the_reader_writes(name):
     assert 20 <= len(cells) <= 42
 
 
-@each_chapter
+@pytest.mark.parametrize("name", NOTEBOOKS)
 def test_no_line_of_code_is_cut_off_in_a_window_of_1280_pixels(name):
     assert [line for cell in code(name) for line in cell.source.splitlines() if len(line) > 100] == []
 

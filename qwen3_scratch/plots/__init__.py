@@ -5,25 +5,26 @@ token labels make spaces and line breaks visible. Nothing here touches pyplot or
 traces, generation and the slices of `devices`.
 """
 
-from .attending import *
 from .attention import *
+from .attention_diagrams import *
 from .caching import *
 from .canvas import *
+from .chips import *
 from .costs import *
 from .devices import *
+from .embedding import *
 from .experts import *
 from .files import *
 from .heads import *
 from .learning import *
 from .mistakes import *
 from .mixture import *
+from .one_word import *
 from .overview import *
+from .positions import *
 from .predictions import *
 from .routing import *
 from .speed import *
-from .start import *
 from .text import *
-from .tokens import *
-from .turning import *
 from .upcycling import *
 from .vectors import *

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, ListedColormap, PowerNorm
+from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from torch import Tensor
@@ -16,6 +16,7 @@ from .canvas import (  # fmt: skip
     DARK,
     MIDDLE,
     PALE,
+    SHARES,
     SMALL,
     Figure,
     colour_bar,
@@ -49,7 +50,7 @@ def attention_maps(weights: Float[Tensor, "heads q_len k_len"], labels: Sequence
     title = f"In head {found.index((share, place))} a token gives {share:.0%} of its weight to {place}, on average"
     figure = new_figure(title, 2.0 + 1.8 * min(heads, 4), 1.4 + math.ceil(heads / 4) * 1.92)
     for head, (ax, first, last) in enumerate(small_multiples(figure, heads)):
-        image = heatmap(ax, weights[head], norm=PowerNorm(0.5, 0, 1), aspect="equal" if q_len == k_len else "auto")
+        image = heatmap(ax, weights[head], norm=SHARES, aspect="equal" if q_len == k_len else "auto")
         ax.spines[:].set(visible=True, color="#bbbbbb")
         ax.set_title(f"head {head}: {found[head][0]:.0%} to {found[head][1]}", fontsize=SMALL)
         label_axis(ax.xaxis, labels if last else [""], 1.5)
@@ -137,22 +138,29 @@ def ink_is_light(image: AxesImage, value: int | float) -> bool:
 
 
 @styled
-def mask_panels(masks: Mapping[str, Bool[Tensor, "q_len k_len"]], labels: Sequence[str] = ()) -> Figure:
-    """Masks side by side, dark where a query (row) may look at a key (column). `labels` name the keys, else numbers."""
-    passed = ", ".join(f"{int(mask.sum())} pass “{name}”" for name, mask in masks.items())
-    title = f"Of {next(iter(masks.values())).numel()} pairs of query and key, {passed}"
+def mask_panels(masks: Mapping[str, Bool[Tensor, "seq seq"]]) -> Figure:
+    """Masks of as many queries as keys side by side, dark where a query (row) may look at a key (column).
+
+    The title says whether any query sees a later key, and which mask hides earlier ones. A query that does not see
+    itself is a pad, of which it says nothing.
+    """
+    ahead = any(bool(mask.triu(1)[mask.diagonal()].any()) for mask in masks.values())
+    less = ", ".join(f"“{name}”" for name, mask in masks.items() if bool((~mask).tril(-1)[mask.diagonal()].any()))
+    title = "A query sees later keys" if ahead else "No query sees a later key"
+    title += f"; {less} hides earlier ones, too" if less else ", and every query all earlier ones"
     figure = new_figure(title, max(5.2, 0.8 + 2.7 * len(masks)), 3.9)
     panels = figure.subplots(1, len(masks), squeeze=False)[0]
-    for ax, (name, mask) in zip(panels, masks.items(), strict=True):
-        q_len, k_len = mask.shape
-        keys: list[object] = list(labels) or list(range(k_len))
+    counts = [f"{name}: {int(mask.sum())} of {mask.numel()} pairs" for name, mask in masks.items()]
+    for ax, count, mask in zip(panels, counts, masks.values(), strict=True):
+        seq = len(mask)
         heatmap(ax, mask.float(), cmap=ListedColormap([HIDDEN, DARK]), vmin=0, vmax=1)
-        wide = 0.8 if k_len <= 24 else 0.0  # closer lines would hide what they part
-        ax.hlines(torch.arange(q_len + 1) - 0.5, -0.5, k_len - 0.5, color="white", lw=wide)
-        ax.vlines(torch.arange(k_len + 1) - 0.5, -0.5, q_len - 0.5, color="white", lw=wide)
-        ax.set(title=name, xlabel="key", ylabel="query" if ax is panels[0] else "")
-        label_axis(ax.xaxis, keys, 2.0)
-        label_axis(ax.yaxis, keys[k_len - q_len :] if ax is panels[0] else [""], 2.0)
+        wide = 0.8 if seq <= 24 else 0.0  # closer lines would hide what they part
+        ax.hlines(torch.arange(seq + 1) - 0.5, -0.5, seq - 0.5, color="white", lw=wide)
+        ax.vlines(torch.arange(seq + 1) - 0.5, -0.5, seq - 0.5, color="white", lw=wide)
+        ax.set(title=count, xlabel="key", ylabel="query" if ax is panels[0] else "")
+        label_axis(ax.xaxis, range(seq), 2.0)
+        label_axis(ax.yaxis, range(seq) if ax is panels[0] else [""], 2.0)
+    figure.alt = f"Squares of queries by keys, dark where a query may look. {title}. {', '.join(counts)}."
     return figure
 
 

@@ -11,10 +11,12 @@ from functools import cache
 from typing import Any
 
 import matplotlib.figure
+from jaxtyping import Float
 from matplotlib import font_manager, style
 from matplotlib.axes import Axes
 from matplotlib.axis import XAxis, YAxis
 from matplotlib.colorbar import Colorbar
+from matplotlib.colors import PowerNorm
 from matplotlib.image import AxesImage
 from matplotlib.ticker import LogLocator, NullLocator
 from torch import Tensor
@@ -33,6 +35,7 @@ STYLE = {
     "axes.spines.top": False, "axes.spines.right": False, "xtick.major.width": 0.6, "ytick.major.width": 0.6,
     "figure.titlesize": 10.5, "figure.titleweight": "bold", "text.parse_math": False, "image.cmap": "Blues",
 }  # fmt: skip
+SHARES = PowerNorm(0.5, 0, 1)  # the scale of attention weights, on which small ones stay visible
 styled = style.context(["default", STYLE])  # as a decorator: the settings of one call, and of no other
 
 
@@ -132,6 +135,12 @@ def colour_bar(figure: Figure, image: AxesImage, label: str, **options: Any) -> 
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=SMALL)
     return bar
+
+
+def half_interval(values: Float[Tensor, "rows n"]) -> Float[Tensor, "rows"]:
+    """Half of the 95% interval of each row's mean; none (0) of one value."""
+    count = values.shape[1]
+    return 1.96 * values.std(1, correction=int(count > 1)) / math.sqrt(count)
 
 
 def draw_lines(

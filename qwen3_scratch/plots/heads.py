@@ -13,6 +13,7 @@ from .canvas import (  # fmt: skip
     DARK,
     MIDDLE,
     PALE,
+    SHARES,
     SMALL,
     Figure,
     colour_bar,
@@ -84,7 +85,7 @@ def head_map(
     wide, high = min(max(0.132 * k_len, 2.8), 6.0), min(max(0.132 * q_len, 2.0), 6.0)
     figure = new_figure(textwrap.fill(title, int((wide + 3.2) * 9)), wide + 3.4, high + 1.6)
     ax, side = figure.subplots(1, 2, width_ratios=(wide, 2.2))
-    image = heatmap(ax, values, norm=PowerNorm(0.5, 0, 1), texts=())
+    image = heatmap(ax, values, norm=SHARES, texts=())
     ax.spines[:].set(visible=True, color="#bbbbbb")
     label_axis(ax.xaxis, labels, wide)
     label_axis(ax.yaxis, labels[past:], high)

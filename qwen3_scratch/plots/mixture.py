@@ -1,4 +1,4 @@
-"""The mixture layer and its dispatch drawn, the loss at several top-k, and what adds up to a logit."""
+"""The mixture layer and its dispatch drawn, and the loss at several top-k."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,13 +16,13 @@ from .canvas import (  # fmt: skip
     PALE,
     SMALL,
     Figure,
+    half_interval,
     label_axis,
-    logarithmic,
     new_figure,
     styled,
 )
 
-__all__ = ["dispatch_order", "logit_parts", "mixture_layer", "stream_lengths", "top_k_loss"]
+__all__ = ["dispatch_order", "mixture_layer", "top_k_loss"]
 
 
 def empty_axes(figure: Figure, width: float, height: float) -> Axes:
@@ -153,7 +153,8 @@ def top_k_loss(
     """
     way, own = trained
     chats = next(iter(changes.values())).shape[1]
-    found = {name: interval(rise) for name, rise in changes.items()}
+    wide = {name: rise.double().cpu() for name, rise in changes.items()}
+    found = {name: (rise.mean(1), half_interval(rise)) for name, rise in wide.items()}
     means, halves = (dict(zip(top_k, part.tolist(), strict=True)) for part in found[way])
     said = [f"{means[k]:+.3f} ± {halves[k]:.3f} with {k}" for k in sorted({top_k[0], top_k[-1]} - {own})]
     title = f"Change of the loss in nats: {', '.join(said)} instead of {own} experts"
@@ -172,81 +173,5 @@ def top_k_loss(
     figure.alt = (
         f"Two lines with 95% intervals over {len(top_k)} numbers of experts, 0 being the loss as trained. "
         f"{title}, over {chats} chats."
-    )
-    return figure
-
-
-def interval(values: Float[Tensor, "rows n"]) -> tuple[Float[Tensor, "rows"], Float[Tensor, "rows"]]:
-    """Means of rows, and half the width of their 95% intervals."""
-    values = values.double().cpu()
-    spread = values.std(1) if values.shape[1] > 1 else values.new_zeros(len(values))  # of one there is none
-    return values.mean(1), 1.96 * spread / values.shape[1] ** 0.5
-
-
-def two_digits(value: float) -> str:
-    """A number as it is spoken: two digits, and no power of ten before a million."""
-    return f"{float(f'{value:.2g}'):,g}"
-
-
-@styled
-def stream_lengths(stream: Float[Tensor, "depths tokens"], **added: Float[Tensor, "layers tokens"]) -> Figure:
-    """The length of the residual stream at each depth, embedding first, and of what each layer's steps add to it.
-
-    Medians over the tokens, on a logarithmic axis, so that a short embedding is seen as well.
-    """
-    middle = stream.float().median(-1).values.tolist()
-    first = " and ".join(two_digits(float(values[0].float().median())) for values in added.values())
-    title = f"The embedding has length {two_digits(middle[0])}; layer 0 adds {first}"
-    figure = new_figure(title, 7.2, 2.9)
-    ax, depths = figure.subplots(), range(len(stream))
-    ax.plot(depths, middle, "o-", color=DARK, ms=4, lw=2, label="stream")
-    for (name, values), form in zip(added.items(), ("s--", "^:", "v-."), strict=False):
-        median = values.float().median(-1).values.tolist()
-        ax.plot(depths[1:], median, form, color=MIDDLE, ms=4, label=f"added by {name.replace('_', '-')}")
-    logarithmic(ax.yaxis, parts=(1, 2, 5))
-    label_axis(ax.xaxis, ["embedding", *(f"layer {number}" for number in depths[:-1])], 5.0)
-    ax.set_ylabel("median length")
-    figure.legend(frameon=False, loc="outside right center")
-    figure.alt = (
-        f"On a logarithmic axis the stream goes from a median length of {two_digits(middle[0])} at the embedding to "
-        f"{two_digits(middle[-1])} after the last layer; beside it what attention and feed-forward add in each layer."
-    )
-    return figure
-
-
-@styled
-def logit_parts(
-    names: Sequence[str], parts: Float[Tensor, "parts"], others: Float[Tensor, "parts"], words: tuple[str, str]
-) -> Figure:
-    """What each part of the stream adds to the logit of a word, one step a row, down to the whole logit.
-
-    Beside it the same for the word's lead: its parts less those of a second word's logit.
-    """
-    lead = parts.float() - others.float()
-    best, decisive = int(parts.argmax()), int(lead.argmax())
-    title = f"Largest share: {names[best]} for “{words[0]}”, {names[decisive]} for its lead"
-    high = 0.2 * (len(names) + 1)
-    figure = new_figure(title, 7.8, 1.3 + high)
-    panels = figure.subplots(1, 2)
-    heads = f"logit of “{words[0]}”", f"lead over “{words[1]}”"
-    for ax, values, head in zip(panels, (parts.float().tolist(), lead.tolist()), heads, strict=True):
-        done = 0.0
-        for row, value in enumerate(values):
-            look: dict[str, Any] = {"fc": MIDDLE} if value >= 0 else {"fc": "white", "hatch": "////"}
-            ax.barh(row, value, left=done, height=0.7, ec=DARK, lw=0.6, **look)
-            done += value
-            ax.plot((done, done), (row - 0.35, row + 1.35), color="#777777", lw=0.6)
-        ax.barh(len(values), done, height=0.7, fc=DARK, ec=DARK)
-        ax.use_sticky_edges = False
-        ax.axvline(0, color="black", lw=0.6)
-        label_axis(ax.yaxis, [*names, "sum"] if ax is panels[0] else [""] * (len(values) + 1), high)
-        numbers = ax.secondary_yaxis("right")
-        label_axis(numbers.yaxis, [f"{round(value, 1) + 0.0:+.1f}" for value in (*values, done)], high)
-        numbers.spines[:].set_visible(False)
-        ax.set(title=head, ylim=(len(values) + 0.6, -0.6), xlabel="added up (hatched: taken away)")
-    figure.alt = (
-        f"Two waterfalls of {len(names)} bars: the left adds up to the logit {float(parts.sum()):.1f} of “{words[0]}”, "
-        f"the largest part {float(parts[best]):+.1f} from {names[best]}; the right to its lead "
-        f"{float(lead.sum()):.1f} over “{words[1]}”, there {float(lead[decisive]):+.1f} from {names[decisive]}."
     )
     return figure

@@ -1,6 +1,7 @@
 """What the model would say next, at its end and on the way there."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from jaxtyping import Float
 from matplotlib.colors import LinearSegmentedColormap
@@ -18,13 +19,14 @@ from .canvas import (  # fmt: skip
     heatmap,
     label_axis,
     line_panels,
+    logarithmic,
     new_figure,
     percent,
     styled,
     token_labels,
 )
 
-__all__ = ["logit_lens", "next_token_bars"]
+__all__ = ["logit_lens", "logit_parts", "next_token_bars", "stream_lengths"]
 
 LIGHT = LinearSegmentedColormap.from_list("light", ("white", PALE, "#6baed6"))  # black is legible on all of it
 
@@ -80,5 +82,74 @@ def logit_lens(
         f"{len(labels)} tokens by {len(guesses)} depths, in each cell the next token guessed there, framed where it is "
         f"the one of the last layer. The last column "
         f"reads, from the embedding on: {', '.join(line[-1] for line in guesses[:8])}."
+    )
+    return figure
+
+
+def two_digits(value: float) -> str:
+    """A number as it is spoken: two digits, and no power of ten before a million."""
+    return f"{float(f'{value:.2g}'):,g}"
+
+
+@styled
+def stream_lengths(stream: Float[Tensor, "depths tokens"], **added: Float[Tensor, "layers tokens"]) -> Figure:
+    """The length of the residual stream at each depth, embedding first, and of what each layer's steps add to it.
+
+    Medians over the tokens, on a logarithmic axis, so that a short embedding is seen as well.
+    """
+    middle = stream.float().median(-1).values.tolist()
+    first = " and ".join(two_digits(float(values[0].float().median())) for values in added.values())
+    title = f"The embedding has length {two_digits(middle[0])}; layer 0 adds {first}"
+    figure = new_figure(title, 7.2, 2.9)
+    ax, depths = figure.subplots(), range(len(stream))
+    ax.plot(depths, middle, "o-", color=DARK, ms=4, lw=2, label="stream")
+    for (name, values), form in zip(added.items(), ("s--", "^:", "v-."), strict=False):
+        median = values.float().median(-1).values.tolist()
+        ax.plot(depths[1:], median, form, color=MIDDLE, ms=4, label=f"added by {name.replace('_', '-')}")
+    logarithmic(ax.yaxis, parts=(1, 2, 5))
+    label_axis(ax.xaxis, ["embedding", *(f"layer {number}" for number in depths[:-1])], 5.0)
+    ax.set_ylabel("median length")
+    figure.legend(frameon=False, loc="outside right center")
+    figure.alt = (
+        f"On a logarithmic axis the stream goes from a median length of {two_digits(middle[0])} at the embedding to "
+        f"{two_digits(middle[-1])} after the last layer; beside it what attention and feed-forward add in each layer."
+    )
+    return figure
+
+
+@styled
+def logit_parts(
+    names: Sequence[str], parts: Float[Tensor, "parts"], others: Float[Tensor, "parts"], words: tuple[str, str]
+) -> Figure:
+    """What each part of the stream adds to the logit of a word, one step a row, down to the whole logit.
+
+    Beside it the same for the word's lead: its parts less those of a second word's logit.
+    """
+    lead = parts.float() - others.float()
+    best, decisive = int(parts.argmax()), int(lead.argmax())
+    title = f"Largest share: {names[best]} for “{words[0]}”, {names[decisive]} for its lead"
+    high = 0.2 * (len(names) + 1)
+    figure = new_figure(title, 7.8, 1.3 + high)
+    panels = figure.subplots(1, 2)
+    heads = f"logit of “{words[0]}”", f"lead over “{words[1]}”"
+    for ax, values, head in zip(panels, (parts.float().tolist(), lead.tolist()), heads, strict=True):
+        done = 0.0
+        for row, value in enumerate(values):
+            look: dict[str, Any] = {"fc": MIDDLE} if value >= 0 else {"fc": "white", "hatch": "////"}
+            ax.barh(row, value, left=done, height=0.7, ec=DARK, lw=0.6, **look)
+            done += value
+            ax.plot((done, done), (row - 0.35, row + 1.35), color="#777777", lw=0.6)
+        ax.barh(len(values), done, height=0.7, fc=DARK, ec=DARK)
+        ax.use_sticky_edges = False
+        ax.axvline(0, color="black", lw=0.6)
+        label_axis(ax.yaxis, [*names, "sum"] if ax is panels[0] else [""] * (len(values) + 1), high)
+        numbers = ax.secondary_yaxis("right")
+        label_axis(numbers.yaxis, [f"{round(value, 1) + 0.0:+.1f}" for value in (*values, done)], high)
+        numbers.spines[:].set_visible(False)
+        ax.set(title=head, ylim=(len(values) + 0.6, -0.6), xlabel="added up (hatched: taken away)")
+    figure.alt = (
+        f"Two waterfalls of {len(names)} bars: the left adds up to the logit {float(parts.sum()):.1f} of “{words[0]}”, "
+        f"the largest part {float(parts[best]):+.1f} from {names[best]}; the right to its lead "
+        f"{float(lead.sum()):.1f} over “{words[1]}”, there {float(lead[decisive]):+.1f} from {names[decisive]}."
     )
     return figure

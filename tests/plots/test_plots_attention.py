@@ -58,8 +58,8 @@ def test_masks_are_counted_in_the_title_and_dark_where_a_query_may_look():
     positions = torch.arange(4)[None]
     keys = positions.masked_fill(positions < 1, NEVER)
     masks = {"causal": attention_mask(positions, positions)[0, 0], "one pad": attention_mask(positions, keys)[0, 0]}
-    figure = plots.mask_panels(masks, LABELS)
-    assert title(figure) == "Of 16 pairs of query and key, 10 pass “causal”, 6 pass “one pad”"
+    figure = plots.mask_panels(masks)
+    assert [ax.get_title("left") for ax in figure.axes] == ["causal: 10 of 16 pairs", "one pad: 6 of 16 pairs"]
     for ax, mask in zip(figure.axes, masks.values(), strict=True):
         image = ax.images[0]
         shades = image.cmap(image.norm(image.get_array()))
@@ -104,3 +104,20 @@ def test_the_looks_of_a_token_name_the_strongest_and_how_many_heads_agree():
     found = title(plots.token_looks(weights, LABELS[:3], "c"))
     assert found == "From “c” 2 of 3 heads look most at “b”, place 1; head 0 gives it 70%"
     assert title(plots.token_looks(weights[2:], LABELS[:3], "c")).startswith("From “c” 1 of 1 heads looks most at “c”")
+
+
+def test_the_title_of_masks_says_what_they_hide():
+    places = torch.arange(6)[None]
+    causal, window = attention_mask(places, places)[0, 0], attention_mask(places, places, 2)[0, 0]
+    assert title(plots.mask_panels({"causal": causal})) == "No query sees a later key, and every query all earlier ones"
+    both = plots.mask_panels({"causal": causal, "window": window})
+    assert title(both) == "No query sees a later key; “window” hides earlier ones, too"
+    assert [ax.get_title("left") for ax in both.axes] == ["causal: 21 of 36 pairs", "window: 11 of 36 pairs"]
+    assert title(plots.mask_panels({"all": torch.ones(3, 3).bool()})).startswith("A query sees later keys")
+
+
+def test_of_a_pad_that_looks_the_title_of_masks_says_nothing():
+    positions = (torch.arange(6)[None] - 2).clamp(min=0)
+    keys = positions.masked_fill(torch.arange(6)[None] < 2, NEVER)
+    found = title(plots.mask_panels({"pads": attention_mask(positions, keys)[0, 0]}))
+    assert found == "No query sees a later key; “pads” hides earlier ones, too"

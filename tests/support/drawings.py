@@ -234,7 +234,6 @@ DRAWINGS = {  # each from a number of tokens
     "growing_scores": lambda n: plots.growing_scores(
         [1, 2, 4, 8], [1 - 0.5 / n / 4**at for at in range(4)], [0.5 / n] * 4
     ),
-    "sight": lambda n: plots.sight({"causal": torch.ones(n, n).tril().bool(), "a window": torch.eye(n).bool()}),
     "weighted_sum": lambda n: plots.weighted_sum(
         torch.arange(3.0).softmax(0), n * torch.tensor([[0.0, 4.0], [4.0, 4.0], [4.0, -1.0]]), labels(3)
     ),
@@ -246,7 +245,11 @@ DRAWINGS = {  # each from a number of tokens
         [4096 * n, 1024 * n, 1024],
     ),
     "mask_panels": lambda n: plots.mask_panels(
-        {name: torch.ones(n, n).tril().bool() for name in ("causal", "window of 4", "left padding")}, labels(n)
+        {
+            "causal": torch.ones(n, n).tril().bool(),
+            "a window": torch.eye(n).bool(),
+            "left padding": torch.zeros(n, n).bool(),
+        }
     ),
     "mask_panels, one": lambda n: plots.mask_panels({"causal": torch.ones(n, n).tril().bool()}),
     "token_looks": lambda n: plots.token_looks(attention(8, n)[:, -1], labels(n), "␣wheelbarrow"),

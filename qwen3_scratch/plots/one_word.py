@@ -1,23 +1,21 @@
 """The first pictures: one word, followed from the question to the answer."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from matplotlib.colors import PowerNorm
-from matplotlib.patches import FancyBboxPatch, Patch, Rectangle
+from matplotlib.patches import Patch, Rectangle
 from torch import Tensor
 
 from ..tokenizer import Tokenizer
 from ..tracing import Trace
 from .canvas import (  # fmt: skip
     DARK,
-    LIT,
     MIDDLE,
     PALE,
+    SHARES,
     SMALL,
     Figure,
     colour_bar,
@@ -35,65 +33,10 @@ from .routing import routes
 __all__ = [
     "first_words",
     "right_with_notes",
-    "word_chips",
     "word_experts",
     "word_looks",
     "word_vectors",
 ]
-
-SHARES = PowerNorm(0.5, 0, 1)  # the scale of all attention weights: small ones stay visible
-
-
-# ---- one word on its way -----------------------------------------------------------------------------
-
-
-@styled
-def word_chips(
-    labels: Sequence[str],
-    places: Collection[int],
-    below: Sequence[int] = (),
-    named: str = "id",
-    written: int | None = None,
-) -> Figure:
-    """A text as its tokens, in lines as it is read; those at `places` are highlighted, and have a number `below`.
-
-    `named` says what these numbers are. From token number `written` on the model wrote them: a shaded ground.
-    """
-    word = labels[min(places)] if places else ""
-    times = {1: "once", 2: "twice"}.get(len(places), f"{len(places)} times")
-    title = f"“{word}” is there {times} among {len(labels)} tokens"
-    title += f"; below each token its {named}" if below else ""
-    lines, at, row = [], 0.0, 0
-    for number, label in enumerate(labels):
-        wide = 0.1 * max(len(label), len(str(below[number])) if below else 0, 1) + 0.14
-        if at + wide > 8.4:
-            at, row = 0.0, row + 1
-        lines.append((at, row, wide))
-        at = 0.0 if label.endswith("⏎") else at + wide + 0.05  # a line break ends the line here too
-        row += label.endswith("⏎")
-    step = 0.52 if below else 0.34
-    rows = lines[-1][1] + 1 if lines else 1
-    figure = new_figure(title, 8.8, 0.55 + step * rows)
-    ax = figure.subplots()
-    ax.set_axis_off()
-    ax.set(xlim=(0, 8.5), ylim=(rows * step, 0))
-    for number, (label, (left, line, wide)) in enumerate(zip(labels, lines, strict=True)):
-        lit, own = number in places, written is not None and number >= written
-        look: dict[str, Any] = {"fc": LIT if lit else "white", "ec": "black" if lit else "#777777"}
-        if own:  # a ground that is seen around a highlighted chip, too
-            ax.add_patch(
-                Rectangle((left - 0.03, line * step - 0.03), wide + 0.06, step, fc=PALE, ec="none", zorder=0.5)
-            )
-        chip = FancyBboxPatch((left + 0.02, line * step + 0.03), wide - 0.04, 0.25, boxstyle="round,pad=0.01")
-        chip.set(lw=1.6 if lit else 0.6, **look)
-        ax.add_patch(chip)
-        middle = left + wide / 2
-        ax.text(middle, line * step + 0.155, label, ha="center", va="center", weight="bold" if lit else None)
-        if below:
-            ax.text(middle, line * step + 0.38, str(below[number]), ha="center", va="center", fontsize=SMALL)
-    who = "" if written is None else " What the model wrote has a shaded ground."
-    figure.alt = f"The text in {len(labels)} boxes, one a token; the boxes of “{word}” are highlighted.{who}"
-    return figure
 
 
 @styled

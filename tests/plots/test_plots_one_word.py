@@ -5,33 +5,11 @@ import torch
 from drawings import passed
 
 from qwen3_scratch import plots
-from qwen3_scratch.plots.canvas import LIT, PALE
-from qwen3_scratch.plots.start import interval
+from qwen3_scratch.plots.one_word import interval
 
 
 def title(figure):
     return figure.get_suptitle().replace("\n", " ")
-
-
-def test_a_word_is_highlighted_at_every_place():
-    figure = plots.word_chips(["a", "coat", "⏎", "coat"], [1, 3], [1, 20, 3, 20], "id", written=2)
-    assert title(figure) == "“coat” is there twice among 4 tokens; below each token its id"
-    lit = [chip for chip in figure.axes[0].patches if chip.get_facecolor() == pytest.approx(colour(LIT))]
-    assert len(lit) == 2
-    assert [text.get_text() for text in figure.axes[0].texts if text.get_weight() == "bold"] == ["coat", "coat"]
-    ground = [patch for patch in figure.axes[0].patches if patch.get_facecolor() == pytest.approx(colour(PALE))]
-    assert len(ground) == 2  # what the model wrote, highlighted or not
-
-
-def colour(name):
-    from matplotlib.colors import to_rgba
-
-    return to_rgba(name)
-
-
-def test_a_line_break_ends_the_line():
-    first, broken, after = plots.word_chips(["a", "b⏎", "c"], [0]).axes[0].patches
-    assert first.get_bbox().y0 == broken.get_bbox().y0 < after.get_bbox().y0
 
 
 def test_two_vectors_are_compared_whole_and_shown_in_part():

@@ -1,9 +1,8 @@
-"""What the drawings of attention's steps say is what the numbers say."""
+"""What the diagrams of attention say is what the numbers say."""
 
 import torch
 
 from qwen3_scratch import plots
-from qwen3_scratch.model import NEVER, attention_mask
 
 
 def title(figure):
@@ -39,23 +38,6 @@ def test_every_shape_of_attention_is_written():
     assert title(figure) == "From 12 numbers a token to 4 heads of 5 and back: 2 query heads share a key/value head"
     assert title(plots.attention_shapes(12, 4, 4, 5, 7)).endswith("each head has its own")
     assert len(figure.axes[0].lines) == 4  # from each query head to the key head that it reads
-
-
-def test_the_title_of_masks_says_what_they_hide():
-    places = torch.arange(6)[None]
-    causal, window = attention_mask(places, places)[0, 0], attention_mask(places, places, 2)[0, 0]
-    assert title(plots.sight({"causal": causal})) == "No query sees a later key, and every query all earlier ones"
-    both = plots.sight({"causal": causal, "window": window})
-    assert title(both) == "No query sees a later key; “window” hides earlier ones, too"
-    assert [ax.get_title("left") for ax in both.axes] == ["causal: 21 of 36 pairs", "window: 11 of 36 pairs"]
-    assert title(plots.sight({"all": torch.ones(3, 3).bool()})).startswith("A query sees later keys")
-
-
-def test_of_a_pad_that_looks_the_title_of_masks_says_nothing():
-    positions = (torch.arange(6)[None] - 2).clamp(min=0)
-    keys = positions.masked_fill(torch.arange(6)[None] < 2, NEVER)
-    found = title(plots.sight({"pads": attention_mask(positions, keys)[0, 0]}))
-    assert found == "No query sees a later key; “pads” hides earlier ones, too"
 
 
 def test_growth_is_told_with_and_without_the_norm():

@@ -1,16 +1,14 @@
-"""Attention step by step: a weighted sum as vectors, every shape on the way, masks, and what QK-norm keeps small."""
+"""Attention as diagrams: a weighted sum as vectors, every shape on the way, and what QK-norm keeps small."""
 
-import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from .attention import mask_panels
 from .canvas import (  # fmt: skip
     DARK,
     MIDDLE,
@@ -25,7 +23,7 @@ from .canvas import (  # fmt: skip
     styled,
 )
 
-__all__ = ["attention_shapes", "growing_scores", "sight", "weighted_sum"]
+__all__ = ["attention_shapes", "growing_scores", "weighted_sum"]
 
 
 # ---- a weighted sum ----------------------------------------------------------------------------
@@ -183,27 +181,7 @@ def lead(ax: Axes, start: tuple[int, int | float], end: tuple[int, int | float],
         ax.text((x0 + x1) / 2, (y0 + y1) / 2, name, bbox=back, **where)
 
 
-# ---- masks and scores --------------------------------------------------------------------------
-
-
-@styled
-def sight(masks: Mapping[str, Bool[Tensor, "q_len k_len"]]) -> Figure:
-    """Masks of as many queries as keys side by side, dark where a query (row) may look at a key (column).
-
-    The title says whether any query sees a later key, and which mask hides earlier ones. A query that does not see
-    itself is a pad, of which it says nothing.
-    """
-    ahead = any(bool(mask.triu(1)[mask.diagonal()].any()) for mask in masks.values())
-    less = ", ".join(f"“{name}”" for name, mask in masks.items() if bool((~mask).tril(-1)[mask.diagonal()].any()))
-    title = "A query sees later keys" if ahead else "No query sees a later key"
-    title += f"; {less} hides earlier ones, too" if less else ", and every query all earlier ones"
-    figure = mask_panels(masks)
-    figure.suptitle(textwrap.fill(title, int(10.5 * figure.get_figwidth())), x=0.1 / figure.get_figwidth(), ha="left")
-    counts = [f"{name}: {int(mask.sum())} of {mask.numel()} pairs" for name, mask in masks.items()]
-    for ax, count in zip(figure.axes, counts, strict=True):
-        ax.set_title(count)
-    figure.alt = f"Squares of queries by keys, dark where a query may look. {title}. {', '.join(counts)}."
-    return figure
+# ---- scores ------------------------------------------------------------------------------------
 
 
 @styled

@@ -1,24 +1,17 @@
-"""Tokens as chips, the embedding as a map of words, and how the stream grows where nothing holds it back."""
+"""The embedding as a map of words, and how the stream grows where nothing holds it back."""
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from matplotlib import font_manager
-from matplotlib.axes import Axes
-from matplotlib.patches import FancyBboxPatch
 from torch import Tensor
 
-from ..errors import Error
 from .canvas import (
     DARK,
-    FONT,
     LIT,
     MIDDLE,
-    PALE,
     SMALL,
     Figure,
     draw_lines,
@@ -27,108 +20,11 @@ from .canvas import (
     new_figure,
     styled,
 )
+from .chips import text_width
 
-__all__ = ["embedding_map", "stream_growth", "token_chips"]
+__all__ = ["embedding_map", "stream_growth"]
 
-BEGIN, END = "<|im_start|>", "<|im_end|>"
-ROLES = {"user": PALE, "assistant": LIT}  # what others say is white
-WIDE, HIGH, GAP = 8.2, 0.3, 0.05  # inches: a line of chips, a chip with the space around it, between two chips
 LOOKS = (("o", DARK), ("s", "white"), ("^", MIDDLE), ("D", LIT), ("v", DARK), ("P", "white"))  # of kinds of words
-
-
-# ---- chips -----------------------------------------------------------------------------------------
-
-
-@styled
-def token_chips(labels: Sequence[str], special: Sequence[bool], sent: Sequence[str] = ()) -> Figure:
-    """A chip a token, dark where it is `special`; a chat has a block of lines for each turn, with the role before it.
-
-    A turn begins at `<|im_start|>`, and its role is the rest of that line. Where the last turn is open an empty chip
-    stands for what the model will write. With `sent`, the roles of the messages that were sent, the title says whether
-    the tokens hold other turns than these. Raises Error where not every token is said to be special or not.
-    """
-    if len(labels) != len(special):
-        raise Error(f"special: {len(special)} found, expected one for each of the {len(labels)} tokens")
-    turns = _turns(labels)
-    chat, open_end = BEGIN in labels, BEGIN in labels and END not in labels[turns[-1].start :]
-    left, lines = 0.95 if chat else 0.1, 0
-    chips: list[tuple[float, int, float, str, str, str]] = []  # left, line, width, label, shade, edge
-    roles = []
-    for turn in turns:
-        texts = [*labels[turn.start : turn.stop], *(["…"] if open_end and turn is turns[-1] else [])]
-        role = "".join(labels[turn.start + 1 : turn.stop]).partition("⏎")[0] if labels[turn.start] == BEGIN else ""
-        roles.append((lines, role))
-        at = left
-        for number, text in enumerate(texts):
-            wide = _inches(text) + 0.12
-            if at + wide > left + WIDE and at > left:
-                at, lines = left, lines + 1
-            open_chip = number == len(turn)
-            dark = not open_chip and special[turn.start + number]
-            shade = DARK if dark else "white" if open_chip else ROLES.get(role, "white") if chat else PALE
-            chips.append((at, lines, wide, text, shade, "--" if open_chip else "-"))
-            at += wide + GAP
-        lines += 1
-    count, dark_ones = len(labels), sum(map(bool, special))
-    if chat:
-        turns_said = "1 turn" if len(roles) == 1 else f"{len(roles)} turns"
-        title = f"{count} tokens in {turns_said}; {dark_ones} of them, the dark ones, are special"
-        closed = [role for _, role in roles[: len(roles) - open_end]]
-        title = _forged(closed, sent) if sent else title
-    else:
-        spaced = sum(label.startswith("␣") for label in labels)
-        title = f"{count} tokens, {spaced} of which bring the space before them"
-    figure = new_figure(title, left + WIDE + 0.15, 0.47 + HIGH * lines)
-    figure.set_layout_engine("none")
-    figure.suptitle(
-        figure.get_suptitle(), x=0.1 / figure.get_figwidth(), y=1 - 0.08 / figure.get_figheight(), ha="left"
-    )
-    ax = figure.add_axes((0, 0, 1, (HIGH * lines + 0.1) / figure.get_figheight()))
-    ax.set(xlim=(0, figure.get_figwidth()), ylim=(lines + 0.1 / HIGH, 0))
-    ax.set_axis_off()
-    for line, role in roles:
-        ax.text(0.1, line + 0.5, role, va="center", weight="bold")
-    for at, line, wide, text, shade, edge in chips:
-        _chip(ax, at, line, wide, shade, edge)
-        colour = "white" if shade == DARK else "black"
-        ax.text(at + wide / 2, line + 0.49, text, ha="center", va="center", fontsize=SMALL, color=colour)
-    said = (
-        f"in turns of {', '.join(role for _, role in roles)}, special ones dark" if chat else "words with their space"
-    )
-    figure.alt = f"Each of {count} tokens as a chip, {said}" + ("; the last turn is open." if open_end else ".")
-    return figure
-
-
-def _forged(closed: Sequence[str], sent: Sequence[str]) -> str:
-    """Whether there are turns that nobody sent: what was typed has then become one."""
-    left = list(closed)
-    for role in sent:
-        if role in left:
-            left.remove(role)
-    if left:
-        return f"What was typed became a turn of the {' and the '.join(left)}, which nobody sent"
-    return f"What was typed stays within its turn: {len(sent)} sent, {len(closed)} seen"
-
-
-def _turns(labels: Sequence[str]) -> list[range]:
-    """Where each turn begins and ends; what stands before the first one is one of its own."""
-    borders = sorted({0, *(number for number, label in enumerate(labels) if label == BEGIN)})
-    return [range(low, high) for low, high in zip(borders, [*borders[1:], len(labels)], strict=True)]
-
-
-def _chip(ax: Axes, left: float, line: int, wide: float, shade: str, edge: str) -> None:
-    """A box with round corners; the axis counts inches along and lines down."""
-    corners = "round,pad=0,rounding_size=0.05"
-    look: dict[str, Any] = {"fc": shade, "ec": "#555555", "lw": 0.7, "ls": edge, "mutation_aspect": 1 / HIGH}
-    ax.add_patch(FancyBboxPatch((left, line + 0.1), wide, 0.8, boxstyle=corners, **look))
-
-
-def _inches(text: str) -> float:
-    """How wide a label is."""
-    font = font_manager.get_font(font_manager.findfont(FONT))
-    font.set_size(SMALL, 72)
-    font.set_text(text)
-    return float(font.get_width_height()[0]) / 64 / 72
 
 
 # ---- the map of words ------------------------------------------------------------------------------
@@ -204,7 +100,7 @@ def _boxes(
     high = SMALL * 1.3 / 72
     taken: list[Box] = [(x - 0.05, y - 0.05, x + 0.05, y + 0.05) for x, y in places.tolist()]
     for number, (x, y) in enumerate(places.tolist()):
-        wide = _inches(labels[number]) + 0.04
+        wide = text_width(labels[number]) + 0.04
         for away in (0.07, 0.13, 0.2, 0.28):
             right, left, above, below = x + away, x - away - wide, y + away / 2, y - away / 2 - high
             beside = [(right, y - high / 2), (left, y - high / 2), (x - wide / 2, y + away)]

@@ -19,6 +19,7 @@ from .canvas import (  # fmt: skip
     SMALL,
     Figure,
     draw_lines,
+    half_interval,
     label_axis,
     logarithmic,
     new_figure,
@@ -285,8 +286,8 @@ def loss_over_gaps(losses: Mapping[str, Float[Tensor, "gaps chats"]], gaps: Sequ
     """
     first, *others = losses
     apart = {name: losses[name][-1:] - losses[first][-1:] for name in others}  # [1, chats]
-    less = [name for name, each in apart.items() if (each.mean() + interval(each)).item() < 0]
-    more = [name for name, each in apart.items() if (each.mean() - interval(each)).item() > 0]
+    less = [name for name, each in apart.items() if (each.mean() + half_interval(each)).item() < 0]
+    more = [name for name, each in apart.items() if (each.mean() - half_interval(each)).item() > 0]
     said = [f"{' and '.join(names)} {'lose' if len(names) > 1 else 'loses'} {how} than {first}"
             for names, how in ((less, "less"), (more, "more")) if names]  # fmt: skip
     title = f"At a gap of {gaps[-1]:,} {', '.join(said) or f'none can be told from {first}'}"
@@ -299,7 +300,7 @@ def loss_over_gaps(losses: Mapping[str, Float[Tensor, "gaps chats"]], gaps: Sequ
         for number, name in enumerate(names):
             _, marker, colour, _ = LINES[list(losses).index(name) % 4]
             places = [at + 0.16 * (number - (len(names) - 1) / 2) for at in range(len(gaps))]
-            mean, error = losses[name].mean(1).tolist(), interval(losses[name]).tolist()
+            mean, error = losses[name].mean(1).tolist(), half_interval(losses[name]).tolist()
             look: dict[str, Any] = {"color": colour, "ms": 5, "ls": "", "elinewidth": 1.1, "capsize": 2.5}
             ax.errorbar(places, mean, error, label=name, marker=marker, mfc="white" if number % 2 else colour, **look)
         label_axis(ax.xaxis, [f"{gap:,}" for gap in gaps], 4.4 if ax is panels[0] else 2.0)
@@ -317,12 +318,6 @@ def loss_over_gaps(losses: Mapping[str, Float[Tensor, "gaps chats"]], gaps: Sequ
     return figure
 
 
-def interval(values: Float[Tensor, "places n"]) -> Float[Tensor, "places"]:
-    """Half of the 95% interval of each row's mean."""
-    count = values.shape[1]
-    return 1.96 * values.std(1, correction=int(count > 1)) / math.sqrt(count)
-
-
 def draw_with_intervals(
     ax: Axes, places: Sequence[int], lines: Mapping[str, Float[Tensor, "places n"]], aside: float
 ) -> None:
@@ -331,5 +326,5 @@ def draw_with_intervals(
         form, marker, colour, width = LINES[number % 4]
         look: dict[str, Any] = {"ls": form, "marker": marker, "color": colour, "lw": width, "ms": 4}
         moved = [place + aside * number for place in places]
-        error = interval(values).tolist()
+        error = half_interval(values).tolist()
         ax.errorbar(moved, values.mean(1).tolist(), error, label=name, elinewidth=0.9, capsize=2, **look)

@@ -1,9 +1,10 @@
-"""What the figures of `qwen3_scratch.plots.tokens` say is what their numbers are."""
+"""Chips of tokens say what the tokens are."""
 
 import pytest
-import torch
 
 from qwen3_scratch import Error, plots
+from qwen3_scratch.plots.canvas import LIT, PALE
+from qwen3_scratch.plots.chips import HIGH
 
 CHAT = ["<|im_start|>", "user", "⏎", "Hi", "<|im_end|>", "⏎", "<|im_start|>", "assistant", "⏎"]
 
@@ -31,7 +32,7 @@ def test_token_chips_of_a_chat_put_each_turn_behind_its_role():
     figure = plots.token_chips(CHAT, special(CHAT))
     assert title(figure) == "9 tokens in 2 turns; 3 of them, the dark ones, are special"
     assert texts(figure) == ["user", "assistant", *CHAT, "…"]  # the last turn is open
-    lines = {text.get_text(): int(text.get_position()[1]) for text in figure.axes[0].texts[2:]}
+    lines = {text.get_text(): int(text.get_position()[1] / HIGH) for text in figure.axes[0].texts[2:]}
     assert (lines["Hi"], lines["…"]) == (0, 1)
     dark = [patch for patch in figure.axes[0].patches if patch.get_facecolor()[:3] == (8 / 255, 48 / 255, 107 / 255)]
     assert len(dark) == 3
@@ -57,39 +58,22 @@ def test_token_chips_say_whether_what_was_typed_became_a_turn():
     assert title(plots.token_chips(forged, special(forged), ["user"])) == said
 
 
-def test_embedding_map_counts_neighbours_of_a_kind_and_says_what_its_plane_holds():
-    vectors = torch.tensor([[3.0, 1, 0], [3, -1, 0], [-3, 1, 0], [-3, -1, 0]])
-    figure = plots.embedding_map(vectors, ["red", "blue", "Leo", "Mia"], ["colours", "colours", "names", "names"])
-    assert title(figure) == "In 3 dimensions all 4 words are nearest to one of their kind (by chance 1)"
-    ax = figure.axes[0]
-    assert ax.get_xlabel() == "first direction: 90% of the variance of these 4 words"
-    assert ax.get_ylabel() == "second direction: 10%"
-    assert sorted(text.get_text() for text in ax.texts) == ["Leo", "Mia", "blue", "red"]
-    points = torch.tensor([[*point] for marks in ax.collections for point in marks.get_offsets().tolist()])
-    torch.testing.assert_close(points.abs(), vectors[:, :2].abs())
+def test_a_word_is_highlighted_at_every_place():
+    figure = plots.word_chips(["a", "coat", "⏎", "coat"], [1, 3], [1, 20, 3, 20], "id", written=2)
+    assert title(figure) == "“coat” is there twice among 4 tokens; below each token its id"
+    lit = [chip for chip in figure.axes[0].patches if chip.get_facecolor() == pytest.approx(colour(LIT))]
+    assert len(lit) == 2
+    assert [text.get_text() for text in figure.axes[0].texts if text.get_weight() == "bold"] == ["coat", "coat"]
+    ground = [patch for patch in figure.axes[0].patches if patch.get_facecolor() == pytest.approx(colour(PALE))]
+    assert len(ground) == 2  # what the model wrote, highlighted or not
 
 
-def test_embedding_map_counts_a_word_among_strangers_as_such():
-    vectors = torch.tensor([[1.0, 0.1], [1.0, 0.2], [0.1, 1.0]])
-    figure = plots.embedding_map(vectors, ["red", "blue", "Leo"], ["colours", "colours", "names"])
-    assert title(figure) == "In 2 dimensions 2 of 3 words are nearest to one of their kind (by chance 1)"
+def colour(name):
+    from matplotlib.colors import to_rgba
+
+    return to_rgba(name)
 
 
-def test_embedding_map_of_one_word_speaks_of_no_neighbour():
-    assert title(plots.embedding_map(torch.ones(1, 3), ["a"], ["letters"])) == (
-        "A word alone has no neighbour on the map"
-    )
-
-
-@pytest.mark.parametrize(
-    ("ends", "said"),
-    [
-        (9.6e6, "ends 1,000,000 times as long as with it"),
-        (19.2, "ends 2 times as long as with it"),
-        (float("inf"), "leaves the range of numbers in layer 0"),
-    ],
-    ids=["far", "near", "lost"],
-)
-def test_stream_growth_compares_the_ends(ends, said):
-    figure = plots.stream_growth(torch.tensor([[1.0], [9.6]]), torch.tensor([[1.0], [ends]]))
-    assert title(figure) == f"Without the division the stream {said}"
+def test_a_line_break_ends_the_line():
+    first, broken, after = plots.word_chips(["a", "b⏎", "c"], [0]).axes[0].patches
+    assert first.get_bbox().y0 == broken.get_bbox().y0 < after.get_bbox().y0

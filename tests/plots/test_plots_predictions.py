@@ -1,0 +1,25 @@
+"""What attribution and the stream's length show is what the numbers are."""
+
+import pytest
+import torch
+
+from qwen3_scratch import plots
+
+
+def title(figure):
+    return figure.get_suptitle().replace("\n", " ")
+
+
+def test_a_short_embedding_is_seen_on_a_logarithmic_axis():
+    figure = plots.stream_lengths(torch.tensor([[1.4], [64.0]]), attention=torch.tensor([[41.0]]))
+    assert title(figure) == "The embedding has length 1.4; layer 0 adds 41"
+    assert figure.axes[0].get_yscale() == "log"
+
+
+def test_the_parts_of_a_logit_add_up_to_it_and_to_its_lead():
+    names = ["embedding", "layer 0 attention", "layer 0 experts"]
+    figure = plots.logit_parts(names, torch.tensor([1.0, 5.0, 3.0]), torch.tensor([0.5, 6.0, -1.0]), ("x", "y"))
+    assert title(figure) == "Largest share: layer 0 attention for “x”, layer 0 experts for its lead"
+    for ax, whole in zip(figure.axes, (9.0, 3.5), strict=True):
+        *parts, total = [bar.get_width() for bar in ax.patches]
+        assert sum(parts) == pytest.approx(whole) == total

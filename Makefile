@@ -19,6 +19,9 @@ STORED    := $(shell mktemp -u $(VENV)/stored.XXXXXX)
 SHAPES := --jaxtyping-packages=qwen3_scratch,beartype.beartype
 SHAPED := $(addprefix tests/,model fast inside learning plots generation/test_sampling.py tiny/test_evaluate.py)
 
+# Where something compiles, so that the others are not read for it.
+COMPILED = $(shell grep --recursive --files-with-matches --word-regexp --include='test_*.py' mark.compiled tests)
+
 BENCHMARKS := decode prefill load context experts tiny roofline products int8
 
 # `make test` keeps one case of each kind; `make proof` leaves nothing out.
@@ -38,6 +41,9 @@ ORACLE := 'mlx-lm[cpu]'  # a second implementation to compare with, where it has
 override MODEL  := $(value MODEL)
 override PROMPT := $(value PROMPT)
 export MODEL PROMPT
+
+# A suite starts hundreds of processes: without compiled files kept beside the source each would compile all anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help run test proof lint unit notebooks fuzz real bench lab explorer refresh train exercises grade clean
@@ -66,7 +72,7 @@ unit: $(VENV)/.test-ready ## run the tests; those that compile apart, since chec
 	@failed=0; run() { $(ALONE) $(BIN)/python -m pytest -q $(SPREAD) "$$@" || failed=1; }; \
 	  run $(SHAPES) -m "not compiled $(LEFT_OUT)" $(SHAPED); \
 	  test "$(SHAPED)" = tests || run -m "not compiled $(LEFT_OUT)" tests $(SHAPED:%=--ignore=%); \
-	  export JAXTYPING_DISABLE=1; run -m "compiled $(LEFT_OUT)" tests; exit $$failed
+	  export JAXTYPING_DISABLE=1; run -m "compiled $(LEFT_OUT)" $(COMPILED); exit $$failed
 
 notebooks: $(VENV)/.test-ready ## run the notebooks and compare their outputs with those in git
 ifeq ($(NOTEBOOKS),)

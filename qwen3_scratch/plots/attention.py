@@ -69,7 +69,7 @@ def head_lengths(
     """
     spread = [float(lengths.max() / lengths.min()) for lengths in (before, after)]
     title = (
-        f"Before QK-norm the longest {name} is {spread[0]:.1f} times as long as the shortest, after it {spread[1]:.1f}"
+        f"Before QK-norm the longest {name} is {spread[0]:.1f} times as long as the shortest, after it {spread[1]:.1f} times"
     )
     figure = new_figure(title, 8.0, 2.7)
     ax, heads = figure.subplots(), range(len(before))

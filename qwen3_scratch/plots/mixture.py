@@ -81,7 +81,7 @@ def mixture_layer(route: Route, labels: Sequence[str]) -> Figure:
             ax.add_patch(Rectangle(corner, 0.7 * wide, 0.38 * share, fc=face, ec=DARK, lw=0.6))
             if experts <= 4:
                 above = (corner[0] + 0.35 * wide, corner[1] - 0.02)
-                ax.text(*above, f"{share:.2f}", fontsize=SMALL - 1, ha="center", va="bottom")
+                ax.text(*above, f"{share:.3g}", fontsize=SMALL - 1, ha="center", va="bottom")
         for weight, expert in zip(weights, chosen, strict=True):
             look = {"ec": DARK if weight >= 0.5 else MIDDLE, "lw": 0.4 + 3 * weight}
             bend(ax, (2.7, y), (3.95, columns[expert]), **look)

@@ -18,7 +18,7 @@ BOXES = (  # part, left, bottom, width, height, text, notebook
     ("qkv", 1.9, 1.98, 0.48, 0.5, "q, k", "04"), ("qkv", 2.88, 1.1, 0.36, 0.5, "v", "04"),
     ("qk_norm", 2.52, 1.98, 0.74, 0.5, "QK-norm", "06"), ("rope", 3.4, 1.98, 0.52, 0.5, "rope", "05"),
     ("cache", 3.4, 1.1, 0.8, 0.5, "k, v cache", "09"), ("attention", 4.3, 1.98, 0.88, 0.5, "attention", "04, 06"),
-    ("attention", 4.44, 1.1, 0.68, 0.5, "o_proj", "04, 06"),
+    ("o_proj", 4.44, 1.1, 0.68, 0.5, "o_proj", "04, 06"),
     ("rms_norm", 5.3, 1.1, 0.82, 0.5, "rms_norm", "03"), ("router", 5.36, 1.98, 0.7, 0.5, "router", "07"),
     ("experts", 6.26, 1.98, 0.88, 0.5, "experts", "07"), ("rms_norm", 7.7, 0.4, 1.15, 0.5, "rms_norm", "03"),
     ("head", 7.7, 1.1, 1.15, 0.5, "output head", "08"), ("sampling", 7.7, 1.8, 1.15, 0.5, "sampling", "10"),

@@ -28,8 +28,7 @@ from qwen3_scratch.checkpoints.adapters import SETTINGS, TENSORS
 from qwen3_scratch.checkpoints.weights import tensor_tree
 from qwen3_scratch.devices.slices import Place, own_slot, shard_weights
 
-peft = pytest.importorskip("peft", reason="peft, with which adapters are compared, is not installed")
-
+REASON = "peft, with which adapters are compared, is not installed"  # imported only where it is used: seconds
 MODELS = {
     "tied": small_config(num_hidden_layers=2, num_experts=4, tie_word_embeddings=True),
     "untied, with biases": small_config(num_hidden_layers=2, num_experts=4, attention_bias=True, mlp_only_layers=(1,)),
@@ -79,6 +78,7 @@ def base(folder: Path, config: Config) -> Path:
 def adapter(folder: Path, model: Path, **settings) -> Path:
     """An adapter of random numbers, as peft saves it."""
     settings = {"r": 2, "lora_alpha": 6, "task_type": "CAUSAL_LM", **settings}
+    peft = pytest.importorskip("peft", reason=REASON)
     made = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(model), peft.LoraConfig(**settings))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -90,6 +90,7 @@ def adapter(folder: Path, model: Path, **settings) -> Path:
 
 
 def by_peft(folder: Path, model: Path, token_ids: torch.Tensor, **options) -> torch.Tensor:
+    peft = pytest.importorskip("peft", reason=REASON)
     found = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model, **options), folder).eval()
     with torch.no_grad():
         return found(token_ids).logits

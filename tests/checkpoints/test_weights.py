@@ -278,7 +278,8 @@ def test_a_tensor_in_two_shards_that_differ_is_refused(tmp_path, tensors, other)
 
 
 def test_each_header_is_read_once_however_many_tensors_two_shards_share(tmp_path, tensors, monkeypatch):
-    write_shards(tmp_path, tensors, tensors)
+    shared = {name: tensors[name] for name in list(tensors)[:9]}  # the index names both files
+    write_shards(tmp_path, tensors, shared)
     read = []
     monkeypatch.setattr(shards, "header_of", lambda path, of=shards.header_of: read.append(path) or of(path))
     assert set(shards.tensor_files(tmp_path)) == set(tensors)

@@ -17,7 +17,7 @@ def title(figure):
 def test_lengths_are_compared_over_all_heads_and_tokens():
     before, after = torch.tensor([[2.0, 9.0], [3.0, 4.0]]), torch.tensor([[4.0, 4.0], [6.0, 5.0]])
     figure = plots.head_lengths(before, after, "q")
-    assert title(figure) == "Before QK-norm the longest q is 4.5 times as long as the shortest, after it 1.5"
+    assert title(figure) == "Before QK-norm the longest q is 4.5 times as long as the shortest, after it 1.5 times"
     bars = [(bar.get_y(), bar.get_y() + bar.get_height()) for bar in figure.axes[0].patches]
     assert bars == [(2.0, 9.0), (3.0, 4.0), (4.0, 4.0), (5.0, 6.0)]
 

@@ -41,6 +41,7 @@ function keepingFocus(draw) {
   const places = [
     had.id && `#${had.id}`,
     name && `${box.id ? `#${box.id}` : `[data-lane="${box.dataset.lane}"]`} [data-${name}="${had.dataset[name]}"]`,
+    had.matches(".lane .chip") && `#lanes [data-token="${had.dataset.token}"]`, // of the lane that is left
     had.matches(".undo") && "#undo-all",
     section && `#${section.id}`,
   ];

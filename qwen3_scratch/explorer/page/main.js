@@ -104,9 +104,10 @@ async function runAll(page) {
         shown = performance.now();
       }
       if (own !== page.busy) return;
+      const growing = page.runs.filter((run) => !run.finished);
       open = open.filter((lane) => !lane.next().done);
       if (state.pace !== "once") draw();
-      if (page.stepping && state.pace === "step") byId("spoken").textContent = page.runs.map((run) => newest(page, run)).join(" — ");
+      if (page.stepping && state.pace === "step") setText("spoken", growing.map((run) => newest(page, run)).join(" — "));
     }
     if (own !== page.busy) return;
     draw();

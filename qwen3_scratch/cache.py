@@ -96,11 +96,11 @@ class KVCache:
             raise Error(
                 f"cache: padding after a row's tokens, expected it before them, since {reason}: pad on the left"
             )
-        self.start, self.length = self.length, self.length + new
-        self.slots = {capacity: self._slots(capacity) for capacity in self.positions}
+        start, self.length = self.length, self.length + new
+        self.slots = {capacity: self._slots(capacity, start) for capacity in self.positions}
         for capacity, positions in self.positions.items():
             positions[:, self.slots[capacity]] = key_positions
-        self.upcoming = torch.maximum(self.upcoming, key_positions.masked_fill(key_positions == NEVER, -1).amax(-1) + 1)
+        self.upcoming = torch.maximum(self.upcoming, key_positions.masked_fill(padding, -1).amax(-1) + 1)
 
     def rewind(self, tokens: int) -> None:
         """Forgets the last `tokens` of every row, padding counted, as if they had never come; all of them: a reset.
@@ -110,7 +110,7 @@ class KVCache:
         """
         self.furthest, tokens = max(self.furthest, self.length), whole_number("cache", "tokens to rewind by", tokens, 0)
         left = self.length - tokens
-        if not 0 <= left <= self.length:
+        if left < 0:
             raise Error(f"cache: rewind by {tokens} tokens, expected 0 to {self.length}, which are held: ask for fewer")
         if self.chunk is not None and 0 < left < self.furthest - self.chunk and min(self.capacities) < self.furthest:
             most = max(0, self.length - self.furthest + self.chunk)
@@ -163,11 +163,11 @@ class KVCache:
         self.values[layer][:, :, slots] = v
         return self.keys[layer][:, :, :held], self.values[layer][:, :, :held]
 
-    def _slots(self, capacity: int) -> slice | Tensor:
-        """Where this call's tokens go: the next free slots, which in a ring are those of the oldest tokens."""
+    def _slots(self, capacity: int, start: int) -> slice | Tensor:
+        """Where the tokens from `start` on go: the next free slots, which in a ring are those of the oldest tokens."""
         if self.length <= capacity:
-            return slice(self.start, self.length)
-        return torch.arange(self.start, self.length) % capacity
+            return slice(start, self.length)
+        return torch.arange(start, self.length) % capacity
 
 
 def capacities(config: Config, max_length: int, chunk: int | None) -> list[int]:

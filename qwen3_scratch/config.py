@@ -1,6 +1,6 @@
 """The sizes and choices that fix a Qwen3 model, what follows from them, and what is asked of each.
 
-`checkpoints.config_json` reads and writes them as config.json.
+`checkpoints.config_json` reads them from config.json; `Config.to_dict` is what is written there.
 """
 
 import sys
@@ -297,7 +297,7 @@ def check_relations(config: Config) -> None:
         must(config.intermediate_size >= 1, "intermediate_size", "at least 1, since there are dense layers")
     if config.sliding_window is not None:
         window = config.sliding_window
-        must(isinstance(window, int) and 1 <= window <= LARGEST, "sliding_window", f"at least 1 and at most {LARGEST}")
+        must(1 <= window <= LARGEST, "sliding_window", f"at least 1 and at most {LARGEST}")
     kinds, count = {"full_attention", "sliding_attention"}, config.num_hidden_layers
     must(len(config.layer_types) == count, "layer_types", f"one entry for each of the {count} layers")
     must(set(config.layer_types) <= kinds, "layer_types", "'full_attention' or 'sliding_attention' in each entry")

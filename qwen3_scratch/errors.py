@@ -2,6 +2,7 @@
 
 import operator
 import reprlib
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -33,6 +34,11 @@ def one_line(text: object) -> str:
     """What a library says, or a name from a file: nothing in it breaks the line or commands the terminal."""
     found = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in str(text))
     return found if len(found) <= 300 else f"{found[:300]}..."
+
+
+def first_of(names: Sequence[str]) -> str:
+    """The first of some names as a message quotes it, and how many more there are."""
+    return one_line(names[0]) + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
 def whole_number(where: str, name: str, found: Any, least: int = 1) -> int:

@@ -3,6 +3,7 @@
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
+from itertools import takewhile
 from typing import Any, NamedTuple, overload
 
 import torch
@@ -76,8 +77,7 @@ class Conversation:
     def resume(self, checkpoint: Checkpoint, prompt: list[int], length: int) -> tuple[KVCache, list[int]]:
         """A cache with room for `length` tokens that holds the beginning of the prompt, and the rest to be read."""
         pairs = zip(self.token_ids, prompt[:-1], strict=False)  # one at least is read, since its logits are wanted
-        common = next((place for place, (held, asked) in enumerate(pairs) if held != asked), None)
-        common = min(len(self.token_ids), len(prompt) - 1) if common is None else common
+        common = len([*takewhile(lambda pair: pair[0] == pair[1], pairs)])
         cache = self.cache if self.weights is checkpoint.weights else None
         rope = checkpoint.config.rope_parameters
         trained = rope.get("original_max_position_embeddings", checkpoint.config.max_position_embeddings)

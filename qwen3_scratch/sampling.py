@@ -1,6 +1,5 @@
 """Logits -> the next token: penalties, temperature, top-k, top-p, min-p, and a draw that one number decides."""
 
-import sys
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
@@ -13,7 +12,6 @@ from .errors import Error, shown
 
 NOT_FINITE = -1  # stands for a token where the logits are NaN or infinite
 LEAST, MOST = 1e-30, 1e30  # what a number beyond is taken for: in fp32 it would be 0 or infinite, and 0 / 0 is none
-LARGEST = sys.float_info.max
 
 
 class Sampling(NamedTuple):
@@ -30,7 +28,7 @@ class Sampling(NamedTuple):
 
 RANGES = {
     "temperature": (lambda value: value >= 0, "a number, 0 (greedy) or more"),
-    "top_k": (lambda value: value >= 0 and isinstance(value, int), "a whole number, 0 (off) or more"),
+    "top_k": (lambda value: value >= 0, "a whole number, 0 (off) or more"),
     "top_p": (lambda value: 0 < value <= 1, "a number above 0 and at most 1"),
     "min_p": (lambda value: 0 <= value <= 1, "a number between 0 and 1"),
     "repetition_penalty": (lambda value: value > 0, "a number above 0, where 1 changes nothing"),
@@ -44,7 +42,7 @@ def check_sampling(sampling: Sampling) -> Sampling:
     found = Sampling(*map(own_number, sampling))
     for name, (holds, expected) in RANGES.items():
         value = getattr(found, name)
-        if type(value) not in (int, float) or not (name == "top_k" or abs(value) <= LARGEST) or not holds(value):
+        if not fits(value, int if name == "top_k" else float) or not holds(value):
             given = shown(getattr(sampling, name))
             raise Error(f"{name} is {given}, expected {expected}: mend the argument or generation_config.json")
     return found
@@ -167,8 +165,7 @@ def choose(
         logits = penalise_repetition(widened(logits), seen, sampling.repetition_penalty)
     if sampling.presence_penalty or sampling.frequency_penalty:
         assert counts is not None
-        penalties = sampling.presence_penalty, sampling.frequency_penalty
-        logits = penalise_counts(widened(logits), counts, *penalties)
+        logits = penalise_counts(widened(logits), counts, sampling.presence_penalty, sampling.frequency_penalty)
     logits = logits.masked_fill(barred, -torch.inf)
     if sampling.temperature == 0:
         found = widened(logits).argmax(dim=-1)  # of bf16 it takes four times as long

@@ -154,6 +154,7 @@ def slot_changes(
         return
     matrix = f"{experts}.{'gate_up_proj' if inner else 'down_proj'}"
     slices = {"gate_proj": slice(0, size), "up_proj": slice(size, 2 * size)} if inner else {"down_proj": slice(None)}
+    scale = scale_of(matrix, parts, count, settings)
     for expert in range(count):
         for projection, mine in slices.items():
             fields: dict[str, Any] = {}
@@ -161,7 +162,7 @@ def slot_changes(
                 fields = {"instead": whole[expert, mine]}
             elif up is not None and down is not None:
                 own = up.reshape(rows, -1, count)[mine, :, expert], down.reshape(count, -1, columns)[expert]
-                fields = {"up": own[0], "down": own[1], "scale": scale_of(matrix, parts, count, settings)}
+                fields = {"up": own[0], "down": own[1], "scale": scale}
             yield f"{experts}.{expert}.{projection}.weight", fields
 
 
@@ -191,11 +192,12 @@ def checked_settings(path: Path) -> dict[str, Any]:
         raise Error(f"{path}: {said}, expected a finite number, and an object of such: mend {SETTINGS}")
     for pattern in patterns:
         try:
-            assert not may_never_end(pattern)
-            re.compile(pattern)
-        except (re.error, AssertionError, RecursionError):
+            sound = bool(re.compile(pattern)) and not may_never_end(pattern)
+        except (re.error, RecursionError):
+            sound = False
+        if not sound:
             expected = "expected a name, or a regular expression that reads a name in one way"
-            raise Error(f"{path}: alpha_pattern has {shown(pattern)}, {expected}: do not trust it") from None
+            raise Error(f"{path}: alpha_pattern has {shown(pattern)}, {expected}: do not trust it")
     return {**found, "alpha_pattern": patterns}
 
 

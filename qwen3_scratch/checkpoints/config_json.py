@@ -1,4 +1,4 @@
-"""config.json <-> a Config that holds what it promises.
+"""config.json -> a Config that holds what it promises.
 
 Both spellings of the keys are read: transformers 4 (`num_experts`, `rope_theta`, `rope_scaling`, `torch_dtype`)
 and transformers 5 (`num_local_experts`, `rope_parameters`, `dtype`). Both families are read: `qwen3_moe` and the

@@ -4,13 +4,14 @@ Read are all spellings that transformers reads, and those of common wrappers. Wh
 what would change the numbers is refused.
 """
 
+import re
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..config import Config
-from ..errors import Error, one_line, shown
+from ..errors import Error, first_of, one_line, shown
 from ..trust.shards import INDEX, SINGLE, header_of, tensor_files
 
 STORED = ("F64", "F32", "BF16", "F16")  # how safetensors names the kinds of numbers read here
@@ -28,6 +29,8 @@ QUANTISED = {  # the last word of a name, and who writes it
 }  # fmt: skip
 UNQUANTISED = "fetch the unquantised ones from the original repository, which the model card names as its base model"
 Part = tuple[int | slice, ...]
+
+LAYER = re.compile(r"model\.layers\.([0-9]{1,9})\.")
 
 
 class Slot(NamedTuple):
@@ -195,7 +198,7 @@ def source_of(slot: Slot, there: dict[str, str], files: dict[str, Path], config:
 
 def lacking(missing: list[str], there: dict[str, str], slots: dict[str, Slot]) -> str:
     """The sentence about tensors that are not there, and about what is there in their place."""
-    found = one_line(missing[0]) + (f" and {len(missing) - 1} more" if len(missing) > 1 else "") + " missing"
+    found = f"{first_of(missing)} missing"
     if missing == ["lm_head.weight"]:
         hint = "these are a backbone's alone, and tie_word_embeddings is false in config.json"
         return f"tensor {found}, expected a head: {hint}; fetch the whole model"
@@ -209,7 +212,7 @@ def lacking(missing: list[str], there: dict[str, str], slots: dict[str, Slot]) -
 
 
 def left_out(unused: list[str], config: Config, where: Path | str, count: int) -> list[str]:
-    """A note for what no token passes through, as in the reference: other heads, layers behind the last.
+    """A note for what no token passes through, as in the reference: other heads, layers after the last.
 
     Error for the rest, which the reference would pass over: a bias, a norm or a part of a head that should count.
     """
@@ -218,23 +221,21 @@ def left_out(unused: list[str], config: Config, where: Path | str, count: int) -
         words = name.split(".")
         if words[0] not in ("model", "lm_head") and "lora_" not in name:
             heads.append(name)
-        elif words[:2] == ["model", "layers"] and words[2].isdecimal() and int(words[2]) >= config.num_hidden_layers:
-            layers.add(int(words[2]))
+        elif (found := LAYER.match(name)) and int(found[1]) >= config.num_hidden_layers:
+            layers.add(int(found[1]))
         else:
             surplus.append(name)
     if surplus:
-        found = one_line(surplus[0]) + (f" and {len(surplus) - 1} more" if len(surplus) > 1 else "") + " surplus"
         hint = "config.json describes another model"
-        raise Error(f"{where}: tensor {found}, expected the {count} that config.json implies: {hint}")
+        raise Error(
+            f"{where}: tensor {first_of(surplus)} surplus, expected the {count} that config.json implies: {hint}"
+        )
     notes = []
     if heads:
-        more = f" and {len(heads) - 1} more" if len(heads) > 1 else ""
-        notes.append(
-            f"{where}: tensor {one_line(heads[0])}{more} is of another head than the language model's: left out"
-        )
+        notes.append(f"{where}: tensor {first_of(heads)} is of another head than the language model's: left out")
     if layers:
-        found = f"has {max(layers) + 1} layers, config.json {config.num_hidden_layers}"
-        notes.append(f"{where}: {found}: those behind are left out")
+        there = f"has {max(layers) + 1} layers, config.json {config.num_hidden_layers}"
+        notes.append(f"{where}: {there}: those after them are left out")
     return notes
 
 

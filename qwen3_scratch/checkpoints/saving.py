@@ -52,10 +52,13 @@ def save_weights(folder: Path, weights: Weights, config: Config, *, max_shard_si
 def write_weights(folder: Path, weights: Weights, config: Config, max_shard_size: int = MAX_SHARD_SIZE) -> None:
     """The files of `save_weights` in an empty folder. Of a model on a GPU one shard at a time is copied to the CPU."""
     shards: list[dict[str, Tensor]] = [{}]
+    size = 0  # of the last shard, in bytes
     for name, tensor in named_tensors(weights, config):
-        if shards[-1] and sum(held.nbytes for held in shards[-1].values()) + tensor.nbytes > max_shard_size:
+        if shards[-1] and size + tensor.nbytes > max_shard_size:
             shards.append({})
+            size = 0
         shards[-1][name] = tensor.detach()
+        size += tensor.nbytes
     count = len(shards)
     names = [f"model-{n:05d}-of-{count:05d}.safetensors" for n in range(1, count + 1)] if count > 1 else [SINGLE]
     for name, shard in zip(names, shards, strict=True):

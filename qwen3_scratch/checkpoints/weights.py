@@ -70,7 +70,6 @@ def init_weights(
     check_device(device)
     dtype = dtype if dtype is torch.float64 else dtype_of(config, "config", dtype)
     generator = torch.Generator().manual_seed(whole_number("init_weights", "seed", seed, least=-(2**63)))
-    dtype = dtype or dtype_of(config, "config")
 
     def drawn(slots: list[Slot]) -> dict[str, Tensor]:
         fields = empty_fields(slots, dtype, device)

@@ -70,7 +70,7 @@ def ranks(
             store.set(f"left/{rank}", "")
         except BaseException as failure:
             over.set()
-            reason = "" if from_others(failure) else one_line(failure)
+            reason = "" if from_others(failure) else reason_of(failure)
             if not isinstance(failure, (Error, Lost, RuntimeError)):  # a mistake in the program shows itself
                 store.set(f"reason/{rank}", reason)
                 raise
@@ -101,7 +101,7 @@ def gather(store: dist.Store, world: int, timeout: int | float) -> None:
         time.sleep(0.05)
 
 
-def one_line(failure: BaseException) -> str:
+def reason_of(failure: BaseException) -> str:
     text = str(failure) if isinstance(failure, Error) else f"{type(failure).__name__}: {failure}"
     return text.partition("\n")[0]
 

@@ -238,7 +238,7 @@ def compiled_by(ops: Ops, checkpoint: Checkpoint, cache: KVCache, pick: Pick) ->
     def advance(tokens: Tensor) -> Tensor:
         cache.check_room(len(tokens), 1)
         start.fill_(cache.length)
-        cache.start, cache.length = cache.length, cache.length + 1
+        cache.length += 1
         return pick(decode_step(steps, checkpoint, tokens, cache, start))
 
     return advance
@@ -264,7 +264,7 @@ def recorded(steps: Steps, checkpoint: Checkpoint, cache: KVCache, pick: Pick, s
         start.fill_(cache.length)
         tokens.copy_(new)
         graph.replay()
-        cache.start, cache.length = cache.length, cache.length + 1
+        cache.length += 1
         return tokens
 
     return advance

@@ -104,7 +104,7 @@ def _certificates(value: str) -> str | None:
 
 
 def _word(value: str) -> str | None:
-    return None if value.isascii() and (value.isprintable() or not value) else "one line of ASCII"
+    return None if value.isascii() and value.isprintable() else "one line of ASCII"
 
 
 Check = Callable[[str], str | None]  # what is expected where the value means nothing

@@ -27,7 +27,10 @@ ExpertParallel = Annotated[int, EXPERT_PARALLEL]
 Int8 = Annotated[bool, typer.Option("--int8", help="Decode compiled, from a copy of the weights in 8 bits.")]
 Raw = Annotated[bool, typer.Option("--raw", help="Continue the text as it stands, without the chat format.")]
 ExpertDispatch = Annotated[
-    str | None, typer.Option(help="With experts dealt out: `own-experts` (default) adds up, `all-to-all` sends tokens.")
+    str | None,
+    typer.Option(
+        help="With experts dealt out: `own-experts` (so without it) adds answers up, `all-to-all` sends tokens."
+    ),
 ]
 UsageError: Any = typer.BadParameter.__base__  # typer gives this no name of its own
 

@@ -15,7 +15,7 @@ from ..checkpoints.verifying import verify as verdicts_of
 from ..checkpoints.weights import DTYPES
 from ..devices.launch import TIMEOUT, agree, ranks, started_by_torchrun
 from ..devices.slices import DISPATCH, load_slices
-from ..errors import Error, shown
+from ..errors import Error, first_of, shown
 from ..explorer import write
 from ..generation import Conversation, stream
 from ..hub.download import fetch, find_snapshot
@@ -29,6 +29,7 @@ from .command_line import (
     TENSOR_PARALLEL,
     Device,
     Dtype,
+    ExpertDispatch,
     ExpertParallel,
     Int8,
     Model,
@@ -98,12 +99,7 @@ def generate_command(
     revision: Revision = None,
     tensor_parallel: TensorParallel = 1,
     expert_parallel: ExpertParallel = 1,
-    expert_dispatch: Annotated[
-        str | None,
-        typer.Option(
-            help="With experts dealt out: `own-experts` (so without it) adds answers up, `all-to-all` sends tokens."
-        ),
-    ] = None,
+    expert_dispatch: ExpertDispatch = None,
     rank_timeout: Annotated[
         float, typer.Option(min=1, help="Seconds that a process waits for one that is slow (torchrun).")
     ] = TIMEOUT,
@@ -288,8 +284,7 @@ def verify_command(
         say(verdict_line(verdict))
         wrong += [verdict.name] if verdict.right is False else []
     if wrong:
-        others = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-        raise Error(f"{folder}: {wrong[0]}{others} wrong or missing, expected what the hub has: download it again")
+        raise Error(f"{folder}: {first_of(wrong)} wrong or missing, expected what the hub has: download it again")
 
 
 @app.command()

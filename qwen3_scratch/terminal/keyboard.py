@@ -18,7 +18,8 @@ def prepare_input() -> None:
         stdin.reconfigure(encoding="utf-8-sig", errors="strict", newline=None)
 
 
-def checked(text: str) -> str:
+def without_zero_bytes(text: str) -> str:
+    """The same text. Raises Error where it holds zero bytes."""
     if "\0" in text:
         raise Error(WIDE)
     return text
@@ -28,7 +29,7 @@ def read_all() -> str:
     """All of standard input, less the line break at its end."""
     if sys.stdin is None:
         raise Error("standard input is closed, expected the prompt there: write it behind the command")
-    return checked(sys.stdin.read().removesuffix("\n"))
+    return without_zero_bytes(sys.stdin.read().removesuffix("\n"))
 
 
 @contextmanager
@@ -83,10 +84,10 @@ def read_line() -> str | None:
             with suppress(ImportError, OSError):  # line editing and history, where the platform has them
                 import readline  # noqa: F401
 
-                with output_on_the_terminal():
-                    return checked(input("> ")).strip()  # it draws the line anew, so it has to know the prompt
+                with output_on_the_terminal():  # it draws the line anew, so it has to know the prompt
+                    return without_zero_bytes(input("> ")).strip()
         print("> ", end="", file=sys.stderr, flush=True)
-        return checked(input()).strip()
+        return without_zero_bytes(input()).strip()
     except (EOFError, KeyboardInterrupt, RuntimeError):  # the last: standard input is closed
         print(file=sys.stderr, flush=True)
         return None

@@ -91,7 +91,7 @@ def orderly_sigterm() -> Iterator[None]:
 
 def complain(message: object) -> None:
     screen.quiet = False
-    note(visible(f"error: {message}").translate({ord("\n"): "\N{SYMBOL FOR NEWLINE}"}))
+    note(f"error: {message}".translate({ord("\n"): "\N{SYMBOL FOR NEWLINE}"}))
 
 
 @contextmanager

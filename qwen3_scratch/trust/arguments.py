@@ -29,7 +29,7 @@ def checked(
     nothing is asked while torch compiles or exports. Where another `check` is given, it takes the signature's place.
     """
     where = function.__name__
-    kinds = {name: plain(each.annotation) for name, each in inspect.signature(function).parameters.items()}
+    kinds = {name: without_none(each.annotation) for name, each in inspect.signature(function).parameters.items()}
 
     @functools.wraps(function)
     def first_checked(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
@@ -57,7 +57,7 @@ def checked(
     return first_checked
 
 
-def plain(kind: Any) -> tuple[Any, bool]:
+def without_none(kind: Any) -> tuple[Any, bool]:
     """An annotation, and whether None does as well."""
     kinds = [each for each in get_args(kind) if each is not NoneType]
     return (kinds[0], True) if NoneType in get_args(kind) else (kind, False)
@@ -81,13 +81,13 @@ def fitting(where: str, name: str, found: Any, kind: Any, optional: bool, sizes:
             expected = f"expected a tuple of {len(get_args(kind))}"
             raise Error(f"{where}: {name} is {shown(found)}, {expected}: mend the argument")
         for number, (each, its) in enumerate(zip(found, get_args(kind), strict=True)):
-            fitting(where, f"{name}[{number}]", each, *plain(its), sizes)
+            fitting(where, f"{name}[{number}]", each, *without_none(its), sizes)
     elif isinstance(kind, type) and "__annotations__" in vars(kind):  # by its fields: the class may be a copy's
         fields = [field for field in vars(kind)["__annotations__"] if not field.startswith("_")]
         if not all(hasattr(found, field) for field in fields):
             raise Error(f"{where}: {name} is a {type(found).__name__}, expected a {kind.__name__}: mend the argument")
         for field in fields if issubclass(kind, tuple) else ():
-            its = plain(vars(kind)["__annotations__"][field])
+            its = without_none(vars(kind)["__annotations__"][field])
             fitting(where, f"{name}.{field}", getattr(found, field), *its, sizes)
     elif get_origin(kind) is not None and not callable(found):
         raise Error(f"{where}: {name} is {shown(found)}, expected a function: mend the argument")

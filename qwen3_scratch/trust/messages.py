@@ -57,14 +57,14 @@ class Marks(NamedTuple):
     """Two characters that no text holds, to stand around the tokens that a user has written out."""
 
     tokens: list[str]
+    pattern: str  # any of the tokens, the longest first
     begin: str
     end: str
 
     def put(self, value: Any) -> Any:
         """The value with marks around each token in its texts, names of fields included."""
         if isinstance(value, str):
-            longest_first = "|".join(map(re.escape, sorted(self.tokens, key=len, reverse=True))) or "(?!)"
-            return re.sub(longest_first, lambda found: self.begin + found[0] + self.end, value)
+            return re.sub(self.pattern, lambda found: self.begin + found[0] + self.end, value)
         if isinstance(value, dict):
             return {self.put(name): self.put(item) for name, item in value.items()}
         if isinstance(value, (list, tuple)):
@@ -72,7 +72,7 @@ class Marks(NamedTuple):
         return value
 
     def _closed(self, part: Any) -> Any:
-        """A mark behind a part that ends as a token begins, which the next part might complete."""
+        """A mark after a part that ends as a token begins, which the next part might complete."""
         text = part.get("text") if isinstance(part, dict) else None
         if isinstance(text, str) and any(text.endswith(t[:n]) for t in self.tokens for n in range(1, len(t))):
             return {**part, "text": text + self.end}
@@ -82,11 +82,12 @@ class Marks(NamedTuple):
         """What the template wrote and, at every second place, a token that was a user's."""
         for mark in (self.begin, self.end):  # as `tojson` writes it where only ASCII is wanted
             said = said.replace(f"\\u{ord(mark):04x}", mark)
-        token = "|".join(map(re.escape, sorted(self.tokens, key=len, reverse=True))) or "(?!)"
-        return [piece or "" for piece in re.split(f"{self.begin}({token}){self.end}|[{self.begin}{self.end}]", said)]
+        marked = f"{self.begin}({self.pattern}){self.end}|[{self.begin}{self.end}]"
+        return [piece or "" for piece in re.split(marked, said)]
 
 
 def marks_for(value: Any, tokens: list[str]) -> Marks:
     said = "\n".join(texts(value)).lower()
     free = (chr(code) for code in range(0xE000, 0xF8FF) if chr(code) not in said and f"\\u{code:04x}" not in said)
-    return Marks(tokens, next(free), next(free))
+    pattern = "|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)"
+    return Marks(tokens, pattern, next(free), next(free))

@@ -89,8 +89,8 @@ class _Reader:
     def _atom(self) -> Part | None:
         """One letter, class or group; None for what takes no letter."""
         rest = self.pattern[self.at :]
-        if AROUND.match(rest):
-            self.at += AROUND.match(rest).end()  # type: ignore[union-attr]
+        if found := AROUND.match(rest):
+            self.at += found.end()
             self.trees.append(self._closed())
             return None
         if rest[0] == "(":

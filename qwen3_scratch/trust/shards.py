@@ -31,25 +31,27 @@ def tensor_files(folder: Path) -> dict[str, Path]:
         found = f"only {gguf[0]}, which is llama.cpp's format and mostly quantised" if gguf and not pickles else found
         raise Error(f"{folder}: {found}, expected {SINGLE} or {INDEX}: convert or fetch the checkpoint")
     files: dict[str, Path] = {}
+    headers: dict[Path, dict[str, Any]] = {}
     for path in paths:
         if not os.path.lexists(path):
             raise Error(f"{path}: no such file, though the index names it: fetch the checkpoint again")
-        for name in header_of(path):
-            if name in files and not same_bytes(name, files[name], path):
+        headers[path] = header_of(path)
+        for name in headers[path]:
+            if name in files and not same_bytes(*((each, headers[each][name]) for each in (files[name], path))):
                 found = f"tensor {one_line(name)} stands in {files[name].name} too, with other numbers"
                 raise Error(f"{path}: {found}, expected once: fetch the files of one checkpoint again")
             files.setdefault(name, path)
     return files
 
 
-def same_bytes(name: str, *paths: Path) -> bool:
-    """Whether two files hold the same tensor under a name, read in pieces."""
-    entries = [header_of(path)[name] for path in paths]
+def same_bytes(one: tuple[Path, Any], other: tuple[Path, Any]) -> bool:
+    """Whether two files hold the same tensor, of which each one's header has the entry; read in pieces."""
     try:
-        spans = [tuple(int(place) for place in entry.pop("data_offsets")) for entry in entries]
-        if entries[0] != entries[1] or (left := spans[0][1] - spans[0][0]) != spans[1][1] - spans[1][0]:
+        spans = [tuple(int(place) for place in entry["data_offsets"]) for _, entry in (one, other)]
+        kinds = [{key: value for key, value in entry.items() if key != "data_offsets"} for _, entry in (one, other)]
+        if kinds[0] != kinds[1] or (left := spans[0][1] - spans[0][0]) != spans[1][1] - spans[1][0]:
             return False
-        with paths[0].open("rb") as first, paths[1].open("rb") as second:
+        with one[0].open("rb") as first, other[0].open("rb") as second:
             for file, (start, _) in zip((first, second), spans, strict=True):
                 file.seek(8 + int.from_bytes(file.read(8), "little") + start)
             while left > 0:

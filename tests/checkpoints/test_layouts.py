@@ -211,7 +211,7 @@ def test_a_value_head_beside_is_left_out_in_one_line(tmp_path, capfd):
 def test_layers_behind_the_last_are_left_out_in_one_line(tmp_path, capfd):
     write(tmp_path, tensors_of(tmp_path, TIED), TIED, num_hidden_layers=1)
     check_same(tmp_path, TIED)
-    assert f"{tmp_path}: has 2 layers, config.json 1: those behind are left out\n" in capfd.readouterr().err
+    assert f"{tmp_path}: has 2 layers, config.json 1: those after them are left out\n" in capfd.readouterr().err
 
 
 def test_wrappers_are_told_of_in_one_line_and_models_without_them_in_none(tmp_path, capfd):

@@ -16,6 +16,7 @@ from qwen3_scratch import Error, forward, init_weights, load_weights
 from qwen3_scratch.checkpoints import saving
 from qwen3_scratch.checkpoints.saving import save_weights, write_json
 from qwen3_scratch.checkpoints.weights import tensor_tree
+from qwen3_scratch.trust import shards
 from qwen3_scratch.trust.shards import INDEX
 
 SINGLE = "model.safetensors"
@@ -178,6 +179,8 @@ DAMAGED = {
         "model.layers.2.mlp.shared_exp",
         "surplus",
     ),
+    "the layers themselves": ({"model.layers": torch.ones(2)}, "model.layers", "surplus"),
+    "a layer of a number without end": ({f"model.layers.{'9' * 5000}.x": torch.ones(2)}, "model.layers.99", "surplus"),
     "a bias of the head": ({"lm_head.bias": torch.ones(61)}, "lm_head.bias", "surplus"),
     "a bias too many": ({"model.layers.0.self_attn.q_proj.bias": torch.ones(64)}, "q_proj.bias", "surplus"),
     "transposed": ({Q_PROJ: torch.ones(32, 64)}, SINGLE, Q_PROJ, "[32, 64]", "[64, 32]"),
@@ -272,6 +275,14 @@ def test_a_tensor_in_two_shards_that_differ_is_refused(tmp_path, tensors, other)
     again = {-1: -again, "shape": again.T, "dtype": again.int(), "last": again}[other]
     write_shards(tmp_path, tensors, {Q_PROJ: again})
     refused(tmp_path, Q_PROJ, "00001-of-00002", "00002-of-00002", "other numbers", "expected once")
+
+
+def test_each_header_is_read_once_however_many_tensors_two_shards_share(tmp_path, tensors, monkeypatch):
+    write_shards(tmp_path, tensors, tensors)
+    read = []
+    monkeypatch.setattr(shards, "header_of", lambda path, of=shards.header_of: read.append(path) or of(path))
+    assert set(shards.tensor_files(tmp_path)) == set(tensors)
+    assert len(read) == len(set(read)) == 2
 
 
 def test_the_same_tensor_in_two_shards_is_read_once(tmp_path, tensors, known):

@@ -180,7 +180,7 @@ def test_a_step_asks_for_no_value(name):
     checkpoint = model(name)
     cache = KVCache(checkpoint.config, 1, 20, chunk=16, dtype=torch.float32)
     prefill(checkpoint, prompts(checkpoint.config, 9), cache)
-    cache.start, cache.length = 9, 10
+    cache.length = 10
     token, start = torch.tensor([3]), torch.tensor([9])
     with torch.inference_mode(), Waits() as fast:
         decode_step(plain_steps(checkpoint.config), checkpoint, token, cache, start)
@@ -217,7 +217,7 @@ def test_a_step_runs_on_tensors_that_have_no_values():
     shapes = tree_map_only(torch.Tensor, lambda tensor: tensor.to("meta"), checkpoint.weights)
     nothing = replace(checkpoint, weights=shapes)
     cache = KVCache(checkpoint.config, 2, 20, dtype=torch.float32, device="meta")
-    cache.start, cache.length = 9, 10
+    cache.length = 10
     tokens, start = torch.empty(2, dtype=torch.long, device="meta"), torch.empty(1, dtype=torch.long, device="meta")
     logits = decode_step(plain_steps(checkpoint.config), nothing, tokens, cache, start)
     assert logits.shape == (2, checkpoint.config.vocab_size)

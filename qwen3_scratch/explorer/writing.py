@@ -71,7 +71,7 @@ def page(checkpoint: Checkpoint, bits: int = 16, questions: int = 0) -> str:
     words = labels()
     return environment.get_template("page.html.jinja").render(
         data=as_json(data), labels=as_json(words), pieces=pieces(content), style=style,
-        name=data["name"], title=words["en"][data["title"]], title_label=data["title"],
+        name=data["name"], title=data["title"], words=words["en"],
         script=scripts, script_hash=sha256(scripts), style_hash=sha256(style),
         check=CHECK, check_hash=sha256(CHECK),
     )  # fmt: skip
@@ -100,7 +100,9 @@ def page_data(checkpoint: Checkpoint, bits: int = 16, questions: int = 0) -> tup
     texts, chat = tokenizer_data(tokenizer), chat_parts(tokenizer)
     tensors, content = packed(checkpoint.weights, bits)
     sampling = default_sampling(checkpoint)
-    if not (chat["direct"]["before"].endswith("<|im_start|>user\n") and chat["direct"]["after"].startswith("<|im_end|>")):
+    if not (
+        chat["direct"]["before"].endswith("<|im_start|>user\n") and chat["direct"]["after"].startswith("<|im_end|>")
+    ):
         questions = 0  # the fixed ones are chats of this form
     read = replace(checkpoint, weights=as_read(checkpoint.weights, bits), decoder=None) if questions else checkpoint
     return {
@@ -138,7 +140,9 @@ def config_data(config: Config) -> dict[str, Any]:
 def labels() -> dict[str, dict[str, str]]:
     """What the page says, by language."""
     found = {language: json.loads((PAGE / f"labels.{language}.json").read_text("utf-8")) for language in ("en", "zh")}
-    found["en"] |= {f"mistake.{name}": each.wrong for name, each in MISTAKES.items() if each.steps}  # others need padding
+    found["en"] |= {
+        f"mistake.{name}": each.wrong for name, each in MISTAKES.items() if each.steps
+    }  # others need padding
     return found
 
 

@@ -10,7 +10,7 @@ import pytest
 from browser import Window
 from helpers import TINY
 from page_model import PageModel
-from page_window import ANSWERED, FACT, READY, STORY, answers, asks, click, look, needs_chromium
+from page_window import ANSWERED, FACT, READY, STORY, answers, asks, click, look, needs_chromium, text_of
 
 from qwen3_scratch import generate, load_checkpoint
 from qwen3_scratch.tiny.corpus import DOMAINS
@@ -143,6 +143,36 @@ def test_the_tour_has_ten_steps_and_each_shows_something(window, file):
 def test_a_step_of_the_tour_can_be_sent_as_an_address(window, file):
     look(window, file, asks(FACT, "tour=4"))
     assert window("document.getElementById('tour-title').textContent").startswith("4/10")
+
+
+@pytest.mark.parametrize(("clicks", "title", "address"), [
+    (["#start-tour", "#tour-next", "#tour-next"], "3/", "tour=3"),
+    (["#start-tour", "[data-token='3']"], "1/", "at=3"),
+    (["#start-tour", "#tour-close"], "", ""),
+])  # fmt: skip
+def test_a_step_of_the_tour_that_was_left_paints_nothing_afterwards(window, file, clicks, title, address):
+    look(window, file)
+    window("; ".join(f"document.querySelector({json.dumps(each)}).click()" for each in clicks))
+    window.until(ANSWERED)
+    window("new Promise((done) => setTimeout(done, 100))")
+    marked = "[...document.querySelectorAll('.marked')].map(({id}) => id)"
+    assert window(marked) == (["answer"] if address == "tour=3" else [])
+    found = [part for part in window("location.hash").split("&") if part.startswith(("tour=", "at="))]
+    assert found == {"tour=3": ["tour=3"], "at=3": ["at=3", "tour=1"], "": []}[address]
+    assert window("document.getElementById('tour').hidden") == (not title)
+    assert not title or text_of(window, "tour-title").startswith(title)
+
+
+def test_the_most_is_filled_to_the_top_of_boards_and_chips(window, file):
+    look(window, file, asks(STORY, "at=20", "layer=1", "head=1"))
+    full = "[...document.querySelectorAll('{}')].map((each) => parseFloat(each.style.getPropertyValue('{}')))"
+    read = [int(said.split(", ")[2].split()[0]) for said in window(
+        "[...document.querySelectorAll('#board button')].map((each) => each.getAttribute('aria-label'))")]  # fmt: skip
+    fills = window(full.format("#board button", "--share"))
+    assert fills == pytest.approx([100 * number / max(read) for number in read], abs=1e-3)
+    chips = window(full.format("#lanes .chip", "--height"))
+    shares = window("[...document.querySelectorAll('#lanes .chip')].map((each) => Number(each.dataset.look ?? 0))")
+    assert max(chips) == 100 and chips.index(100) == shares.index(max(shares)) and sum(shares) <= 100
 
 
 @pytest.mark.proof

@@ -3,9 +3,8 @@
 import json
 
 import pytest
-from browser import Window
 from helpers import checkpoint
-from page_window import ANSWERED, FACT, answers, ask, asks, click, look, needs_chromium
+from page_window import ANSWERED, FACT, answers, ask, asks, click, look, needs_chromium, text_of
 
 from qwen3_scratch.explorer import write
 
@@ -15,7 +14,10 @@ pytestmark = needs_chromium
 ODD = {
     "#off=9.9&end": "The address names expert 9.9, which this model has not: it was left out.",
     "#expert=0.8&end": "The address names expert 0.8, which this model has not: it was left out.",
-    "#layer=7&end": "The address names head 7.0, which this model has not: it was left out.",
+    "#layer=7&end": "The address names layer 7, which this model has not: it was left out.",
+    "#head=9&end": "The address names head 9, which this model has not: it was left out.",
+    "#x$&=1&end": "The address says “x$”, which means nothing here: it was left out. "
+                  "The address says “=1”, which means nothing here: it was left out.",
     "#heads=0.8&end": "The address names head 0.8, which this model has not: it was left out.",
     "#wrong=none&end": "The address names the mistake “none”, which is none of these: it was left out.",
     "#k=9&end": "The address asks for 9 experts a token, more than there are: it was left out.",
@@ -32,6 +34,13 @@ def test_an_odd_address_is_answered_by_a_sentence_and_a_page_that_works(window, 
     look(window, file, address)
     assert window("document.getElementById('said').innerText") == ODD[address]
     ask(window, FACT)
+    assert answers(window) == ["The capital of France is Paris."]
+
+
+def test_what_an_address_asks_is_answered_beside_the_sentence_on_what_it_says_wrongly(window, file):
+    look(window, file, asks(FACT, "off=9.9"))
+    window.until(ANSWERED)
+    assert text_of(window, "said") == ODD["#off=9.9&end"] and not window("document.getElementById('said').hidden")
     assert answers(window) == ["The capital of France is Paris."]
 
 
@@ -74,3 +83,22 @@ def test_a_dense_model_has_a_page_without_experts(window, tmp_path):
     look(window, file, asks("Hi", "most=5"))
     assert window("document.getElementById('grid').hidden && document.getElementById('k-row').hidden")
     assert "dense" in window("document.getElementById('expert-panel').innerText") and not window.complaints()
+
+
+def test_a_checkpoints_own_sampling_stands_in_the_fields_and_what_is_left_out_of_it_is_said(window, tmp_path):
+    asked = {"do_sample": True, "temperature": 0.7, "top_k": 3, "min_p": 0.1, "repetition_penalty": 1.05}
+    look(window, write(checkpoint(generation_config=asked), tmp_path / "drawn.html", questions=0))
+    held = {id: window(f"document.getElementById('{id}').placeholder") for id in ("temperature", "top-k", "top-p")}
+    assert held == {"temperature": "0.7", "top-k": "3", "top-p": "1"}
+    assert "leaves out min_p 0.1, repetition_penalty 1.05, so answers may differ" in text_of(window, "about")
+
+
+def test_where_nothing_was_measured_the_tour_is_shorter_and_an_address_past_its_end_shows_its_last_step(
+    window, tmp_path
+):
+    file = write(checkpoint(), tmp_path / "unmeasured.html", questions=0)
+    look(window, file, asks("Hi", "most=3", "tour=10"))
+    window.until("document.querySelector('.marked') !== null")
+    assert text_of(window, "tour-title").startswith("8/8 · One wrong line") and text_of(window, "tour-next") == "Done"
+    click(window, "#tour-next")
+    assert window("document.getElementById('tour').hidden") and not window.complaints()

@@ -4,7 +4,6 @@ import json
 
 import pytest
 from axe_core_python.base import AXE_SCRIPT
-from browser import Window
 from page_window import ANSWERED, FACT, STORY, asks, click, look, needs_chromium, text_of
 from tiers import in_proof
 
@@ -42,6 +41,45 @@ def test_the_keyboard_alone_asks_chooses_a_token_and_switches_an_expert_off(wind
     window.press(" ")
     window.until("document.querySelectorAll('.lane').length === 2")
     assert "off=1.1" in window("location.hash")
+
+
+PRESSED = (
+    "#lanes [data-token='12']", "#board [data-expert='1.2']", "#grid [data-cell='5.1']", "#expert-panel [data-read]",
+    "#expert-panel [data-do='off']", "#heads [data-head='0.1']",
+)  # fmt: skip
+
+
+def test_what_is_pressed_keeps_the_focus_or_gives_it_to_what_takes_its_place(window, file):
+    look(window, file, asks(FACT, "expert=0.4"))
+    window("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+    for pressed in PRESSED:
+        window("document.getElementById('spoken').textContent = ''")
+        window(f"(found => {{ found.focus(); found.click(); }})(document.querySelector({json.dumps(pressed)}))")
+        if "-do" in pressed or "-head" in pressed:  # the answers are written anew
+            window.until(ANSWERED)
+        assert window(f"document.activeElement.matches({json.dumps(pressed)})"), pressed
+    places = {"[data-lane='1'] [data-token='12']": "[data-lane='0'] [data-token='12']", "#undo-all": "#change"}
+    for focused, then in places.items():
+        look(window, file, asks(FACT, "off=0.4"))
+        window(f"document.querySelector({json.dumps(focused)}).focus()")
+        click(window, "#undo-all")
+        window.until("document.querySelectorAll('.lane').length === 1")
+        assert window(f"document.activeElement.matches({json.dumps(then)})"), focused
+
+
+def test_what_is_read_out_is_not_read_out_again_by_a_look_at_something_else(window, file):
+    look(window, file, asks(STORY, "tour=4"))
+    changes = window("""(() => {
+      const watcher = new MutationObserver(() => {});
+      for (const each of document.querySelectorAll("[aria-live], [role=alert]")) {
+        watcher.observe(each, {childList: true, characterData: true, subtree: true, attributes: true});
+      }
+      for (const pressed of ["#lanes [data-token='12']", "#board [data-expert='1.2']", "#grid [data-cell='5.1']"]) {
+        document.querySelector(pressed).click();
+      }
+      return watcher.takeRecords().length;
+    })()""")
+    assert changes == 0 and text_of(window, "spoken") and text_of(window, "tour-text")
 
 
 @pytest.mark.parametrize(

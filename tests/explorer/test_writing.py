@@ -1,5 +1,6 @@
 """The page is written for whatever loads, measured over the same questions, or refused in one sentence."""
 
+import html
 import json
 import re
 from dataclasses import replace
@@ -112,12 +113,17 @@ class Elsewhere(torch.Tensor):
     def cpu(self, *given, **options):
         return super().cpu(*given, **options).as_subclass(torch.Tensor)
 
+    def numpy(self, *given, **options):
+        raise TypeError("can't convert a tensor of another device to numpy")
+
 
 @pytest.mark.parametrize("bits", [8, 16])
-def test_of_a_checkpoint_on_any_device_the_page_is_measured_on_the_cpu(bits):
+def test_of_a_checkpoint_on_any_device_the_page_is_packed_and_measured_on_the_cpu(bits):
     weights = each_tensor(checkpoint(attention_bias=True).weights, lambda tensor: tensor.as_subclass(Elsewhere))
     assert {type(tensor) for _, _, tensor in packing.named(weights)} == {Elsewhere}
     assert {type(tensor) for _, _, tensor in packing.named(packing.as_read(weights, bits))} == {torch.Tensor}
+    here = each_tensor(weights, torch.Tensor.cpu)
+    assert packing.packed(weights, bits).content == packing.packed(here, bits).content
 
 
 def test_what_the_page_leaves_out_of_the_generation_config_it_says():
@@ -132,6 +138,14 @@ def test_a_page_is_named_after_its_folder_and_speaks_of_experts_where_there_are_
     text = writing.page(checkpoint(model_type="qwen3", num_experts=0, num_experts_per_tok=0, moe_intermediate_size=0))
     assert "<title>tiny-moe: a language model, alive</title>" in text
     assert '<h1 data-label="titleDense">A language model, alive</h1>' in text
+
+
+def test_before_its_scripts_run_the_page_has_the_english_words_that_they_put_there():
+    text, words = writing.page(checkpoint()), writing.labels()["en"]
+    said = re.findall(r'data-label="(\w+)"[^>]*>([^<]*)<', text)
+    assert len(said) > 40 and all(html.unescape(each) == words[name] for name, each in said)
+    template = (writing.PAGE / "page.html.jinja").read_text("utf-8")
+    assert all(said.startswith("{{ words") for said in re.findall(r"data-label=[^>]*>([^<]*)<", template))
 
 
 # ---- refused ------------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ FACT = "What is the capital of France?"
 READY = "'ready' in document.documentElement.dataset"
 ANSWERED = "document.querySelectorAll('.lane').length && document.getElementById('spoken').textContent"
 
+SAID = f"{ANSWERED} || !document.getElementById('said').hidden"  # or what stands in the way
+
 
 def look(window: Window, file: Path, address: str = "", width: int = 1440, **media: str) -> Window:
     """Opens the page at an address, and waits for its answer where it asks something."""
@@ -23,7 +25,7 @@ def look(window: Window, file: Path, address: str = "", width: int = 1440, **med
     window.open(f"{file.as_uri()}{address}")
     window.until(READY)
     if "pace=once" in address and "q=" in address:
-        window.until(ANSWERED)
+        window.until(SAID)
     return window
 
 
@@ -50,4 +52,4 @@ def ask(window: Window, text: str) -> None:
     window("document.getElementById('spoken').textContent = ''")
     window(f"document.getElementById('prompt').value = {json.dumps(text)}")
     click(window, "#run")
-    window.until(f"{ANSWERED} || !document.getElementById('said').hidden")
+    window.until(SAID)

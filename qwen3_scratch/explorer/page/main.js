@@ -16,9 +16,9 @@ function start() {
   const page = {
     data, labels, model, state: startState(), runs: [], lane: 0, busy: 0,
     label: (key) => labels[page.state.lang][key] ?? key,
-    /** Puts values into the state and the address, and shows nothing yet. */
+    /** Makes a new state of the one there is and writes its address, and shows nothing yet. */
     set: (values) => {
-      Object.assign(page.state, values);
+      page.state = { ...page.state, ...values };
       writeHash(page);
     },
     /** A look at something else: the runs stay. */
@@ -50,6 +50,7 @@ function start() {
 /** Shows what the address says in the place of all that is there, and what of it cannot be. */
 function openAddress(page) {
   const { state, problems } = readAddress(location.hash, page.model.config);
+  if (state.tour) state.tour = Math.min(state.tour, tourSteps(page).length);
   page.busy++;
   page.goOn?.();
   Object.assign(page, { state, runs: [], asked: false });
@@ -59,7 +60,7 @@ function openAddress(page) {
   const framed = () => page.state === state && mark(state.tour && tourSteps(page)[state.tour - 1]?.focus);
   if (state.prompt) page.run().then(framed);
   else framed();
-  const said = problems.map(([key, found = ""]) => page.label(key).replace("{found}", found));
+  const said = problems.map(([key, found = ""]) => page.label(key).replace("{found}", () => found));
   if (said.length) page.say([byId("said").textContent, ...said].filter(Boolean).join(" ")); // after what the run may say
 }
 
@@ -97,8 +98,8 @@ async function runAll(page) {
     let open = lanes;
     let shown = performance.now();
     while (open.length && own === page.busy) {
-      if (state.pace === "reading") await pause(1000 / TOKENS_A_SECOND);
-      else if (page.stepping && state.pace === "step") await new Promise((go) => (page.goOn = go));
+      if (page.state.pace === "reading") await pause(1000 / TOKENS_A_SECOND);
+      else if (page.stepping) await new Promise((go) => (page.goOn = go));
       else if (performance.now() - shown > 30) {
         await nextFrame();
         shown = performance.now();
@@ -106,8 +107,8 @@ async function runAll(page) {
       if (own !== page.busy) return;
       const growing = page.runs.filter((run) => !run.finished);
       open = open.filter((lane) => !lane.next().done);
-      if (state.pace !== "once") draw();
-      if (page.stepping && state.pace === "step") setText("spoken", growing.map((run) => newest(page, run)).join(" — "));
+      if (page.state.pace !== "once") draw();
+      if (page.stepping) setText("spoken", growing.map((run) => newest(page, run)).join(" — "));
     }
     if (own !== page.busy) return;
     draw();
@@ -146,7 +147,7 @@ function tokenOf(page) {
 }
 
 function showLanes(page) {
-  const { runs, label, state } = page;
+  const { runs, label, state, model } = page;
   const box = byId("lanes");
   const parts = runs.length > 1 ? partsAt(...runs) : -1;
   const isSame = runs.length > 1 && parts < 0 && runs.every((run) => run.finished);
@@ -255,7 +256,7 @@ function showWords(page) {
   const numbers = (count) => count.toLocaleString("en");
   for (const element of document.querySelectorAll("[data-label]")) element.textContent = label(element.dataset.label);
   for (const element of document.querySelectorAll("[data-name]")) element.setAttribute("aria-label", label(element.dataset.name));
-  byId("about").textContent = label(data.bits === 16 ? "about16" : "about8").replace("{name}", data.name)
+  byId("about").textContent = label(data.bits === 16 ? "about16" : "about8").replace("{name}", () => data.name)
     .replace("{all}", numbers(data.parameters)).replace("{active}", numbers(data.active)).replace("{mb}", (data.bytes / 1e6).toFixed(1));
   const leftOut = Object.entries(data.leftOut).map((each) => each.join(" ")).join(", ");
   if (leftOut) byId("about").append(` ${label("leftOut").replace("{found}", leftOut)}`);

@@ -52,7 +52,7 @@ function showLooks(page, run, token) {
     return;
   }
   const best = [...found.keys()].sort((a, b) => found[b] - found[a]).slice(0, 5);
-  list.replaceChildren(...best.map((index) => bar(`${textAt(page, run, index)} (${index})`, found[index], percent(found[index]))));
+  list.replaceChildren(...best.map((index) => bar(`${index} ${textAt(page, run, index)}`, found[index], percent(found[index]))));
 }
 
 /** The route of a token: in each layer the router's probabilities, and who was chosen with which weight. */

@@ -68,15 +68,14 @@ async function goTo(page, number) {
     byId("start-tour").focus();
     return;
   }
-  const step = steps[Math.min(number, steps.length) - 1];
+  const step = steps[number - 1];
   const { lang, theme } = page.state;
-  const own = { ...startState(), lang, theme, ...step.state, pace: "once", token: null, tour: steps.indexOf(step) + 1 };
-  page.state = own;
-  page.set({});
+  page.set({ ...startState(), lang, theme, ...step.state, pace: "once", token: null, tour: number });
+  const own = page.state;
   showTour(page);
   if (!box.contains(document.activeElement) || byId("tour-back").disabled) byId("tour-next").focus();
   await page.run();
-  if (page.state !== own || own.tour === null) return; // another step, or none, has taken its place
+  if (page.state !== own) return; // another step, or what the reader chose, has taken its place
   const run = page.runs[page.lane];
   if (step.state.token === -1 && run) page.set({ token: run.promptIds.length - 1 });
   if (step.after && run) page.set(step.after(run));
@@ -89,12 +88,11 @@ function showTour(page) {
   const steps = tourSteps(page);
   byId("tour").hidden = state.tour === null;
   if (state.tour === null) return;
-  const number = Math.min(state.tour, steps.length);
-  const { key } = steps[number - 1];
-  setText("tour-title", `${number}/${steps.length} · ${label(`tour.${key}.title`)}`);
+  const { key } = steps[state.tour - 1];
+  setText("tour-title", `${state.tour}/${steps.length} · ${label(`tour.${key}.title`)}`);
   setText("tour-text", label(`tour.${key}`));
-  byId("tour-back").disabled = number === 1;
-  byId("tour-next").textContent = label(number === steps.length ? "tourEnd" : "tourNext");
+  byId("tour-back").disabled = state.tour === 1;
+  byId("tour-next").textContent = label(state.tour === steps.length ? "tourEnd" : "tourNext");
 }
 
 /** Frames the part of the page that a step speaks of, and brings it into sight. */

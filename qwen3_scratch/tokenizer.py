@@ -28,6 +28,12 @@ from .trust.tokenizer_checks import check_added, check_parts, check_vocabulary
 LARGEST_TOKENIZER = 40_000_000  # bytes; Qwen3's tokenizer.json has 11 million
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
+# The pattern that cuts Qwen's text before byte-pair merging: contractions, words with one leading mark, single
+# digits, runs of other marks, line breaks, spaces. GPT-2's differs on "\n\n" at the end of a prompt.
+QWEN_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
 
 class Tokenizer:
     """A byte-pair tokenizer, `encode` and `decode`, with the chat template of its checkpoint."""

@@ -24,7 +24,7 @@ from ..errors import Error
 from ..learning.training import Batch, Plan, saved_step, train
 from ..model import Weights, forward
 from ..plots import loss_curve
-from ..tokenizer import Tokenizer
+from ..tokenizer import QWEN_PATTERN, Tokenizer
 from . import corpus
 from .corpus.course import COURSE, CURRICULUM, PROMPT_WEIGHT, chats_of, first_texts, target_weights
 from .evaluate import footprints, least_share, mutual_information, questions, scores
@@ -33,12 +33,6 @@ SEED = 20261121
 ROW = 256  # tokens; chats are packed into rows of this length
 ROWS = 24  # rows in a batch
 PLAN = Plan(steps=5000, learning_rate=2.5e-3, decay=0.35)
-
-# The pattern that cuts Qwen's text before byte-pair merging: contractions, words with one leading mark, single
-# digits, runs of other marks, line breaks, spaces. GPT-2's differs on "\n\n" at the end of a prompt.
-QWEN_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 SPECIAL = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",
     "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",

@@ -16,13 +16,13 @@ from qwen3_scratch import Error, read_tokenizer
 from qwen3_scratch.tiny import corpus
 from qwen3_scratch.tiny.recipe import (
     ADDED,
-    QWEN_PATTERN,
     SEED,
     SPECIAL,
     prompt_and_target,
     train_tokenizer,
     write_tokenizer,
 )
+from qwen3_scratch.tokenizer import QWEN_PATTERN
 
 IDS = {
     "<|endoftext|>": 151643, "<|im_start|>": 151644, "<|im_end|>": 151645, "<|object_ref_start|>": 151646,

@@ -68,9 +68,8 @@ def head_lengths(
     A line is drawn at `root`, the length that the norm gives before its weights are multiplied on.
     """
     spread = [float(lengths.max() / lengths.min()) for lengths in (before, after)]
-    title = (
-        f"Before QK-norm the longest {name} is {spread[0]:.1f} times as long as the shortest, after it {spread[1]:.1f} times"
-    )
+    title = f"Before QK-norm the longest {name} is {spread[0]:.1f} times as long as the shortest, "
+    title += f"after it {spread[1]:.1f} times"
     figure = new_figure(title, 8.0, 2.7)
     ax, heads = figure.subplots(), range(len(before))
     for lengths, side, hatch, colour in ((before, -0.19, "///", PALE), (after, 0.19, "", MIDDLE)):

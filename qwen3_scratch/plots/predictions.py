@@ -144,7 +144,9 @@ def logit_parts(
         ax.axvline(0, color="black", lw=0.6)
         label_axis(ax.yaxis, [*names, "sum"] if ax is panels[0] else [""] * (len(values) + 1), high)
         numbers = ax.secondary_yaxis("right")
-        label_axis(numbers.yaxis, [f"{round(value, 1) + 0.0:+.1f}".replace("-", "−") for value in (*values, done)], high)
+        label_axis(
+            numbers.yaxis, [f"{round(value, 1) + 0.0:+.1f}".replace("-", "−") for value in (*values, done)], high
+        )
         numbers.spines[:].set_visible(False)
         ax.set(title=head, ylim=(len(values) + 0.6, -0.6), xlabel="added up (hatched: taken away)")
     figure.alt = (

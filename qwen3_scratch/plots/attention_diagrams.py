@@ -187,8 +187,8 @@ def lead(ax: Axes, start: tuple[int, int | float], end: tuple[int, int | float],
 @styled
 def growing_scores(factors: Sequence[int], without: Sequence[float], normed: Sequence[float]) -> Figure:
     """How much of its weight a token gives to one key, when queries and keys are made `factors` times as large."""
-    title = f"Queries and keys {factors[-1] / factors[0]:,.0f} times as large: without QK-norm one key gets "
-    title += f"{100 * without[-1]:.3g}% of a token's weight, with it {100 * normed[-1]:.3g}%"
+    title = f"Queries and keys {factors[-1] / factors[0]:,.0f} times as large: "
+    title += f"one key gets {100 * without[-1]:.3g}% without QK-norm, {100 * normed[-1]:.3g}% with it"
     figure = new_figure(title, 8.2, 2.8)
     ax = figure.subplots()
     draw_lines(ax, factors, {"without QK-norm": without, "with QK-norm": normed})

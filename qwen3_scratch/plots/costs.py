@@ -53,9 +53,8 @@ def cache_size(lengths: Sequence[int], sizes: Mapping[str, Sequence[int]]) -> Fi
     The title says which part each way takes of what the one before it takes.
     """
     last = {name: held[-1] for name, held in sizes.items()}
-    less = [f"“{name}” takes 1/{last[before] / max(last[name], 1):,.3g} of “{before}”"
-            for before, name in pairwise(last)]  # fmt: skip
-    title = f"At {lengths[-1]:,} tokens {', '.join(less)}"
+    parts = [f"1/{before / max(held, 1):,.3g}" for before, held in pairwise(last.values())]
+    title = f"At {lengths[-1]:,} tokens each way takes a part of the one before: {', then '.join(parts)}"
     figure = new_figure(title, 8.0, 3.2)
     ax = figure.subplots()
     draw_lines(ax, lengths, {f"{name}: {in_memory(held[-1])}": held for name, held in sizes.items()}, lw=1.3)

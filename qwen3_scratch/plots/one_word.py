@@ -87,13 +87,14 @@ def word_vectors(vectors: Float[Tensor, "depths places hidden"], names: Sequence
 def word_looks(weights: Float[Tensor, "layers k_len"], labels: Sequence[str]) -> Figure:
     """What the last token of `labels` takes in from each token, layer by layer: the mean over the layer's heads.
 
-    A frame is around what each layer looks back at most. Columns have their place in the text as a number.
+    A frame is around what each layer looks at most, the token itself left out. Columns have their place in the text as
+    a number.
     """
     before = weights[:, :-1].float().cpu()
     title, tops = f"“{labels[-1]}” has no word before it to look at", []
     if before.numel():
         tops = before.argmax(1).tolist()
-        title = f"“{labels[-1]}” looks back most at {looked_at([labels[place] for place in tops])}"
+        title = f"Besides itself, “{labels[-1]}” looks most at {looked_at([labels[place] for place in tops])}"
     high = min(max(0.22 * len(weights), 0.8), 7.0)
     figure, panels = line_panels(title, len(labels), 34, 0.24, high)
     numbered = [f"{label} {place}" for place, label in enumerate(labels)]
@@ -113,7 +114,7 @@ def word_looks(weights: Float[Tensor, "layers k_len"], labels: Sequence[str]) ->
     bar = colour_bar(figure, image, "attention, mean of heads\n(an uneven scale)")
     bar.set_ticks([0, 0.1, 0.3, 0.6, 1], labels=["0%", "10%", "30%", "60%", "100%"])
     figure.alt = f"A row for each layer, a column for each token up to “{labels[-1]}”, darker where it looks more, "
-    figure.alt += f"a frame around the most in each layer. {title}."
+    figure.alt += f"a frame around the most in each layer, the token itself left out. {title}."
     return figure
 
 

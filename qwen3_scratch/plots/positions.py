@@ -176,11 +176,10 @@ def guesses_kept(
     starts = [sum(sizes[:at]) for at in range(len(sizes))]
     later = {name: float(values[:, block:].float().mean()) if length > block else 0.0 for name, values in kept.items()}
     intact = int(torch.stack([values.all(0) for values in kept.values()]).all(0).long().cumprod(0).sum())
-    title = f"The first {intact} positions keep all guesses; from {block} on "
-    title += ", ".join(f"{spoken(share)} ({name})" for name, share in later.items())
-    figure = new_figure(title, 9.0, 3.1)
+    figure = new_figure(f"All guesses stay at the first {intact} of {length} positions", 9.0, 3.1)
     ax = figure.subplots()
-    parts = {name: values.float().split(sizes, dim=1) for name, values in kept.items()}
+    named = {f"{name}: {spoken(later[name])} from {block} on": values for name, values in kept.items()}
+    parts = {name: values.float().split(sizes, dim=1) for name, values in named.items()}
     blocks = {name: torch.stack([part.mean(1) for part in each]) for name, each in parts.items()}  # [blocks, chats]
     draw_with_intervals(ax, range(len(sizes)), blocks, 0.15)
     usual = [float(part.mean()) for part in chance.split(sizes)]
@@ -200,10 +199,13 @@ def guesses_kept(
 
 @styled
 def looks_by_distance(
-    turned: Float[Tensor, "layers heads distances texts"], still: Float[Tensor, "layers heads distances texts"]
+    turned: Float[Tensor, "layers texts heads seq seq"],
+    still: Float[Tensor, "layers texts heads seq seq"],
+    most: int = 12,
 ) -> Figure:
-    """The weight that one head gives by distance, with rope and with the same queries and keys unturned, with 95%
-    intervals: the head whose look reaches most often one to three tokens back."""
+    """The weight that one head gives to each distance up to `most`, with rope and with the same queries and keys
+    unturned, with 95% intervals: the head that gives most to the three tokens before."""
+    turned, still = (by_distance(weights, most) for weights in (turned, still))  # [layers, heads, distances, texts]
     near = turned[:, :, 1:4].sum(2).mean(-1)
     layer, head = divmod(int(near.argmax()), near.shape[1])
     shares = [float(part[layer, head, 1:4].sum(0).mean()) for part in (turned, still)]
@@ -220,6 +222,15 @@ def looks_by_distance(
     figure.legend(frameon=False, loc="outside right center")
     figure.alt = f"The weight that one head gives by distance, a line with rope and one without. {title}."
     return figure
+
+
+def by_distance(
+    weights: Float[Tensor, "layers texts heads seq seq"], most: int
+) -> Float[Tensor, "layers heads distances texts"]:
+    """The mean weight at each distance back, of the queries that have a key at every distance."""
+    most = min(most, weights.shape[-1] - 1)
+    back = [weights.diagonal(-far, 3, 4)[..., most - far :].mean(-1) for far in range(most + 1)]
+    return torch.stack(back).permute(1, 3, 0, 2)
 
 
 @styled
@@ -279,42 +290,37 @@ def slowed_pairs(frequencies: Mapping[str, Float[Tensor, "pairs"]]) -> Figure:
 
 @styled
 def loss_over_gaps(losses: Mapping[str, Float[Tensor, "gaps chats"]], gaps: Sequence[int]) -> Figure:
-    """What an answer costs when its positions begin so many later than the question ends, with 95% intervals.
+    """How much more an answer costs than with the first kind when its positions begin so many later than the question
+    ends, chat by chat, with 95% intervals.
 
-    The title says which lose less or more than the first at the last gap, where the differences chat by chat are sure.
-    A panel of its own holds those that lose more at every gap than the first does at any.
+    The title says which lose less or more for sure at the last gap.
     """
     first, *others = losses
-    apart = {name: losses[name][-1:] - losses[first][-1:] for name in others}  # [1, chats]
-    less = [name for name, each in apart.items() if (each.mean() + half_interval(each)).item() < 0]
-    more = [name for name, each in apart.items() if (each.mean() - half_interval(each)).item() > 0]
+    apart = {name: losses[name] - losses[first] for name in others}  # [gaps, chats] each
+    mean, error = (
+        {name: how(each) for name, each in apart.items()} for how in (lambda each: each.mean(1), half_interval)
+    )
+    less = [name for name in others if mean[name][-1] + error[name][-1] < 0]
+    more = [name for name in others if mean[name][-1] - error[name][-1] > 0]
     said = [f"{' and '.join(names)} {'lose' if len(names) > 1 else 'loses'} {how} than {first}"
             for names, how in ((less, "less"), (more, "more")) if names]  # fmt: skip
     title = f"At a gap of {gaps[-1]:,} {', '.join(said) or f'none can be told from {first}'}"
-    ceiling = float(losses[first].mean(1).max())
-    far = [name for name in others if float(losses[name].mean(1).min()) > ceiling]
-    near = [name for name in losses if name not in far]
     figure = new_figure(title, 8.6, 3.2)
-    panels = figure.subplots(1, 2, width_ratios=[2, 1]) if far else [figure.subplots()]
-    for ax, names in zip(panels, (near, far), strict=False):
-        for number, name in enumerate(names):
-            _, marker, colour, _ = LINES[list(losses).index(name) % 4]
-            places = [at + 0.16 * (number - (len(names) - 1) / 2) for at in range(len(gaps))]
-            mean, error = losses[name].mean(1).tolist(), half_interval(losses[name]).tolist()
-            look: dict[str, Any] = {"color": colour, "ms": 5, "ls": "", "elinewidth": 1.1, "capsize": 2.5}
-            ax.errorbar(places, mean, error, label=name, marker=marker, mfc="white" if number % 2 else colour, **look)
-        label_axis(ax.xaxis, [f"{gap:,}" for gap in gaps], 4.4 if ax is panels[0] else 2.0)
-        ax.set(xlim=(-0.5, len(gaps) - 0.5), ylim=(-0.04 * ax.get_ylim()[1], 1.05 * ax.get_ylim()[1]))
-        ax.vlines(
-            [at + 0.5 for at in range(len(gaps) - 1)], 0, 1, color="#dddddd", lw=0.6, transform=ax.get_xaxis_transform()
-        )
-    panels[0].set_ylabel("loss (nats per token)")
-    figure.supxlabel(
-        f"positions left out before the answer (n = {losses[first].shape[1]} chats, bars: 95%)", fontsize=8.5
-    )
+    ax = figure.subplots()
+    ax.axhline(0, color=GREY, lw=0.9, ls=(0, (6, 3)), label=f"{first} itself")
+    for number, name in enumerate(others):
+        places = [at + 0.2 * (number - (len(others) - 1) / 2) for at in range(len(gaps))]
+        look: dict[str, Any] = {"color": LINES[number][2], "ms": 5, "ls": "", "elinewidth": 1.1, "capsize": 2.5}
+        look |= {"marker": LINES[number][1], "mfc": "white" if number % 2 else LINES[number][2]}
+        ax.errorbar(places, mean[name].tolist(), error[name].tolist(), label=name, **look)
+    label_axis(ax.xaxis, [f"{gap:,}" for gap in gaps], 6.4)
+    ax.set(xlim=(-0.5, len(gaps) - 0.5), ylabel=f"loss minus that of {first} (nats)")
+    ax.set_xlabel(f"positions left out before the answer (n = {losses[first].shape[1]} chats, bars: 95%)")
     figure.legend(frameon=False, loc="outside right center")
-    figure.alt = "The mean loss on the answers for each size of a gap in the positions before them, with intervals, "
-    figure.alt += f"a mark each for {', '.join(losses)}. {title}."
+    figure.alt = (
+        f"By how much the mean loss on the answers differs from that of {first}, for each size of a gap in the "
+    )
+    figure.alt += f"positions before them, with intervals; a mark each for {', '.join(others)}. {title}."
     return figure
 
 

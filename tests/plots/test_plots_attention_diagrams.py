@@ -42,6 +42,6 @@ def test_every_shape_of_attention_is_written():
 
 def test_growth_is_told_with_and_without_the_norm():
     figure = plots.growing_scores([1, 2, 4], [0.5, 0.9, 0.99], [0.6, 0.6, 0.6])
-    said = "Queries and keys 4 times as large: without QK-norm one key gets 99% of a token's weight, with it 60%"
+    said = "Queries and keys 4 times as large: one key gets 99% without QK-norm, 60% with it"
     assert title(figure) == said
     assert "from 50% to 99%" in figure.alt

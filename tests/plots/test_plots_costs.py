@@ -28,8 +28,7 @@ def test_counts_are_written_in_three_digits():
 
 def test_cache_size_compares_each_way_with_the_one_before():
     figure = plots.cache_size([8, 16], {"all": [800, 1600], "grouped": [400, 800], "window": [200, 200]})
-    wanted = "“grouped” takes 1/2 of “all”, “window” takes 1/4 of “grouped”"
-    assert title(figure) == f"At 16 tokens {wanted}"
+    assert title(figure) == "At 16 tokens each way takes a part of the one before: 1/2, then 1/4"
     assert [text.get_text() for text in figure.legends[0].get_texts()][1:] == [
         "grouped: 800 bytes",
         "window: 200 bytes",

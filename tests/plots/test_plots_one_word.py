@@ -26,12 +26,12 @@ def test_two_vectors_are_compared_whole_and_shown_in_part():
 def test_what_a_word_looks_back_at_is_another_word():
     looks = torch.tensor([[0.1, 0.0, 0.9], [0.3, 0.6, 0.1], [0.6, 0.3, 0.1]])
     figure = plots.word_looks(looks, ["Nora", "Leo", "coat"])
-    assert title(figure) == "“coat” looks back most at “Nora” in layers 0 and 2, “Leo” in layer 1"
+    assert title(figure) == "Besides itself, “coat” looks most at “Nora” in layers 0 and 2, “Leo” in layer 1"
     assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["Nora 0", "Leo 1", "coat 2"]
     _, *frames = figure.axes[0].patches
     assert [(frame.get_x(), frame.get_y()) for frame in frames] == [(-0.5, -0.5), (0.5, 0.5), (-0.5, 1.5)]
     deep = title(plots.word_looks(looks[[0, 1, 2, 0, 1, 2, 0]], ["Nora", "Leo", "coat"]))
-    assert deep == "“coat” looks back most at “Nora” in 5 of 7 layers"
+    assert deep == "Besides itself, “coat” looks most at “Nora” in 5 of 7 layers"
     assert title(plots.word_looks(torch.ones(2, 1), ["coat"])) == "“coat” has no word before it to look at"
 
 

@@ -382,7 +382,7 @@ DRAWINGS = {  # each from a number of tokens
     ),
     "guesses_kept, one chat": lambda n: plots.guesses_kept({"no rotation": random_vectors(1, n) > 0}, torch.ones(n)),
     "looks_by_distance": lambda n: plots.looks_by_distance(
-        *torch.rand(2, 2, 3, n + 3, 40, generator=torch.Generator().manual_seed(n)) / n
+        *torch.rand(2, 2, 5, 3, n + 3, n + 3, generator=torch.Generator().manual_seed(n)) / n
     ),
     "met_angles": lambda n: plots.met_angles(speeds(n), 256, 1024),
     "slowed_pairs": lambda n: plots.slowed_pairs(

@@ -40,7 +40,7 @@ def token_chips(labels: Sequence[str], special: Sequence[bool], sent: Sequence[s
     if chat:
         turns_said = "1 turn" if len(roles) == 1 else f"{len(roles)} turns"
         title = f"{count} tokens in {turns_said}; {dark_ones} of them, the dark ones, are special"
-        title = _forged(roles[: len(roles) - open_end], sent) if sent else title
+        title = _forged(turns_said, roles[: len(roles) - open_end], sent) if sent else title
         said = f"in turns of {', '.join(roles)}, special ones dark"
     else:
         spaced = sum(label.startswith("␣") for label in labels)
@@ -147,15 +147,15 @@ def chip_width(text: str) -> float:
     return 1.12 * text_width(text) + 0.12
 
 
-def _forged(closed: Sequence[str], sent: Sequence[str]) -> str:
-    """Whether there are turns that nobody sent: what was typed has then become one."""
+def _forged(turns: str, closed: Sequence[str], sent: Sequence[str]) -> str:
+    """How many turns there are, and whether nobody sent one of them: what was typed has then become it."""
     left = list(closed)
     for role in sent:
         if role in left:
             left.remove(role)
     if left:
-        return f"What was typed became a turn of the {' and the '.join(left)}, which nobody sent"
-    return f"What was typed stays within its turn: {len(sent)} sent, {len(closed)} seen"
+        return f"{turns}, {len(left)} of them forged: what was typed became a turn of the {' and the '.join(left)}"
+    return f"{turns}, none forged: what was typed stays within its turn"
 
 
 def _turns(labels: Sequence[str]) -> list[range]:

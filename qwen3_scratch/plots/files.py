@@ -26,6 +26,12 @@ THIN = 0.004  # of a strip
 UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "bytes"))
 
 
+def _called(name: str) -> str:
+    """The last part of a tensor's name; of the router, which is called like a matrix of an expert, more."""
+    last = name.rpartition(".")[2]
+    return "mlp.gate (router)" if last == "gate" else last
+
+
 def _look(part: str) -> dict[str, Any]:
     shade, hatch = SHADES.get(part, OTHER)
     return {"fc": shade, "hatch": hatch, "ec": "black", "lw": 0.5}
@@ -94,7 +100,8 @@ def file_layout(segments: Sequence[tuple[str, int]], closer: tuple[int, int]) ->
 def tensor_sizes(shapes: Mapping[str, Sequence[int]], stacked: Mapping[str, int] = {}) -> Figure:
     """Tensors of one layer to one scale, rows down and columns across; below, the whole layer as one bar by area.
 
-    `stacked` says of how many alike a tensor is the first: in the bar all of them lie side by side.
+    `stacked` says of how many alike a tensor is the first: in the bar all of them lie side by side, and a bracket above
+    the matrices holds those of one expert.
     """
     if not shapes:
         raise Error("tensor_sizes: no tensors found, expected the names and shapes of one layer at least")
@@ -111,20 +118,25 @@ def tensor_sizes(shapes: Mapping[str, Sequence[int]], stacked: Mapping[str, int]
     scale = 8.2 / (sum(slots) + 0.16 * len(slots))
     unit = scale / max(map(max, sizes.values()))
     high = 0.5 + max(sizes[name][0] for name in tensors) * unit
-    figure = new_figure(title, 8.8, 1.85 + high)
+    copies = max((stacked[name] for name in many), default=0)
+    figure = new_figure(title, 8.8, 2.3 + high)
     ax = figure.subplots()
     ax.set_axis_off()
-    ax.set(xlim=(0, 8.6), ylim=(high + 1.4, 0))
+    ax.set(xlim=(0, 8.6), ylim=(high + 1.6, -0.25))
     left = 0.03
+    bracket: list[float] = []
     for name, slot in zip(tensors, slots, strict=True):
         rows, columns = sizes[name]
         shape = ", ".join(f"{size:,}" for size in shapes[name])
-        for at, (text, weight) in enumerate(((name.rpartition(".")[2], None), (f"[{shape}]", "bold"))):
+        bracket += [left, left + (slot + 0.06) * scale] if name in many else []
+        for at, (text, weight) in enumerate(((_called(name), None), (f"[{shape}]", "bold"))):
             ax.text(left, 0.08 + 0.16 * at, text, va="center", fontsize=SMALL, weight=weight, parse_math=False)
         look: dict[str, Any] = {"fc": PALE if name in many else "white", "ec": DARK, "lw": 0.7}
         ax.add_patch(Rectangle((left, 0.38), columns * unit, max(rows * unit, 0.02), **look))
         left += (slot + 0.16) * scale
-    copies = max((stacked[name] for name in many), default=0)
+    if bracket:
+        ax.plot([bracket[0], bracket[0], bracket[-1], bracket[-1]], [-0.03, -0.09, -0.09, -0.03], color=DARK, lw=0.9)
+        ax.text(bracket[0], -0.17, f"one of {copies:,} experts", va="center", fontsize=SMALL)
     about = f"the whole layer by area: {len(sizes) - len(many)} single tensors"
     about += f", then {copies:,} experts of {len(many)} tensors each" if many else ""
     ax.text(0.03, high + 0.35, about, va="center", fontsize=SMALL + 1)
@@ -132,10 +144,17 @@ def tensor_sizes(shapes: Mapping[str, Sequence[int]], stacked: Mapping[str, int]
     for name in sorted((name for name in sizes if name not in many), key=numbers.__getitem__, reverse=True):
         ax.add_patch(Rectangle((left, top), numbers[name] * wide, tall, fc="white", ec=DARK, lw=0.7))
         if numbers[name] * wide > 0.16:
-            text, turn = name.rpartition(".")[2], 0 if numbers[name] * wide > 0.45 else 90
+            text, turn = _called(name), 0 if numbers[name] * wide > 0.45 else 90
             middle = left + numbers[name] * wide / 2
             ax.text(middle, top + tall / 2, text, ha="center", va="center", fontsize=SMALL, rotation=turn)
         left += numbers[name] * wide
+    thin = [name for name in sizes if name not in many and numbers[name] * wide <= 0.16]
+    if thin and many:  # they come last of the single ones
+        middle = left - sum(numbers[name] for name in thin) * wide / 2
+        ax.plot([middle, middle], [top + tall, top + tall + 0.1], color=DARK, lw=0.9)
+        names = ", ".join(dict.fromkeys("norms" if "norm" in name else _called(name) for name in thin))
+        side = "right" if middle > 1.6 else "left"
+        ax.text(middle, top + tall + 0.18, names, ha=side, va="center", fontsize=SMALL)
     step = sum(numbers[name] for name in many) * wide / max(copies, 1)
     for expert in range(copies):
         for at in range(len(many)):
@@ -143,8 +162,12 @@ def tensor_sizes(shapes: Mapping[str, Sequence[int]], stacked: Mapping[str, int]
             line = 0.7 if copies <= 32 else 0.15
             ax.add_patch(Rectangle((left, top + at * part), step, part, fc=PALE, ec=DARK, lw=line))
         if step > 0.3:
-            box = {"fc": PALE, "ec": "none", "pad": 1.0}
-            ax.text(left + step / 2, top + tall / 2, str(expert), ha="center", va="center", fontsize=SMALL, bbox=box)
+            number = f"expert {expert}" if step > 0.75 else str(expert)
+            ax.text(left + step / 2, top + tall + 0.18, number, ha="center", va="center", fontsize=SMALL)
+        if step > 0.75 and expert == 0:
+            for at, name in enumerate(many):
+                height = top + (at + 0.5) * tall / len(many)
+                ax.text(left + step / 2, height, _called(name), ha="center", va="center", fontsize=SMALL)
         left += step
     figure.alt = (
         f"{len(tensors)} matrices of a layer as rectangles to one scale, and the whole layer as one bar. {title}."

@@ -47,9 +47,19 @@ def test_tensors_are_drawn_to_one_scale_and_counted_as_often_as_they_are_there()
     assert up.get_height() == pytest.approx(2 * q_proj.get_height())
     areas = [box.get_width() * box.get_height() for box in bar]
     assert [area / sum(areas) for area in areas] == pytest.approx([16 / 48, 8 / 48, *[8 / 48] * 3])
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert texts.count("up") == 2  # above its matrix, and in the bar of the first expert
+    assert {"one of 3 experts", "expert 0", "expert 1", "expert 2"} < set(texts)
     assert title(plots.tensor_sizes({"up": [4, 2], "norm": [8]})) == "The largest tensor of the layer is up"
     with pytest.raises(Error, match="no tensors found"):
         plots.tensor_sizes({})
+
+
+def test_the_router_is_no_gate_of_an_expert_and_what_is_thin_is_named():
+    figure = plots.tensor_sizes({"mlp.gate": [2, 4], "q_proj": [800, 4], "up": [400, 4], "q_norm": [4]}, {"up": 2})
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert "mlp.gate (router)" in texts
+    assert "mlp.gate (router), norms" in texts
 
 
 def test_parameters_by_part_says_how_many_are_active():
@@ -127,6 +137,14 @@ def test_sentence_lengths_go_from_the_fewest_tokens_to_the_most():
     ]  # fmt: skip
     assert [label.get_text() for label in ax.get_yticklabels()] == ["English", "Chinese"]
     assert [bar.get_width() for bar in ax.patches] == [75, 60, 25, 60]
+
+
+def test_sentence_lengths_mark_what_another_tokenizer_takes():
+    figure = plots.sentence_lengths(
+        {"Chinese": (20, 60, 60), "English": (75, 75, 25)}, ("more", {"English": 9, "Chinese": 8})
+    )
+    assert title(figure) == "The same sentence takes 25 tokens in English and 60 in Chinese, 8 to 9 with more"
+    assert list(figure.axes[0].lines[0].get_xdata()) == [9, 8]
 
 
 def test_neighbours_of_a_type_are_one_step_apart():

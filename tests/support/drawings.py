@@ -121,8 +121,9 @@ def merging(pieces):
     return plots.merge_steps([["a"] * pieces, *[["aa"] + ["a"] * (pieces - 2)] * (pieces > 1)], [12345] * (pieces > 1))
 
 
-def sentences(languages):
-    return plots.sentence_lengths({name: (at + 20, at + 30, at + 5) for at, name in enumerate(labels(languages))})
+def sentences(languages, named=""):
+    sizes = {name: (at + 20, at + 30, at + 5) for at, name in enumerate(labels(languages))}
+    return plots.sentence_lengths(sizes, (named, dict.fromkeys(sizes, 7) if named else {}))
 
 
 def chips(tokens, *turns):
@@ -317,6 +318,7 @@ DRAWINGS = {  # each from a number of tokens
     ),
     "merge_steps": lambda n: merging(min(n, 20)),
     "sentence_lengths": lambda n: sentences(min(n, 12)),
+    "sentence_lengths, another's": lambda n: sentences(min(n, 12), "Qwen3's own merges"),
     "cache_growth": lambda n: plots.cache_growth(n, n),
     "ring_steps": lambda n: plots.ring_steps(ring(n + 3, n)),
     "ring_steps, small": lambda n: plots.ring_steps(ring(n, min(n, 4))),

@@ -18,6 +18,7 @@ from .canvas import (  # fmt: skip
     Figure,
     half_interval,
     label_axis,
+    logarithmic,
     new_figure,
     styled,
 )
@@ -145,33 +146,53 @@ def dispatch_order(experts: Int[Tensor, "tokens top_k"], labels: Sequence[str]) 
 
 @styled
 def top_k_loss(
-    changes: Mapping[str, Float[Tensor, "choices chats"]], top_k: Sequence[int], trained: tuple[str, int]
+    losses: Mapping[str, Float[Tensor, "choices chats"]],
+    top_k: Sequence[int],
+    trained: tuple[str, int],
+    control: Float[Tensor, "chats"],
 ) -> Figure:
-    """By how much each chat's loss rises when other numbers of experts answer: the mean, and its 95% interval.
+    """The mean loss when other numbers of experts answer, on an axis of powers of ten, with its 95% interval.
 
-    `changes` holds one table for each way to weigh the answers; `trained` is the way and the number of training.
+    `losses` holds one table for each way to weigh the answers; `trained` is the way and the number of training;
+    `control` the losses when as many as in training are drawn at random.
     """
     way, own = trained
-    chats = next(iter(changes.values())).shape[1]
-    wide = {name: rise.double().cpu() for name, rise in changes.items()}
-    found = {name: (rise.mean(1), half_interval(rise)) for name, rise in wide.items()}
-    means, halves = (dict(zip(top_k, part.tolist(), strict=True)) for part in found[way])
-    said = [f"{means[k]:+.3f} ± {halves[k]:.3f} with {k}" for k in sorted({top_k[0], top_k[-1]} - {own})]
-    title = f"Change of the loss in nats: {', '.join(said)} instead of {own} experts"
-    title = title if said else "There is no other number of experts"
-    figure = new_figure(f"{title} (n\u00a0=\u00a0{chats})", 7.6, 2.9)
-    ax, names = figure.subplots(), [name + " (as trained)" * (name == way) for name in changes]
+    found = {name: mean_and_ends(each) for name, each in losses.items()}
+    (drawn,), drawn_ends = mean_and_ends(control[None])
+    means = dict(zip(top_k, found[way][0], strict=True))
+    said = [f"{ratio_text(means[k] / means[own])} with {k}" for k in sorted({top_k[0], top_k[-1]} - {own})]
+    said.append(f"{ratio_text(drawn / means[own])} with {own} at random")
+    title = f"Loss as a multiple of that as trained, with {own} chosen: {', '.join(said)}"
+    figure = new_figure(f"{title} (n\u00a0=\u00a0{len(control)})", 7.6, 2.9)
+    ax, names = figure.subplots(), [name + " (as trained)" * (name == way) for name in losses]
     looks = zip(names, found.values(), ("o-", "s--"), (DARK, MIDDLE), (-0.06, 0.06), strict=False)
-    for name, (mean, half), form, colour, side in looks:
+    options: dict[str, Any] = {"ms": 4, "lw": 1.2, "capsize": 3}
+    for name, (mean, ends), form, colour, side in looks:
         places = [at + side for at in range(len(top_k))]
-        ax.errorbar(places, mean.tolist(), half.tolist(), fmt=form, color=colour, ms=4, lw=1.2, capsize=3, label=name)
-    ax.axhline(0, color="#777777", lw=0.8)
-    ax.axvline(top_k.index(own), color="#e4e4e4", lw=9, zorder=0)
+        ax.errorbar(places, mean, ends, fmt=form, color=colour, label=name, **options)
+    at_random, trained_at = f"{own} drawn at random", top_k.index(own)
+    options |= {"color": "black", "mfc": "white", "label": at_random}
+    ax.errorbar([trained_at], [drawn], drawn_ends, fmt="D", **options)
+    ax.axvline(trained_at, color="#e4e4e4", lw=9, zorder=0)
+    logarithmic(ax.yaxis)
     label_axis(ax.xaxis, top_k, 4.5)
-    ax.set(xlabel="experts that answer (grey: number of training)", ylabel="change of the loss, in nats")
+    ax.set(xlabel="experts that answer (grey: number of training)", ylabel="loss, in nats")
+    ax.set_xlim(-0.5, len(top_k) - 0.5)
     figure.legend(*ax.get_legend_handles_labels(), frameon=False, loc="outside right center")
     figure.alt = (
-        f"Two lines with 95% intervals over {len(top_k)} numbers of experts, 0 being the loss as trained. "
-        f"{title}, over {chats} chats."
+        f"Two lines with 95% intervals over {len(top_k)} numbers of experts on an axis of powers of ten, and one mark "
+        f"for {at_random}. {title}, over {len(control)} chats."
     )
     return figure
+
+
+def mean_and_ends(losses: Float[Tensor, "choices chats"]) -> tuple[list[float], list[list[float]]]:
+    """The mean of each row and how far its 95% interval reaches down and up, as factors: it never falls below 0."""
+    wide = losses.double().cpu()
+    mean = wide.mean(1)
+    factor = (half_interval(wide) / mean).exp()
+    return mean.tolist(), [(mean - mean / factor).tolist(), (mean * factor - mean).tolist()]
+
+
+def ratio_text(ratio: float) -> str:
+    return f"{ratio:.1f}" if ratio < 10 else f"{ratio:,.0f}"

@@ -44,12 +44,16 @@ def test_dispatch_sorts_the_choices_by_expert_and_keeps_their_order_within_one()
     assert [name for name in placed if name.startswith("expert")] == ["expert 0", "expert 1", "expert 2"]
 
 
-def test_the_loss_of_fewer_and_of_all_experts_is_told_with_its_interval():
-    rises = torch.tensor([[0.1, 0.3], [0.0, 0.0], [0.02, 0.02]])
-    figure = plots.top_k_loss({"renormalised": rises, "not renormalised": 2 * rises}, [1, 2, 4], ("renormalised", 2))
-    told = "Change of the loss in nats: +0.200 ± 0.196 with 1, +0.020 ± 0.000 with 4 instead of 2 experts"
+def test_the_loss_of_fewer_of_all_and_of_random_experts_is_told_as_a_factor():
+    losses, drawn = torch.tensor([[0.1, 0.3], [0.1, 0.1], [0.09, 0.09]]), torch.tensor([4.0, 8.0])
+    ways = {"renormalised": losses, "not renormalised": 2 * losses}
+    figure = plots.top_k_loss(ways, [1, 2, 4], ("renormalised", 2), drawn)
+    told = "Loss as a multiple of that as trained, with 2 chosen: 2.0 with 1, 0.9 with 4, 60 with 2 at random"
     assert title(figure).replace("\u00a0", " ") == f"{told} (n = 2)"
     (ax,) = figure.axes
-    assert ax.lines[0].get_ydata() == pytest.approx([0.2, 0.0, 0.02])
-    alone = plots.top_k_loss({"renormalised": rises[:1]}, [1], ("renormalised", 1))
-    assert title(alone).startswith("There is no other number of experts")
+    assert ax.get_yscale() == "log"
+    assert ax.lines[0].get_ydata() == pytest.approx([0.2, 0.1, 0.09])
+    lowest = min(y for line in ax.lines[1:3] for y in line.get_ydata())
+    assert 0 < lowest < 0.1
+    alone = plots.top_k_loss({"renormalised": losses[:1]}, [1], ("renormalised", 1), drawn)
+    assert title(alone).startswith("Loss as a multiple of that as trained, with 1 chosen: 30 with 1 at random")

@@ -215,9 +215,10 @@ DRAWINGS = {  # each from a number of tokens
     ),
     "silu_gate": lambda n: plots.silu_gate(torch.linspace(-3, 2, 7 * n).view(n, 7)),
     "top_k_loss": lambda n: plots.top_k_loss(
-        {name: torch.linspace(0.2, 0, 7 * n).view(7, n) for name in ("renormalised", "not renormalised")},
+        {name: torch.linspace(0.2, 0.01, 7 * n).view(7, n) for name in ("renormalised", "not renormalised")},
         [1, 2, 4, 8, 16, 32, 64],
         ("renormalised", 8),
+        torch.linspace(1, 2, n),
     ),
     "expert_load": lambda n: plots.expert_load(random_routes(n)),
     "expert_load, 128 experts": lambda n: plots.expert_load(random_routes(n, 12, 128, 8)),

@@ -79,13 +79,11 @@ def word_vectors(
     if others is not None:
         ends, far = F.normalize(wide[:, [0, -1]], dim=-1), F.normalize(others.float().cpu(), dim=-1)
         usual = (ends @ far.transpose(1, 2)).mean((1, 2)).tolist()
-        cosines.plot(range(len(usual)), usual, "s--", color=MIDDLE, lw=1.2, ms=3.5, label="with all other tokens")
+        cosines.plot(range(len(usual)), usual, "s--", color=MIDDLE, lw=1.2, ms=3.5, label="mean with other tokens")
         cosines.legend(frameon=False, fontsize=SMALL, loc="upper right")
     cosines.axhline(0, color="#777777", lw=0.6)
     cosines.set(ylim=(min(-0.05, float(alike.min()) - 0.05), 1.05), xlim=(-0.4, len(alike) - 0.6))
-    cosines.set_title(
-        "mean cosine, all numbers" if others is not None else "cosine of both vectors, all numbers", fontsize=SMALL + 1
-    )
+    cosines.set_title("cosine, all numbers", fontsize=SMALL + 1)
     label_axis(cosines.xaxis, ["table", *range(len(alike) - 1)], 2.2)
     cosines.set_xlabel("after layer")
     figure.legend(handles, texts, frameon=False, loc="outside lower left", ncols=2)

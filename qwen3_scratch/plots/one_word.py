@@ -40,10 +40,16 @@ __all__ = [
 
 
 @styled
-def word_vectors(vectors: Float[Tensor, "depths places hidden"], names: Sequence[str], shown: int = 24) -> Figure:
+def word_vectors(
+    vectors: Float[Tensor, "depths places hidden"],
+    names: Sequence[str],
+    others: Float[Tensor, "depths others hidden"] | None = None,
+    shown: int = 24,
+) -> Figure:
     """The first `shown` numbers of one word's vector at two places, each row to its own scale, and all cosines.
 
-    Bars are the first of the places, dots the last. Likeness is the cosine of the whole vectors, at every depth.
+    Bars are the first of the places, dots the last. Likeness is the cosine of the whole vectors, at every depth;
+    dashed is the mean cosine of the first and the last with `others`, the vectors of the other tokens.
     """
     wide = vectors.float().cpu()
     alike = F.cosine_similarity(wide[:, 0], wide[:, -1], dim=-1)
@@ -69,10 +75,15 @@ def word_vectors(vectors: Float[Tensor, "depths places hidden"], names: Sequence
     ax.set_xlabel(f"number in the vector, {len(first)} of {wide.shape[-1]} shown")
     handles, texts = ax.get_legend_handles_labels()
     cosines = figure.add_subplot(grid[:, 1])
-    cosines.plot(range(len(alike)), alike.tolist(), "o-", color=DARK, lw=1.6, ms=4)
+    cosines.plot(range(len(alike)), alike.tolist(), "o-", color=DARK, lw=1.6, ms=4, label="of both places")
+    if others is not None:
+        ends, far = F.normalize(wide[:, [0, -1]], dim=-1), F.normalize(others.float().cpu(), dim=-1)
+        usual = (ends @ far.transpose(1, 2)).mean((1, 2)).tolist()
+        cosines.plot(range(len(usual)), usual, "s--", color=MIDDLE, lw=1.2, ms=3.5, label="mean with other tokens")
+        cosines.legend(frameon=False, fontsize=SMALL, loc="upper right")
     cosines.axhline(0, color="#777777", lw=0.6)
     cosines.set(ylim=(min(-0.05, float(alike.min()) - 0.05), 1.05), xlim=(-0.4, len(alike) - 0.6))
-    cosines.set_title("cosine of both vectors, all numbers", fontsize=SMALL + 1)
+    cosines.set_title("cosine, all numbers", fontsize=SMALL + 1)
     label_axis(cosines.xaxis, ["table", *range(len(alike) - 1)], 2.2)
     cosines.set_xlabel("after layer")
     figure.legend(handles, texts, frameon=False, loc="outside lower left", ncols=2)

@@ -27,6 +27,7 @@ from .canvas import (  # fmt: skip
     spoken,
     styled,
 )
+from .one_word import interval
 
 __all__ = [
     "clock_hands",
@@ -48,11 +49,13 @@ def one_pair(
 ) -> Figure:
     """A query and a key of two numbers, each turned to its position, as arrows; a panel for each pair of positions.
 
-    `speed` is in radians per position, `places` are positions of query and key. The arc is the angle between the two.
+    `speed` is in radians per position, `places` are positions of query and key. The arc is the angle from key to query,
+    which counts as turns do: against the clock.
     """
     apart = [m - n for m, n in places]
     again = len(set(apart)) < len(apart)
     title = "The same distance gives the same angle and the same score" if again else "The distance sets the angle"
+    title += " (from k to q, anticlockwise)"
     figure = new_figure(title, max(5.2, 2.15 * len(places)), 2.95)
     lengths = float(query.float().norm()), float(key.float().norm())
     starts, reach = [math.atan2(float(part[1]), float(part[0])) for part in (query, key)], 1.32 * max(lengths)
@@ -90,7 +93,11 @@ def clock_hands(frequencies: Float[Tensor, "pairs"], positions: Sequence[int]) -
     pairs = sorted({round(at) for at in torch.linspace(0, len(frequencies) - 1, min(8, len(frequencies))).tolist()})
     speeds = frequencies.float().cpu()
     still = int((speeds[pairs] * max(positions) < math.pi / 36).sum())
-    title = f"By position {max(positions):,}, {still} of these {len(pairs)} pairs have turned less than 5°"
+    far = max(positions)
+    near = min((place for place in positions if place), default=far)
+    turned = [math.degrees(float(speeds[pair]) * place) for pair, place in ((pairs[0], near), (pairs[-1], far))]
+    title = f"Pair {pairs[0]} has turned {turned[0]:.0f}° by position {near:,}, "
+    title += f"pair {pairs[-1]} only {turned[1]:.1f}° by {far:,}" if turned[1] < turned[0] else "the others like it"
     high, wide = 0.52 * len(positions), max(5.6, 0.62 * len(pairs) + 1.0)
     figure = new_figure(title, wide, high + 0.95)
     ax = figure.subplots()
@@ -104,7 +111,7 @@ def clock_hands(frequencies: Float[Tensor, "pairs"], positions: Sequence[int]) -
     ax.set(xlim=(-0.5, len(pairs) - 0.5), ylim=(len(positions) - 0.5, -0.5), aspect="equal")
     label_axis(ax.xaxis, pairs, 0.62 * len(pairs))
     label_axis(ax.yaxis, [f"{position:,}" for position in positions], high)
-    ax.set(xlabel="pair: fast to the left, slow to the right", ylabel="position")
+    ax.set(xlabel="pair: fast to the left, slow to the right (drawn as clocks turn)", ylabel="position")
     ax.spines[:].set_visible(False)
     shown = ", ".join(map(str, pairs))
     figure.alt = f"A clock for each of the pairs {shown} at positions up to {max(positions)}: "
@@ -166,7 +173,8 @@ def guesses_kept(
     kept: Mapping[str, Bool[Tensor, "chats positions"]], chance: Float[Tensor, "positions"], block: int = 5
 ) -> Figure:
     """Which share of next-token guesses a change leaves as they were, with 95% intervals: the first two blocks of
-    positions one by one, the others as means.
+    positions one by one, the others as means. The title compares the first change with the last from the second block
+    to the fifth, chat by chat.
 
     `chance` is the share of chats that have the commonest guess, at each position.
     """
@@ -176,7 +184,15 @@ def guesses_kept(
     starts = [sum(sizes[:at]) for at in range(len(sizes))]
     later = {name: float(values[:, block:].float().mean()) if length > block else 0.0 for name, values in kept.items()}
     intact = int(torch.stack([values.all(0) for values in kept.values()]).all(0).long().cumprod(0).sum())
-    figure = new_figure(f"All guesses stay at the first {intact} of {length} positions", 9.0, 3.1)
+    title = f"All guesses stay at the first {intact} of {length} positions"
+    (one, first), *_, (other, last) = kept.items()
+    if length > block:
+        lead = (first.float() - last.float())[:, block : 5 * block].mean(1) * 100  # one difference a chat
+        title += f"; at {block} to {min(5 * block, length) - 1}, “{one}” keeps {abs(float(lead.mean())):.0f} ± "
+        title += (
+            f"{float(half_interval(lead[None])):.0f} points {'fewer' if lead.mean() < 0 else 'more'} than “{other}”"
+        )
+    figure = new_figure(title, 9.0, 3.3)
     ax = figure.subplots()
     named = {f"{name}: {spoken(later[name])} from {block} on": values for name, values in kept.items()}
     parts = {name: values.float().split(sizes, dim=1) for name, values in named.items()}
@@ -327,10 +343,17 @@ def loss_over_gaps(losses: Mapping[str, Float[Tensor, "gaps chats"]], gaps: Sequ
 def draw_with_intervals(
     ax: Axes, places: Sequence[int], lines: Mapping[str, Float[Tensor, "places n"]], aside: float
 ) -> None:
-    """The mean of each row with its interval, a line for each name, each drawn a little aside of the one before."""
+    """The mean of each row of shares with its interval, a line for each name, each a little aside of the one before.
+
+    Wilson's interval where a share counts hits and misses; it never leaves 0 to 1, and means are cut there, too.
+    """
     for number, (name, values) in enumerate(lines.items()):
         form, marker, colour, width = LINES[number % 4]
         look: dict[str, Any] = {"ls": form, "marker": marker, "color": colour, "lw": width, "ms": 4}
         moved = [place + aside * number for place in places]
-        error = half_interval(values).tolist()
-        ax.errorbar(moved, values.mean(1).tolist(), error, label=name, elinewidth=0.9, capsize=2, **look)
+        middle, half = values.mean(1), half_interval(values)
+        ends = torch.stack(((middle - half).clamp(min=0), (middle + half).clamp(max=1)), 1)
+        for row in ((values == 0) | (values == 1)).all(1).nonzero().flatten().tolist():
+            ends[row] = torch.tensor(interval(int(values[row].sum()), values.shape[1]))
+        error = (ends - middle[:, None]).abs().T.tolist()
+        ax.errorbar(moved, middle.tolist(), error, label=name, elinewidth=0.9, capsize=2, **look)

@@ -19,6 +19,9 @@ def test_two_vectors_are_compared_whole_and_shown_in_part():
     *rows, cosines = figure.axes
     assert [len(ax.patches) for ax in rows] == [2, 2, 2]
     assert cosines.lines[0].get_ydata() == pytest.approx([1, 1, 0])
+    across = torch.tensor([[[0.0, 1.0, 0.0]]] * 3)  # one other token, at last as the second place
+    figure = plots.word_vectors(torch.tensor([same, same, apart]), ["here", "there"], across, shown=2)
+    assert figure.axes[-1].lines[1].get_ydata() == pytest.approx([0, 0, 0.5])
     figure = plots.word_vectors(torch.tensor([same, same]), ["here", "there"])
     assert title(figure).endswith("no layer tells the two apart")
 

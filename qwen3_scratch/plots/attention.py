@@ -74,7 +74,8 @@ def head_lengths(
     ax, heads = figure.subplots(), range(len(before))
     for lengths, side, hatch, colour in ((before, -0.19, "///", PALE), (after, 0.19, "", MIDDLE)):
         low, middle, high = lengths.float().cpu().quantile(torch.tensor([0.0, 0.5, 1.0]), dim=-1)
-        places, label = [head + side for head in heads], "before" if side < 0 else "after"
+        places = [head + side for head in heads]
+        label = f"{'before' if side < 0 else 'after'} (shortest to longest)"
         spans = (high - low).tolist()
         ax.bar(places, spans, 0.34, low.tolist(), color=colour, edgecolor=DARK, hatch=hatch, lw=0.6, label=label)
         ax.plot(places, middle.tolist(), "_", color="black", ms=9, mew=1.6, label="median" if side > 0 else None)

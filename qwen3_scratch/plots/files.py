@@ -234,10 +234,16 @@ def number_bits(value: float) -> Figure:
             ax.text(column + 0.46, row + 0.36, bit, ha="center", va="center", fontsize=SMALL, color=colour)
         ax.text(-0.6, row + 0.36, name, ha="right", va="center")
         ax.text(33.8, row + 0.36, f"{number.item():.7g}", va="center")
-    for middle, head in ((0.46, "sign"), (5.5, "exponent"), (22, "fraction")):
+    added = numbers[1].abs().item() > abs(numbers[0].item())
+    ax.plot([17.16, 17.16], [-0.2, 0.86], color="black", lw=2)  # behind the seventh bit of the fraction
+    ax.plot([17.2, 18.12, 18.12, 17.2], [0, 0, 0.72, 0.72], color="black", lw=1.8)  # the bit after it
+    said = f"bf16 ends here: {'one is added' if added else 'the rest is cut'}"
+    ax.text(17.3, -0.35, said, va="center", fontsize=SMALL + 1)
+    for middle, head in ((0.46, "sign"), (5.5, "exponent"), (13.7, "fraction")):
         ax.text(middle, -0.35, head, ha="center", va="center", fontsize=SMALL + 1)
     ax.set(xlim=(-3, 41), ylim=(3, -0.7))
     figure.alt = f"Three rows of bits, below each other by kind: {value:.7g} in fp32, in bf16, in fp16. {title}."
+    figure.alt += f" A line marks where bf16 ends: {'one is added there' if added else 'the rest is cut off'}."
     return figure
 
 

@@ -318,7 +318,7 @@ def loss_over_gaps(losses: Mapping[str, Float[Tensor, "gaps chats"]], gaps: Sequ
     )
     less = [name for name in others if mean[name][-1] + error[name][-1] < 0]
     more = [name for name in others if mean[name][-1] - error[name][-1] > 0]
-    said = [f"{' and '.join(names)} {'lose' if len(names) > 1 else 'loses'} {how} than {first}"
+    said = [f"{together(names)} {'lose' if len(names) > 1 else 'loses'} {how} than {first}"
             for names, how in ((less, "less"), (more, "more")) if names]  # fmt: skip
     title = f"At a gap of {gaps[-1]:,} {', '.join(said) or f'none can be told from {first}'}"
     figure = new_figure(title, 8.6, 3.2)
@@ -338,6 +338,11 @@ def loss_over_gaps(losses: Mapping[str, Float[Tensor, "gaps chats"]], gaps: Sequ
     )
     figure.alt += f"positions before them, with intervals; a mark each for {', '.join(others)}. {title}."
     return figure
+
+
+def together(names: Sequence[str]) -> str:
+    """Names as they are listed in a sentence."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def draw_with_intervals(

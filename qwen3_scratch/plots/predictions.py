@@ -76,6 +76,7 @@ def logit_lens(
         ax.set_xlim(-0.5, panels[0][1].stop - 0.5)
         label_axis(ax.xaxis, labels[part], 0.6 * (part.stop - part.start))
         label_axis(ax.yaxis, depths, high)
+        ax.set_ylabel("read upwards →")
     panels[-1][0].set_xlabel("token read (in the cells: the guess for the token after it; framed: the final guess)")
     colour_bar(figure, image, "probability of\nthe final guess")
     figure.alt = (

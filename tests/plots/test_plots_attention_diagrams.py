@@ -41,7 +41,8 @@ def test_every_shape_of_attention_is_written():
 
 
 def test_growth_is_told_with_and_without_the_norm():
-    figure = plots.growing_scores([1, 2, 4], [0.5, 0.9, 0.99], [0.6, 0.6, 0.6])
-    said = "Queries and keys 4 times as large: one key gets 99% without QK-norm, 60% with it"
+    figure = plots.growing_scores([1, 2, 4], [0.5, 2, 8], [1.5, 1.5, 1.5], bound=6)
+    said = "Queries and keys 4 times as large: the largest score 16 times without QK-norm, the same with it"
     assert title(figure) == said
-    assert "from 50% to 99%" in figure.alt
+    assert "from 0.5 to 8; with it from 1.5 to 1.5" in figure.alt
+    assert list(figure.axes[0].lines[-1].get_ydata()) == [6, 6]

@@ -86,6 +86,8 @@ def test_number_bits_are_those_of_the_number(value):
     sign, exponent, fraction = int(brief[0]), int(brief[1:9], 2), int(brief[9:], 2)
     assert (-1) ** sign * 2.0 ** (exponent - 127) * (1 + fraction / 2**7) == torch.tensor(value).bfloat16().item()
     assert len(bits) == 64
+    up = abs(torch.tensor(value).bfloat16().item()) > abs(value)
+    assert f"bf16 ends here: {'one is added' if up else 'the rest is cut'}" in texts
 
 
 def test_number_bits_stand_below_each_other_by_kind():

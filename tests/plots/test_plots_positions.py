@@ -120,3 +120,5 @@ def test_loss_over_gaps_names_those_that_lose_less_or_more_for_sure():
     assert figure.axes[0].get_legend_handles_labels()[1] == ["default itself", "yarn", "linear", "dynamic"]
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["0", "512"]
     assert "n = 2 chats" in figure.axes[0].get_xlabel()
+    three = {"default": losses["linear"]} | dict.fromkeys("abc", losses["yarn"])
+    assert title(plots.loss_over_gaps(three, [0, 512])) == "At a gap of 512 a, b and c lose less than default"

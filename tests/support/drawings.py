@@ -234,7 +234,7 @@ DRAWINGS = {  # each from a number of tokens
     "attention_shapes": lambda n: plots.attention_shapes(32 * n, 4 * n, n, 128, 9 * n),
     "attention_shapes, MHA": lambda n: plots.attention_shapes(2048, n, n, 64, 40_000),
     "growing_scores": lambda n: plots.growing_scores(
-        [1, 2, 4, 8], [1 - 0.5 / n / 4**at for at in range(4)], [0.5 / n] * 4
+        [1, 2, 4, 8], [4.0**at / n for at in range(4)], [1.5 / n] * 4, bound=8.0 * n
     ),
     "weighted_sum": lambda n: plots.weighted_sum(
         torch.arange(3.0).softmax(0), n * torch.tensor([[0.0, 4.0], [4.0, 4.0], [4.0, -1.0]]), labels(3)

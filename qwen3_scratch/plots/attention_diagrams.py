@@ -183,7 +183,9 @@ def lead(ax: Axes, start: tuple[int, int | float], end: tuple[int, int | float],
 
 
 @styled
-def growing_scores(factors: Sequence[int], without: Sequence[float], normed: Sequence[float], bound: float) -> Figure:
+def growing_scores(
+    factors: Sequence[int], without: Sequence[int | float], normed: Sequence[int | float], bound: int | float
+) -> Figure:
     """The largest score when queries and keys are made `factors` times as large, and what QK-norm holds it below."""
     grown = [
         "the same" if each[-1] < 1.01 * each[0] else f"{each[-1] / each[0]:,.3g} times" for each in (without, normed)

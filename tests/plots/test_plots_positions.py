@@ -1,4 +1,4 @@
-"""What the figures of `qwen3_scratch.plots.turning` say is what their numbers are."""
+"""What the figures of `qwen3_scratch.plots.positions` and `.long_texts` say is what their numbers are."""
 
 import math
 

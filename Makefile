@@ -27,8 +27,8 @@ BENCHMARKS := decode prefill load context experts tiny roofline products int8
 # `make test` keeps one case of each kind; `make proof` leaves nothing out.
 LEFT_OUT := and not proof
 
-# In each process one thread, since small tensors gain nothing from more; one process more than cores, since some wait.
-PROCESSES ?= $(shell expr 1 + $$(nproc 2>/dev/null || echo 2))
+# In each process one thread, since small tensors gain nothing from more; two processes more than cores, since some wait.
+PROCESSES ?= $(shell expr 2 + $$(nproc 2>/dev/null || echo 2))
 SPREAD    := -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 ALONE     := OMP_NUM_THREADS=1
 

@@ -199,7 +199,7 @@ def test_of_the_embedded_checkpoints_greedy_tokens_at_least_99_in_100_stay():
     both = checkpoint, int8(checkpoint)
     for domain in DOMAINS:
         texts = [example.messages for example in questions(domain, MOST_ROWS_INT8)]
-        options = dict(temperature=0, max_new_tokens=120, compiled=True)
+        options = dict(temperature=0, max_new_tokens=120)
         for one, other in zip(*(generate(each, texts, **options) for each in both), strict=True):
             count += max(len(one.token_ids), len(other.token_ids))
             same += sum(a == b for a, b in zip(one.token_ids, other.token_ids, strict=False))

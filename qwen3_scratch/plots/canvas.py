@@ -28,6 +28,7 @@ __all__ = ["Figure", "token_labels"]
 
 FONT, SMALL = "DejaVu Sans", 7  # the font that matplotlib brings along; the size of labels in points
 DARK, MIDDLE, PALE, LIT = "#08306b", "#4292c6", "#c6dbef", "#ffd27f"
+GREY = "#777777"  # lines and edges that only help to read
 # Form, marker, colour and width: lines are told apart by form, then by shade.
 LINES = (("-", "o", DARK, 2.0), ("--", "s", MIDDLE, 1.6), (":", "^", "#555555", 1.6), ("-.", "v", DARK, 1.2))
 STYLE = {

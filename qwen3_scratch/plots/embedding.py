@@ -72,8 +72,8 @@ def embedding_map(vectors: Float[Tensor, "words hidden"], labels: Sequence[str],
     figure.legend(frameon=False, loc="center right")
     figure.alt = (
         f"A map of {len(labels)} words of {len(names)} kinds ({', '.join(names)}), each kind with its own marker."
+        f" Its two directions hold {shares[0]:.0%} and {shares[1]:.0%} of the variance."
     )
-    figure.alt += f" Its two directions hold {shares[0]:.0%} and {shares[1]:.0%} of the variance."
     return figure
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .canvas import (  # fmt: skip
     DARK,
+    GREY,
     LINES,
     SMALL,
     Figure,
@@ -24,7 +25,6 @@ from .canvas import (  # fmt: skip
 )
 
 __all__ = ["loss_over_gaps", "met_angles", "slowed_pairs"]
-GREY = "#777777"
 
 
 @styled
@@ -113,8 +113,8 @@ def loss_over_gaps(losses: Mapping[str, Float[Tensor, "gaps chats"]], gaps: Sequ
     figure.legend(frameon=False, loc="outside right center")
     figure.alt = (
         f"By how much the mean loss on the answers differs from that of {first}, for each size of a gap in the "
+        f"positions before them, with intervals; a mark each for {', '.join(others)}. {title}."
     )
-    figure.alt += f"positions before them, with intervals; a mark each for {', '.join(others)}. {title}."
     return figure
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..model import Route
 from .canvas import (  # fmt: skip
     DARK,
+    GREY,
     MIDDLE,
     PALE,
     SMALL,
@@ -68,7 +69,7 @@ def mixture_layer(route: Route, labels: Sequence[str]) -> Figure:
     )
     chosen_at_all = set(route.experts.flatten().tolist())
     for expert, y in enumerate(columns):
-        look = {"fc": PALE} if expert in chosen_at_all else {"ls": "--", "ec": "#777777"}
+        look = {"fc": PALE} if expert in chosen_at_all else {"ls": "--", "ec": GREY}
         box(ax, 3.95, y, 0.9, f"expert {expert}", min(0.26, 0.3 * max(tokens, experts) / experts + 0.1), **look)
     wide, shares = 1.3 / experts, route.logits.float().softmax(-1).tolist()
     for token, y in enumerate(rows):

@@ -13,6 +13,7 @@ from ..tokenizer import Tokenizer
 from ..tracing import Trace
 from .canvas import (  # fmt: skip
     DARK,
+    GREY,
     MIDDLE,
     PALE,
     SHARES,
@@ -66,7 +67,7 @@ def word_vectors(
         first, last = (wide[depth, place, :shown].tolist() for place in (0, -1))
         ax.bar(range(len(first)), first, 0.72, color=PALE, ec=DARK, lw=0.6, label=names[0])
         ax.plot(range(len(last)), last, "o", ms=3.6, color=DARK, label=names[-1])
-        ax.axhline(0, color="#777777", lw=0.6)
+        ax.axhline(0, color=GREY, lw=0.6)
         ax.set(xlim=(-0.8, len(first) - 0.2))
         ax.locator_params(axis="y", nbins=4)
         ax.tick_params(labelsize=SMALL)
@@ -81,7 +82,7 @@ def word_vectors(
         usual = (ends @ far.transpose(1, 2)).mean((1, 2)).tolist()
         cosines.plot(range(len(usual)), usual, "s--", color=MIDDLE, lw=1.2, ms=3.5, label="mean with other tokens")
         cosines.legend(frameon=False, fontsize=SMALL, loc="upper right")
-    cosines.axhline(0, color="#777777", lw=0.6)
+    cosines.axhline(0, color=GREY, lw=0.6)
     cosines.set(ylim=(min(-0.05, float(alike.min()) - 0.05), 1.05), xlim=(-0.4, len(alike) - 0.6))
     cosines.set_title("cosine, all numbers", fontsize=SMALL + 1)
     label_axis(cosines.xaxis, ["table", *range(len(alike) - 1)], 2.2)
@@ -89,8 +90,8 @@ def word_vectors(
     figure.legend(handles, texts, frameon=False, loc="outside lower left", ncols=2)
     figure.alt = (
         f"Left, {len(depths)} rows of numbers, bars for one place and dots for the other; right, their cosine, "
+        f"which goes from {alike[0]:.2f} to {alike[-1]:.2f}. {title}."
     )
-    figure.alt += f"which goes from {alike[0]:.2f} to {alike[-1]:.2f}. {title}."
     return figure
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .canvas import (  # fmt: skip
     DARK,
+    GREY,
     LINES,
     MIDDLE,
     PALE,
@@ -36,7 +37,6 @@ __all__ = [
     "one_pair",
     "pair_wavelengths",
 ]
-GREY = "#777777"
 
 
 @styled

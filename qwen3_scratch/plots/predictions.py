@@ -11,6 +11,7 @@ from torch import Tensor
 from ..tokenizer import Tokenizer
 from .canvas import (  # fmt: skip
     DARK,
+    GREY,
     MIDDLE,
     PALE,
     SMALL,
@@ -139,7 +140,7 @@ def logit_parts(
             look: dict[str, Any] = {"fc": MIDDLE} if value >= 0 else {"fc": "white", "hatch": "////"}
             ax.barh(row, value, left=done, height=0.7, ec=DARK, lw=0.6, **look)
             done += value
-            ax.plot((done, done), (row - 0.35, row + 1.35), color="#777777", lw=0.6)
+            ax.plot((done, done), (row - 0.35, row + 1.35), color=GREY, lw=0.6)
         ax.barh(len(values), done, height=0.7, fc=DARK, ec=DARK)
         ax.use_sticky_edges = False
         ax.axvline(0, color="black", lw=0.6)

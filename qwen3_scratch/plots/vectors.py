@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .canvas import (  # fmt: skip
     DARK,
+    GREY,
     MIDDLE,
     Figure,
     colour_bar,
@@ -90,7 +91,7 @@ def norms_in_the_plane(points: Float[Tensor, "points 2"]) -> Figure:
         between = points if name == "rms_norm" else points - points.mean(-1, keepdim=True)  # LayerNorm's first step
         for start, turn, end in zip(points.tolist(), between.tolist(), after.tolist(), strict=True):
             ax.plot(*zip(start, turn, strict=True), color="#555555", lw=1.1, ls=":", zorder=0)
-            ax.annotate("", end, turn, arrowprops={"arrowstyle": "->", "color": "#777777", "lw": 0.9})
+            ax.annotate("", end, turn, arrowprops={"arrowstyle": "->", "color": GREY, "lw": 0.9})
         if name == "rms_norm":
             angles = torch.linspace(0, 2 * math.pi, 200)
             ax.plot(math.sqrt(2) * angles.cos(), math.sqrt(2) * angles.sin(), color=MIDDLE, lw=1, zorder=0)
@@ -106,8 +107,8 @@ def norms_in_the_plane(points: Float[Tensor, "points 2"]) -> Figure:
     figure.legend(*ax.get_legend_handles_labels(), frameon=False, loc="outside right center")
     figure.alt = (
         f"{len(points)} points in a plane; rms_norm moves each along its own ray onto a circle, LayerNorm moves"
+        f" all to a falling line first and then along it onto {ends} points."
     )
-    figure.alt += f" all to a falling line first and then along it onto {ends} points."
     return figure
 
 
@@ -132,7 +133,7 @@ def norm_inputs(before: Float[Tensor, "norms tokens"], labels: Sequence[str]) ->
     ax.errorbar(range(len(middle)), middle.tolist(), reach, fmt="o", color=DARK, ms=5, lw=1, capsize=2, label=name)
     logarithmic(ax.yaxis)
     ax.set(ylabel="root mean square", xlim=(-0.6, len(labels) - 0.4))
-    ax.axhline(1, color="#777777", lw=1, ls=":", label="after the division")
+    ax.axhline(1, color=GREY, lw=1, ls=":", label="after the division")
     label_axis(ax.xaxis, labels, 5.6)
     figure.legend(frameon=False, loc="outside right center")
     figure.alt = f"A dot with a line for each of {len(labels)} norms, on a logarithmic axis. {title}."
@@ -154,7 +155,7 @@ def norm_weights(weights: Float[Tensor, "norms channels"], labels: Sequence[str]
     ax = figure.subplots()
     reach = torch.stack((middle - low, top - middle)).tolist()
     ax.errorbar(middle.tolist(), range(norms), xerr=reach, fmt="o", color=DARK, ms=4, lw=1, capsize=2)
-    ax.axvline(1, color="#777777", lw=1, ls=":")
+    ax.axvline(1, color=GREY, lw=1, ls=":")
     label_axis(ax.yaxis, labels, high)
     ax.set(ylim=(norms - 0.4, -0.6), xlabel=f"factor of a channel (dot: median, line: all {channels} channels)")
     figure.alt = f"A dot with a line for each of {norms} norms. {title}."

@@ -1,12 +1,9 @@
 """What the diagrams of attention say is what the numbers say."""
 
 import torch
+from drawings import title
 
 from qwen3_scratch import plots
-
-
-def title(figure):
-    return figure.get_suptitle().replace("\n", " ")
 
 
 def arrows(ax):

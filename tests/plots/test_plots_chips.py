@@ -1,16 +1,14 @@
 """Chips of tokens say what the tokens are."""
 
 import pytest
+from drawings import title
+from matplotlib.colors import to_rgba
 
 from qwen3_scratch import Error, plots
 from qwen3_scratch.plots.canvas import LIT, PALE
 from qwen3_scratch.plots.chips import HIGH
 
 CHAT = ["<|im_start|>", "user", "⏎", "Hi", "<|im_end|>", "⏎", "<|im_start|>", "assistant", "⏎"]
-
-
-def title(figure):
-    return figure.get_suptitle().replace("\n", " ")
 
 
 def special(labels):
@@ -59,17 +57,11 @@ def test_token_chips_say_whether_what_was_typed_became_a_turn():
 def test_a_word_is_highlighted_at_every_place():
     figure = plots.word_chips(["a", "coat", "⏎", "coat"], [1, 3], [1, 20, 3, 20], "id", written=2)
     assert title(figure) == "“coat” is there twice among 4 tokens; below each token its id"
-    lit = [chip for chip in figure.axes[0].patches if chip.get_facecolor() == pytest.approx(colour(LIT))]
+    lit = [chip for chip in figure.axes[0].patches if chip.get_facecolor() == pytest.approx(to_rgba(LIT))]
     assert len(lit) == 2
     assert [text.get_text() for text in figure.axes[0].texts if text.get_weight() == "bold"] == ["coat", "coat"]
-    ground = [patch for patch in figure.axes[0].patches if patch.get_facecolor() == pytest.approx(colour(PALE))]
+    ground = [patch for patch in figure.axes[0].patches if patch.get_facecolor() == pytest.approx(to_rgba(PALE))]
     assert len(ground) == 2  # what the model wrote, highlighted or not
-
-
-def colour(name):
-    from matplotlib.colors import to_rgba
-
-    return to_rgba(name)
 
 
 def test_a_line_break_ends_the_line():

@@ -2,13 +2,10 @@
 
 import pytest
 import torch
+from drawings import title
 
 from qwen3_scratch import plots
 from qwen3_scratch.plots.costs import short
-
-
-def title(figure):
-    return figure.get_suptitle().replace("\n", " ")
 
 
 def ticks(axis):

@@ -2,12 +2,9 @@
 
 import pytest
 import torch
+from drawings import title
 
 from qwen3_scratch import plots
-
-
-def title(figure):
-    return figure.get_suptitle().replace("\n", " ")
 
 
 def test_embedding_map_counts_neighbours_of_a_kind_and_says_what_its_plane_holds():

@@ -2,14 +2,11 @@
 
 import pytest
 import torch
+from drawings import title
 
 from qwen3_scratch import plots
 
 DOMAINS = ("stories", "sums")
-
-
-def title(figure):
-    return " ".join(figure.get_suptitle().split())
 
 
 def test_the_test_of_chance_counts_the_layers_that_each_kind_of_chance_reaches():

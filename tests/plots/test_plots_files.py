@@ -2,16 +2,13 @@
 
 import pytest
 import torch
+from drawings import title
 from matplotlib.patches import Rectangle
 
 from qwen3_scratch import Error, plots
 from qwen3_scratch.plots.files import ordered, steps_apart
 
 SEGMENTS = [("header", 100), ("embedding", 300), ("experts", 200), ("experts", 250), ("norms", 50), ("experts", 100)]
-
-
-def title(figure):
-    return figure.get_suptitle().replace("\n", " ")
 
 
 def boxes(ax):

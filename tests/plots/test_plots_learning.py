@@ -2,13 +2,10 @@
 
 import pytest
 import torch
+from drawings import title
 
 from qwen3_scratch import load_balancing_loss, plots
 from qwen3_scratch.learning.training import Plan
-
-
-def title(figure):
-    return figure.get_suptitle().replace("\n", " ")
 
 
 def legend(figure):

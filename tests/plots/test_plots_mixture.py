@@ -2,14 +2,11 @@
 
 import pytest
 import torch
+from drawings import title
 from matplotlib.patches import PathPatch, Rectangle
 
 from qwen3_scratch import plots
 from qwen3_scratch.model import Route
-
-
-def title(figure):
-    return figure.get_suptitle().replace("\n", " ")
 
 
 def small_route():

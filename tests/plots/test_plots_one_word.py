@@ -2,14 +2,10 @@
 
 import pytest
 import torch
-from drawings import passed
+from drawings import passed, title
 
 from qwen3_scratch import plots
 from qwen3_scratch.plots.one_word import interval
-
-
-def title(figure):
-    return figure.get_suptitle().replace("\n", " ")
 
 
 def test_two_vectors_are_compared_whole_and_shown_in_part():

@@ -4,12 +4,9 @@ import math
 
 import pytest
 import torch
+from drawings import title
 
 from qwen3_scratch import plots
-
-
-def title(figure):
-    return figure.get_suptitle().replace("\n", " ")
 
 
 def lines(figure):

@@ -2,12 +2,9 @@
 
 import pytest
 import torch
+from drawings import title
 
 from qwen3_scratch import plots
-
-
-def title(figure):
-    return figure.get_suptitle().replace("\n", " ")
 
 
 def test_a_short_embedding_is_seen_on_a_logarithmic_axis():

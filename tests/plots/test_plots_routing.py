@@ -2,17 +2,13 @@
 
 import pytest
 import torch
-from drawings import labels, random_routes
+from drawings import labels, random_routes, title
 from matplotlib.patches import Rectangle
 
 from qwen3_scratch import plots
 from qwen3_scratch.model import Route
 
 LABELS = ["a", "b", "c"]
-
-
-def title(figure):
-    return figure.get_suptitle().replace("\n", " ")
 
 
 def small_route():

@@ -1,12 +1,9 @@
 """What the figures of `qwen3_scratch.plots.vectors` say is what their numbers are."""
 
 import torch
+from drawings import title
 
 from qwen3_scratch import plots
-
-
-def title(figure):
-    return figure.get_suptitle().replace("\n", " ")
 
 
 def ticks(axis):

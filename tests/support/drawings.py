@@ -7,6 +7,7 @@ import torch
 
 from qwen3_scratch import Config, forward, init_weights, plots, trace
 from qwen3_scratch.model import NEVER, Route
+from qwen3_scratch.plots.canvas import Figure
 
 WORDS = ("<|im_start|>", "user", "⏎", "Nora", "␣is", "␣in", "␣the", "␣kitchen", ".", "␣$5", "_a^b$", "␣wheelbarrow")
 LENGTHS = (1, 5, 60)
@@ -427,3 +428,8 @@ DRAWINGS = {  # each from a number of tokens
         {"an H100 (data sheet)": 295.0, "this machine (measured)": 3.0},
     ),
 }
+
+
+def title(figure: Figure) -> str:
+    """What stands above a figure, as one line."""
+    return " ".join(figure.get_suptitle().split())

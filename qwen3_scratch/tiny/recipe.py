@@ -34,7 +34,7 @@ from .probes import PROBES, note, probe
 SEED = 20261121
 ROW = 256  # tokens; chats are packed into rows of this length
 ROWS = 24  # rows in a batch
-PLAN = Plan(steps=7000, learning_rate=2.5e-3, decay=0.35, save_every=100)
+PLAN = Plan(steps=6000, learning_rate=2.5e-3, decay=0.35, save_every=100)
 SCORED_EVERY = 500  # steps
 
 # The pattern that cuts Qwen's text before byte-pair merging: contractions, words with one leading mark, single

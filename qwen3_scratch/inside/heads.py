@@ -98,6 +98,14 @@ def by_text(values: Float[Tensor, "*heads steps"], lookups: Lookups) -> Float[Te
     return total / lookups.text.bincount(minlength=texts)
 
 
+def looked(
+    looks: Float[Tensor, "layers batch heads seq seq"], lookups: Lookups, places: Tensor, head: Head
+) -> Float[Tensor, "texts"]:
+    """The share of its weight that one head gives to `places` [steps, seq], each text's mean over its steps."""
+    asked = looks[head[0], lookups.text, head[1], lookups.query]  # [steps, seq]
+    return by_text((asked * places).sum(-1), lookups)
+
+
 def mean_gathered(weights: Weights, config: Config, lookups: Lookups) -> Float[Tensor, "layers heads head_dim"]:
     """What each head gathers where a word is looked up, averaged over all steps: it tells nothing of any one story."""
     with trace() as t:
@@ -170,9 +178,7 @@ def first_place(weights: Weights, config: Config, token_ids: list[int], other: i
     return FirstPlace(*map(first_token, looks[:3]), looks[3][..., 2:, 1].mean((1, 3)))
 
 
-def largest_t(
-    differences: Float[Tensor, "n *heads"], draws: int = 2000
-) -> tuple[Float[Tensor, "*heads"], float]:
+def largest_t(differences: Float[Tensor, "n *heads"], draws: int = 2000) -> tuple[Float[Tensor, "*heads"], float]:
     """Student's t of each head's mean difference, and how often chance alone has a largest |t| as far out.
 
     Among many heads one always looks best. So each text's differences change sign together at a coin's toss, many

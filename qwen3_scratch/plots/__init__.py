@@ -17,6 +17,7 @@ from .experts import *
 from .files import *
 from .heads import *
 from .learning import *
+from .lookup_proofs import *
 from .mistakes import *
 from .mixture import *
 from .one_word import *

@@ -57,16 +57,17 @@ def sink_trials(shares: Float[Tensor, "trials n"], head: Head, token: str, chanc
 
     The trials are those of `inside.heads.FirstPlace`, one row each; `n` are chats.
     """
-    as_it_is, _, another, moved = shares.mean(1).tolist()
-    name = head_name(*head)
-    if as_it_is < 2 * chance:
-        title = f"{name} hardly parks anything: {spoken(as_it_is)} on the first place, an even look {spoken(chance)}"
-    elif another > as_it_is / 2:
-        title = f"{name} parks on the first place, whatever stands there: {spoken(another)} on another token"
-    elif moved > as_it_is / 2:
-        title = f"{name} parks on the token {token}, wherever it stands, and not on the first place as such"
-    else:
-        title = f"{name} parks on {token} at the first place alone: neither the token nor the place is enough"
+    more, _, on_place, on_token = (shares.mean(1) - chance).tolist()  # than an even look
+    name, enough = head_name(*head), more / 2
+    title = f"{name} parks on {token} at the first place alone: neither the token nor the place is enough"
+    if more < chance:
+        title = f"{name} hardly parks anything on the first place"
+    elif on_place > enough and on_token > enough:
+        title = f"{name} parks on the first place, and on {token} where it is not the first"
+    elif on_place > enough:
+        title = f"{name} parks on the first place, whatever stands there"
+    elif on_token > enough:
+        title = f"{name} parks on the token {token}, not on the first place as such"
     figure = new_figure(title, 8.0, 2.3)
     ax = figure.subplots()
     names = ("the first place, as it is", f"without {token}", "another token there", f"{token} one place on")
@@ -269,7 +270,7 @@ def right_or_wrong_name(differences: Float[Tensor, "n layers heads"], p: float) 
     best = int(t.abs().argmax())
     name = head_name(*divmod(best, heads))
     if p > 0.05:
-        title = f"No head tells the right name from a wrong one: the best of {len(rows)}, {name}, is as good by chance"
+        title = f"No head tells the right name from a wrong one: the best, {name}, is no better than chance"
     else:
         more = "more" if t[best] > 0 else "less"
         title = f"{name} looks {more} at the right name than at a wrong one, and that is no chance"
@@ -305,8 +306,8 @@ def heads_over_training(
     half = next((step for step, share in sorted(scored.items()) if share > 0.5), None)
     title = "No head looks words up at the end"
     if found:
-        title = f"The first of {len(found)} look-up heads passes one half by step {min(first.values()):,}"
-    title += f", stories answered right by step {half:,}" if half is not None else ""
+        title = f"The first of {len(found)} look-up heads is there by step {min(first.values()):,}"
+    title += f", half of the stories by step {half:,}" if half is not None else ""
     figure = new_figure(title, 8.4, 2.9)
     ax = figure.subplots()
     for number in range(lines.shape[1]):

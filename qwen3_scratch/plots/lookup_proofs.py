@@ -11,7 +11,6 @@ from .canvas import (  # fmt: skip
     LINES,
     MIDDLE,
     PALE,
-    SMALL,
     Figure,
     half_interval,
     label_axis,
@@ -57,17 +56,19 @@ def sink_trials(shares: Float[Tensor, "trials n"], head: Head, token: str, chanc
 
     The trials are those of `inside.heads.FirstPlace`, one row each; `n` are chats.
     """
-    more, _, on_place, on_token = (shares.mean(1) - chance).tolist()  # than an even look
-    name, enough = head_name(*head), more / 2
-    title = f"{name} parks on {token} at the first place alone: neither the token nor the place is enough"
-    if more < chance:
-        title = f"{name} hardly parks anything on the first place"
-    elif on_place > enough and on_token > enough:
-        title = f"{name} parks on the first place, and on {token} where it is not the first"
-    elif on_place > enough:
-        title = f"{name} parks on the first place, whatever stands there"
-    elif on_token > enough:
-        title = f"{name} parks on the token {token}, not on the first place as such"
+    name, least = head_name(*head), half_interval(shares)
+    on_place, on_token = float(shares[2].mean()), float(shares[3].mean())
+    apart = shares[3] - shares[2]  # of the same chats
+    if float(shares[0].mean()) - chance < least[0]:
+        title = f"{name}, the best, parks no more on the first place than an even look would"
+    elif abs(float(apart.mean())) < half_interval(apart[None])[0]:
+        title = f"{name} parks on {token} and on the first place alike: {spoken(on_token)} and {spoken(on_place)}"
+    elif on_token > on_place:
+        title = (
+            f"{name} hangs on the token {token} more than on the place: {spoken(on_token)} against {spoken(on_place)}"
+        )
+    else:
+        title = f"{name} hangs on the first place more than on {token}: {spoken(on_place)} against {spoken(on_token)}"
     figure = new_figure(title, 8.0, 2.3)
     ax = figure.subplots()
     names = ("the first place, as it is", f"without {token}", "another token there", f"{token} one place on")
@@ -238,7 +239,7 @@ def copying_and_looking(
 ) -> Figure:
     """A mark for each head: how much it looks words up, and how often it raises the word that it looks at.
 
-    Heads of `layer` are dark and named.
+    Heads of `layer` are dark.
     """
     copies, seeks = copied[layer] > 0.5, looked[layer] > 0.5
     both = int((copies & seeks).sum())
@@ -250,8 +251,6 @@ def copying_and_looking(
     ax.plot(looked[rest].flatten(), copied[rest].flatten(), "o", mfc=PALE, mec=MIDDLE, ms=5, label="other layers")
     ax.plot(looked[layer], copied[layer], "s", color=DARK, ms=6, label=f"layer {layer}")
     ax.axhline(chance, color="black", ls="--", lw=0.9, label="chance")
-    for head in seeks.nonzero()[:, 0].tolist():
-        ax.text(float(looked[layer, head]), float(copied[layer, head]) - 0.12, f"H{head}", ha="center", fontsize=SMALL)
     ax.set(xlim=(-0.03, 1.03), ylim=(-0.05, 1.08), xlabel="weight on the word to copy, in stories")
     ax.set_ylabel("word looked at is raised most")
     ax.xaxis.set_major_formatter(percent)
@@ -270,11 +269,10 @@ def right_or_wrong_name(differences: Float[Tensor, "n layers heads"], p: float) 
     best = int(t.abs().argmax())
     name = head_name(*divmod(best, heads))
     if p > 0.05:
-        title = f"No head tells the right name from a wrong one: the best, {name}, is no better than chance"
+        title = f"No head tells the right name from a wrong one: for the best, {name}, p = {p:.2f}"
     else:
         more = "more" if t[best] > 0 else "less"
-        title = f"{name} looks {more} at the right name than at a wrong one, and that is no chance"
-    title += f" (p = {p:.2f})"
+        title = f"{name} looks {more} at the right name than at a wrong one: p = {p:.2g}"
     figure = new_figure(title, 8.6, 2.5)
     ax = figure.subplots()
     ax.errorbar(range(len(rows)), rows.mean(1).tolist(), half_interval(rows).tolist(), fmt="o", color=DARK, ms=4, lw=1)
@@ -306,8 +304,8 @@ def heads_over_training(
     half = next((step for step, share in sorted(scored.items()) if share > 0.5), None)
     title = "No head looks words up at the end"
     if found:
-        title = f"The first of {len(found)} look-up heads is there by step {min(first.values()):,}"
-    title += f", half of the stories by step {half:,}" if half is not None else ""
+        title = f"{len(found)} look-up heads, the first of them by step {min(first.values()):,}"
+    title += f"; half the stories right by step {half:,}" if half is not None else ""
     figure = new_figure(title, 8.4, 2.9)
     ax = figure.subplots()
     for number in range(lines.shape[1]):

@@ -20,15 +20,20 @@ def about(means, n=5):
 @pytest.mark.parametrize(
     ("shares", "said"),
     [
-        ((0.5, 0.1, 0.1, 0.5), "parks on the token <s>, not on the first place as such"),
-        ((0.5, 0.5, 0.5, 0.1), "parks on the first place, whatever stands there"),
-        ((0.5, 0.5, 0.5, 0.5), "parks on the first place, and on <s> where it is not the first"),
-        ((0.5, 0.1, 0.1, 0.1), "parks on <s> at the first place alone: neither the token nor the place is enough"),
-        ((0.15, 0.1, 0.1, 0.1), "hardly parks anything on the first place"),
+        ((0.5, 0.1, 0.1, 0.4), "hangs on the token <s> more than on the place: 40% against 10%"),
+        ((0.5, 0.5, 0.4, 0.1), "hangs on the first place more than on <s>: 40% against 10%"),
+        ((0.5, 0.5, 0.4, 0.4), "parks on <s> and on the first place alike: 40% and 40%"),
     ],
 )
-def test_a_sink_hangs_on_the_token_or_on_the_place_by_what_is_left_above_an_even_look(shares, said):
-    assert title(plots.sink_trials(about(shares), (1, 6), "<s>", 0.1)) == "L1H6 " + said
+def test_a_sink_hangs_on_the_token_or_on_the_place_by_what_each_gets_without_the_other(shares, said):
+    trials = about(shares)
+    trials[3] = trials[3].flip(0)
+    assert title(plots.sink_trials(trials, (1, 6), "<s>", 0.1)) == "L1H6 " + said
+
+
+def test_a_best_sink_within_its_interval_of_an_even_look_is_called_none():
+    figure = plots.sink_trials(about([0.101, 0.1, 0.1, 0.1]), (1, 6), "<s>", 0.1)
+    assert title(figure) == "L1H6, the best, parks no more on the first place than an even look would"
 
 
 def test_the_head_without_which_most_is_lost_is_named_with_its_control():
@@ -80,6 +85,6 @@ def test_the_steps_are_told_at_which_heads_and_stories_pass_one_half():
     look_ups[2:, 1, 0], look_ups[3, 1, 1] = 0.9, 0.8
     steps = torch.tensor([100, 200, 300, 400])
     figure = plots.heads_over_training(steps, look_ups, {200: 0.1, 400: 0.9}, 0.02)
-    assert title(figure) == "The first of 2 look-up heads is there by step 300, half of the stories by step 400"
+    assert title(figure) == "2 look-up heads, the first of them by step 300; half the stories right by step 400"
     nothing = plots.heads_over_training(steps, look_ups / 9, {}, 0.02)
     assert title(nothing) == "No head looks words up at the end"

@@ -175,7 +175,8 @@ def first_place(weights: Weights, config: Config, token_ids: list[int], other: i
     """Whether an attention sink hangs on the first place or on the token that stands there."""
     texts = (token_ids, token_ids[1:], [other, *token_ids[1:]], [other, *token_ids])
     looks = [head_weights(weights, config, torch.tensor([text], device=weights.embed_tokens.device)) for text in texts]
-    return FirstPlace(*map(first_token, looks[:3]), looks[3][..., 2:, 1].mean((1, 3)))
+    as_it_is, without_it, another = (first_token(each) for each in looks[:3])
+    return FirstPlace(as_it_is, without_it, another, looks[3][..., 2:, 1].mean((1, 3)))
 
 
 def largest_t(differences: Float[Tensor, "n *heads"], draws: int = 2000) -> tuple[Float[Tensor, "*heads"], float]:

@@ -1,6 +1,7 @@
 """What shows that heads look words up: their cost in nats alone and together, which way they are reached, and when."""
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from jaxtyping import Float, Int
 from matplotlib.axes import Axes
@@ -35,7 +36,7 @@ def bars(ax: Axes, groups: Mapping[str, Float[Tensor, "bars n"]]) -> None:
     wide = 0.8 / len(groups)
     for number, ((name, values), (face, hatch)) in enumerate(zip(groups.items(), LOOKS, strict=False)):
         places = [place + wide * (number + 0.5) - 0.4 for place in range(len(values))]
-        error = {"yerr": half_interval(values).tolist(), "error_kw": {"lw": 0.9, "capsize": 1.5}}
+        error: dict[str, Any] = {"yerr": half_interval(values).tolist(), "error_kw": {"lw": 0.9, "capsize": 1.5}}
         heights = values.mean(1).tolist()
         ax.bar(places, heights, wide, fc=face, ec=DARK, hatch=hatch, lw=0.5, label=name, **error)
 
@@ -72,7 +73,7 @@ def sink_trials(shares: Float[Tensor, "trials n"], head: Head, token: str, chanc
     figure = new_figure(title, 8.0, 2.3)
     ax = figure.subplots()
     names = ("the first place, as it is", f"without {token}", "another token there", f"{token} one place on")
-    error = {"xerr": half_interval(shares).tolist(), "error_kw": {"lw": 1.0, "capsize": 2}}
+    error: dict[str, Any] = {"xerr": half_interval(shares).tolist(), "error_kw": {"lw": 1.0, "capsize": 2}}
     ax.barh(range(4), shares.mean(1).tolist(), 0.62, color=PALE, ec=DARK, lw=0.8, **error)
     ax.axvline(chance, color="black", ls="--", lw=1.0, label="an even look")
     ax.set(ylim=(3.5, -0.5), xlabel=f"share of the weight (n = {shares.shape[1]} chats, bars: 95%)")
@@ -135,7 +136,7 @@ def head_costs(
     figure = new_figure(title, 9.0, 3.0)
     ax = figure.subplots()
     shades = [DARK if number in ours else PALE for number in range(len(costs))]
-    look = {"ec": MIDDLE, "lw": 0.5, "error_kw": {"lw": 0.9, "capsize": 1.5}}
+    look: dict[str, Any] = {"ec": MIDDLE, "lw": 0.5, "error_kw": {"lw": 0.9, "capsize": 1.5}}
     ax.bar(range(len(costs)), costs.mean(1).tolist(), 0.8, color=shades, yerr=half_interval(costs).tolist(), **look)
     ax.plot(
         range(len(costs)), means.mean(1).tolist(), "D", ms=3.5, mfc="white", mec="black", ls="", label="by its mean"
@@ -166,7 +167,7 @@ def group_costs(
     figure = new_figure(title, 8.4, 2.6)
     ax = figure.subplots()
     shades = [DARK if groups[number] == found else PALE for number in order]
-    error = {"yerr": half_interval(costs[order]).tolist(), "error_kw": {"lw": 0.7}}
+    error: dict[str, Any] = {"yerr": half_interval(costs[order]).tolist(), "error_kw": {"lw": 0.7}}
     ax.bar(range(len(order)), means[order].tolist(), 0.85, color=shades, ec=MIDDLE, lw=0.4, **error)
     ax.axhline(0, color="black", lw=0.6)
     ax.set(xlim=(-0.7, len(order) - 0.3), xticks=(), ylabel="nats of margin lost")

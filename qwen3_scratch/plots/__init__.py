@@ -18,6 +18,7 @@ from .files import *
 from .heads import *
 from .learning import *
 from .long_texts import *
+from .lookup_proofs import *
 from .mistakes import *
 from .mixture import *
 from .one_word import *

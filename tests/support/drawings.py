@@ -3,6 +3,8 @@
 A new figure needs a line in DRAWINGS, and is then proven to cut nothing off and to let no texts overlap.
 """
 
+from itertools import combinations
+
 import torch
 
 from qwen3_scratch import Config, forward, init_weights, plots, trace
@@ -42,14 +44,16 @@ def head_numbers(heads, layers=4):
     return torch.rand(layers, heads, generator=torch.Generator().manual_seed(heads))
 
 
-def removals(count):
-    return {"all heads": 1.0, **{f"L1H{at}, L1H{at + 1} and L1H{at + 2}": at / count for at in range(min(count, 7))}}
+def noisy(rows, n=6):
+    return torch.rand(rows, n, generator=torch.Generator().manual_seed(rows))
 
 
-def lessons(entries):
-    steps, names = range(0, 250 * entries, 250), ("quotes", "copying too", "lists", "look-ups in lists", "rings")
-    scores = {"look-ups": [at / 25000 for at in steps], "sums with a name that is long": [0.5] * entries}
-    return plots.score_history(steps, scores, {250 * (at * entries // 5): name for at, name in enumerate(names)})
+def pairs_of_heads(count):
+    return [((1, one), (1, other)) for one, other in combinations(range(12), 2)][:count]
+
+
+def heads_of(count):
+    return [(at // 8, at % 8) for at in range(count)]
 
 
 def history(entries):
@@ -273,13 +277,32 @@ DRAWINGS = {  # each from a number of tokens
     "head_scores, deep": lambda n: plots.head_scores(head_numbers(16, 28), "the token before", 0.01 * n),
     "head_map": lambda n: plots.head_map(one_head(n), labels(n), "L1H4"),
     "head_map, some rows": lambda n: plots.head_map(one_head(n)[-20:], labels(n), "L27H12", start=n // 2),
-    "head_damage": lambda n: plots.head_damage(head_numbers(n), 0.99, [(0, 0)], "look-up heads"),
-    "head_damage, one of them is the worst": lambda n: plots.head_damage(
-        torch.full((1, n), 0.5), 0.6, {(0, 0)}, "heads"
+    "sink_trials": lambda n: plots.sink_trials(noisy(4, n + 1), (27, 12), WORDS[0], 0.1),
+    "blinded": lambda n: plots.blinded(
+        {"continuing a repeat": noisy(min(n, 16)), "control: the sink": noisy(min(n, 16))},
+        (0.5, 0.4),
+        heads_of(min(n, 16)),
+        "rows; control: 12 chats",
     ),
-    "knock_outs": lambda n: plots.knock_outs(removals(n), ["L1H0, L1H1 and L1H2"]),
-    "right_and_wrong": lambda n: plots.right_and_wrong(head_numbers(n), head_numbers(n) / 2, "name"),
-    "score_history": lambda n: lessons(min(n + 2, 20)),
+    "head_costs": lambda n: plots.head_costs(noisy(4 * n).view(4, n, 6), noisy(4 * n).view(4, n, 6), [(0, 0)], 10.0),
+    "group_costs": lambda n: plots.group_costs(noisy(n), pairs_of_heads(n), pairs_of_heads(n)[0]),
+    "specificity": lambda n: plots.specificity(
+        {"look-up heads": noisy(min(n, 7)), "3 other heads": noisy(min(n, 7))},
+        [f"arithmetic {at}" for at in range(min(n, 7))],
+    ),
+    "ways_in": lambda n: plots.ways_in(
+        {name: noisy(min(n, 8)) for name in ("the keys", "the queries")},
+        {name: noisy(min(n, 8)) for name in ("the keys", "the queries", "the values")},
+        heads_of(min(n, 8)),
+        0.8,
+    ),
+    "copying_and_looking": lambda n: plots.copying_and_looking(head_numbers(n), head_numbers(n) ** 3, 1, 0.02),
+    "right_or_wrong_name": lambda n: plots.right_or_wrong_name(
+        noisy(4 * min(n, 16)).view(4, -1, 6).permute(2, 0, 1), 0.5
+    ),
+    "heads_over_training": lambda n: plots.heads_over_training(
+        torch.arange(1, n + 1) * 100, noisy(32).view(4, 8, 6).mean(-1).expand(n, -1, -1), {100 * n: 0.5}, 0.02
+    ),
     "loss_curve": lambda n: plots.loss_curve(history(n)),
     "loss_curve, lessons": lambda n: plots.loss_curve(history(n), [0, 10]),
     "score_curves": lambda n: plots.score_curves(scored(n), [10, 20]),

@@ -1,0 +1,319 @@
+"""What routers do, measured: which words they send where, what changes that, and what it is worth.
+
+An expert of a token is its first choice, the strongest one, unless more are named. Dense layers are left out: a layer
+here is a row of a tensor, and `Reading.layers` has its number.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from ..checkpoints.checkpoint import Checkpoint
+from ..model import LayerWeights, Ops, Route, expert_ffn, forward, moe_route
+from ..tiny import corpus
+from ..tiny.evaluate import Chats, chat_ids
+from ..tracing import trace
+
+FORCED = ("random experts", "the next in line", "equal weights")
+
+
+class Reading(NamedTuple):
+    """What the routers saw and chose at the tokens of many questions, one question after the other."""
+
+    experts: Int[Tensor, "layers tokens top_k"]  # the strongest first
+    seen: Float[Tensor, "layers tokens hidden"]  # the vectors that the routers were given
+    token_ids: Int[Tensor, "tokens"]
+    before: Int[Tensor, "2 tokens"]  # the token in front of each, and the one in front of that
+    question: Int[Tensor, "tokens"]  # the number of its question
+    domain: Int[Tensor, "tokens"]  # in the order of corpus.DOMAINS
+    layers: tuple[int, ...]  # the numbers of the layers that have a router
+
+    @property
+    def first(self) -> Int[Tensor, "layers tokens"]:
+        return self.experts[..., 0]
+
+
+@torch.inference_mode()
+def read_questions(checkpoint: Checkpoint, examples: Sequence[corpus.Example], batch: int = 24) -> Reading:
+    """The routes of every token of the examples' last questions, each read after the chat that led to it."""
+    chosen, seen, texts, layers = [], [], [], ()
+    for start in range(0, len(examples), batch):
+        asked = examples[start : start + batch]
+        chats = [chat_ids(checkpoint, example) for example in asked]
+        token_ids = pad_sequence([torch.tensor(ids[: words.stop]) for ids, words in chats], batch_first=True)
+        ends = torch.tensor([[words.start, words.stop] for _, words in chats])
+        places = torch.arange(token_ids.shape[1])
+        keep, inside = places < ends[:, 1:], (places >= ends[:, :1]) & (places < ends[:, 1:])
+        with trace() as recorded:
+            forward(checkpoint.weights, token_ids, checkpoint.config, attention_mask=keep, logits_to_keep=1)
+        calls, of_question = recorded["moe_route"], inside.flatten()
+        layers = tuple(call.layer or 0 for call in calls)
+        chosen.append(torch.stack([call.output.experts[of_question] for call in calls]))
+        seen.append(torch.stack([call.inputs["x"][of_question].float() for call in calls]))
+        number = start + inside.nonzero()[:, 0]
+        domains = torch.tensor([corpus.DOMAINS.index(example.domain) for example in asked])
+        front = [token_ids.roll(back, 1)[inside] for back in (1, 2)]  # the template stands before every question
+        texts.append(torch.stack((*front, token_ids[inside], number, domains[number - start])))
+    *front, token_ids, question, domain = torch.cat(texts, 1)
+    routes = torch.cat(chosen, 1), torch.cat(seen, 1)
+    return Reading(*routes, token_ids, torch.stack(front), question, domain, layers)
+
+
+# ---- shares and bits, with chance beside them ----------------------------------------------------
+
+
+def numbered(*keys: Int[Tensor, "tokens"]) -> Int[Tensor, "tokens"]:
+    """Each token's group, counted from 0: tokens that agree in all keys are one group."""
+    return torch.stack(keys, 1).unique(dim=0, return_inverse=True)[1]
+
+
+def tally(
+    first: Int[Tensor, "layers tokens"],
+    group: Int[Tensor, "tokens"],
+    experts: int,
+    counted: Bool[Tensor, "tokens"] | None = None,
+) -> Float[Tensor, "layers groups experts"]:
+    """How often each group of tokens chose each expert; `counted` leaves tokens out, but no group."""
+    each = F.one_hot(first, experts).float() * (1.0 if counted is None else counted[:, None])
+    return torch.zeros(len(first), int(group.max()) + 1, experts).index_add(1, group, each)
+
+
+def share_by_question(
+    hits: Bool[Tensor, "layers tokens"], question: Int[Tensor, "tokens"]
+) -> tuple[Float[Tensor, "layers"], Float[Tensor, "layers"]]:
+    """The share of hits, and half of its 95% interval.
+
+    Tokens of one question are not independent, so what is drawn are questions: the ratio of two sums over them.
+    """
+    group = numbered(question)
+    counts = torch.zeros(int(group.max()) + 1).index_add(0, group, torch.ones(len(group)))
+    sums = torch.zeros(len(hits), len(counts)).index_add(1, group, hits.float())
+    share = sums.sum(1) / counts.sum()
+    apart = (sums - share[:, None] * counts).square().sum(1) * len(counts) / max(1, len(counts) - 1)
+    return share, 1.96 * apart.sqrt() / counts.sum()
+
+
+def shuffled_within(group: Int[Tensor, "tokens"], generator: torch.Generator) -> Int[Tensor, "tokens"]:
+    """An order of the tokens in which each changes places with others of its group alone."""
+    order = torch.empty_like(group)
+    order[group.argsort(stable=True)] = (group + torch.rand(len(group), generator=generator).double()).argsort()
+    return order
+
+
+def bits(counts: Float[Tensor, "*batch a b"]) -> Float[Tensor, "*batch"]:
+    """Mutual information of rows and columns: how many bits one tells about the other, as often as they occur."""
+    joint = counts / counts.sum((-2, -1), keepdim=True)
+    apart = joint.sum(-1, keepdim=True) * joint.sum(-2, keepdim=True)
+    return torch.where(joint > 0, joint * (joint / apart).log2(), 0.0).sum((-2, -1))
+
+
+# ---- words -----------------------------------------------------------------------------------------
+
+
+def loyalty(
+    first: Int[Tensor, "layers tokens"], word: Int[Tensor, "tokens"], experts: int
+) -> Float[Tensor, "layers words"]:
+    """The share of each word's tokens that goes to the expert which most of them go to. `word` counts from 0."""
+    counts = tally(first, word, experts)
+    return counts.amax(-1) / counts.sum(-1)
+
+
+def contexts(reading: Reading) -> dict[str, Int[Tensor, "tokens"]]:
+    """What stands around a token, by name: what its expert may depend on beside the word."""
+    first, second = reading.before
+    return {"the domain": reading.domain, "the token before": first, "the one before that": second}
+
+
+def context_tells(reading: Reading, row: int, word: int, experts: int) -> dict[str, float]:
+    """For one word: how often its expert is guessed right from its favourite alone, and from each context besides."""
+    its = reading.token_ids == word
+    first, question, alone = reading.first[row : row + 1, its], reading.question[its], torch.zeros_like(its[its]).long()
+    chains = {"nothing": [alone]} | {name: [key[its], alone] for name, key in contexts(reading).items()}
+    return {name: float(guessed(first, chain, question, experts).float().mean()) for name, chain in chains.items()}
+
+
+def by_context(
+    reading: Reading, row: int, word: int, key: Int[Tensor, "tokens"], experts: int, most: int = 3
+) -> list[tuple[int, int, int, int]]:
+    """For one word: its commonest contexts, each with the expert that most of its tokens then go to, how many, of how
+    many."""
+    its = reading.token_ids == word
+    context, group = key[its].unique(return_inverse=True)
+    counts = tally(reading.first[row : row + 1, its], group, experts)[0]
+    order = counts.sum(-1).argsort(descending=True, stable=True)[:most].tolist()
+    rows = [(int(context[at]), counts[at]) for at in order]
+    return [(one, int(each.argmax()), int(each.max()), int(each.sum())) for one, each in rows]
+
+
+def by_word_alone(reading: Reading, routers: Sequence[Float[Tensor, "experts hidden"]]) -> Int[Tensor, "layers tokens"]:
+    """Where the trained routers would send each token, were they shown its word's mean vector: no context is left.
+
+    The mean is that of the other half of the questions, so that no token takes part in its own; a word that is not met
+    there counts as the mean of all words.
+    """
+    word, found = numbered(reading.token_ids), torch.empty_like(reading.first)
+    for half in range(2):
+        there = reading.question % 2 != half
+        count = word[there].bincount(minlength=int(word.max()) + 1)
+        for row, (seen, router) in enumerate(zip(reading.seen[:, there], routers, strict=True)):
+            sums = torch.zeros(len(count), seen.shape[1]).index_add(0, word[there], seen)
+            mean = torch.where(count[:, None] > 0, sums / count[:, None], seen.mean(0))
+            found[row, ~there] = F.linear(mean, router.float()).argmax(-1)[word[~there]]
+    return found
+
+
+def guessed(
+    first: Int[Tensor, "layers tokens"], chain: Sequence[Int[Tensor, "tokens"]], question: Int[Tensor, "tokens"],
+    experts: int,
+) -> Bool[Tensor, "layers tokens"]:  # fmt: skip
+    """Whether each token's expert is the likeliest by the keys of the chain, from the longest to the shortest.
+
+    One half of the questions teaches, the other is asked, and then the other way round. A key votes with its counts;
+    one vote more is divided as the next shorter key would, which decides where the key was never met (back-off).
+    """
+    right = torch.zeros(first.shape, dtype=torch.bool)
+    for half in range(2):
+        learn = question % 2 == half
+        likely = torch.full((len(first), int((~learn).sum()), experts), 1 / experts)
+        for key in map(numbered, reversed(chain)):
+            counts = tally(first, key, experts, learn)[:, key[~learn]]
+            likely = (counts + likely) / (counts.sum(-1, keepdim=True) + 1)
+        right[:, ~learn] = likely.argmax(-1) == first[:, ~learn]
+    return right
+
+
+# ---- neighbours: of a token, of a layer, of an expert ------------------------------------------------
+
+
+def same_as_before(
+    first: Int[Tensor, "layers tokens"], question: Int[Tensor, "tokens"]
+) -> tuple[Bool[Tensor, "layers pairs"], Int[Tensor, "pairs"]]:
+    """Of each token but a question's first: whether it takes the expert of the token before it; and its question."""
+    inside = question[1:] == question[:-1]
+    return (first[:, 1:] == first[:, :-1])[:, inside], question[1:][inside]
+
+
+def next_layer(
+    first: Int[Tensor, "layers tokens"], experts: int, order: Int[Tensor, "tokens"] | None = None
+) -> Float[Tensor, "pairs experts experts"]:
+    """For each layer but the last: how often which expert there goes with which one of the next layer.
+
+    With `order` the next layer's tokens change places first, which is a control.
+    """
+    later = first[1:] if order is None else first[1:, order]
+    pair = first[:-1] * experts + later
+    counts = torch.stack([each.bincount(minlength=experts**2) for each in pair]) if len(pair) else pair[:, :0]
+    return counts.float().view(len(pair), experts, experts) if len(pair) else torch.zeros(0, experts, experts)
+
+
+def together(experts: Int[Tensor, "layers tokens top_k"], count: int) -> Float[Tensor, "layers experts experts"]:
+    """How many tokens choose both of two experts (co-activation); 0 for an expert and itself."""
+    chosen = F.one_hot(experts, count).sum(2).float()
+    return torch.einsum("lta,ltb->lab", chosen, chosen) * (1 - torch.eye(count))
+
+
+def by_load(pairs: Float[Tensor, "layers experts experts"]) -> Float[Tensor, "layers experts experts"]:
+    """The same table if only each expert's load decided: every row's sum is kept, and nothing else is known.
+
+    Quasi-independence of a table whose diagonal is empty, by scaling rows and columns in turn (Goodman 1968).
+    """
+    wanted = pairs.sum(-1)
+    table = (1 - torch.eye(pairs.shape[-1])).expand_as(pairs).clone()
+    for _ in range(200):
+        scale = (wanted / table.sum(-1).clamp(min=1e-9)).sqrt()
+        table = table * scale[:, :, None] * scale[:, None, :]
+    return table
+
+
+# ---- other routes ------------------------------------------------------------------------------------
+
+
+def forced(checkpoint: Checkpoint, layer: int, way: str) -> Ops:
+    """The steps in which one layer's tokens go elsewhere; their weights stay those of their own choices.
+
+    "random experts": any, drawn for each token. "the next in line": each choice moves down by one, so the first gets
+    nothing. "equal weights": the same experts, each counting alike.
+    """
+    router = checkpoint.weights.layers[layer].router
+
+    def route(x: Tensor, given: Tensor, top_k: int, norm_topk_prob: bool) -> Route:
+        found = moe_route(x, given, top_k, norm_topk_prob)
+        if given is not router:
+            return found
+        if way == "random experts":
+            drawn = torch.rand(found.logits.shape, generator=torch.Generator().manual_seed(0)).to(x.device)
+            return found._replace(experts=drawn.topk(top_k, dim=-1).indices)
+        if way == "the next in line":
+            line = found.logits.float().topk(min(top_k + 1, len(given)), dim=-1).indices
+            return found._replace(experts=line[:, -top_k:])
+        return found._replace(weights=found.weights.mean(-1, keepdim=True).expand_as(found.weights))
+
+    return Ops(route=route)
+
+
+# ---- over training -----------------------------------------------------------------------------------
+
+
+def settled(
+    routes: Int[Tensor, "steps layers tokens top_k"],
+) -> tuple[Float[Tensor, "steps layers"], Float[Tensor, "steps layers"]]:
+    """The share of tokens whose expert is already that of the last step; and what the loads alone would give."""
+    first = routes[..., 0].long()
+    loads = F.one_hot(first, int(first.max()) + 1).float().mean(2)  # [steps, layers, experts]
+    return (first == first[-1]).float().mean(-1), (loads * loads[-1]).sum(-1)
+
+
+# ---- through the lens --------------------------------------------------------------------------------
+
+
+def answers(layer: LayerWeights, x: Float[Tensor, "tokens hidden"]) -> Float[Tensor, "experts tokens hidden"]:
+    """What each expert of a layer would answer to each token, whether it was chosen or not."""
+    stacks = zip(layer.gate_up_proj, layer.down_proj, strict=True)
+    return torch.stack([expert_ffn(x, *both.chunk(2), down) for both, down in stacks])
+
+
+class Said(NamedTuple):
+    """What experts add to the next token's logit, at the tokens after which the model writes."""
+
+    lift: Float[Tensor, "layers tokens experts"]  # above the vocabulary's mean, each expert as if it counted fully
+    experts: Int[Tensor, "layers tokens top_k"]  # those that were chosen
+    token_ids: Int[Tensor, "tokens"]  # what is read there
+    written: Int[Tensor, "tokens"]  # what comes next
+    raised: Float[Tensor, "layers experts words"]  # by each one's mean answer to its own tokens, beside the others'
+    words: Int[Tensor, "words"]  # all that is written anywhere here
+
+
+@torch.inference_mode()
+def through_the_lens(checkpoint: Checkpoint, chats: Chats, layers: Sequence[int]) -> Said:
+    """Each expert's answers, sent through the last norm and the output head as if nothing came after them.
+
+    Direct logit attribution: the norm divides by the size that the whole stream has at the end.
+    """
+    weights = checkpoint.weights
+    with trace() as recorded:
+        forward(weights, chats.token_ids, checkpoint.config, attention_mask=chats.keep, logits_to_keep=1)
+    reads, written = chats.written[:, 1:], chats.token_ids[:, 1:][chats.written[:, 1:]]
+
+    def at(part: Tensor) -> Tensor:  # a token's logits are of the one after it
+        return part.view(*chats.token_ids.shape, -1)[:, :-1][reads]
+
+    last = at(recorded["rms_norm"][-1].inputs["x"]).float()
+    scale = weights.norm.float() / last.square().mean(-1, keepdim=True).add(checkpoint.config.rms_norm_eps).sqrt()
+    unembed = (weights.embed_tokens if weights.lm_head is None else weights.lm_head).float()
+    words, right = written.unique(), unembed[written] - unembed.mean(0)
+    lift, raised, chosen = [], [], []
+    for call in recorded["moe_route"]:
+        if call.layer in layers:
+            said = answers(weights.layers[call.layer], at(call.inputs["x"])).float() * scale
+            chosen.append(at(call.output.experts))
+            own = F.one_hot(chosen[-1][:, 0], len(said)).float()  # [tokens, experts]
+            mean = torch.einsum("eth,te->eh", said, own) / own.sum(0).clamp(min=1)[:, None]
+            lift.append(torch.einsum("eth,th->te", said, right))
+            raised.append(F.linear(mean - mean.mean(0), unembed[words]))
+    routes = torch.stack(lift), torch.stack(chosen)
+    return Said(*routes, at(chats.token_ids)[:, 0], written, torch.stack(raised), words)

@@ -1,10 +1,10 @@
-"""What routers do, measured: which words they send where, what changes that, and what it is worth.
+"""What routers do, measured: which words they send where, what changes that, and what neighbours share.
 
 An expert of a token is its first choice, the strongest one, unless more are named. Dense layers are left out: a layer
 here is a row of a tensor, and `Reading.layers` has its number.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,12 +14,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ..checkpoints.checkpoint import Checkpoint
-from ..model import LayerWeights, Ops, Route, expert_ffn, forward, moe_route
+from ..model import forward
 from ..tiny import corpus
-from ..tiny.evaluate import Chats, chat_ids
+from ..tiny.evaluate import chat_ids
 from ..tracing import trace
-
-FORCED = ("random experts", "the next in line", "equal weights")
 
 
 class Reading(NamedTuple):
@@ -83,19 +81,19 @@ def tally(
     return torch.zeros(len(first), int(group.max()) + 1, experts).index_add(1, group, each)
 
 
-def share_by_question(
-    hits: Bool[Tensor, "layers tokens"], question: Int[Tensor, "tokens"]
+def mean_by_question(
+    values: Bool[Tensor, "layers tokens"] | Float[Tensor, "layers tokens"], question: Int[Tensor, "tokens"]
 ) -> tuple[Float[Tensor, "layers"], Float[Tensor, "layers"]]:
-    """The share of hits, and half of its 95% interval.
+    """The mean of some values of tokens (of truths: their share), and half of its 95% interval.
 
     Tokens of one question are not independent, so what is drawn are questions: the ratio of two sums over them.
     """
     group = numbered(question)
     counts = torch.zeros(int(group.max()) + 1).index_add(0, group, torch.ones(len(group)))
-    sums = torch.zeros(len(hits), len(counts)).index_add(1, group, hits.float())
-    share = sums.sum(1) / counts.sum()
-    apart = (sums - share[:, None] * counts).square().sum(1) * len(counts) / max(1, len(counts) - 1)
-    return share, 1.96 * apart.sqrt() / counts.sum()
+    sums = torch.zeros(len(values), len(counts)).index_add(1, group, values.float())
+    mean = sums.sum(1) / counts.sum()
+    apart = (sums - mean[:, None] * counts).square().sum(1) * len(counts) / max(1, len(counts) - 1)
+    return mean, 1.96 * apart.sqrt() / counts.sum()
 
 
 def shuffled_within(group: Int[Tensor, "tokens"], generator: torch.Generator) -> Int[Tensor, "tokens"]:
@@ -187,6 +185,28 @@ def guessed(
     return right
 
 
+def kept_words(
+    reading: Reading,
+    typical: Mapping[int, Sequence[Sequence[str]]],
+    texts: Sequence[str],
+    tokens: Bool[Tensor, "tokens"],
+) -> tuple[int, int]:
+    """Of some tokens, those that are a typical word in a layer: how many go to its expert, and of how many.
+
+    `typical` has for each layer's number the words of each expert; a word of several belongs to the one where it stands
+    higher. `texts` are the tokens of the reading as they are written.
+    """
+    hits = total = 0
+    for row, layer in enumerate(reading.layers):
+        if layer in typical:
+            ranked = [(place, expert) for expert, words in enumerate(typical[layer]) for place in range(len(words))]
+            home = {typical[layer][expert][place]: expert for place, expert in sorted(ranked, reverse=True)}
+            found = [(at, home[texts[at]]) for at in tokens.nonzero()[:, 0].tolist() if texts[at] in home]
+            hits += sum(int(reading.first[row, at]) == expert for at, expert in found)
+            total += len(found)
+    return hits, total
+
+
 # ---- neighbours: of a token, of a layer, of an expert ------------------------------------------------
 
 
@@ -196,6 +216,21 @@ def same_as_before(
     """Of each token but a question's first: whether it takes the expert of the token before it; and its question."""
     inside = question[1:] == question[:-1]
     return (first[:, 1:] == first[:, :-1])[:, inside], question[1:][inside]
+
+
+def told_next(
+    first: Int[Tensor, "layers tokens"], question: Int[Tensor, "tokens"], experts: int, draws: int = 200
+) -> tuple[Float[Tensor, "pairs"], Float[Tensor, "pairs"]]:
+    """How many bits a layer's expert tells about the next layer's, and half of a 95% interval.
+
+    By the bootstrap: questions are drawn with replacement, as often as there are some (Efron 1979).
+    """
+    pair, group = first[:-1] * experts + first[1:], numbered(question)
+    each = tally(pair, group, experts**2)  # [pairs, questions, both]
+    drawn = torch.randint(each.shape[1], (draws, each.shape[1]), generator=torch.Generator().manual_seed(0))
+    times = F.one_hot(drawn, each.shape[1]).sum(1).float()
+    again = bits(torch.einsum("sq,pqe->spe", times, each).unflatten(-1, (experts, experts)))
+    return bits(next_layer(first, experts)), 1.96 * again.std(0)
 
 
 def next_layer(
@@ -230,32 +265,6 @@ def by_load(pairs: Float[Tensor, "layers experts experts"]) -> Float[Tensor, "la
     return table
 
 
-# ---- other routes ------------------------------------------------------------------------------------
-
-
-def forced(checkpoint: Checkpoint, layer: int, way: str) -> Ops:
-    """The steps in which one layer's tokens go elsewhere; their weights stay those of their own choices.
-
-    "random experts": any, drawn for each token. "the next in line": each choice moves down by one, so the first gets
-    nothing. "equal weights": the same experts, each counting alike.
-    """
-    router = checkpoint.weights.layers[layer].router
-
-    def route(x: Tensor, given: Tensor, top_k: int, norm_topk_prob: bool) -> Route:
-        found = moe_route(x, given, top_k, norm_topk_prob)
-        if given is not router:
-            return found
-        if way == "random experts":
-            drawn = torch.rand(found.logits.shape, generator=torch.Generator().manual_seed(0)).to(x.device)
-            return found._replace(experts=drawn.topk(top_k, dim=-1).indices)
-        if way == "the next in line":
-            line = found.logits.float().topk(min(top_k + 1, len(given)), dim=-1).indices
-            return found._replace(experts=line[:, -top_k:])
-        return found._replace(weights=found.weights.mean(-1, keepdim=True).expand_as(found.weights))
-
-    return Ops(route=route)
-
-
 # ---- over training -----------------------------------------------------------------------------------
 
 
@@ -266,54 +275,3 @@ def settled(
     first = routes[..., 0].long()
     loads = F.one_hot(first, int(first.max()) + 1).float().mean(2)  # [steps, layers, experts]
     return (first == first[-1]).float().mean(-1), (loads * loads[-1]).sum(-1)
-
-
-# ---- through the lens --------------------------------------------------------------------------------
-
-
-def answers(layer: LayerWeights, x: Float[Tensor, "tokens hidden"]) -> Float[Tensor, "experts tokens hidden"]:
-    """What each expert of a layer would answer to each token, whether it was chosen or not."""
-    stacks = zip(layer.gate_up_proj, layer.down_proj, strict=True)
-    return torch.stack([expert_ffn(x, *both.chunk(2), down) for both, down in stacks])
-
-
-class Said(NamedTuple):
-    """What experts add to the next token's logit, at the tokens after which the model writes."""
-
-    lift: Float[Tensor, "layers tokens experts"]  # above the vocabulary's mean, each expert as if it counted fully
-    experts: Int[Tensor, "layers tokens top_k"]  # those that were chosen
-    token_ids: Int[Tensor, "tokens"]  # what is read there
-    written: Int[Tensor, "tokens"]  # what comes next
-    raised: Float[Tensor, "layers experts words"]  # by each one's mean answer to its own tokens, beside the others'
-    words: Int[Tensor, "words"]  # all that is written anywhere here
-
-
-@torch.inference_mode()
-def through_the_lens(checkpoint: Checkpoint, chats: Chats, layers: Sequence[int]) -> Said:
-    """Each expert's answers, sent through the last norm and the output head as if nothing came after them.
-
-    Direct logit attribution: the norm divides by the size that the whole stream has at the end.
-    """
-    weights = checkpoint.weights
-    with trace() as recorded:
-        forward(weights, chats.token_ids, checkpoint.config, attention_mask=chats.keep, logits_to_keep=1)
-    reads, written = chats.written[:, 1:], chats.token_ids[:, 1:][chats.written[:, 1:]]
-
-    def at(part: Tensor) -> Tensor:  # a token's logits are of the one after it
-        return part.view(*chats.token_ids.shape, -1)[:, :-1][reads]
-
-    last = at(recorded["rms_norm"][-1].inputs["x"]).float()
-    scale = weights.norm.float() / last.square().mean(-1, keepdim=True).add(checkpoint.config.rms_norm_eps).sqrt()
-    unembed = (weights.embed_tokens if weights.lm_head is None else weights.lm_head).float()
-    words, right = written.unique(), unembed[written] - unembed.mean(0)
-    lift, raised, chosen = [], [], []
-    for call in recorded["moe_route"]:
-        if call.layer in layers:
-            said = answers(weights.layers[call.layer], at(call.inputs["x"])).float() * scale
-            chosen.append(at(call.output.experts))
-            own = F.one_hot(chosen[-1][:, 0], len(said)).float()  # [tokens, experts]
-            mean = torch.einsum("eth,te->eh", said, own) / own.sum(0).clamp(min=1)[:, None]
-            lift.append(torch.einsum("eth,th->te", said, right))
-            raised.append(F.linear(mean - mean.mean(0), unembed[words]))
-    routes = torch.stack(lift), torch.stack(chosen)
-    return Said(*routes, at(chats.token_ids)[:, 0], written, torch.stack(raised), words)

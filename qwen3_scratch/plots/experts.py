@@ -46,15 +46,13 @@ def information_test(
     """
     count, numbers = len(measured), list(layers) or list(range(len(measured)))
     often = [int(((chance >= measured).float().mean(0) >= 0.05).sum()) for chance in (shuffled, random)]
-    title = (
-        f"Shuffles reach the measured bits in {often[0]} of {count} layers, random routers in {often[1]}; the words "
-    )
-    title += f"alone tell {float(words.mean()):.2f} bits of {float(measured.mean()):.2f}"
+    title = f"Shuffles reach the measured bits in {often[0]} of {count} layers, random routers in {often[1]}; "
+    title += f"the words alone tell {float(words.mean()):.2f} bits of {float(measured.mean()):.2f}"
     rows = math.ceil(count / 4)
     figure = new_figure(title, 1.2 + 1.95 * max(2, min(count, 4)), 1.3 + 1.35 * rows)
     edge = 1.08 * max(float(part.max()) for part in (measured, shuffled, random, words))
     for number, (ax, first, last) in enumerate(small_multiples(figure, count)):
-        options: dict[str, Any] = {"bins": 30, "range": (0, edge), "edgecolor": DARK, "lw": 0.4}
+        options: dict[str, Any] = {"bins": 24, "range": (0, edge), "edgecolor": DARK, "lw": 0.4}
         ax.hist(shuffled[:, number].tolist(), weights=[1 / len(shuffled)] * len(shuffled), color=MIDDLE, **options)
         ax.hist(
             random[:, number].tolist(), weights=[1 / len(random)] * len(random), color=PALE, hatch="////", **options
@@ -84,7 +82,7 @@ def route_guesses(
     """
     count = len(next(iter(right.values()))[0])
     means = ", ".join(f"{name} {float(share.mean()):.0%}" for name, (share, _) in right.items())
-    figure = new_figure(f"Guessed right, knowing {means} (n\u00a0=\u00a0{tokens:,})", 8.0, 3.0)
+    figure = new_figure(f"Guessed right, knowing {means} (n\u00a0=\u00a0{tokens:,})", 8.0, 2.6)
     ax, width = figure.subplots(), 0.8 / len(right)
     shades = ("white", PALE, MIDDLE, DARK)
     for row, (name, (share, half)) in enumerate(right.items()):
@@ -115,11 +113,10 @@ def expert_knockouts(
     half = half_interval(damage.flatten(0, 2)).view(mean.shape)
     layer, expert, domain = (int(index) for index in torch.unravel_index(mean.argmax(), mean.shape))
     sure, cells = int((mean - half > 0).sum()), mean.numel()
-    title = (
-        f"Without one expert the loss surely rises in {sure} of {cells} cases; most for “{domains[domain]}” without "
-    )
-    title += f"expert {expert} of layer {numbers[layer]}: {float(mean[layer, expert, domain]):.2g} ± "
-    title += f"{float(half[layer, expert, domain]):.1g} nats a token (n\u00a0=\u00a0{chats} chats each)"
+    title = f"In {sure} of {cells} cases the loss rises with an interval above 0 (by chance: {0.025 * cells:.0f}); "
+    title += f"most for “{domains[domain]}” without expert {expert} of layer {numbers[layer]}: "
+    title += f"{float(mean[layer, expert, domain]):.2g} ± {float(half[layer, expert, domain]):.1g} nats a token "
+    title += f"(n\u00a0=\u00a0{chats} chats each)"
     columns = min(3, len(domains))
     rows = math.ceil(len(domains) / columns)
     high = min(0.24 * count, 4.5)

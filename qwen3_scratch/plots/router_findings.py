@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+import torch
 from jaxtyping import Float, Int
 from matplotlib.patches import Rectangle
 from torch import Tensor
@@ -29,7 +30,7 @@ from .canvas import (  # fmt: skip
 )
 
 __all__ = [
-    "changes_of_loss", "co_activation", "expert_words", "layer_to_layer", "read_and_raised", "routes_over_training",
+    "changes_of_loss", "co_activation", "expert_words", "layer_to_layer", "routes_over_training",
     "token_to_token", "word_loyalty",
 ]  # fmt: skip
 MOST_ROWS = 16  # experts that a table of words shows
@@ -60,7 +61,7 @@ def table_of_words(title: str, columns: Mapping[str, Sequence[Sequence[str]]]) -
             look: dict[str, Any] = {"fc": (PALE, "white")[row % 2], "ec": "none", "alpha": 0.6}
             ax.add_patch(Rectangle((column * wide, row), wide - 0.06, 1, **look))
             room, shown = int((wide - 0.2) / (SMALL * 0.62 / 72)), ""
-            for word in map(plain, words):
+            for word in dict.fromkeys(map(plain, words)):
                 longer = f"{shown}   {word}" if shown else word
                 shown = longer if len(longer) <= room else shown
             ax.text(column * wide + 0.08, row + 0.5, shown, fontsize=SMALL, va="center")
@@ -74,25 +75,12 @@ def expert_words(words: Mapping[int, Sequence[Sequence[str]]], share: float, tok
     """The words typical of each expert, a column a layer. `share` of `tokens` such words went there on other texts."""
     experts = len(next(iter(words.values())))
     title = f"On the other questions, {spoken(share)} of these words go to the expert that they are typical of; "
-    title += f"an even share is {spoken(1 / experts)} (n\u00a0=\u00a0{tokens:,})"
+    title += f"an even share is {percent(1 / experts)} (n\u00a0=\u00a0{tokens:,})"
     figure = table_of_words(title, {f"layer {layer}": rows for layer, rows in words.items()})
     figure.alt = (
         f"A table of {len(words)} layers and {experts} experts; each cell lists the words most typical of that expert. "
         + title
         + "."
-    )
-    return figure
-
-
-@styled
-def read_and_raised(read: Sequence[Sequence[str]], raised: Sequence[Sequence[str]], layer: int) -> Figure:
-    """What each expert of one layer reads more than others, and what its mean answer raises more than theirs."""
-    pairs = [(set(map(plain, one)), set(map(plain, two))) for one, two in zip(read, raised, strict=True)]
-    same = sum(bool(one & two) for one, two in pairs)
-    title = f"Layer {layer}: {same} of {len(read)} experts raise a word that they also read; the others raise others"
-    figure = table_of_words(title, {"reads": read, "raises, when its answer goes straight to the head": raised})
-    figure.alt = (
-        f"Two columns of words for each of {len(read)} experts: those it reads, those its answers raise. {title}."
     )
     return figure
 
@@ -107,8 +95,10 @@ def word_loyalty(
 ) -> Figure:
     """Words by layers: the expert that most tokens of a word go to, shaded by how many of them do."""
     many = (loyal >= 0.9).sum(1)
-    title = f"Of {len(labels)} words read {int(counts.min())} times or more, {span(many, '{:.0f}')} send 90% of their "
-    title += f"tokens to one expert; “{labels[int(loyal.mean(0).argmin())]}” changes most"
+    title = (
+        f"Of {len(labels)} words read {int(counts.min())} times or more, {span(many, '{:.0f}')} of a layer send 90% "
+    )
+    title += f"of their tokens to one expert; “{labels[int(loyal.mean(0).argmin())]}” changes most"
     order = loyal.mean(0).argsort(descending=True, stable=True)
     high = 0.22 * len(layers)
     figure, panels = line_panels(title, len(labels), 44, 0.2, high)
@@ -124,14 +114,13 @@ def word_loyalty(
 
 
 def beside_controls(
-    title: str, values: Tensor, half: Tensor | None, controls: Mapping[str, Tensor], places: Sequence[str]
+    title: str, values: Tensor, half: Tensor, controls: Mapping[str, Tensor], places: Sequence[str]
 ) -> Figure:
     """What was measured with its 95% interval, and beside it what each control gives, at each place."""
     figure = new_figure(title, 7.6, 2.8)
     ax, looks = figure.subplots(), (("s", MIDDLE), ("^", "#555555"), ("D", "white"), ("v", PALE))
     at = list(range(len(places)))
-    bars = None if half is None else half.tolist()
-    ax.errorbar(at, values.tolist(), bars, fmt="o", color="black", ms=5, capsize=3, label="measured")
+    ax.errorbar(at, values.tolist(), half.tolist(), fmt="o", color="black", ms=5, capsize=3, label="measured")
     for number, ((name, control), (form, face)) in enumerate(zip(controls.items(), looks, strict=False)):
         beside = [place + 0.12 * (number + 1) for place in at]
         ax.plot(beside, control.tolist(), form, mfc=face, mec="black", mew=0.7, ms=5.5, ls="none", label=name)
@@ -162,14 +151,18 @@ def token_to_token(
 
 @styled
 def layer_to_layer(
-    told: Float[Tensor, "pairs"], controls: Mapping[str, Float[Tensor, "pairs"]], layers: Sequence[int], tokens: int
+    told: Float[Tensor, "pairs"],
+    half: Float[Tensor, "pairs"],
+    controls: Mapping[str, Float[Tensor, "pairs"]],
+    layers: Sequence[int],
+    tokens: int,
 ) -> Figure:
     """How many bits a token's expert in one layer tells about its expert in the next, with controls."""
     last = list(controls)[-1]
     title = f"A layer's expert tells {span(told, '{:.2f}')} bits about the next layer's; {last}: "
     title += f"{span(controls[last], '{:.2f}')} (n\u00a0=\u00a0{tokens:,})"
     places = [f"{one} to {two}" for one, two in pairwise(layers)]
-    figure = beside_controls(title, told, None, controls, places)
+    figure = beside_controls(title, told, half, controls, places)
     figure.axes[0].set(ylabel="bits", xlabel="layers")
     figure.alt = f"{title}. Dots for each pair of layers, and beside them {', '.join(controls)}."
     return figure
@@ -183,25 +176,27 @@ def co_activation(
 ) -> Figure:
     """How often two experts answer the same token, as a multiple of what their loads alone would give."""
     experts = pairs.shape[-1]
-    ratio = (pairs / chance.clamp(min=1e-9)).triu(1) + (pairs / chance.clamp(min=1e-9)).tril(-1)
+    ratio = (pairs / chance.clamp(min=1e-9)).triu(1)  # the lower half says the same
     sure = ratio * (chance >= 10)  # of rarer pairs a multiple says little
-    row, one, two = (int(at) for at in (sure == sure.max()).nonzero()[0])
-    title = f"Experts {min(one, two)} and {max(one, two)} of layer {layers[row]} answer together "
-    title += f"{float(sure.max()):.1f} times as often as their loads alone would make them "
-    title += f"({int(pairs[row, one, two]):,} tokens)"
-    high = min(2.0, 0.2 * experts + 0.4)
+    row, one, two = (int(at) for at in torch.unravel_index(sure.argmax(), sure.shape))
+    title = f"Experts {one} and {two} of layer {layers[row]} answer together {float(sure[row, one, two]):.1f} times as "
+    title += f"often as their loads alone would make them ({int(pairs[row, one, two]):,} tokens)"
+    high = min(2.0, 0.15 * experts + 0.35)
     lines = (len(layers) + 3) // 4
-    figure = new_figure(title, 2.2 + 1.95 * min(4, len(layers)), 0.9 + lines * (high + 0.5))
+    figure = new_figure(title, 2.2 + 1.55 * max(2, min(4, len(layers))), 0.9 + lines * (high + 0.5))
     top = max(2.0, min(4.0, float(sure.max())))
     for number, (ax, first, last) in enumerate(small_multiples(figure, len(layers))):
-        texts = [[f"{value:.1f}" if a != b else "" for b, value in enumerate(line)]
-                 for a, line in enumerate(ratio[number].tolist())] if experts <= 8 else ()  # fmt: skip
-        image = heatmap(ax, ratio[number], texts, vmin=0, vmax=top)
+        rows = enumerate(ratio[number].tolist())
+        texts = [
+            [f"{value:.1f}" if b > a and not 0.5 < value < 1.5 else "" for b, value in enumerate(line)]
+            for a, line in rows
+        ]
+        image = heatmap(ax, ratio[number], texts if experts <= 8 else (), vmin=0, vmax=top)
         ax.set(title=f"layer {layers[number]}", xlabel="expert" if last else "", ylabel="expert" if first else "")
-        label_axis(ax.xaxis, range(experts) if last else [""], 1.7)
+        label_axis(ax.xaxis, range(experts) if last else [""], 1.4)
         label_axis(ax.yaxis, range(experts) if first else [""], high)
     colour_bar(figure, image, "times as often as by load", format="{x:g}")
-    figure.alt = f"{title}. For each layer a table of experts by experts; 1 is what loads alone would give."
+    figure.alt = f"{title}. For each layer a table of experts by experts; numbers stand where it is far from 1."
     return figure
 
 
@@ -212,12 +207,11 @@ def changes_of_loss(changes: Mapping[str, Float[Tensor, "places chats"]], places
     worst = max(found, key=lambda name: float(found[name][0].max()))
     mildest = min(found, key=lambda name: float(found[name][0].max()))
     row = int(found[worst][0].argmax())
-    title = (
-        f"{worst.capitalize()} cost most: {float(found[worst][0][row]):.2g} ± {float(found[worst][1][row]):.1g} nats "
-    )
-    title += f"a token at {places[row]}; {mildest} at most {float(found[mildest][0].max()):.2g}"
+    title = f"Largest rise: {worst}, {float(found[worst][0][row]):.2g} ± {float(found[worst][1][row]):.1g} nats "
+    title += f"a token at {places[row]}"
+    title += f"; {mildest}: at most {float(found[mildest][0].max()):.2g}" * (worst != mildest)
     count = next(iter(changes.values())).shape[1]
-    figure = new_figure(f"{title} (n\u00a0=\u00a0{count} chats)", 7.6, 2.9)
+    figure = new_figure(f"{title} (n\u00a0=\u00a0{count} chats)", 7.2, 2.7)
     ax = figure.subplots()
     looks = (("o", DARK, "black"), ("s", MIDDLE, "black"), ("^", "white", "black"), ("D", "#999999", "black"))
     for number, ((name, (mean, half)), (form, face, edge)) in enumerate(zip(found.items(), looks, strict=False)):
@@ -243,15 +237,15 @@ def routes_over_training(
     early = settled[0]
     title = f"After {int(steps[0]):,} of {int(steps[-1]):,} steps {span(early)} of the tokens already go to their last "
     title += f"expert; by load alone {span(chance[0])} would (n\u00a0=\u00a0{tokens:,})"
-    figure = new_figure(title, 7.6, 2.9)
-    ax, places = figure.subplots(), steps.tolist()
-    lines = {f"layer {layer}": share for layer, share in enumerate(settled.T.tolist()[: len(LINES)])}
+    figure = new_figure(title, 6.6, 2.4)
+    ax, places = figure.subplots(), steps[:-1].tolist()  # at the last one all do
+    lines = {f"layer {layer}": share for layer, share in enumerate(settled[:-1].T.tolist()[: len(LINES)])}
     draw_lines(ax, places, lines, marker=None)
-    low, high = chance.amin(1).tolist(), chance.amax(1).tolist()
+    low, high = chance[:-1].amin(1).tolist(), chance[:-1].amax(1).tolist()
     ax.fill_between(places, low, high, color="#cccccc", label="chance, by load")
-    ax.set(ylim=(0, 1.02), xlim=(places[0], max(places[-1], places[0] + 1)), xlabel="step of training")
+    ax.set(ylim=(0, 1.02), xlim=(0, int(steps[-1])), xlabel="step of training")
     ax.set_ylabel("share with the\nlast step's expert")
     ax.yaxis.set_major_formatter(percent)
     figure.legend(*ax.get_legend_handles_labels(), frameon=False, loc="outside right center")
-    figure.alt = f"{title}. Lines of {len(lines)} layers rise to 100% at the last step, beside a grey band of chance."
+    figure.alt = f"{title}. Lines of {len(lines)} layers over the steps, above or in a grey band of chance."
     return figure

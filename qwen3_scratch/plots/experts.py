@@ -49,7 +49,7 @@ def information_test(
     title = f"Shuffles reach the measured bits in {often[0]} of {count} layers, random routers in {often[1]}; "
     title += f"the words alone tell {float(words.mean()):.2f} bits of {float(measured.mean()):.2f}"
     rows = math.ceil(count / 4)
-    figure = new_figure(title, 1.2 + 1.95 * max(2, min(count, 4)), 1.3 + 1.35 * rows)
+    figure = new_figure(title, max(5.6, 1.2 + 1.75 * min(count, 4)), 1.3 + 1.35 * rows)
     edge = 1.08 * max(float(part.max()) for part in (measured, shuffled, random, words))
     for number, (ax, first, last) in enumerate(small_multiples(figure, count)):
         options: dict[str, Any] = {"bins": 24, "range": (0, edge), "edgecolor": DARK, "lw": 0.4}
@@ -78,11 +78,13 @@ def route_guesses(
 ) -> Figure:
     """The share of tokens whose expert is guessed right, and half of its interval, a bar for each thing that is known.
 
-    The title says the means over the layers.
+    The title says the means over the layers of the best and of the first.
     """
     count = len(next(iter(right.values()))[0])
-    means = ", ".join(f"{name} {float(share.mean()):.0%}" for name, (share, _) in right.items())
-    figure = new_figure(f"Guessed right, knowing {means} (n\u00a0=\u00a0{tokens:,})", 8.0, 2.6)
+    means = {name: float(share.mean()) for name, (share, _) in right.items()}
+    (first, least), best = next(iter(means.items())), max(means, key=lambda name: means[name])
+    title = f"{means[best]:.0%} of the experts are guessed right from {best}, {least:.0%} from {first} "
+    figure = new_figure(f"{title}(n\u00a0=\u00a0{tokens:,})", 7.6, 2.5)
     ax, width = figure.subplots(), 0.8 / len(right)
     shades = ("white", PALE, MIDDLE, DARK)
     for row, (name, (share, half)) in enumerate(right.items()):
@@ -95,7 +97,8 @@ def route_guesses(
     ax.set(ylim=(0, 1), ylabel="share guessed right")
     ax.yaxis.set_major_formatter(percent)
     figure.legend(title="known:", frameon=False, loc="outside right center")
-    figure.alt = f"Bars with 95% intervals for each layer. Guessed right, knowing {means}."
+    said = ", ".join(f"{name} {mean:.0%}" for name, mean in means.items())
+    figure.alt = f"Bars with 95% intervals for each layer. Means of all layers, by what is known: {said}."
     return figure
 
 

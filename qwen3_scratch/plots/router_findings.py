@@ -50,7 +50,7 @@ def plain(word: str) -> str:
 def table_of_words(title: str, columns: Mapping[str, Sequence[Sequence[str]]]) -> Figure:
     """Experts from top to bottom, and in each column the words that belong to them, as many as there is room for."""
     count = min(MOST_ROWS, max(map(len, columns.values())))
-    wide, step = min(3.4, 9.2 / len(columns)), 0.24
+    wide, step = min(3.4, 8.6 / len(columns)), 0.22
     figure = new_figure(title, 0.9 + wide * len(columns), 0.75 + step * (count + 1))
     ax = figure.subplots()
     ax.set(xlim=(0, len(columns) * wide), ylim=(count, -1))
@@ -117,7 +117,7 @@ def beside_controls(
     title: str, values: Tensor, half: Tensor, controls: Mapping[str, Tensor], places: Sequence[str]
 ) -> Figure:
     """What was measured with its 95% interval, and beside it what each control gives, at each place."""
-    figure = new_figure(title, 7.6, 2.8)
+    figure = new_figure(title, 7.0, 2.5)
     ax, looks = figure.subplots(), (("s", MIDDLE), ("^", "#555555"), ("D", "white"), ("v", PALE))
     at = list(range(len(places)))
     ax.errorbar(at, values.tolist(), half.tolist(), fmt="o", color="black", ms=5, capsize=3, label="measured")

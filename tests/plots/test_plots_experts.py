@@ -31,11 +31,11 @@ def test_the_test_of_chance_counts_the_layers_that_each_kind_of_chance_reaches()
         assert [sum(bar.get_height() for bar in bars) for bars in ax.containers] == pytest.approx([1.0, 1.0])
 
 
-def test_guesses_are_titled_by_their_means_and_drawn_layer_by_layer_with_intervals():
+def test_guesses_are_titled_by_the_mean_of_the_best_and_drawn_layer_by_layer_with_intervals():
     right = {name: (torch.tensor(shares), torch.tensor([0.01, 0.02])) for name, shares in
              {"nothing": [0.2, 0.4], "word": [0.7, 0.9]}.items()}  # fmt: skip
     figure = plots.route_guesses(right, 1234, [1, 4])
-    assert title(figure) == "Guessed right, knowing nothing 30%, word 80% (n\u00a0=\u00a01,234)".replace("\u00a0", " ")
+    assert title(figure) == "80% of the experts are guessed right from word, 30% from nothing (n = 1,234)"
     ax = figure.axes[0]
     heights = [[bar.get_height() for bar in bars] for bars in ax.containers if hasattr(bars, "patches")]
     assert heights == [pytest.approx([0.2, 0.4]), pytest.approx([0.7, 0.9])]

@@ -225,6 +225,8 @@ def told_next(
 
     By the bootstrap: questions are drawn with replacement, as often as there are some (Efron 1979).
     """
+    if len(first) < 2:
+        return torch.zeros(0), torch.zeros(0)
     pair, group = first[:-1] * experts + first[1:], numbered(question)
     each = tally(pair, group, experts**2)  # [pairs, questions, both]
     drawn = torch.randint(each.shape[1], (draws, each.shape[1]), generator=torch.Generator().manual_seed(0))

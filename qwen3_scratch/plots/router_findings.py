@@ -158,6 +158,8 @@ def layer_to_layer(
     tokens: int,
 ) -> Figure:
     """How many bits a token's expert in one layer tells about its expert in the next, with controls."""
+    if not len(told):
+        return new_figure("Only one layer has a router: there is no next one to tell", 7.0, 0.6)
     last = list(controls)[-1]
     title = f"A layer's expert tells {span(told, '{:.2f}')} bits about the next layer's; {last}: "
     title += f"{span(controls[last], '{:.2f}')} (n\u00a0=\u00a0{tokens:,})"

@@ -148,6 +148,7 @@ def test_a_layer_that_repeats_the_one_before_tells_all_and_shuffled_next_to_noth
     told, half = told_next(first, question, 4)
     assert told.item() == pytest.approx(2.0, abs=0.01) and 0 < half.item() < 0.02
     assert next_layer(first[:1], 4).shape == (0, 4, 4)
+    assert [len(each) for each in told_next(first[:1], question, 4)] == [0, 0]
 
 
 def test_pairs_are_counted_by_tokens_and_loads_alone_keep_the_sums_of_their_rows():

@@ -44,6 +44,8 @@ def test_what_was_measured_stands_beside_its_controls_and_the_last_of_them_in_th
     figure = plots.layer_to_layer(torch.tensor([0.5]), torch.tensor([0.1]), {"alone": torch.tensor([0.4])}, [1, 3], 50)
     assert title(figure) == "A layer's expert tells 0.50 bits about the next layer's; alone: 0.40 (n = 50)"
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["1 to 3"]
+    none = torch.zeros(0)
+    assert title(plots.layer_to_layer(none, none, {"alone": none}, [3], 50)).startswith("Only one layer has a router")
 
 
 def test_the_pair_that_meets_most_beyond_its_load_is_named_but_none_that_is_too_rare():

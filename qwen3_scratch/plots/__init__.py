@@ -25,6 +25,7 @@ from .one_word import *
 from .overview import *
 from .positions import *
 from .predictions import *
+from .router_findings import *
 from .routing import *
 from .speed import *
 from .text import *

@@ -148,26 +148,46 @@ DOMAINS = ("stories", "arithmetic", "python", "facts", "spanish", "chat")
 
 
 def experts_by_chance(layers, draws):
-    """Bits measured in each layer, of shuffled domains, of random routers."""
-    return torch.linspace(0.1, 0.3, layers), torch.rand(draws, layers) / 20, torch.rand(draws, layers) / 4
+    """Bits measured in each layer, of shuffled domains, of random routers, of the words alone."""
+    measured = torch.linspace(0.1, 0.3, layers)
+    return measured, torch.rand(draws, layers) / 20, torch.rand(draws, layers) / 4, measured * 0.9
 
 
 def guesses(layers):
-    return {name: torch.linspace(0.2, 1, layers) for name in ("nothing", "domain", "word", "both")}
+    names = ("nothing", "domain", "word", "word + domain", "word + one before")
+    return {name: (torch.linspace(0.2, 1, layers), torch.full((layers,), 0.03)) for name in names}
 
 
-def random_shares(layers, experts, seed):
-    shares = torch.randn(layers, experts, generator=torch.Generator().manual_seed(seed)).softmax(-1)
-    return shares.sort(-1, descending=True).values
+def expert_table(layers, experts, words):
+    return {layer: [labels(words % (expert + 2) + 1) for expert in range(experts)] for layer in range(layers)}
+
+
+def loyal_words(layers, words):
+    loyal = torch.rand(layers, words, generator=torch.Generator().manual_seed(words))
+    return loyal, (loyal * 8).long(), torch.arange(words) + 3, labels(words), list(range(layers))
+
+
+def controls(count):
+    return {name: torch.linspace(0, 0.4, count) for name in ("by load", "by the words alone", "in shuffled order")}
+
+
+def met_pairs(layers, experts, tokens):
+    pairs = torch.rand(layers, experts, experts, generator=torch.Generator().manual_seed(tokens)) * 100
+    return pairs + pairs.mT, torch.full_like(pairs, 60.0), list(range(layers))
 
 
 def damage():
     return torch.arange(4.0 * 8 * 6 * 2).view(4, 8, 6, 2) / 200
 
 
-def top_k_losses(seed):
-    losses = torch.rand(4, len(DOMAINS), generator=torch.Generator().manual_seed(seed)) / 50
-    return {"renormalised": losses, "as it is": losses + 0.01}
+def rises(places, chats):
+    rise = torch.randn(places, chats, generator=torch.Generator().manual_seed(chats))
+    return {name: rise + at for at, name in enumerate(("random experts", "the next in line", "equal weights"))}
+
+
+def settling(steps, layers):
+    share = torch.linspace(0.2, 1, steps)[:, None].expand(steps, layers)
+    return 100 * torch.arange(1, steps + 1), share, share / 4, 60 * steps
 
 
 def speeds(pairs):
@@ -385,17 +405,30 @@ DRAWINGS = {  # each from a number of tokens
     "information_test": lambda n: plots.information_test(*experts_by_chance(4, n)),
     "information_test, deep": lambda n: plots.information_test(*experts_by_chance(28, n)),
     "information_test, one layer": lambda n: plots.information_test(*experts_by_chance(1, n), layers=[3]),
-    "route_guesses": lambda n: plots.route_guesses(guesses(4)),
-    "route_guesses, deep": lambda n: plots.route_guesses(guesses(28)),
-    "rank_shares": lambda n: plots.rank_shares(random_shares(4, 8, n), 2),
-    "rank_shares, top-1 of 2": lambda n: plots.rank_shares(random_shares(28, 2, n), 1),
-    "rank_shares, top-8 of 128": lambda n: plots.rank_shares(random_shares(2, 128, n), 8, [3, 5]),
+    "route_guesses": lambda n: plots.route_guesses(guesses(4), 1000 * n),
+    "route_guesses, deep": lambda n: plots.route_guesses(guesses(28), n),
     "expert_knockouts": lambda n: plots.expert_knockouts(damage(), DOMAINS),
     "expert_knockouts, top-4 of 16": lambda n: plots.expert_knockouts(torch.randn(5, 16, 6, 2) - 3, DOMAINS),
     "expert_knockouts, one layer": lambda n: plots.expert_knockouts(torch.ones(1, 2, 2, 1), ["a", "b"], [27]),
-    "loss_by_top_k": lambda n: plots.loss_by_top_k(top_k_losses(n), [1, 2, 4, 8], DOMAINS, ("renormalised", 2)),
-    "loss_by_top_k, one": lambda n: plots.loss_by_top_k({"not": torch.ones(1, 2)}, [1], ["a", "b"], ("not", 1)),
-    "two_expert_weight": lambda n: plots.two_expert_weight(torch.randn(n), torch.rand(n)),
+    "expert_words": lambda n: plots.expert_words(expert_table(4, 8, n), 0.65, 100 * n),
+    "expert_words, 128 experts": lambda n: plots.expert_words(expert_table(4, 128, n), 0.01, n),
+    "expert_words, one layer": lambda n: plots.expert_words({27: [labels(n), []]}, 1.0, n),
+    "word_loyalty": lambda n: plots.word_loyalty(*loyal_words(4, n)),
+    "word_loyalty, one layer": lambda n: plots.word_loyalty(*loyal_words(1, n)),
+    "token_to_token": lambda n: plots.token_to_token(
+        torch.linspace(0.1, 0.5, 4), torch.full((4,), 0.02), controls(4), [0, 1, 2, 3], 1000 * n
+    ),
+    "layer_to_layer": lambda n: plots.layer_to_layer(
+        *torch.linspace(0.1, 0.5, min(n, 27)).repeat(2, 1) / torch.tensor([[1], [9]]),
+        controls(min(n, 27)),
+        range(min(n, 27) + 1),
+        n,
+    ),
+    "co_activation": lambda n: plots.co_activation(*met_pairs(4, 8, n)),
+    "co_activation, one layer of 128": lambda n: plots.co_activation(*met_pairs(1, 128, n)),
+    "changes_of_loss": lambda n: plots.changes_of_loss(rises(6, n), DOMAINS, "its own routes"),
+    "changes_of_loss, one": lambda n: plots.changes_of_loss({"k = 1": torch.ones(1, n)}, ["layer 27"], "k = 2"),
+    "routes_over_training": lambda n: plots.routes_over_training(*settling(n + 1, 4)),
     "one_pair": lambda n: plots.one_pair(
         torch.tensor([2.0, 1.0]), torch.tensor([1.0, 2.0]), [(0, 0), (1, 0), (3, 2), (n, 0)], 1.5708
     ),

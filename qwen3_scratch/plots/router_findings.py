@@ -1,0 +1,253 @@
+"""What routers are found to do: the words of experts, loyal words, neighbours, other routes, routes over training."""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from matplotlib.patches import Rectangle
+from torch import Tensor
+
+from .canvas import (  # fmt: skip
+    DARK,
+    LINES,
+    MIDDLE,
+    PALE,
+    SMALL,
+    Figure,
+    colour_bar,
+    draw_lines,
+    half_interval,
+    heatmap,
+    label_axis,
+    line_panels,
+    new_figure,
+    percent,
+    small_multiples,
+    spoken,
+    styled,
+)
+
+__all__ = [
+    "changes_of_loss", "co_activation", "expert_words", "layer_to_layer", "routes_over_training",
+    "token_to_token", "word_loyalty",
+]  # fmt: skip
+MOST_ROWS = 16  # experts that a table of words shows
+
+
+def span(values: Tensor, text: str = "{:.0%}") -> str:
+    """The range of some numbers, as in 54% to 69%."""
+    low, high = text.format(float(values.min())), text.format(float(values.max()))
+    return low if low == high else f"{low} to {high}"
+
+
+def plain(word: str) -> str:
+    """A word without the blank in front of it; a blank alone, or a line break, as a sign."""
+    return word.strip() or word.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥")
+
+
+def table_of_words(title: str, columns: Mapping[str, Sequence[Sequence[str]]]) -> Figure:
+    """Experts from top to bottom, and in each column the words that belong to them, as many as there is room for."""
+    count = min(MOST_ROWS, max(map(len, columns.values())))
+    wide, step = min(3.4, 8.6 / len(columns)), 0.22
+    figure = new_figure(title, 0.9 + wide * len(columns), 0.75 + step * (count + 1))
+    ax = figure.subplots()
+    ax.set(xlim=(0, len(columns) * wide), ylim=(count, -1))
+    ax.set_axis_off()
+    for column, (head, rows) in enumerate(columns.items()):
+        ax.text(column * wide + 0.08, -0.5, head, fontsize=SMALL + 1, va="center", style="italic")
+        for row, words in enumerate(rows[:count]):
+            look: dict[str, Any] = {"fc": (PALE, "white")[row % 2], "ec": "none", "alpha": 0.6}
+            ax.add_patch(Rectangle((column * wide, row), wide - 0.06, 1, **look))
+            room, shown = int((wide - 0.2) / (SMALL * 0.62 / 72)), ""
+            for word in dict.fromkeys(map(plain, words)):
+                longer = f"{shown}   {word}" if shown else word
+                shown = longer if len(longer) <= room else shown
+            ax.text(column * wide + 0.08, row + 0.5, shown, fontsize=SMALL, va="center")
+    for row in range(count):
+        ax.text(-0.06, row + 0.5, f"expert {row}", fontsize=SMALL, va="center", ha="right")
+    return figure
+
+
+@styled
+def expert_words(words: Mapping[int, Sequence[Sequence[str]]], share: float, tokens: int) -> Figure:
+    """The words typical of each expert, a column a layer. `share` of `tokens` such words went there on other texts."""
+    experts = len(next(iter(words.values())))
+    title = f"On the other questions, {spoken(share)} of these words go to the expert that they are typical of; "
+    title += f"an even share is {percent(1 / experts)} (n\u00a0=\u00a0{tokens:,})"
+    figure = table_of_words(title, {f"layer {layer}": rows for layer, rows in words.items()})
+    figure.alt = (
+        f"A table of {len(words)} layers and {experts} experts; each cell lists the words most typical of that expert. "
+        + title
+        + "."
+    )
+    return figure
+
+
+@styled
+def word_loyalty(
+    loyal: Float[Tensor, "layers words"],
+    favourite: Int[Tensor, "layers words"],
+    counts: Int[Tensor, "words"],
+    labels: Sequence[str],
+    layers: Sequence[int],
+) -> Figure:
+    """Words by layers: the expert that most tokens of a word go to, shaded by how many of them do."""
+    many = (loyal >= 0.9).sum(1)
+    title = (
+        f"Of {len(labels)} words read {int(counts.min())} times or more, {span(many, '{:.0f}')} of a layer send 90% "
+    )
+    title += f"of their tokens to one expert; “{labels[int(loyal.mean(0).argmin())]}” changes most"
+    order = loyal.mean(0).argsort(descending=True, stable=True)
+    high = 0.22 * len(layers)
+    figure, panels = line_panels(title, len(labels), 44, 0.2, high)
+    for ax, part in panels:
+        its = order[part]
+        image = heatmap(ax, loyal[:, its], favourite[:, its].tolist(), vmin=0, vmax=1)
+        label_axis(ax.xaxis, [labels[at] for at in its.tolist()], 0.2 * len(its))
+        label_axis(ax.yaxis, layers, high)
+        ax.set(xlim=(-0.5, panels[0][1].stop - 0.5), ylabel="layer")
+    colour_bar(figure, image, "share to that expert")
+    figure.alt = f"{title}. Columns are words, from loyal ones to changing ones; numbers are experts, dark is always."
+    return figure
+
+
+def beside_controls(
+    title: str, values: Tensor, half: Tensor, controls: Mapping[str, Tensor], places: Sequence[str]
+) -> Figure:
+    """What was measured with its 95% interval, and beside it what each control gives, at each place."""
+    figure = new_figure(title, 7.0, 2.5)
+    ax, looks = figure.subplots(), (("s", MIDDLE), ("^", "#555555"), ("D", "white"), ("v", PALE))
+    at = list(range(len(places)))
+    ax.errorbar(at, values.tolist(), half.tolist(), fmt="o", color="black", ms=5, capsize=3, label="measured")
+    for number, ((name, control), (form, face)) in enumerate(zip(controls.items(), looks, strict=False)):
+        beside = [place + 0.12 * (number + 1) for place in at]
+        ax.plot(beside, control.tolist(), form, mfc=face, mec="black", mew=0.7, ms=5.5, ls="none", label=name)
+    label_axis(ax.xaxis, places, 5.0)
+    ax.set(xlim=(-0.4, len(places) - 0.3), ylim=(0, None))
+    figure.legend(*ax.get_legend_handles_labels(), frameon=False, loc="outside right center")
+    return figure
+
+
+@styled
+def token_to_token(
+    share: Float[Tensor, "layers"],
+    half: Float[Tensor, "layers"],
+    controls: Mapping[str, Float[Tensor, "layers"]],
+    layers: Sequence[int],
+    pairs: int,
+) -> Figure:
+    """How often a token takes the expert of the token before it, with what chance would give."""
+    last = list(controls)[-1]
+    title = f"A token takes the expert of the one before it in {span(share)}; {last}: {span(controls[last])} "
+    title += f"(n\u00a0=\u00a0{pairs:,})"
+    figure = beside_controls(title, share, half, controls, [f"layer {layer}" for layer in layers])
+    figure.axes[0].set_ylabel("same expert as before")
+    figure.axes[0].yaxis.set_major_formatter(percent)
+    figure.alt = f"{title}. Dots with intervals for each layer, and beside them {', '.join(controls)}."
+    return figure
+
+
+@styled
+def layer_to_layer(
+    told: Float[Tensor, "pairs"],
+    half: Float[Tensor, "pairs"],
+    controls: Mapping[str, Float[Tensor, "pairs"]],
+    layers: Sequence[int],
+    tokens: int,
+) -> Figure:
+    """How many bits a token's expert in one layer tells about its expert in the next, with controls."""
+    if not len(told):
+        return new_figure("Only one layer has a router: there is no next one to tell", 7.0, 0.6)
+    last = list(controls)[-1]
+    title = f"A layer's expert tells {span(told, '{:.2f}')} bits about the next layer's; {last}: "
+    title += f"{span(controls[last], '{:.2f}')} (n\u00a0=\u00a0{tokens:,})"
+    places = [f"{one} to {two}" for one, two in pairwise(layers)]
+    figure = beside_controls(title, told, half, controls, places)
+    figure.axes[0].set(ylabel="bits", xlabel="layers")
+    figure.alt = f"{title}. Dots for each pair of layers, and beside them {', '.join(controls)}."
+    return figure
+
+
+@styled
+def co_activation(
+    pairs: Float[Tensor, "layers experts experts"],
+    chance: Float[Tensor, "layers experts experts"],
+    layers: Sequence[int],
+) -> Figure:
+    """How often two experts answer the same token, as a multiple of what their loads alone would give."""
+    experts = pairs.shape[-1]
+    ratio = (pairs / chance.clamp(min=1e-9)).triu(1)  # the lower half says the same
+    sure = ratio * (chance >= 10)  # of rarer pairs a multiple says little
+    row, one, two = (int(at) for at in torch.unravel_index(sure.argmax(), sure.shape))
+    title = f"Experts {one} and {two} of layer {layers[row]} answer together {float(sure[row, one, two]):.1f} times as "
+    title += f"often as their loads alone would make them ({int(pairs[row, one, two]):,} tokens)"
+    high = min(2.0, 0.15 * experts + 0.35)
+    lines = (len(layers) + 3) // 4
+    figure = new_figure(title, 2.2 + 1.55 * max(2, min(4, len(layers))), 0.9 + lines * (high + 0.5))
+    top = max(2.0, min(4.0, float(sure.max())))
+    for number, (ax, first, last) in enumerate(small_multiples(figure, len(layers))):
+        rows = enumerate(ratio[number].tolist())
+        texts = [
+            [f"{value:.1f}" if b > a and not 0.5 < value < 1.5 else "" for b, value in enumerate(line)]
+            for a, line in rows
+        ]
+        image = heatmap(ax, ratio[number], texts if experts <= 8 else (), vmin=0, vmax=top)
+        ax.set(title=f"layer {layers[number]}", xlabel="expert" if last else "", ylabel="expert" if first else "")
+        label_axis(ax.xaxis, range(experts) if last else [""], 1.4)
+        label_axis(ax.yaxis, range(experts) if first else [""], high)
+    colour_bar(figure, image, "times as often as by load", format="{x:g}")
+    figure.alt = f"{title}. For each layer a table of experts by experts; numbers stand where it is far from 1."
+    return figure
+
+
+@styled
+def changes_of_loss(changes: Mapping[str, Float[Tensor, "places chats"]], places: Sequence[str], own: str) -> Figure:
+    """By how much each chat's loss rises, compared with the `own` way: the mean and its 95% interval, at each place."""
+    found = {name: (rise.double().mean(1), half_interval(rise.double())) for name, rise in changes.items()}
+    worst = max(found, key=lambda name: float(found[name][0].max()))
+    mildest = min(found, key=lambda name: float(found[name][0].max()))
+    row = int(found[worst][0].argmax())
+    title = f"Largest rise: {worst}, {float(found[worst][0][row]):.2g} ± {float(found[worst][1][row]):.1g} nats "
+    title += f"a token at {places[row]}"
+    title += f"; {mildest}: at most {float(found[mildest][0].max()):.2g}" * (worst != mildest)
+    count = next(iter(changes.values())).shape[1]
+    figure = new_figure(f"{title} (n\u00a0=\u00a0{count} chats)", 7.2, 2.7)
+    ax = figure.subplots()
+    looks = (("o", DARK, "black"), ("s", MIDDLE, "black"), ("^", "white", "black"), ("D", "#999999", "black"))
+    for number, ((name, (mean, half)), (form, face, edge)) in enumerate(zip(found.items(), looks, strict=False)):
+        at = [place + 0.16 * (number - (len(found) - 1) / 2) for place in range(len(places))]
+        look: dict[str, Any] = {"fmt": form, "mfc": face, "mec": edge, "ecolor": "#555555", "ms": 5, "capsize": 3}
+        ax.errorbar(at, mean.tolist(), half.tolist(), label=name, **look)
+    ax.axhline(0, color="#777777", lw=0.8)
+    label_axis(ax.xaxis, places, 5.0)
+    ax.set(ylabel="rise of the loss,\nnats a token", xlim=(-0.5, len(places) - 0.5))
+    figure.legend(*ax.get_legend_handles_labels(), frameon=False, loc="outside right center", title=f"instead of {own}")
+    figure.alt = f"{title}. Points with 95% intervals for {', '.join(changes)} at {', '.join(places)}; 0 is no change."
+    return figure
+
+
+@styled
+def routes_over_training(
+    steps: Int[Tensor, "steps"],
+    settled: Float[Tensor, "steps layers"],
+    chance: Float[Tensor, "steps layers"],
+    tokens: int,
+) -> Figure:
+    """The share of tokens that already go to the expert of the last step, a line a layer; shaded is chance by load."""
+    early = settled[0]
+    title = f"After {int(steps[0]):,} of {int(steps[-1]):,} steps {span(early)} of the tokens already go to their last "
+    title += f"expert; by load alone {span(chance[0])} would (n\u00a0=\u00a0{tokens:,})"
+    figure = new_figure(title, 6.6, 2.4)
+    ax, places = figure.subplots(), steps[:-1].tolist()  # at the last one all do
+    lines = {f"layer {layer}": share for layer, share in enumerate(settled[:-1].T.tolist()[: len(LINES)])}
+    draw_lines(ax, places, lines, marker=None)
+    low, high = chance[:-1].amin(1).tolist(), chance[:-1].amax(1).tolist()
+    ax.fill_between(places, low, high, color="#cccccc", label="chance, by load")
+    ax.set(ylim=(0, 1.02), xlim=(0, int(steps[-1])), xlabel="step of training")
+    ax.set_ylabel("share with the\nlast step's expert")
+    ax.yaxis.set_major_formatter(percent)
+    figure.legend(*ax.get_legend_handles_labels(), frameon=False, loc="outside right center")
+    figure.alt = f"{title}. Lines of {len(lines)} layers over the steps, above or in a grey band of chance."
+    return figure

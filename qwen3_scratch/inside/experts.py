@@ -41,8 +41,9 @@ def forced(checkpoint: Checkpoint, layer: int, way: str) -> Ops:
 
 def answers(layer: LayerWeights, x: Float[Tensor, "tokens hidden"]) -> Float[Tensor, "experts tokens hidden"]:
     """What each expert of a layer would answer to each token, whether it was chosen or not."""
-    stacks = zip(layer.gate_up_proj, layer.down_proj, strict=True)
-    return torch.stack([expert_ffn(x, *both.chunk(2), down) for both, down in stacks])
+    halves = (both.chunk(2) for both in layer.gate_up_proj)
+    stacks = zip(halves, layer.down_proj, strict=True)
+    return torch.stack([expert_ffn(x, gate, up, down) for (gate, up), down in stacks])
 
 
 class Said(NamedTuple):
@@ -77,7 +78,7 @@ def through_the_lens(checkpoint: Checkpoint, chats: Chats, layers: Sequence[int]
     right = unembed[written] - unembed.mean(0)
     lift, helped, chosen = [], [], []
     for call in recorded["moe_route"]:
-        if call.layer in layers:
+        if call.layer is not None and call.layer in layers:
             said = answers(weights.layers[call.layer], at(call.inputs["x"])).float() * scale
             lift.append(torch.einsum("eth,th->te", said, right))
             chosen.append(at(call.output.experts))

@@ -39,7 +39,8 @@ class Reading(NamedTuple):
 @torch.inference_mode()
 def read_questions(checkpoint: Checkpoint, examples: Sequence[corpus.Example], batch: int = 24) -> Reading:
     """The routes of every token of the examples' last questions, each read after the chat that led to it."""
-    chosen, seen, texts, layers = [], [], [], ()
+    chosen, seen, texts = [], [], []
+    layers: tuple[int, ...] = ()
     for start in range(0, len(examples), batch):
         asked = examples[start : start + batch]
         chats = [chat_ids(checkpoint, example) for example in asked]

@@ -1,6 +1,6 @@
 """What is watched while the embedded checkpoint is trained: the same questions, asked again every so many steps.
 
-The file `probes.safetensors` beside the weights holds what was found; `read_probes` gives it back as `Probes`.
+The file `training/probes.safetensors` beside the weights holds what was found; `read_probes` gives it back as `Probes`.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from .lookups import story_lookups, weight_on
 
 EACH = 10  # questions of every domain
 STORIES = 20  # whose look-ups are scored
-PROBES = "probes.safetensors"
+PROBES = "training/probes.safetensors"  # programs take every *.safetensors beside config.json for weights
 
 
 class Probes(NamedTuple):

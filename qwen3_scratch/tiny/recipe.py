@@ -164,6 +164,7 @@ def make(folder: Path, work: Path, plan: Plan = PLAN) -> None:
         write_json(new / "generation_config.json", defaults)
         write_tokenizer(tokenizer, new)
         write_json(new / "config.json", config.to_dict())
+    (folder / PROBES).parent.mkdir(exist_ok=True)
     shutil.copyfile(work / PROBES, folder / PROBES)
     write_report(folder, plan, moment.history)
 

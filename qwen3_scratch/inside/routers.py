@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -128,24 +128,29 @@ def contexts(reading: Reading) -> dict[str, Int[Tensor, "tokens"]]:
     return {"the domain": reading.domain, "the token before": first, "the one before that": second}
 
 
-def context_tells(reading: Reading, row: int, word: int, experts: int) -> dict[str, float]:
-    """For one word: how often its expert is guessed right from its favourite alone, and from each context besides."""
+def context_tells(reading: Reading, row: int, word: int, experts: int) -> dict[str, tuple[float, float]]:
+    """For one word: how often its expert is guessed right from its favourite alone, and from each context besides.
+
+    Each is a share and half of its 95% interval.
+    """
     its = reading.token_ids == word
     first, question, alone = reading.first[row : row + 1, its], reading.question[its], torch.zeros_like(its[its]).long()
     chains = {"nothing": [alone]} | {name: [key[its], alone] for name, key in contexts(reading).items()}
-    return {name: float(guessed(first, chain, question, experts).float().mean()) for name, chain in chains.items()}
+    right = {name: guessed(first, chain, question, experts) for name, chain in chains.items()}
+    found = {name: mean_by_question(each, question) for name, each in right.items()}
+    return {name: (float(share), float(half)) for name, (share, half) in found.items()}
 
 
 def by_context(
     reading: Reading, row: int, word: int, key: Int[Tensor, "tokens"], experts: int, most: int = 3
 ) -> list[tuple[int, int, int, int]]:
     """For one word: its commonest contexts, each with the expert that most of its tokens then go to, how many, of how
-    many."""
+    many. Those met once or twice are left out."""
     its = reading.token_ids == word
     context, group = key[its].unique(return_inverse=True)
     counts = tally(reading.first[row : row + 1, its], group, experts)[0]
     order = counts.sum(-1).argsort(descending=True, stable=True)[:most].tolist()
-    rows = [(int(context[at]), counts[at]) for at in order]
+    rows = [(int(context[at]), counts[at]) for at in order if counts[at].sum() > 2]
     return [(one, int(each.argmax()), int(each.max()), int(each.sum())) for one, each in rows]
 
 
@@ -272,7 +277,7 @@ def by_load(pairs: Float[Tensor, "layers experts experts"]) -> Float[Tensor, "la
 
 
 def settled(
-    routes: Int[Tensor, "steps layers tokens top_k"],
+    routes: Integer[Tensor, "steps layers tokens top_k"],
 ) -> tuple[Float[Tensor, "steps layers"], Float[Tensor, "steps layers"]]:
     """The share of tokens whose expert is already that of the last step; and what the loads alone would give."""
     first = routes[..., 0].long()

@@ -84,19 +84,24 @@ def test_the_same_tokens_come_in_chromium_as_in_v8_alone(window, file):
 # ---- what one does ------------------------------------------------------------------------------
 
 
+# Of the embedded checkpoint's 32 experts one alone turns this answer round.
+DAY = "what is the day after Friday"
+RIGHT, WRONG = "The day after Friday is Saturday.", "The day after Friday is Thursday."
+
+
 def test_an_expert_that_is_switched_off_changes_the_answer_beside_the_untouched_one(window, file):
-    look(window, file, asks(STORY))
-    assert answers(window) == ["Tom has the cup."]
-    click(window, "[data-expert='0.4']")
+    look(window, file, asks(DAY))
+    assert answers(window) == [RIGHT]
+    click(window, "[data-expert='1.2']")
     window("document.getElementById('spoken').textContent = ''")
     click(window, "[data-do=off]")
     window.until(ANSWERED)
-    assert answers(window) == ["Tom has the cup.", "Mia has the cup."]
+    assert answers(window) == [RIGHT, WRONG]
     written = "[...document.querySelectorAll('.written')].map((line) => line.textContent)"
-    assert window(written) == ["Answer: Tom has the cup.", "Answer: Mia has the cup."]
-    runs = [generate_in_page(window, options) for options in ("{}", "{off: [[0, 4]]}")]
+    assert window(written) == [f"Answer: {RIGHT}", f"Answer: {WRONG}"]
+    runs = [generate_in_page(window, options) for options in ("{}", "{off: [[1, 2]]}")]
     parts = next(i for i, (one, other) in enumerate(zip(*runs, strict=False)) if one != other)
-    prompt = len(window(f"window.qwen3.promptIds({json.dumps(STORY)})"))
+    prompt = len(window(f"window.qwen3.promptIds({json.dumps(DAY)})"))
     assert (
         window("[...document.querySelectorAll('.differs')].map((chip) => Number(chip.dataset.token))")
         == [prompt + parts] * 2
@@ -107,7 +112,7 @@ def test_an_expert_that_is_switched_off_changes_the_answer_beside_the_untouched_
 
 
 def generate_in_page(window: Window, options: str) -> list[int]:
-    return window(f"window.qwen3.generate({json.dumps(STORY)}, {options}).tokenIds")
+    return window(f"window.qwen3.generate({json.dumps(DAY)}, {options}).tokenIds")
 
 
 def test_an_address_shows_the_same_in_a_second_window(chromium, window, file):

@@ -10,7 +10,7 @@ import tokenizers
 import torch
 from helpers import TINY, checkpoint, command, each_tensor, largest_file, tokenizer, unchecked
 
-from qwen3_scratch import Error, Ops, Tokenizer, load_checkpoint, save_checkpoint
+from qwen3_scratch import Error, Ops, Tokenizer, forward, load_checkpoint, save_checkpoint, trace
 from qwen3_scratch.explorer import packing, write, writing
 from qwen3_scratch.explorer.measured import favourites, losses, measured
 from qwen3_scratch.tiny.corpus import DOMAINS
@@ -72,17 +72,23 @@ def test_the_cost_of_an_expert_is_the_rise_of_the_loss_without_it():
         assert abs(own[place] - whole) < 1e-3 and abs(found["costs"][1][1][place] - (less - whole)) < 1e-3
 
 
-def test_the_first_favourite_word_of_an_expert_goes_there_at_least_twice_as_often_as_by_chance():
+def test_the_first_favourite_word_of_an_expert_goes_there_at_least_twice_as_often_as_tokens_do():
     ck = load_checkpoint(TINY)
     rows = [chat_ids(ck, example)[0] for domain in DOMAINS for example in questions(domain, 2)]
     with torch.inference_mode():
         found = favourites(ck, rows)
+        routes = []
+        for row in rows:
+            with trace() as recorded:
+                forward(ck.weights, torch.tensor([row]), ck.config)
+            routes.append(torch.stack([call.output.experts[:, 0] for call in recorded["moe_route"]]))
+    first = torch.cat(routes, dim=1)
     read = [token for row in rows for token in row]
-    for layer in found:
-        for words in layer:
+    for layer, chosen in zip(found, first, strict=True):
+        for expert, words in enumerate(layer):
             for word, times, of in words:
                 assert of >= 3 and 0 < times <= of and of <= sum(tokenizer().decode([token]) == word for token in read)
-            assert words[0][1] / words[0][2] >= 2 / ck.config.num_experts
+            assert words[0][1] / words[0][2] >= 2 * (chosen == expert).float().mean()
 
 
 def test_without_experts_nothing_is_measured_and_with_too_many_none_is_switched_off():

@@ -324,7 +324,7 @@ DRAWINGS = {  # each from a number of tokens
         torch.arange(1, n + 1) * 100, noisy(32).view(4, 8, 6).mean(-1).expand(n, -1, -1), {100 * n: 0.5}, 0.02
     ),
     "loss_curve": lambda n: plots.loss_curve(history(n)),
-    "score_curves": lambda n: plots.score_curves(scored(n), [10, 20]),
+    "score_curves": lambda n: plots.score_curves(scored(n)),
     "score_curves, one domain": lambda n: plots.score_curves(scored(n, ("stories",))),
     "target_losses": lambda n: plots.target_losses(torch.arange(float(n)), torch.arange(n) % 3 / 2, labels(n), 7.6),
     "balance_bars": lambda n: plots.balance_bars(2 * torch.arange(1.0, n + 1).softmax(0), torch.ones(n) / n),

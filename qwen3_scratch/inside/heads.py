@@ -107,11 +107,13 @@ def looked(
 
 
 def mean_gathered(weights: Weights, config: Config, lookups: Lookups) -> Float[Tensor, "layers heads head_dim"]:
-    """What each head gathers where a word is looked up, averaged over all steps: it tells nothing of any one story."""
+    """What each head gathers, averaged over all tokens up to each text's last look-up: nothing of any one story."""
     with trace() as t:
         forward(weights, lookups.token_ids, config, logits_to_keep=1)
-    found = [call.output[lookups.text, :, lookups.query].mean(0) for call in t["gqa_attention"]]
-    return torch.stack(found)
+    texts, seq = lookups.token_ids.shape
+    last = torch.stack([lookups.query[lookups.text == text].max() for text in range(texts)])
+    read = torch.arange(seq, device=last.device) <= last[:, None]  # [texts, seq], without the padding
+    return torch.stack([call.output.transpose(1, 2)[read].mean(0) for call in t["gqa_attention"]])
 
 
 def with_means(

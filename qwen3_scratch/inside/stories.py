@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ..checkpoints.checkpoint import Checkpoint, load_checkpoint, tokenizer_of
 from ..generation import generate, prompt_ids
@@ -13,6 +14,7 @@ from ..tiny.corpus import Example
 from ..tiny.lookups import Lookups, lookups_in
 from ..tracing import head_weights
 
+TOGETHER = 32  # stories in one pass
 SPARE = (
     "Nora is in the garden. She has a pink cup. Leo, who has a white coat, is at the school. Where is the white coat?"
 )
@@ -58,13 +60,17 @@ def name_looks(checkpoint: Checkpoint, examples: Sequence[Example]) -> Float[Ten
     For stories that ask for a person; a wrong name's weight is the mean over all wrong ones of the story.
     """
     found = []
-    for example in examples:
-        ids = prompt_ids(checkpoint, example.messages, thinking=False)
-        token_ids = torch.tensor([ids], device=checkpoint.device)
-        looks = head_weights(checkpoint.weights, checkpoint.config, token_ids)[:, 0, :, -1]  # [layers, heads, seq]
-        texts = [tokenizer_of(checkpoint).decode([token]).strip() for token in ids]
-        names = [line.split()[1] for line in example.thinking.splitlines() if line.startswith("-")]
-        on = {name: looks[..., [text == name for text in texts]].sum(-1) for name in names}
-        right = on.pop(example.answer.split()[0])
-        found.append(right - torch.stack([*on.values()]).mean(0))
+    for start in range(0, len(examples), TOGETHER):
+        some = examples[start : start + TOGETHER]
+        prompts = [prompt_ids(checkpoint, example.messages, thinking=False) for example in some]
+        rows = [torch.tensor(ids, device=checkpoint.device) for ids in prompts]
+        token_ids = pad_sequence(rows, batch_first=True)  # at the end, where causal attention never looks
+        every = head_weights(checkpoint.weights, checkpoint.config, token_ids)
+        for row, (example, ids) in enumerate(zip(some, prompts, strict=True)):
+            looks = every[:, row, :, len(ids) - 1, : len(ids)]  # [layers, heads, seq]
+            texts = [tokenizer_of(checkpoint).decode([token]).strip() for token in ids]
+            names = [line.split()[1] for line in example.thinking.splitlines() if line.startswith("-")]
+            on = {name: looks[..., [text == name for text in texts]].sum(-1) for name in names}
+            right = on.pop(example.answer.split()[0])
+            found.append(right - torch.stack([*on.values()]).mean(0))
     return torch.stack(found)

@@ -200,8 +200,8 @@ def growing_scores(
     logarithmic(ax.yaxis, parts=(1, 3))
     ax.set(xlabel="queries and keys, so many times as large", ylabel="largest score")
     figure.legend(*ax.get_legend_handles_labels(), loc="outside right center", frameon=False)
-    figure.alt = (
-        f"Two lines over the factor. Without QK-norm the largest score goes from {without[0]:,.3g} to "
-        f"{without[-1]:,.3g}; with it from {normed[0]:,.3g} to {normed[-1]:,.3g}. Dotted: the bound, {bound:,.3g}."
-    )
+    said = (without[0], without[-1], normed[0], normed[-1], bound)
+    written = [f"{each:,.0f}" if each >= 100 else f"{each:.3g}" for each in said]
+    figure.alt = f"Two lines over the factor. Without QK-norm the largest score goes from {written[0]} to {written[1]}"
+    figure.alt += f"; with it from {written[2]} to {written[3]}. Dotted: the bound, {written[4]}."
     return figure

@@ -24,13 +24,14 @@ from .canvas import (  # fmt: skip
     small_multiples,
     styled,
 )
+from .router_findings import in_few_colours
 
 __all__ = ["expert_knockouts", "information_test", "route_guesses"]
 
 HATCHES = ("", "////", "....", "\\\\\\\\", "xx", "--")
 
 
-@styled
+@in_few_colours
 def information_test(
     measured: Float[Tensor, "layers"],
     shuffled: Float[Tensor, "shuffles layers"],
@@ -70,7 +71,7 @@ def information_test(
     return figure
 
 
-@styled
+@in_few_colours
 def route_guesses(
     right: Mapping[str, tuple[Float[Tensor, "layers"], Float[Tensor, "layers"]]],
     tokens: int,

@@ -21,6 +21,7 @@ from .canvas import (  # fmt: skip
     styled,
 )
 from .heads import head_name
+from .one_word import interval
 
 __all__ = [
     "blinded", "copying_and_looking", "group_costs", "head_costs", "heads_over_training", "right_or_wrong_name",
@@ -124,15 +125,15 @@ def head_costs(
 ) -> Figure:
     """By how many nats the right word's margin falls without each head, its output zero or its mean instead.
 
-    `marked` are the heads that look words up, dark; `margin` is what there is to lose.
+    `marked` are the heads that look words up, dark. Where more than `margin` is lost another word wins.
     """
     heads, n = zero.shape[1:]
     costs, means = zero.flatten(0, 1), mean.flatten(0, 1)
     ours = {layer * heads + head for layer, head in marked}
     worst = int(costs.mean(1).argmax())
     most = max((float(costs[number].mean()) for number in ours), default=0.0)
-    title = f"Of a margin of {margin:.1f} nats the head {head_name(*divmod(worst, heads))} alone"
-    title += f" is worth {float(costs[worst].mean()):.1f}, a look-up head at most {most:.1f}"
+    title = f"Without {head_name(*divmod(worst, heads))} alone the margin goes from {margin:.1f} nats"
+    title += f" to {margin - float(costs[worst].mean()):.1f}; a look-up head costs at most {most:.1f}"
     figure = new_figure(title, 9.0, 3.0)
     ax = figure.subplots()
     shades = [DARK if number in ours else PALE for number in range(len(costs))]
@@ -141,7 +142,7 @@ def head_costs(
     ax.plot(
         range(len(costs)), means.mean(1).tolist(), "D", ms=3.5, mfc="white", mec="black", ls="", label="by its mean"
     )
-    ax.axhline(margin, color="black", lw=0.9, ls="--", label="all there is")
+    ax.axhline(margin, color="black", lw=0.9, ls="--", label="all of the margin:\nabove, another\nword wins")
     ax.axhline(0, color="black", lw=0.6)
     few = len(costs) <= 36
     names = [head_name(*divmod(number, heads)) for number in range(len(costs))]
@@ -163,7 +164,7 @@ def group_costs(
     at, ours = order.index(groups.index(found)), float(means[groups.index(found)])
     best = next((float(means[number]) for number in order if groups[number] != found), 0.0)
     rank = "the most" if at == 0 else f"rank {at + 1}"
-    title = f"{named(found)} cost {ours:.1f} nats together, {rank} of {len(groups)} groups; the best other: {best:.1f}"
+    title = f"{named(found)} cost {ours:.1f} nats, {rank} of {len(groups)} groups; best other: {best:.1f}"
     figure = new_figure(title, 8.4, 2.6)
     ax = figure.subplots()
     shades = [DARK if groups[number] == found else PALE for number in order]
@@ -293,19 +294,22 @@ def heads_over_training(
     look_ups: Float[Tensor, "steps layers heads"],
     scored: Mapping[int, float],
     chance: float,
+    asked: int = 40,
 ) -> Figure:
     """How much each head looks words up in the course of training, and which share of stories is answered right.
 
-    `scored` gives that share at some steps. Heads that end above one half are dark and named at the line's end.
+    `scored` gives that share, of `asked` stories, at some steps. Heads that end above one half are dark.
     """
     heads, at = look_ups.shape[2], steps.tolist()
     lines = look_ups.flatten(1)
     found = (lines[-1] > 0.5).nonzero()[:, 0].tolist()
-    first = {number: at[int((lines[:, number] > 0.5).int().argmax())] for number in found}
+    first = sorted(at[int((lines[:, number] > 0.5).int().argmax())] for number in found)
     half = next((step for step, share in sorted(scored.items()) if share > 0.5), None)
     title = "No head looks words up at the end"
     if found:
-        title = f"{len(found)} look-up heads, the first of them by step {min(first.values()):,}"
+        one, together = len(found) == 1, first[0] == first[-1]
+        title = f"{len(found)} look-up head{'' if one else 's'}, {'' if one else 'all ' if together else 'the first '}"
+        title += f"by step {first[0]:,}" + ("" if together else f", the last by step {first[-1]:,}")
     title += f"; half the stories right by step {half:,}" if half is not None else ""
     figure = new_figure(title, 8.4, 2.9)
     ax = figure.subplots()
@@ -314,11 +318,18 @@ def heads_over_training(
         label = "look-up heads" if found and number == found[0] else "other heads" if number == quiet(found) else None
         ax.plot(at, lines[:, number].tolist(), color=DARK if dark else PALE, lw=1.5 if dark else 0.8, label=label)
     if scored:
-        ax.plot(
-            list(scored), list(scored.values()), "s--", color="black", ms=4, lw=1.0, label="stories\nanswered right"
-        )
+        shares = list(scored.values())
+        ends = [interval(round(share * asked), asked) for share in shares]
+        error = [[max(0.0, s - low) for s, (low, _) in zip(shares, ends, strict=True)]]
+        error += [[max(0.0, high - s) for s, (_, high) in zip(shares, ends, strict=True)]]
+        look: dict[str, Any] = {"color": "black", "ms": 4, "lw": 1.0, "elinewidth": 0.7, "capsize": 1.5}
+        ax.errorbar(list(scored), shares, error, fmt="s--", label="stories\nanswered right", **look)
     ax.axhline(chance, color="black", ls=":", lw=1.0, label="an even look")
-    ax.set(ylim=(0, 1.04), xlabel="training step (one run)", ylabel="weight on the word to copy")
+    ax.set(
+        ylim=(0, 1.04),
+        xlabel=f"training step (one run; bars: 95% of {asked} stories)",
+        ylabel="weight on the word to copy;\nshare of stories",
+    )
     ax.yaxis.set_major_formatter(percent)
     outside_legend(figure, ax)
     names = named([divmod(number, heads) for number in found]) if found else "none"

@@ -184,10 +184,12 @@ def guesses_kept(
     (one, first), *_, (other, last) = kept.items()
     if length > block:
         lead = (first.float() - last.float())[:, block : 5 * block].mean(1) * 100  # one difference a chat
-        title += f"; at {block} to {min(5 * block, length) - 1}, “{one}” keeps {abs(float(lead.mean())):.0f} ± "
-        title += (
-            f"{float(half_interval(lead[None])):.0f} points {'fewer' if lead.mean() < 0 else 'more'} than “{other}”"
-        )
+        mean, half = abs(float(lead.mean())), float(half_interval(lead[None]))
+        title += f"; at {block} to {min(5 * block, length) - 1}, “{one}” keeps "
+        if mean <= half:  # the interval holds 0
+            title += f"about as many as “{other}” (difference {mean:.0f} ± {half:.0f} points)"
+        else:
+            title += f"{mean:.0f} ± {half:.0f} points {'fewer' if lead.mean() < 0 else 'more'} than “{other}”"
     figure = new_figure(title, 9.0, 3.3)
     ax = figure.subplots()
     named = {f"{name}: {spoken(later[name])} from {block} on": values for name, values in kept.items()}
@@ -205,7 +207,8 @@ def guesses_kept(
     ax.yaxis.set_major_formatter(percent)
     figure.legend(frameon=False, loc="outside right center")
     figure.alt = "The share of next-token guesses that stay as they were, by position, a line for each change. "
-    figure.alt += "It begins at the top, where all chats are alike, and a dashed line says how common the commonest is."
+    figure.alt += "It begins at the top, where nearly all chats are alike, and a dashed line says how common the "
+    figure.alt += "commonest is."
     return figure
 
 

@@ -1,12 +1,16 @@
 """What routers are found to do: the words of experts, loyal words, neighbours, other routes, routes over training."""
 
-from collections.abc import Mapping, Sequence
+import io
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from itertools import pairwise
-from typing import Any
+from typing import Any, ParamSpec
 
 import torch
 from jaxtyping import Float, Int
+from matplotlib.image import imread, imsave
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator, NullLocator
 from torch import Tensor
 
 from .canvas import (  # fmt: skip
@@ -34,12 +38,42 @@ __all__ = [
     "token_to_token", "word_loyalty",
 ]  # fmt: skip
 MOST_ROWS = 16  # experts that a table of words shows
+P = ParamSpec("P")
+
+
+class FewColours(Figure):
+    """A figure without shades: 16 steps of red, green and blue hold all that it shows, in half of the bytes."""
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        png, about = super()._repr_png_()
+        file = io.BytesIO()
+        levels = (imread(io.BytesIO(png)) * 15).round() / 15
+        imsave(file, levels, format="png", pil_kwargs={"optimize": True})
+        return file.getvalue(), about
+
+
+def in_few_colours(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """A decorator: what is drawn keeps few colours."""
+
+    @wraps(draw)
+    def drawing(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        figure = styled(draw)(*args, **kwargs)
+        figure.__class__ = FewColours
+        return figure
+
+    return drawing
 
 
 def span(values: Tensor, text: str = "{:.0%}") -> str:
     """The range of some numbers, as in 54% to 69%."""
     low, high = text.format(float(values.min())), text.format(float(values.max()))
     return low if low == high else f"{low} to {high}"
+
+
+def rounded(half: float) -> str:
+    """Half an interval by its first digit, or where that is a 1 by two: rounded to one, 0.014 would lose a third."""
+    short = f"{half:.1g}"
+    return f"{half:.2g}" if short.lstrip("0.").startswith("1") else short
 
 
 def plain(word: str) -> str:
@@ -70,7 +104,7 @@ def table_of_words(title: str, columns: Mapping[str, Sequence[Sequence[str]]]) -
     return figure
 
 
-@styled
+@in_few_colours
 def expert_words(words: Mapping[int, Sequence[Sequence[str]]], share: float, tokens: int) -> Figure:
     """The words typical of each expert, a column a layer. `share` of `tokens` such words went there on other texts."""
     experts = len(next(iter(words.values())))
@@ -130,7 +164,7 @@ def beside_controls(
     return figure
 
 
-@styled
+@in_few_colours
 def token_to_token(
     share: Float[Tensor, "layers"],
     half: Float[Tensor, "layers"],
@@ -149,7 +183,7 @@ def token_to_token(
     return figure
 
 
-@styled
+@in_few_colours
 def layer_to_layer(
     told: Float[Tensor, "pairs"],
     half: Float[Tensor, "pairs"],
@@ -202,14 +236,14 @@ def co_activation(
     return figure
 
 
-@styled
+@in_few_colours
 def changes_of_loss(changes: Mapping[str, Float[Tensor, "places chats"]], places: Sequence[str], own: str) -> Figure:
     """By how much each chat's loss rises, compared with the `own` way: the mean and its 95% interval, at each place."""
     found = {name: (rise.double().mean(1), half_interval(rise.double())) for name, rise in changes.items()}
     worst = max(found, key=lambda name: float(found[name][0].max()))
     mildest = min(found, key=lambda name: float(found[name][0].max()))
     row = int(found[worst][0].argmax())
-    title = f"Largest rise: {worst}, {float(found[worst][0][row]):.2g} ± {float(found[worst][1][row]):.1g} nats "
+    title = f"Largest rise: {worst}, {float(found[worst][0][row]):.2g} ± {rounded(float(found[worst][1][row]))} nats "
     title += f"a token at {places[row]}"
     title += f"; {mildest}: at most {float(found[mildest][0].max()):.2g}" * (worst != mildest)
     count = next(iter(changes.values())).shape[1]
@@ -228,7 +262,7 @@ def changes_of_loss(changes: Mapping[str, Float[Tensor, "places chats"]], places
     return figure
 
 
-@styled
+@in_few_colours
 def routes_over_training(
     steps: Int[Tensor, "steps"],
     settled: Float[Tensor, "steps layers"],
@@ -236,18 +270,22 @@ def routes_over_training(
     tokens: int,
 ) -> Figure:
     """The share of tokens that already go to the expert of the last step, a line a layer; shaded is chance by load."""
-    early = settled[0]
-    title = f"After {int(steps[0]):,} of {int(steps[-1]):,} steps {span(early)} of the tokens already go to their last "
-    title += f"expert; by load alone {span(chance[0])} would (n\u00a0=\u00a0{tokens:,})"
+    half, most = (span(steps[(settled >= share).int().argmax(0)], "{:,.0f}") for share in (0.5, 0.9))
+    title = f"Half of the tokens go to their last expert after {half} of {int(steps[-1]):,} steps, 90% after {most}"
+    title += f" (n\u00a0=\u00a0{tokens:,})"
     figure = new_figure(title, 6.6, 2.4)
     ax, places = figure.subplots(), steps[:-1].tolist()  # at the last one all do
     lines = {f"layer {layer}": share for layer, share in enumerate(settled[:-1].T.tolist()[: len(LINES)])}
     draw_lines(ax, places, lines, marker=None)
     low, high = chance[:-1].amin(1).tolist(), chance[:-1].amax(1).tolist()
     ax.fill_between(places, low, high, color="#cccccc", label="chance, by load")
-    ax.set(ylim=(0, 1.02), xlim=(0, int(steps[-1])), xlabel="step of training")
+    ax.set(ylim=(0, 1.02), xscale="log", xlim=(int(steps[0]), int(steps[-1])), xlabel="step of training")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.set_ylabel("share with the\nlast step's expert")
     ax.yaxis.set_major_formatter(percent)
     figure.legend(*ax.get_legend_handles_labels(), frameon=False, loc="outside right center")
-    figure.alt = f"{title}. Lines of {len(lines)} layers over the steps, above or in a grey band of chance."
+    figure.alt = f"{title}. Lines of {len(lines)} layers over the steps, and in grey what loads alone would give: "
+    figure.alt += f"{span(chance[:-1])}."
     return figure

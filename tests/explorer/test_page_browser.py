@@ -128,8 +128,13 @@ def test_an_address_shows_the_same_in_a_second_window(chromium, window, file):
     assert other("document.documentElement.lang") == "zh-Hans"
 
 
+# Of each chip its word, and how much of it the chosen token sees, in per cent.
+LOOKED = """[...document.querySelector('.lane').querySelectorAll('.chip')].map((chip) =>
+  [chip.querySelector('.text').textContent, Number(chip.dataset.look ?? 0)])"""
+
+
 @pytest.mark.proof
-def test_the_tour_has_ten_steps_and_each_shows_something(window, file):
+def test_the_tour_has_ten_steps_and_each_shows_what_it_says(window, file):
     look(window, file)
     click(window, "#start-tour")
     titles = []
@@ -139,6 +144,14 @@ def test_the_tour_has_ten_steps_and_each_shows_something(window, file):
         titles.append(window("document.getElementById('tour-title').textContent"))
         assert answers(window)[0] and len(window("document.getElementById('tour-text').textContent").split()) >= 20
         assert f"tour={number}" in window("location.hash")
+        told = text_of(window, "tour-text")
+        if "followed the same word" in told:
+            lane, at = window(LOOKED), int(window("new URLSearchParams(location.hash.slice(1)).get('at')"))
+            looked = max(range(at), key=lambda key: lane[key][1])
+            words = [word for word, _ in lane]
+            assert (words[looked - 1], words[looked]) == (words[at], words[at + 1]) and lane[looked][1] > 50
+        if "≠ marks" in told or "one expert alone" in told:
+            assert "part at token" in text_of(window, "verdict")
         window("document.querySelector('.marked').classList.remove('marked')")
         click(window, "#tour-next")
     window.until("document.getElementById('tour').hidden")

@@ -142,6 +142,12 @@ def test_a_head_that_gathers_its_mean_writes_the_same_at_every_token(tiny, looku
         out[:, 2] = means[3, 2].to(out.dtype)
         return out
 
+    with trace() as t:
+        forward(tiny.weights, lookups.token_ids, tiny.config)
+    texts = lookups.text.unique().tolist()
+    ends = [int(lookups.query[lookups.text == text].max()) + 1 for text in texts]  # without the padding
+    gathered = [t["gqa_attention"][3].output[text, :, :end] for text, end in zip(texts, ends, strict=True)]
+    torch.testing.assert_close(means[3], torch.cat(gathered, 1).mean(1))
     last = tiny.weights.layers[3]
     ids = lookups.token_ids[:1]
     with trace() as t:

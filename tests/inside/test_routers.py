@@ -116,8 +116,11 @@ def test_a_word_that_follows_its_neighbour_is_guessed_from_it_and_from_nothing_e
     words, before = [9] * 16, [1, 2] * 8
     reading = made([0, 3] * 8, words, before, [at // 4 for at in range(16)])
     told = context_tells(reading, 0, 9, 4)
-    assert told["the token before"] == 1.0 and told["the domain"] == told["nothing"] == 0.5
+    assert told["the token before"] == (1.0, 0.0) and told["the domain"][0] == told["nothing"][0] == 0.5
     assert by_context(reading, 0, 9, reading.before[0], 4) == [(1, 0, 8, 8), (2, 3, 8, 8)]
+    rare = reading.before[0].clone()
+    rare[:2] = 7  # a context that is met twice proves nothing
+    assert by_context(reading, 0, 9, rare, 4) == [(1, 0, 7, 7), (2, 3, 7, 7)]
 
 
 def test_a_mean_vector_is_that_of_the_other_half_of_the_questions():

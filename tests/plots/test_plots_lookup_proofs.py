@@ -45,13 +45,13 @@ def test_the_head_without_which_most_is_lost_is_named_with_its_control():
 def test_the_costliest_head_and_the_costliest_of_those_that_look_up_are_told_apart():
     zero = about([[0.0, 5.0, 0.0, 0.0], [0.0, 2.0, 0.0, 0.0]])
     figure = plots.head_costs(zero, zero, [(1, 1), (1, 2)], 10.0)
-    assert title(figure) == "Of a margin of 10.0 nats the head L0H1 alone is worth 5.0, a look-up head at most 2.0"
+    assert title(figure) == "Without L0H1 alone the margin goes from 10.0 nats to 5.0; a look-up head costs at most 2.0"
 
 
 def test_a_group_is_ranked_among_all_of_its_size():
     groups = [((1, 0), (1, 1)), ((1, 0), (1, 2)), ((1, 1), (1, 2))]
     figure = plots.group_costs(about([9.0, 4.0, 3.0]), groups, groups[0])
-    assert title(figure) == "L1H0 and L1H1 cost 9.0 nats together, the most of 3 groups; the best other: 4.0"
+    assert title(figure) == "L1H0 and L1H1 cost 9.0 nats, the most of 3 groups; best other: 4.0"
     assert "rank 2 of 3 groups" in title(plots.group_costs(about([3.0, 4.0, 1.0]), groups, groups[0]))
 
 
@@ -85,6 +85,11 @@ def test_the_steps_are_told_at_which_heads_and_stories_pass_one_half():
     look_ups[2:, 1, 0], look_ups[3, 1, 1] = 0.9, 0.8
     steps = torch.tensor([100, 200, 300, 400])
     figure = plots.heads_over_training(steps, look_ups, {200: 0.1, 400: 0.9}, 0.02)
-    assert title(figure) == "2 look-up heads, the first of them by step 300; half the stories right by step 400"
+    said = "2 look-up heads, the first by step 300, the last by step 400; half the stories right by step 400"
+    assert title(figure) == said
+    look_ups[2, 1, 1] = 0.8
+    assert title(plots.heads_over_training(steps, look_ups, {}, 0.02)) == "2 look-up heads, all by step 300"
+    look_ups[3, 1, 1] = 0.1
+    assert title(plots.heads_over_training(steps, look_ups, {}, 0.02)) == "1 look-up head, by step 300"
     nothing = plots.heads_over_training(steps, look_ups / 9, {}, 0.02)
     assert title(nothing) == "No head looks words up at the end"

@@ -72,6 +72,7 @@ def test_guesses_kept_shows_the_first_positions_singly_then_blocks_and_counts_th
     assert bars(figure) == {"one: 50% from 1 on": [1, 0.5, 0, 1], "two: 100% from 1 on": [1, 1, 1, 1]}
     kept = kept.repeat(1, 2)
     figure = plots.guesses_kept({"one": kept, "two": kept}, torch.ones(8) / 2, block=2)
+    assert title(figure).endswith("at 2 to 7, “one” keeps about as many as “two” (difference 0 ± 0 points)")
     assert bars(figure)["one: 58% from 2 on"] == [1, 0.5, 0, 1, 0.75, 0.5]
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["0", "1", "2", "3", "4-5"]
     assert "n = 2 chats" in figure.axes[0].get_xlabel()

@@ -1,7 +1,10 @@
 """What the figures of qwen3_scratch.plots.router_findings say is what their numbers say."""
 
+import io
+
 import pytest
 import torch
+from matplotlib.image import imread
 
 from qwen3_scratch import plots
 
@@ -68,16 +71,28 @@ def test_the_largest_and_the_mildest_change_are_named_with_the_interval_over_cha
     )
     alone = plots.changes_of_loss({"k = 1": torch.ones(1, 4)}, ["sums"], "k = 2")
     assert title(alone) == "Largest rise: k = 1, 1 ± 0 nats a token at sums (n = 4 chats)"
+    unsure = plots.changes_of_loss({"k = 1": torch.tensor([[0.0, 0.02]])}, ["sums"], "k = 2")
+    assert title(unsure) == "Largest rise: k = 1, 0.01 ± 0.02 nats a token at sums (n = 2 chats)"
+    less_sure = plots.changes_of_loss({"k = 1": torch.tensor([[0.004, 0.018]])}, ["sums"], "k = 2")
+    assert title(less_sure) == "Largest rise: k = 1, 0.011 ± 0.014 nats a token at sums (n = 2 chats)"
 
 
 def test_routes_over_training_are_drawn_up_to_the_step_before_the_last():
     settled, chance = torch.tensor([[0.4, 0.5], [0.8, 0.7], [1.0, 1.0]]), torch.full((3, 2), 0.2)
     figure = plots.routes_over_training(torch.tensor([100, 200, 300]), settled, chance, 60)
     assert title(figure) == (
-        "After 100 of 300 steps 40% to 50% of the tokens already go to their last expert; "
-        "by load alone 20% would (n = 60)"
+        "Half of the tokens go to their last expert after 100 to 200 of 300 steps, 90% after 300 (n = 60)"
     )
     assert [list(line.get_ydata()) for line in figure.axes[0].lines] == [
         pytest.approx([0.4, 0.8]),
         pytest.approx([0.5, 0.7]),
     ]
+
+
+def test_a_picture_in_few_colours_looks_the_same_and_is_smaller():
+    figure = plots.changes_of_loss({"k = 1": torch.rand(4, 24)}, ["a", "b", "c", "d"], "k = 2")
+    few, about = figure._repr_png_()
+    whole, same = super(type(figure), figure)._repr_png_()
+    assert about == same and len(few) < 0.6 * len(whole)
+    small, large = (imread(io.BytesIO(png)) for png in (few, whole))
+    assert small.shape == large.shape and abs(small - large).max() < 1 / 28

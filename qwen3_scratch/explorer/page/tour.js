@@ -41,7 +41,10 @@ function dearest(measured, domain) {
   return best;
 }
 
-/** The head that looks most firmly from a written token at one before, neither the first nor one of the six before it. */
+/**
+ * The head that looks most firmly from a written token at one before: at what followed the same word before and is
+ * written next, if any does so; else at any but the first and the six last ones.
+ */
 function sharpest(run) {
   let [best, most] = [{}, 0];
   for (let token = run.promptIds.length; token < run.hidden.length; token++) {
@@ -49,7 +52,9 @@ function sharpest(run) {
       for (let head = 0; head < run.config.num_attention_heads; head++) {
         const found = looksOf(run, token, layer, head);
         for (let key = 1; found && key < token - 6; key++) {
-          if (found[key] > most) [best, most] = [{ token, layer, head }, found[key]];
+          const follows = idAt(run, key - 1) === idAt(run, token) && idAt(run, key) === idAt(run, token + 1);
+          const score = found[key] + (follows ? 1 : 0);
+          if (score > most) [best, most] = [{ token, layer, head }, score];
         }
       }
     }

@@ -2,8 +2,7 @@
 // The tour: ten steps for one who has read nothing, each a state of the page and what to look at in it.
 
 const STORY = "Mia has the red ball. Tom has the blue cup. Ana has the green book. Who has the blue cup?";
-const SUM = "Work out (7 * 3 - 1) * 3 + 7 and give the result modulo 10.";
-const LONG_SUM = "please calculate modulo 10: (3 * 3 + 6) * 7 + 6 - 8 + 7";
+const SUM = "please calculate modulo 10: (3 * 3 + 6) * 7 + 6 - 8 + 7";
 const FACT = "What is the capital of France?";
 
 /** The steps that a checkpoint can show: {key, state, focus, after}; `after` looks for something in the finished run. */
@@ -14,7 +13,6 @@ function tourSteps(page) {
   const needed = dearest(data.measured, "arithmetic");
   const fact = { prompt: FACT, thinking: true };
   const sum = { prompt: SUM, thinking: true };
-  const longSum = { prompt: LONG_SUM, thinking: true };
   const story = { prompt: STORY, thinking: true };
   const steps = [
     { key: "token", state: { ...fact, thinking: false, token: -1 }, focus: "answer" },
@@ -23,8 +21,8 @@ function tourSteps(page) {
     { key: "thinking", state: { ...story }, focus: "answer" },
     { key: "attention", state: { ...story }, focus: "answer", after: sharpest },
     { key: "router", state: { ...story, token: -1 }, focus: "route", shown: experts },
-    { key: "experts", state: { ...longSum, expert: needed }, focus: "experts", shown: needed !== null },
-    { key: "without", state: { ...longSum, off: [needed], expert: needed }, focus: "answer", shown: needed !== null },
+    { key: "experts", state: { ...sum, expert: needed }, focus: "experts", shown: needed !== null },
+    { key: "without", state: { ...sum, off: [needed], expert: needed }, focus: "answer", shown: needed !== null },
     { key: "k", state: { ...sum, k: 1 }, focus: "answer", shown: experts && config.num_experts_per_tok > 1 },
     { key: "mistake", state: { ...story, mistakes: ["interleaved_rope"] }, focus: "answer" },
   ];

@@ -198,7 +198,7 @@ def growing_scores(
     ax.axhline(bound, color="black", ls=":", lw=1.2, label=f"bound of QK-norm: {bound:,.3g}")
     logarithmic(ax.xaxis, factors, base=2)
     logarithmic(ax.yaxis, parts=(1, 3))
-    ax.set(xlabel="queries and keys, so many times as large", ylabel="largest score")
+    ax.set(xlabel="queries and keys, so many times as large", ylabel="largest score of all heads")
     figure.legend(*ax.get_legend_handles_labels(), loc="outside right center", frameon=False)
     said = (without[0], without[-1], normed[0], normed[-1], bound)
     written = [f"{each:,.0f}" if each >= 100 else f"{each:.3g}" for each in said]

@@ -34,7 +34,7 @@ LOOKS = (("o", DARK), ("s", "white"), ("^", MIDDLE), ("D", LIT), ("v", DARK), ("
 def embedding_map(vectors: Float[Tensor, "words hidden"], labels: Sequence[str], kinds: Sequence[str]) -> Figure:
     """Words in the plane in which their vectors differ most, with how much of their variance it shows on its axes.
 
-    The title counts the words whose nearest neighbour is of their kind, here and (by the cosine) in all dimensions.
+    The title counts the words whose nearest neighbour on the map is of their kind.
     """
     vectors = vectors.float().cpu()
     centred = vectors - vectors.mean(0)
@@ -42,7 +42,7 @@ def embedding_map(vectors: Float[Tensor, "words hidden"], labels: Sequence[str],
     directions = directions[:2] * directions[:2].gather(1, directions[:2].abs().argmax(1, keepdim=True)).sign()
     points = F.pad(centred @ directions.T, (0, 2 - len(directions)))  # [words, 2]
     shares = points.pow(2).sum(0) / centred.pow(2).sum().clamp(min=1e-12)
-    figure = new_figure(_own_kind(vectors, points, kinds), 7.4, 5.0)
+    figure = new_figure(_own_kind(points, kinds), 7.4, 5.0)
     figure.set_layout_engine("none")  # so that the labels' places in inches are known
     ax = figure.add_axes((0.09, 0.11, 0.72, 0.8))
     low, high = points.min(0).values, points.max(0).values
@@ -77,19 +77,15 @@ def embedding_map(vectors: Float[Tensor, "words hidden"], labels: Sequence[str],
     return figure
 
 
-def _own_kind(vectors: Tensor, points: Tensor, kinds: Sequence[str]) -> str:
-    """How many words lie nearest to one of their own kind, in all dimensions and on the map, and would by chance."""
+def _own_kind(points: Tensor, kinds: Sequence[str]) -> str:
+    """How many words have one of their own kind nearest on the map, and would by chance."""
     count = len(kinds)
     if count < 2:
         return "A word alone has no neighbour on the map"
-    unit = F.normalize(vectors, dim=-1)
-    own = []
-    for nearness in (-torch.cdist(points, points), unit @ unit.T):
-        nearest = nearness.fill_diagonal_(-math.inf).argmax(-1).tolist()
-        own.append(sum(kinds[at] == kind for at, kind in zip(nearest, kinds, strict=True)))
+    nearest = torch.cdist(points, points).fill_diagonal_(math.inf).argmin(-1).tolist()
+    own = sum(kinds[at] == kind for at, kind in zip(nearest, kinds, strict=True))
     chance = sum(list(kinds).count(kind) - 1 for kind in kinds) / (count - 1)
-    title = f"Nearest to their own kind: here {own[0]} of {count} words, "
-    return title + f"in {vectors.shape[-1]} dimensions {own[1]}, by chance {chance:.0f}"
+    return f"{own} of {count} words have one of their own kind as nearest neighbour (by chance {chance:.0f})"
 
 
 Box = tuple[float, float, float, float]  # left, lower, right, upper

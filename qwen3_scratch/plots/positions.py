@@ -169,8 +169,8 @@ def guesses_kept(
     kept: Mapping[str, Bool[Tensor, "chats positions"]], chance: Float[Tensor, "positions"], block: int = 5
 ) -> Figure:
     """Which share of next-token guesses a change leaves as they were, with 95% intervals: the first two blocks of
-    positions one by one, the others as means. The title compares the first change with the last from the second block
-    to the fifth, chat by chat.
+    positions one by one, the others as means, behind a line. The title compares the first change with the last from the
+    second block on, chat by chat.
 
     `chance` is the share of chats that have the commonest guess, at each position.
     """
@@ -183,29 +183,32 @@ def guesses_kept(
     title = f"All guesses stay at the first {intact} of {length} positions"
     (one, first), *_, (other, last) = kept.items()
     if length > block:
-        lead = (first.float() - last.float())[:, block : 5 * block].mean(1) * 100  # one difference a chat
+        lead = (first.float() - last.float())[:, block:].mean(1) * 100  # one difference a chat
         mean, half = abs(float(lead.mean())), float(half_interval(lead[None]))
-        title += f"; at {block} to {min(5 * block, length) - 1}, “{one}” keeps "
+        title += f"; from {block} on, “{one}” keeps "
         if mean <= half:  # the interval holds 0
             title += f"about as many as “{other}” (difference {mean:.0f} ± {half:.0f} points)"
         else:
             title += f"{mean:.0f} ± {half:.0f} points {'fewer' if lead.mean() < 0 else 'more'} than “{other}”"
-    figure = new_figure(title, 9.0, 3.3)
+    figure = new_figure(title, 9.0, 3.5)
     ax = figure.subplots()
+    places = [at + (0.6 if at >= singles else 0.0) for at in range(len(sizes))]
+    if len(sizes) > singles:
+        ax.axvline(singles - 0.2, color=GREY, lw=0.9)
     named = {f"{name}: {spoken(later[name])} from {block} on": values for name, values in kept.items()}
     parts = {name: values.float().split(sizes, dim=1) for name, values in named.items()}
     blocks = {name: torch.stack([part.mean(1) for part in each]) for name, each in parts.items()}  # [blocks, chats]
-    draw_with_intervals(ax, range(len(sizes)), blocks, 0.15)
+    draw_with_intervals(ax, places, blocks, 0.15)
     usual = [float(part.mean()) for part in chance.split(sizes)]
-    ax.plot(range(len(sizes)), usual, color=GREY, lw=0.9, ls=(0, (6, 3)), label="the commonest guess there")
+    ax.plot(places, usual, color=GREY, lw=0.9, ls=(0, (6, 3)), label="the commonest guess there")
     names = [
         f"{start}-{start + size - 1}" if size > 1 else f"{start}" for start, size in zip(starts, sizes, strict=True)
     ]
-    shown = [at for at in range(len(sizes)) if at < singles or (at - singles) % 2 == 0]
-    ax.set_xticks(shown, [names[at] for at in shown], fontsize=SMALL)
-    ax.set(xlabel=f"positions (n = {chats} chats, bars: 95%)", ylabel="guesses that stay", ylim=(0, 1.05))
+    ax.set_xticks(places, names, fontsize=SMALL)
+    said = f"; right of the line, means of {block} positions" if len(sizes) > singles else ""
+    ax.set(xlabel=f"positions (n = {chats} chats, bars: 95%{said})", ylabel="guesses that stay", ylim=(0, 1.05))
     ax.yaxis.set_major_formatter(percent)
-    figure.legend(frameon=False, loc="outside right center")
+    figure.legend(frameon=False, loc="outside lower center", ncols=len(kept) + 1)
     figure.alt = "The share of next-token guesses that stay as they were, by position, a line for each change. "
     figure.alt += "It begins at the top, where nearly all chats are alike, and a dashed line says how common the "
     figure.alt += "commonest is."
@@ -249,7 +252,7 @@ def by_distance(
 
 
 def draw_with_intervals(
-    ax: Axes, places: Sequence[int], lines: Mapping[str, Float[Tensor, "places n"]], aside: float
+    ax: Axes, places: Sequence[int | float], lines: Mapping[str, Float[Tensor, "places n"]], aside: float
 ) -> None:
     """The mean of each row of shares with its interval, a line for each name, each a little aside of the one before.
 

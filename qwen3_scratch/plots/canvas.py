@@ -158,7 +158,7 @@ def logarithmic(
     places: Sequence[int] = (),
     *,
     base: int = 10,
-    parts: Sequence[int] = (),
+    parts: Sequence[int | float] = (),
     text: Callable[[float], str] = "{:,.10g}".format,
 ) -> None:
     """Powers of `base` along an axis, with numbers as they are spoken: at `places`, or at `parts` of each power."""

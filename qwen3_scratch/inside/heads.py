@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..config import Config
@@ -139,14 +139,17 @@ class Patched(NamedTuple):
     margins: Float[Tensor, "texts"]
 
 
-def patched(weights: Weights, config: Config, lookups: Lookups, donor: Weights, layer: int, parts: str) -> Patched:
+def patched(
+    weights: Weights, config: Config, lookups: Lookups, donor: Weights, layer: int, parts: str, ops: Ops = Ops()
+) -> Patched:
     """A pass of `weights` in which one layer takes its queries, keys or values (`parts` of "qkv") from one of `donor`.
 
     With a donor that lacks a head this asks along which way the head reaches the layer: path patching, as in
     Wang et al. 2022 (arXiv:2211.00593). All that comes before the layer, and its residual stream, stay whole.
+    `ops` are those of the donor's pass: with `gathered_on` a head in it gathers something else.
     """
     with trace() as t:
-        forward(donor, lookups.token_ids, config, logits_to_keep=1)
+        forward(donor, lookups.token_ids, config, logits_to_keep=1, ops=ops)
     lent, calls = t["gqa_attention"][layer].inputs, itertools.count()
 
     def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -162,6 +165,67 @@ def patched(weights: Weights, config: Config, lookups: Lookups, donor: Weights, 
     asked = looks[lookups.text, :, lookups.query]  # [steps, heads, seq]
     on_right = (asked * lookups.followers[:, None]).sum(-1).T
     return Patched(by_text(on_right, lookups), found)
+
+
+def gathered_on(weights: Weights, config: Config, token_ids: Int[Tensor, "texts seq"], head: Head) -> Ops:
+    """Operations with which `head` gathers in each whole pass what it gathers on these texts; all others as usual."""
+    with trace() as t:
+        forward(weights, token_ids, config, logits_to_keep=1)
+    other, calls = t["gqa_attention"][head[0]].output[:, head[1]], itertools.count()
+
+    def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        gathered = gqa_attention(q, k, v, mask=mask)
+        if next(calls) % config.num_hidden_layers == head[0]:
+            gathered = torch.cat((gathered[:, : head[1]], other[:, None], gathered[:, head[1] + 1 :]), dim=1)
+        return gathered
+
+    return Ops(attention=attention)
+
+
+class Exchange(NamedTuple):
+    """Look-ups, one step a text, and the same texts with another word of the notes in the place of the word read."""
+
+    lookups: Lookups
+    elsewhere: Bool[Tensor, "steps seq"]  # what follows that other word in the notes as they are
+    in_notes: Int[Tensor, "steps seq"]  # the two words have changed places in the notes
+    in_query: Int[Tensor, "steps seq"]  # the other word is read
+
+
+def exchange_words(lookups: Lookups) -> Exchange:
+    """For each step another word of the same notes, drawn once, that what is right does not follow.
+
+    A head that notes the word before notes another one, at its followers, `in_notes`. One that says which word is
+    read says another one `in_query`.
+    """
+    draw, ids = torch.Generator().manual_seed(0), lookups.token_ids[lookups.text]
+    in_notes, in_query, elsewhere = ids.clone(), ids.clone(), torch.zeros_like(lookups.followers)
+    noted = lookups.followers | lookups.others
+    for step, (row, at) in enumerate(zip(ids, lookups.query.tolist(), strict=True)):
+        places = noted[step].nonzero()[:, 0]
+        behind = places[noted[step, places - 1]]  # words that another word of the notes stands before
+        wrong = (row[behind] != row[at + 1]) & (row[behind - 1] != row[at]) & (row[behind - 1] != row[at + 1])
+        chosen = behind[wrong][torch.randint(int(wrong.sum()), (), generator=draw)] - 1
+        elsewhere[step, behind[row[behind - 1] == row[chosen]]] = True
+        in_query[step, at] = row[chosen]
+        in_notes[step, places[row[places] == row[at]]] = row[chosen]
+        in_notes[step, places[row[places] == row[chosen]]] = row[at]
+    alone = lookups._replace(token_ids=ids, text=torch.arange(len(ids), device=ids.device))
+    return Exchange(alone, elsewhere, in_notes, in_query)
+
+
+def followed(
+    weights: Weights, config: Config, exchange: Exchange, head: Head, layer: int, part: str
+) -> Float[Tensor, "2 heads steps"]:
+    """Where the heads of `layer` look when `head` says the other word: behind the word read, and behind the other.
+
+    In the keys (`part` "k") the head says what it says where the words have changed places in the notes, in the
+    queries ("q") what it says where the other word is read. Without a part nothing is exchanged.
+    """
+    said = {"k": exchange.in_notes, "q": exchange.in_query, "": exchange.lookups.token_ids}[part]
+    ops = gathered_on(weights, config, said, head)
+    places = (exchange.lookups.followers, exchange.elsewhere)
+    each = [exchange.lookups._replace(followers=followers) for followers in places]
+    return torch.stack([patched(weights, config, one, weights, layer, part, ops).looks for one in each])
 
 
 class FirstPlace(NamedTuple):

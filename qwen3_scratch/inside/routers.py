@@ -5,6 +5,7 @@ here is a row of a tensor, and `Reading.layers` has its number.
 """
 
 from collections.abc import Mapping, Sequence
+from statistics import NormalDist
 from typing import NamedTuple
 
 import torch
@@ -89,6 +90,8 @@ def mean_by_question(
 
     Tokens of one question are not independent, so what is drawn are questions: the ratio of two sums over them.
     """
+    if not len(question):
+        return torch.zeros(len(values)), torch.zeros(len(values))
     group = numbered(question)
     counts = torch.zeros(int(group.max()) + 1).index_add(0, group, torch.ones(len(group)))
     sums = torch.zeros(len(values), len(counts)).index_add(1, group, values.float())
@@ -128,17 +131,28 @@ def contexts(reading: Reading) -> dict[str, Int[Tensor, "tokens"]]:
     return {"the domain": reading.domain, "the token before": first, "the one before that": second}
 
 
-def context_tells(reading: Reading, row: int, word: int, experts: int) -> dict[str, tuple[float, float]]:
+class Told(NamedTuple):
+    """How often an expert is guessed right, and by how much more often than from the word alone."""
+
+    share: float
+    gain: float
+    within: float  # half of the gain's 95% interval: the same tokens both ways, widened for several contexts at once
+
+
+def context_tells(reading: Reading, row: int, word: int, experts: int) -> dict[str, Told]:
     """For one word: how often its expert is guessed right from its favourite alone, and from each context besides.
 
-    Each is a share and half of its 95% interval.
+    Who picks the best of several would be deceived by chance: the intervals hold for all contexts at once (Bonferroni).
     """
     its = reading.token_ids == word
     first, question, alone = reading.first[row : row + 1, its], reading.question[its], torch.zeros_like(its[its]).long()
     chains = {"nothing": [alone]} | {name: [key[its], alone] for name, key in contexts(reading).items()}
-    right = {name: guessed(first, chain, question, experts) for name, chain in chains.items()}
-    found = {name: mean_by_question(each, question) for name, each in right.items()}
-    return {name: (float(share), float(half)) for name, (share, half) in found.items()}
+    right = {name: guessed(first, chain, question, experts).float() for name, chain in chains.items()}
+    gains = {name: mean_by_question(each - right["nothing"], question) for name, each in right.items()}
+    wider = NormalDist().inv_cdf(1 - 0.025 / len(contexts(reading))) / 1.96
+    return {
+        name: Told(float(right[name].mean()), float(gain), wider * float(half)) for name, (gain, half) in gains.items()
+    }
 
 
 def by_context(
@@ -196,21 +210,31 @@ def kept_words(
     typical: Mapping[int, Sequence[Sequence[str]]],
     texts: Sequence[str],
     tokens: Bool[Tensor, "tokens"],
-) -> tuple[int, int]:
-    """Of some tokens, those that are a typical word in a layer: how many go to its expert, and of how many.
+) -> tuple[Bool[Tensor, "2 found"], Int[Tensor, "found"]]:
+    """Of some tokens, those that are a typical word in a layer: whether each goes to its expert, and whether it goes to
+    the expert that most of the other tokens of its layer go to; and its question.
 
     `typical` has for each layer's number the words of each expert; a word of several belongs to the one where it stands
     higher. `texts` are the tokens of the reading as they are written.
     """
-    hits = total = 0
+    right, whose = [], []
     for row, layer in enumerate(reading.layers):
         if layer in typical:
             ranked = [(place, expert) for expert, words in enumerate(typical[layer]) for place in range(len(words))]
             home = {typical[layer][expert][place]: expert for place, expert in sorted(ranked, reverse=True)}
             found = [(at, home[texts[at]]) for at in tokens.nonzero()[:, 0].tolist() if texts[at] in home]
-            hits += sum(int(reading.first[row, at]) == expert for at, expert in found)
-            total += len(found)
-    return hits, total
+            sent, busiest = reading.first[row].tolist(), int(reading.first[row, ~tokens].bincount().argmax())
+            right += [(sent[at] == expert, sent[at] == busiest) for at, expert in found]
+            whose += [int(reading.question[at]) for at, _ in found]
+    return torch.tensor(right, dtype=torch.bool).view(-1, 2).T, torch.tensor(whose, dtype=torch.long)
+
+
+def words_of(reading: Reading, row: int, expert: int, domain: int, most: int = 5) -> list[tuple[int, int]]:
+    """What an expert reads in a domain's questions: the commonest token ids, and how often it reads each."""
+    its = reading.token_ids[(reading.first[row] == expert) & (reading.domain == domain)]
+    tokens, counts = its.unique(return_counts=True)
+    order = counts.argsort(descending=True, stable=True)[:most]
+    return [(int(tokens[at]), int(counts[at])) for at in order.tolist()]
 
 
 # ---- neighbours: of a token, of a layer, of an expert ------------------------------------------------

@@ -71,7 +71,8 @@ def word_chips(
 ) -> Figure:
     """A text as its tokens, in lines as it is read; those at `places` are highlighted, and have a number `below`.
 
-    `named` says what these numbers are. From token number `written` on the model wrote them: a shaded ground.
+    `named` says what these numbers are. From token number `written` on the model wrote them: a shaded ground. A line
+    break ends the line, but within an empty `<think>` block.
     """
     word = labels[min(places)] if places else ""
     times = {1: "once", 2: "twice"}.get(len(places), f"{len(places)} times")
@@ -79,9 +80,12 @@ def word_chips(
     title += f"; below each token its {named}" if below else ""
     numbers = [str(number) for number in below] or [""] * len(labels)
     widths = [max(map(chip_width, pair)) for pair in zip(labels, numbers, strict=True)]
-    placed = list(_flow(widths, WIDE, {at for at, label in enumerate(labels) if label.endswith("⏎")}))
+    breaks = {at for at, label in enumerate(labels) if label.endswith("⏎")}
+    breaks -= {at for at in breaks if at > 0 and [labels[at - 1], *labels[at + 1 : at + 2]] == ["<think>", "</think>"]}
+    most = WIDE + 0.4  # room for a line break at the end of a full line
+    placed = list(_flow(widths, most, breaks))
     step = HIGH + 0.2 if below else HIGH + 0.04
-    figure, ax = _lines(title, WIDE + 0.1, step * (placed[-1][1] + 1 if placed else 1))
+    figure, ax = _lines(title, most + 0.1, step * (placed[-1][1] + 1 if placed else 1))
     for at, (label, (along, line, wide)) in enumerate(zip(labels, placed, strict=True)):
         left, top = 0.1 + along, step * line
         if written is not None and at >= written:  # a ground that is seen around a highlighted chip, too

@@ -1,6 +1,7 @@
 """What experts are for: tests of chance, guessed routes, knock-outs."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from jaxtyping import Float
 from matplotlib.ticker import ScalarFormatter
 from torch import Tensor
 
+from ..model import Route
 from .canvas import (  # fmt: skip
     DARK,
     MIDDLE,
@@ -24,11 +26,69 @@ from .canvas import (  # fmt: skip
     small_multiples,
     styled,
 )
-from .router_findings import in_few_colours
+from .router_findings import in_few_colours, named
+from .routing import route_map
 
-__all__ = ["expert_knockouts", "information_test", "route_guesses"]
+__all__ = ["domain_experts", "expert_knockouts", "information_test", "route_guesses", "word_routes"]
 
 HATCHES = ("", "////", "....", "\\\\\\\\", "xx", "--")
+
+
+@styled
+def word_routes(routes: Mapping[int, Route], labels: Sequence[str]) -> Figure:
+    """The routes of a text, titled by the words that stand in it more than once: where they keep their expert."""
+    figure = route_map(routes, labels)
+    again = [[at for at, one in enumerate(labels) if one == label] for label in dict.fromkeys(labels)]
+    again = [places for places in again if len(places) > 1]
+    if not again:
+        return figure
+    kept = {
+        layer: sum(len(route.experts[places, 0].unique()) == 1 for places in again) for layer, route in routes.items()
+    }
+    how = {
+        "keep{} their expert": [layer for layer, count in kept.items() if count == len(again)],
+        "change{} it": [layer for layer, count in kept.items() if count == 0],
+        "part{} ways": [layer for layer, count in kept.items() if 0 < count < len(again)],
+    }
+    who = {1: f"The repeated “{labels[again[0][0]]}”", 2: "Both repeated words"}
+    one = len(again) == 1
+    said = [f"{verb.format('s' * one)} in {named(layers)}" for verb, layers in how.items() if layers]
+    title = f"{who.get(len(again), f'All {len(again)} repeated words')} {', '.join(said[:-1])}"
+    title = f"{title} and {said[-1]}" if len(said) > 1 else title + said[-1]
+    title = title.replace("their", "its") if one else title
+    wide = figure.get_figwidth()
+    figure.suptitle(textwrap.fill(title, int((wide - 0.3) * 11.5)), x=0.1 / wide, ha="left")
+    figure.alt = f"{title}. Columns are tokens, rows the choices of each layer, numbers experts, shaded by weight."
+    return figure
+
+
+@styled
+def domain_experts(counts: Float[Tensor, "domains experts"], domains: Sequence[str], layer: int) -> Figure:
+    """Domain by expert in one layer: the share of a domain's tokens that each expert gets, shaded by how many times the
+    expert's mean over the domains that is. Experts that hardly any token goes to are not shaded.
+
+    The title says which experts get far more of one domain than of any other, and which gets much of all.
+    """
+    share = counts / counts.sum(-1, keepdim=True).clamp(min=1)
+    mean = share.mean(0)
+    times = torch.where(mean >= 0.1 / len(mean), share / mean.clamp(min=1e-9), 0.0)
+    most, which = share.sort(0, descending=True)
+    apart, busy = (most[0] - most[1]).argsort(descending=True, stable=True)[:2].tolist(), int(share.amin(0).argmax())
+    said = [f"expert {one} gets {most[0, one]:.0%} of {domains[int(which[0, one])]} and at most {most[1, one]:.0%} of "
+            "any other domain" for one in apart]  # fmt: skip
+    title = f"Layer {layer}: {', '.join(said)}; expert {busy} gets {share[:, busy].min():.0%} or more of each"
+    figure = new_figure(title, 6.4, max(2.4, 1.2 + 0.24 * len(domains)))
+    ax = figure.subplots()
+    texts = [[f"{100 * one:.0f}" for one in row] for row in share.tolist()]
+    image = heatmap(ax, times, texts if len(mean) <= 16 else (), vmin=0, vmax=max(2.0, float(times.max())))
+    ax.set(xlabel="expert")
+    label_axis(ax.xaxis, range(len(mean)), 4.2)
+    label_axis(ax.yaxis, domains, 0.24 * len(domains))
+    colour_bar(figure, image, "times the mean\nof the column", format="{x:g}")
+    figure.alt = (
+        f"{title}. Rows are domains, columns experts; numbers are shares in percent, dark is far above the mean."
+    )
+    return figure
 
 
 @in_few_colours
@@ -48,7 +108,9 @@ def information_test(
     count, numbers = len(measured), list(layers) or list(range(len(measured)))
     often = [int(((chance >= measured).float().mean(0) >= 0.05).sum()) for chance in (shuffled, random)]
     title = f"Shuffles reach the measured bits in {often[0]} of {count} layers, random routers in {often[1]}; "
-    title += f"the words alone tell {float(words.mean()):.2f} bits of {float(measured.mean()):.2f}"
+    part = words / measured.clamp(min=1e-9)
+    ends = dict.fromkeys((int(part.argmin()), int(part.argmax())))
+    title += "of the bits, the words alone tell " + ", ".join(f"{part[at]:.0%} in layer {numbers[at]}" for at in ends)
     rows = math.ceil(count / 4)
     figure = new_figure(title, max(5.6, 1.2 + 1.75 * min(count, 4)), 1.3 + 1.35 * rows)
     edge = 1.08 * max(float(part.max()) for part in (measured, shuffled, random, words))
@@ -79,13 +141,16 @@ def route_guesses(
 ) -> Figure:
     """The share of tokens whose expert is guessed right, and half of its interval, a bar for each thing that is known.
 
-    The title says the means over the layers of the best and of the first.
+    The title says the means over the layers of each thing alone, and of the best pair (a name with +).
     """
     count = len(next(iter(right.values()))[0])
     means = {name: float(share.mean()) for name, (share, _) in right.items()}
-    (first, least), best = next(iter(means.items())), max(means, key=lambda name: means[name])
-    title = f"{means[best]:.0%} of the experts are guessed right from {best}, {least:.0%} from {first} "
-    figure = new_figure(f"{title}(n\u00a0=\u00a0{tokens:,})", 7.6, 2.5)
+    ranked = sorted(means, key=lambda name: means[name], reverse=True)
+    alone, pairs = [name for name in ranked if "+" not in name], [name for name in ranked if "+" in name]
+    title = f"{means[alone[0]]:.0%} of the experts are guessed right from the {alone[0]} alone"
+    title += "".join(f", {means[name]:.0%} from {name}" for name in alone[1:])
+    title += "".join(f"; {means[name]:.0%} from {name}" for name in pairs[:1])
+    figure = new_figure(f"{title} (n\u00a0=\u00a0{tokens:,})", 7.6, 2.5)
     ax, width = figure.subplots(), 0.8 / len(right)
     shades = ("white", PALE, MIDDLE, DARK)
     for row, (name, (share, half)) in enumerate(right.items()):

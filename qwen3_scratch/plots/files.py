@@ -37,8 +37,11 @@ def _look(part: str) -> dict[str, Any]:
     return {"fc": shade, "hatch": hatch, "ec": "black", "lw": 0.5}
 
 
-def _strip(ax: Axes, segments: Sequence[tuple[str, int]], start: int, stop: int, scale: float) -> None:
-    """The stretch of a file from byte `start` to `stop`, neighbours of one part as one box; `scale` bytes are 1."""
+def _strip(ax: Axes, segments: Sequence[tuple[str, int]], start: int, stop: int, scale: float, mark: float) -> None:
+    """The stretch of a file from byte `start` to `stop`, neighbours of one part as one box; `scale` bytes are 1.
+
+    A triangle at the height `mark` says where what is too thin to be seen lies: above the strip, or below it.
+    """
     at = 0
     drawn: list[tuple[str, int, int]] = []
     for part, size in segments:
@@ -51,9 +54,9 @@ def _strip(ax: Axes, segments: Sequence[tuple[str, int]], start: int, stop: int,
         at += size
     for part, left, right in drawn:
         ax.add_patch(Rectangle((left / scale, 0), (right - left) / scale, 1, **_look(part)))
-        if right - left < THIN * (stop - start):  # a mark below says where what is too thin to be seen lies
-            colour = _look(part)["fc"]
-            ax.plot((left + right) / 2 / scale, -0.1, "^", ms=5, mfc=colour, mec="black", mew=0.5, clip_on=False)
+        if right - left < THIN * (stop - start):
+            colour, form = _look(part)["fc"], "v" if mark > 1 else "^"
+            ax.plot((left + right) / 2 / scale, mark, form, ms=5, mfc=colour, mec="black", mew=0.5, clip_on=False)
     ax.set(xlim=(start / scale, stop / scale), ylim=(0, 1), yticks=[])
     ax.spines[:].set_visible(False)
 
@@ -73,16 +76,17 @@ def file_layout(segments: Sequence[tuple[str, int]], closer: tuple[int, int]) ->
     if "header" in shares and largest != "header":
         title += f"; the header is thin ({spoken(shares['header'])})"
     figure = new_figure(title, 8.6, 2.9)
-    whole, near = figure.subplots(2, 1)
+    whole, near = figure.subplots(2, 1, gridspec_kw={"hspace": 0.12})
     whole.xaxis.tick_top()  # the space between the strips belongs to the lines that join them
     whole.xaxis.set_label_position("top")
-    for ax, (start, stop), name in ((whole, (0, total), "whole file"), (near, closer, "closer")):
+    for ax, (start, stop), name, mark in ((whole, (0, total), "whole file", 1.1), (near, closer, "closer", -0.1)):
         scale, unit = next(found for found in UNITS if stop >= found[0])
-        _strip(ax, segments, start, stop, scale)
+        _strip(ax, segments, start, stop, scale, mark)
         ax.set_ylabel(name)
         ax.set_xlabel(f"place in the file ({unit})", fontsize=SMALL + 1)
         ax.locator_params(axis="x", nbins=6)
         ax.tick_params(labelsize=SMALL)
+    whole.tick_params(axis="x", pad=9)  # the triangles lie between
     scale = next(found[0] for found in UNITS if total >= found[0])
     for byte, corner in zip(closer, (0, 1), strict=True):
         line = ConnectionPatch((byte / scale, 0), (corner, 1), "data", "axes fraction", axesA=whole, axesB=near)
@@ -90,7 +94,7 @@ def file_layout(segments: Sequence[tuple[str, int]], closer: tuple[int, int]) ->
         figure.add_artist(line)
     handles = [Patch(**_look(part), label=part) for part in shares]
     legend = figure.legend(handles=handles, frameon=False, loc="outside right center", fontsize=SMALL + 1)
-    legend.set_title("▲ too thin to see")
+    legend.set_title("▼ too thin to see")
     legend.get_title().set_fontsize(SMALL + 1)
     figure.alt = f"A strip as long as the file, cut into its parts, and below it a piece of it enlarged. {title}."
     return figure
@@ -113,9 +117,9 @@ def tensor_sizes(shapes: Mapping[str, Sequence[int]], stacked: Mapping[str, int]
     title = f"The largest tensor of the layer is {max(numbers, key=numbers.__getitem__)}"
     title = f"{spoken(share)} of the layer's numbers are in its experts" if many else title
     tensors = [name for name in sizes if len(shapes[name]) > 1] or list(sizes)
-    tensors = sorted(tensors, key=lambda name: (name in many, name))[:9]
+    tensors = sorted(tensors, key=lambda name: name in many)[:9]  # else in the order given
     slots = [max(sizes[name][1] / max(map(max, sizes.values())), 0.62) for name in tensors]  # room for a name
-    scale = 8.2 / (sum(slots) + 0.16 * len(slots))
+    scale = 8.6 / (sum(slots) + 0.16 * len(slots))
     unit = scale / max(map(max, sizes.values()))
     high = 0.5 + max(sizes[name][0] for name in tensors) * unit
     copies = max((stacked[name] for name in many), default=0)
@@ -128,7 +132,7 @@ def tensor_sizes(shapes: Mapping[str, Sequence[int]], stacked: Mapping[str, int]
     for name, slot in zip(tensors, slots, strict=True):
         rows, columns = sizes[name]
         shape = ", ".join(f"{size:,}" for size in shapes[name])
-        bracket += [left, left + (slot + 0.06) * scale] if name in many else []
+        bracket += [left, left + columns * unit] if name in many else []
         for at, (text, weight) in enumerate(((_called(name), None), (f"[{shape}]", "bold"))):
             ax.text(left, 0.08 + 0.16 * at, text, va="center", fontsize=SMALL, weight=weight, parse_math=False)
         look: dict[str, Any] = {"fc": PALE if name in many else "white", "ec": DARK, "lw": 0.7}
@@ -141,14 +145,15 @@ def tensor_sizes(shapes: Mapping[str, Sequence[int]], stacked: Mapping[str, int]
     about += f", then {copies:,} experts of {len(many)} tensors each" if many else ""
     ax.text(0.03, high + 0.35, about, va="center", fontsize=SMALL + 1)
     left, wide, top, tall = 0.03, 8.4 / whole, high + 0.5, 0.75
-    for name in sorted((name for name in sizes if name not in many), key=numbers.__getitem__, reverse=True):
+    single = [name for name in sizes if name not in many]
+    for name in sorted(single, key=lambda name: numbers[name] * wide <= 0.16):  # what is too thin for its name, last
         ax.add_patch(Rectangle((left, top), numbers[name] * wide, tall, fc="white", ec=DARK, lw=0.7))
         if numbers[name] * wide > 0.16:
             text, turn = _called(name), 0 if numbers[name] * wide > 0.45 else 90
             middle = left + numbers[name] * wide / 2
             ax.text(middle, top + tall / 2, text, ha="center", va="center", fontsize=SMALL, rotation=turn)
         left += numbers[name] * wide
-    thin = [name for name in sizes if name not in many and numbers[name] * wide <= 0.16]
+    thin = [name for name in single if numbers[name] * wide <= 0.16]
     if thin and many:  # they come last of the single ones
         middle = left - sum(numbers[name] for name in thin) * wide / 2
         ax.plot([middle, middle], [top + tall, top + tall + 0.1], color=DARK, lw=0.9)

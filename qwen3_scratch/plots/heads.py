@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 from jaxtyping import Float
 from matplotlib.colors import PowerNorm
@@ -9,18 +10,22 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from .canvas import (  # fmt: skip
+    DARK,
+    PALE,
     SHARES,
     SMALL,
     Figure,
     colour_bar,
+    half_interval,
     heatmap,
     label_axis,
     new_figure,
+    percent,
     spoken,
     styled,
 )
 
-__all__ = ["head_map", "head_scores"]
+__all__ = ["head_map", "head_scores", "sink_trials"]
 
 FOUND = 3  # times the score of an even look: what counts as a head that does a thing, and not as chance
 
@@ -55,7 +60,7 @@ def head_scores(scores: Float[Tensor, "layers heads"], what: str, chance: float)
     label_axis(ax.xaxis, range(heads), 6.0)
     label_axis(ax.yaxis, range(layers), high)
     ax.set(xlabel="head (frame: the best)", ylabel="layer")
-    colour_bar(figure, image, "share of the weight")
+    colour_bar(figure, image, "share of the weight\n(shade grows like a root)")
     figure.alt = f"A table of heads by layer, shaded by the share of weight on {what}. {title}."
     return figure
 
@@ -90,10 +95,46 @@ def head_map(
     side.set_axis_off()
     side.set_title("the strongest looks", loc="left")
     side.text(0, 1, "\n".join(lines), va="top", fontsize=SMALL, linespacing=1.7, transform=side.transAxes)
-    colour_bar(figure, image, "weight", ax=ax, ticks=(0, 0.1, 0.4, 1), shrink=1.0, aspect=20)
+    colour_bar(figure, image, "weight (shade: its root)", ax=ax, ticks=(0, 0.1, 0.4, 1), shrink=1.0, aspect=20)
     figure.alt = f"A map of where {name} looks from each token, and a list of its strongest looks. {title}."
     return figure
 
 
 def back(distance: int) -> str:
     return "itself" if distance == 0 else f"{distance} back"
+
+
+@styled
+def sink_trials(shares: Float[Tensor, "trials n"], head: tuple[int, int], token: str, chance: float) -> Figure:
+    """What a sink head gives to the first place as it is, without the first token, with another there, and moved.
+
+    The trials are those of `inside.heads.FirstPlace`, one row each; `n` are chats.
+    """
+    name, least = head_name(*head), half_interval(shares)
+    on_place, on_token = float(shares[2].mean()), float(shares[3].mean())
+    apart = shares[3] - shares[2]  # of the same chats
+    usual = float(shares[0].mean())
+    if usual - chance < least[0]:
+        title = f"{name}, the best, parks no more on the first place than an even look would"
+    elif usual < FOUND * chance:
+        title = f"{name}, the best, is a weak sink: {spoken(usual)} on the first place, an even look {spoken(chance)}"
+    elif abs(float(apart.mean())) < half_interval(apart[None])[0]:
+        title = f"{name} parks on {token} and on the first place alike: {spoken(on_token)} and {spoken(on_place)}"
+    elif on_token > on_place:
+        title = (
+            f"{name} hangs on the token {token} more than on the place: {spoken(on_token)} against {spoken(on_place)}"
+        )
+    else:
+        title = f"{name} hangs on the first place more than on {token}: {spoken(on_place)} against {spoken(on_token)}"
+    figure = new_figure(title, 8.0, 2.3)
+    ax = figure.subplots()
+    names = ("the first place, as it is", f"without {token}", "another token there", f"{token} one place on")
+    error: dict[str, Any] = {"xerr": half_interval(shares).tolist(), "error_kw": {"lw": 1.0, "capsize": 2}}
+    ax.barh(range(4), shares.mean(1).tolist(), 0.62, color=PALE, ec=DARK, lw=0.8, **error)
+    ax.axvline(chance, color="black", ls="--", lw=1.0, label="an even look")
+    ax.set(ylim=(3.5, -0.5), xlabel=f"share of the weight (n = {shares.shape[1]} chats, bars: 95%)")
+    ax.set_yticks(range(4), names)
+    ax.xaxis.set_major_formatter(percent)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside right center", frameon=False)
+    figure.alt = f"Four bars with intervals, what {name} gives to the first place and after three changes. {title}."
+    return figure

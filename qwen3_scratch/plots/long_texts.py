@@ -15,6 +15,7 @@ from .canvas import (  # fmt: skip
     DARK,
     GREY,
     LINES,
+    MIDDLE,
     SMALL,
     Figure,
     draw_lines,
@@ -28,57 +29,71 @@ __all__ = ["loss_over_gaps", "met_angles", "slowed_pairs"]
 
 
 @styled
-def met_angles(frequencies: Float[Tensor, "pairs"], trained: int, longer: int) -> Figure:
-    """For some pairs the circle of their angles: dark what distances up to `trained` met, thin and dashed what is new
-    up to `longer`. Written below is how often the pair turns within `trained`; the first that does not is shown too."""
-    turns = frequencies.float().cpu() * trained / (2 * math.pi)
+def met_angles(frequencies: Float[Tensor, "pairs"], usual: int, met: int, longer: int) -> Figure:
+    """For some pairs the circle of their angles: dark what half the chats met, which have up to `usual` tokens, paler
+    what the longest of `met` tokens adds, thin and dashed what is new up to `longer`. Written below is how often the
+    pair turns within `met`; the first that does not come round is shown too."""
+    turns = frequencies.float().cpu() * met / (2 * math.pi)
     new = int((turns < 1).sum())
     border = {int((turns < 1).long().argmax())} if new else set()
     pairs = sorted({round(at) for at in torch.linspace(0, len(turns) - 1, min(6, len(turns))).tolist()} | border)
-    title = f"{new} of {len(turns)} pairs meet new angles beyond {trained:,} positions, the others have come round"
-    figure = new_figure(title, max(5.6, 1.3 * len(pairs)), 2.45)
+    title = f"{new} of {len(turns)} pairs do not come round within the {met:,} tokens of the longest chat"
+    figure = new_figure(title, max(7.4, 1.3 * len(pairs)), 2.45)
+    looks: tuple[dict[str, Any], ...] = (
+        {"color": DARK, "lw": 6, "ls": "-", "label": f"met in half the chats, up to {usual:,}"},
+        {"color": MIDDLE, "lw": 6, "ls": "-", "label": f"in the longest, up to {met:,}"},
+        {"color": "#555555", "lw": 1.6, "ls": (0, (2, 1.2)), "label": f"new, up to {longer:,}"},
+    )
     for ax, pair in zip(figure.subplots(1, len(pairs), squeeze=False)[0], pairs, strict=True):
-        met, all_of_it = (min(float(turns[pair]) * reach / trained, 1.0) for reach in (trained, longer))
-        draw_arc(ax, 0.0, met, DARK, 6.0, "-")
-        if all_of_it > met:
-            draw_arc(ax, met, all_of_it, "#555555", 1.6, (0, (2, 1.2)))
+        ends = [min(float(turns[pair]) * reach / met, 1.0) for reach in (usual, met, longer)]
+        for begin, end, look in zip([0.0, *ends], ends, looks, strict=False):
+            if end > begin:
+                draw_arc(ax, begin, end, look)
         ax.add_patch(Circle((0, 0), 1, fc="none", ec="#cccccc", lw=0.6, zorder=0))
-        ax.text(0, 0, "nothing\nnew" if met == 1 else "new", ha="center", va="center", fontsize=SMALL)
+        ax.text(0, 0, "nothing\nnew" if ends[1] == 1 else "new", ha="center", va="center", fontsize=SMALL)
         ax.set(title=f"pair {pair}", xlim=(-1.2, 1.2), ylim=(-1.2, 1.2), aspect="equal", xticks=[], yticks=[])
         ax.set_xlabel(f"{turns[pair]:,.2g} turns", fontsize=SMALL)
         ax.spines[:].set_visible(False)
-    marks = [
-        Line2D([], [], color=DARK, lw=6, label=f"met at distances up to {trained:,}"),
-        Line2D([], [], color="#555555", lw=1.6, ls=(0, (2, 1.2)), label=f"new, at distances up to {longer:,}"),
-    ]
-    figure.legend(handles=marks, frameon=False, loc="outside lower center", ncols=2, handlelength=2.6)
-    figure.alt = "A circle for each of some pairs. Those of fast pairs are dark all round; of slow ones a dark arc was "
-    figure.alt += f"met within {trained:,} positions, and a dashed one beside it is new up to {longer:,}."
+    marks = [Line2D([], [], **look) for look in looks]
+    figure.legend(handles=marks, frameon=False, loc="outside lower center", ncols=3, handlelength=2.6)
+    figure.alt = f"A circle for each of some pairs: dark what half the chats met, within {usual:,} positions, paler "
+    figure.alt += f"what the longest adds up to {met:,}, dashed what is new up to {longer:,}. {title}."
     return figure
 
 
-def draw_arc(ax: Axes, begin: float, end: float, colour: str, width: float, form: object) -> None:
+def draw_arc(ax: Axes, begin: float, end: float, look: Mapping[str, Any]) -> None:
     """A part of the unit circle, from one share of a turn to another."""
     angles = 2 * math.pi * torch.linspace(begin, end, 100)
-    ax.plot(angles.cos().tolist(), angles.sin().tolist(), color=colour, lw=width, ls=form, solid_capstyle="butt")
+    ax.plot(angles.cos().tolist(), angles.sin().tolist(), solid_capstyle="butt", **look)
 
 
 @styled
-def slowed_pairs(frequencies: Mapping[str, Float[Tensor, "pairs"]]) -> Figure:
-    """How fast each pair turns as a share of the first entry's speed, for each of the other entries."""
-    first, *others = frequencies
-    shares = {name: frequencies[name].float() / frequencies[first].float() for name in others}
-    kept = {name: int((share > 0.995).sum()) for name, share in shares.items()}
-    pairs = len(frequencies[first])
-    counts = [f"{count} with {name}" for name, count in kept.items()]
-    counts[0] = counts[0].replace(" ", f" of {pairs} pairs ", 1)
-    figure = new_figure(f"Full speed is kept by {', '.join(counts)}", 7.2, 2.9)
-    ax = figure.subplots()
-    draw_lines(ax, range(pairs), {name: (100 * share).tolist() for name, share in shares.items()})
-    ax.set(xlabel="pair", ylabel=f"speed (% of {first})", ylim=(0, 106))
-    figure.legend(frameon=False, loc="outside right center")
+def slowed_pairs(shapes: Mapping[str, Mapping[str, Float[Tensor, "pairs"]]]) -> Figure:
+    """For each shape, how fast each pair turns as a share of the first entry's speed, a line for each other entry.
+
+    The title counts the pairs that keep their speed with the last entry, the heading of each part those with all.
+    """
+    wide = 4.6 * len(shapes) + 1.2
+    counted, told = [], []
+    shares = {}
+    for shape, frequencies in shapes.items():
+        first, *others = frequencies
+        shares[shape] = {name: frequencies[name].float() / frequencies[first].float() for name in others}
+        kept = {name: int((share > 0.995).sum()) for name, share in shares[shape].items()}
+        counted.append(f"{kept[others[-1]]} of {len(frequencies[first])} pairs {shape}")
+        told.append(f"{shape}, at full speed: {', '.join(f'{count} with {name}' for name, count in kept.items())}")
+    figure = new_figure(f"{others[-1]} keeps the full speed of {', of '.join(counted)}", wide, 2.9)
+    axes = figure.subplots(1, len(shapes), squeeze=False, sharey=True)[0]
+    for ax, heading, each in zip(axes, told, shares.values(), strict=True):
+        pairs = len(each[others[-1]])
+        draw_lines(ax, range(pairs), {name: (100 * share).tolist() for name, share in each.items()})
+        ax.set_title(heading, fontsize=SMALL + 1)
+        ax.set(xlabel="pair", ylim=(0, 106))
+    axes[0].set_ylabel(f"speed (% of {first})")
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, frameon=False, loc="outside right center")
     figure.alt = f"The speed of each pair in percent of {first}, a line each for {', '.join(others)}; "
-    figure.alt += f"at full speed are {', '.join(f'{count} ({name})' for name, count in kept.items())}."
+    figure.alt += f"{'; '.join(told)}."
     return figure
 
 
@@ -87,18 +102,20 @@ def loss_over_gaps(losses: Mapping[str, Float[Tensor, "gaps chats"]], gaps: Sequ
     """How much more an answer costs than with the first kind when its positions begin so many later than the question
     ends, chat by chat, with 95% intervals.
 
-    The title says which lose less or more for sure at the last gap.
+    The title says which lose less or more for sure at each of the last two gaps.
     """
     first, *others = losses
     apart = {name: losses[name] - losses[first] for name in others}  # [gaps, chats] each
     mean, error = (
         {name: how(each) for name, each in apart.items()} for how in (lambda each: each.mean(1), half_interval)
     )
-    less = [name for name in others if mean[name][-1] + error[name][-1] < 0]
-    more = [name for name in others if mean[name][-1] - error[name][-1] > 0]
-    said = [f"{together(names)} {'lose' if len(names) > 1 else 'loses'} {how} than {first}"
-            for names, how in ((less, "less"), (more, "more")) if names]  # fmt: skip
-    title = f"At a gap of {gaps[-1]:,} {', '.join(said) or f'none can be told from {first}'}"
+    found = []
+    for at in range(len(gaps))[-2:]:
+        less = [name for name in others if mean[name][at] + error[name][at] < 0]
+        more = [name for name in others if mean[name][at] - error[name][at] > 0]
+        said = [f"{how} with {together(names)}" for names, how in ((less, "less"), (more, "more")) if names]
+        found.append(f"at a gap of {gaps[at]:,} {', '.join(said) or 'none can be told apart'}")
+    title = f"Loss against that of {first}: {'; '.join(found)}"
     figure = new_figure(title, 8.6, 3.2)
     ax = figure.subplots()
     ax.axhline(0, color=GREY, lw=0.9, ls=(0, (6, 3)), label=f"{first} itself")

@@ -1,9 +1,11 @@
 """What shows that heads look words up: their cost in nats alone and together, which way they are reached, and when."""
 
 from collections.abc import Collection, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from jaxtyping import Float, Int
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from torch import Tensor
 
@@ -25,7 +27,7 @@ from .one_word import interval
 
 __all__ = [
     "blinded", "copying_and_looking", "group_costs", "head_costs", "heads_over_training", "right_or_wrong_name",
-    "sink_trials", "specificity", "ways_in",
+    "specificity", "ways_in",
 ]  # fmt: skip
 
 LOOKS = ((DARK, None), (PALE, "////"), ("white", None))  # of bars that stand side by side
@@ -50,39 +52,6 @@ def named(heads: Sequence[Head]) -> str:
     """L1H0, L1H1 and L1H4."""
     *most, last = [head_name(*at) for at in heads]
     return f"{', '.join(most)} and {last}" if most else last
-
-
-@styled
-def sink_trials(shares: Float[Tensor, "trials n"], head: Head, token: str, chance: float) -> Figure:
-    """What a sink head gives to the first place as it is, without the first token, with another there, and moved.
-
-    The trials are those of `inside.heads.FirstPlace`, one row each; `n` are chats.
-    """
-    name, least = head_name(*head), half_interval(shares)
-    on_place, on_token = float(shares[2].mean()), float(shares[3].mean())
-    apart = shares[3] - shares[2]  # of the same chats
-    if float(shares[0].mean()) - chance < least[0]:
-        title = f"{name}, the best, parks no more on the first place than an even look would"
-    elif abs(float(apart.mean())) < half_interval(apart[None])[0]:
-        title = f"{name} parks on {token} and on the first place alike: {spoken(on_token)} and {spoken(on_place)}"
-    elif on_token > on_place:
-        title = (
-            f"{name} hangs on the token {token} more than on the place: {spoken(on_token)} against {spoken(on_place)}"
-        )
-    else:
-        title = f"{name} hangs on the first place more than on {token}: {spoken(on_place)} against {spoken(on_token)}"
-    figure = new_figure(title, 8.0, 2.3)
-    ax = figure.subplots()
-    names = ("the first place, as it is", f"without {token}", "another token there", f"{token} one place on")
-    error: dict[str, Any] = {"xerr": half_interval(shares).tolist(), "error_kw": {"lw": 1.0, "capsize": 2}}
-    ax.barh(range(4), shares.mean(1).tolist(), 0.62, color=PALE, ec=DARK, lw=0.8, **error)
-    ax.axvline(chance, color="black", ls="--", lw=1.0, label="an even look")
-    ax.set(ylim=(3.5, -0.5), xlabel=f"share of the weight (n = {shares.shape[1]} chats, bars: 95%)")
-    ax.set_yticks(range(4), names)
-    ax.xaxis.set_major_formatter(percent)
-    outside_legend(figure, ax)
-    figure.alt = f"Four bars with intervals, what {name} gives to the first place and after three changes. {title}."
-    return figure
 
 
 @styled
@@ -148,7 +117,7 @@ def head_costs(
     names = [head_name(*divmod(number, heads)) for number in range(len(costs))]
     label_axis(ax.xaxis, [f"H{at % heads}" if few and at % heads else name for at, name in enumerate(names)], 7.2)
     ax.set(xlim=(-0.7, len(costs) - 0.3), ylabel="nats of margin lost")
-    ax.set_xlabel(f"the head replaced by zero (n = {n} stories, bars: 95%; dark: look-up heads)")
+    ax.set_xlabel(f"the head replaced by zero (n = {n} stories; whiskers: 95% of the bar; dark: look-up heads)")
     outside_legend(figure, ax)
     figure.alt = f"A bar for each head, dark for those that look words up, and a diamond for the mean. {title}."
     return figure
@@ -158,25 +127,34 @@ def head_costs(
 def group_costs(
     costs: Float[Tensor, "groups n"], groups: Sequence[tuple[Head, ...]], found: tuple[Head, ...]
 ) -> Figure:
-    """What each group of so many heads of one layer is worth, sorted; the group `found` by its looks is dark."""
+    """What each group of so many heads of one layer is worth, sorted; darker, the more of `found` are in it.
+
+    `found` is the group that is marked by its looks.
+    """
     means = costs.mean(1)
     order = means.argsort(descending=True).tolist()
     at, ours = order.index(groups.index(found)), float(means[groups.index(found)])
-    best = next((float(means[number]) for number in order if groups[number] != found), 0.0)
     rank = "the most" if at == 0 else f"rank {at + 1}"
-    title = f"{named(found)} cost {ours:.1f} nats, {rank} of {len(groups)} groups; best other: {best:.1f}"
-    figure = new_figure(title, 8.4, 2.6)
+    title = f"{named(found)} cost {ours:.1f} nats, {rank} of {len(groups)} groups"
+    size, n = len(found), costs.shape[1]
+    shared = [len({*found} & {*groups[number]}) for number in order]  # look-up heads in each group
+    best = next((place for place in range(len(order)) if place != at), None)
+    if best is not None:
+        title += f"; next, with {shared[best]} of them: {float(means[order[best]]):.1f}"
+    figure = new_figure(title, 8.6, 2.6)
     ax = figure.subplots()
-    shades = [DARK if groups[number] == found else PALE for number in order]
-    error: dict[str, Any] = {"yerr": half_interval(costs[order]).tolist(), "error_kw": {"lw": 0.7}}
-    ax.bar(range(len(order)), means[order].tolist(), 0.85, color=shades, ec=MIDDLE, lw=0.4, **error)
+    for count in sorted({*shared}, reverse=True):
+        places = [place for place, each in enumerate(shared) if each == count]
+        some = costs[[order[place] for place in places]]
+        error: dict[str, Any] = {"yerr": half_interval(some).tolist(), "error_kw": {"lw": 0.7}}
+        look: dict[str, Any] = {"color": colormaps["Blues"](count / size), "ec": MIDDLE, "lw": 0.4}
+        label = f"{count} look-up head" + ("" if count == 1 else "s")
+        ax.bar(places, some.mean(1).tolist(), 0.85, label=label, **look, **error)
     ax.axhline(0, color="black", lw=0.6)
     ax.set(xlim=(-0.7, len(order) - 0.3), xticks=(), ylabel="nats of margin lost")
-    size, n = len(found), costs.shape[1]
-    ax.set_xlabel(
-        f"every {size} heads of layer {found[0][0]}, sorted (n = {n} stories, bars: 95%; dark: the look-up heads)"
-    )
-    figure.alt = f"Sorted bars, one for each group of heads, the found group dark. {title}."
+    ax.set_xlabel(f"every {size} heads of layer {found[0][0]}, sorted (n = {n} stories, whiskers: 95%)")
+    outside_legend(figure, ax)
+    figure.alt = f"Sorted bars, one for each group of heads, darker with more look-up heads in it. {title}."
     return figure
 
 
@@ -271,13 +249,16 @@ def right_or_wrong_name(differences: Float[Tensor, "n layers heads"], p: float) 
     best = int(t.abs().argmax())
     name = head_name(*divmod(best, heads))
     if p > 0.05:
-        title = f"No head tells the right name from a wrong one: for the best, {name}, p = {p:.2f}"
+        title = f"No head tells the right name from a wrong one: largest beside its own spread, {name}, p = {p:.2f}"
     else:
         more = "more" if t[best] > 0 else "less"
         title = f"{name} looks {more} at the right name than at a wrong one: p = {p:.2g}"
     figure = new_figure(title, 8.6, 2.5)
     ax = figure.subplots()
     ax.errorbar(range(len(rows)), rows.mean(1).tolist(), half_interval(rows).tolist(), fmt="o", color=DARK, ms=4, lw=1)
+    mark: dict[str, Any] = {"ms": 10, "mfc": "none", "mec": "black", "ls": "", "label": f"{name}: {t[best]:+.1f} SE"}
+    ax.plot(best, float(rows[best].mean()), "s", **mark)
+    ax.legend(frameon=False, loc="upper right")
     ax.axhline(0, color="black", ls="--", lw=0.9)
     few = len(rows) <= 36
     names = [head_name(*divmod(number, heads)) for number in range(len(rows))]
@@ -304,13 +285,14 @@ def heads_over_training(
     lines = look_ups.flatten(1)
     found = (lines[-1] > 0.5).nonzero()[:, 0].tolist()
     first = sorted(at[int((lines[:, number] > 0.5).int().argmax())] for number in found)
-    half = next((step for step, share in sorted(scored.items()) if share > 0.5), None)
     title = "No head looks words up at the end"
     if found:
         one, together = len(found) == 1, first[0] == first[-1]
         title = f"{len(found)} look-up head{'' if one else 's'}, {'' if one else 'all ' if together else 'the first '}"
         title += f"by step {first[0]:,}" + ("" if together else f", the last by step {first[-1]:,}")
-    title += f"; half the stories right by step {half:,}" if half is not None else ""
+        after = [step for step in sorted(scored) if step >= first[-1]]
+        if after:
+            title += f"; when stories are next asked, at step {after[0]:,}, {spoken(scored[after[0]])} are right"
     figure = new_figure(title, 8.4, 2.9)
     ax = figure.subplots()
     for number in range(lines.shape[1]):
@@ -325,9 +307,11 @@ def heads_over_training(
         look: dict[str, Any] = {"color": "black", "ms": 4, "lw": 1.0, "elinewidth": 0.7, "capsize": 1.5}
         ax.errorbar(list(scored), shares, error, fmt="s--", label="stories\nanswered right", **look)
     ax.axhline(chance, color="black", ls=":", lw=1.0, label="an even look")
+    often = f" every {apart(sorted(scored))}" if len(scored) > 1 else ""
+    grid = f"heads scored every {apart(at)} steps; {asked} stories asked{often}"
     ax.set(
         ylim=(0, 1.04),
-        xlabel=f"training step (one run; bars: 95% of {asked} stories)",
+        xlabel=f"training step of one run ({grid}; bars: 95%)",
         ylabel="weight on the word to copy;\nshare of stories",
     )
     ax.yaxis.set_major_formatter(percent)
@@ -335,6 +319,11 @@ def heads_over_training(
     names = named([divmod(number, heads) for number in found]) if found else "none"
     figure.alt = f"A line for each head over the steps, dark for {names}, and the stories' share. {title}."
     return figure
+
+
+def apart(steps: Sequence[int]) -> int:
+    """The usual distance of steps in order."""
+    return sorted(later - step for step, later in pairwise(steps))[len(steps) // 2 - 1] if len(steps) > 1 else 0
 
 
 def quiet(found: Sequence[int]) -> int:

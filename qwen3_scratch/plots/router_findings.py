@@ -35,7 +35,7 @@ from .canvas import (  # fmt: skip
 
 __all__ = [
     "changes_of_loss", "co_activation", "expert_words", "layer_to_layer", "routes_over_training",
-    "token_to_token", "word_loyalty",
+    "sides", "token_to_token", "word_loyalty",
 ]  # fmt: skip
 MOST_ROWS = 16  # experts that a table of words shows
 P = ParamSpec("P")
@@ -72,13 +72,51 @@ def span(values: Tensor, text: str = "{:.0%}") -> str:
 
 def rounded(half: float) -> str:
     """Half an interval by its first digit, or where that is a 1 by two: rounded to one, 0.014 would lose a third."""
+    if half >= 10:
+        return f"{half:.0f}"
     short = f"{half:.1g}"
     return f"{half:.2g}" if short.lstrip("0.").startswith("1") else short
 
 
-def plain(word: str) -> str:
-    """A word without the blank in front of it; a blank alone, or a line break, as a sign."""
-    return word.strip() or word.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥")
+def visible(word: str) -> str:
+    """A word with its blanks and line breaks as signs: with and without a blank in front it is two tokens."""
+    return word.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥")
+
+
+def named(layers: Sequence[int]) -> str:
+    """Some layers in words, as in layers 0 to 2 and 5; many that stand apart are counted."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    if len(runs) > 4:
+        return f"{len(layers)} layers"
+    *most, last = [part for run in runs for part in ([f"{run[0]} to {run[-1]}"] if len(run) > 2 else map(str, run))]
+    return f"layer{'s' * (len(layers) > 1)} " + " and ".join([", ".join(most)] * bool(most) + [last])
+
+
+def sides(
+    mean: Float[Tensor, "layers"], half: Float[Tensor, "layers"], layers: Sequence[int], text: str = "{:.0%}"
+) -> str:
+    """In which layers a difference lies above 0, in which below, and in which its 95% interval holds 0.
+
+    Differences of shares are told in points, that is in percent of all.
+    """
+    found = []
+    for kind, there in {"more in": mean > half, "less in": mean < -half}.items():
+        which = [layer for layer, one in zip(layers, there.tolist(), strict=True) if one]
+        if which:
+            low, high = (text.format(float(end)) for end in mean[there].abs().sort().values[[0, -1]])
+            by = low if low == high else f"{low} to {high}"
+            found.append(
+                f"{kind} {named(which)} (by {by.replace('%', '')}{' points' * ('%' in text)})".replace(
+                    "by 1 points", "by 1 point"
+                )
+            )
+    rest = [layer for layer, one in zip(layers, (mean.abs() <= half).tolist(), strict=True) if one]
+    return ", ".join([*found, f"no difference shown in {named(rest)}"] if rest else found)
 
 
 def table_of_words(title: str, columns: Mapping[str, Sequence[Sequence[str]]]) -> Figure:
@@ -95,7 +133,7 @@ def table_of_words(title: str, columns: Mapping[str, Sequence[Sequence[str]]]) -
             look: dict[str, Any] = {"fc": (PALE, "white")[row % 2], "ec": "none", "alpha": 0.6}
             ax.add_patch(Rectangle((column * wide, row), wide - 0.06, 1, **look))
             room, shown = int((wide - 0.2) / (SMALL * 0.62 / 72)), ""
-            for word in dict.fromkeys(map(plain, words)):
+            for word in dict.fromkeys(map(visible, words)):
                 longer = f"{shown}   {word}" if shown else word
                 shown = longer if len(longer) <= room else shown
             ax.text(column * wide + 0.08, row + 0.5, shown, fontsize=SMALL, va="center")
@@ -105,11 +143,15 @@ def table_of_words(title: str, columns: Mapping[str, Sequence[Sequence[str]]]) -
 
 
 @in_few_colours
-def expert_words(words: Mapping[int, Sequence[Sequence[str]]], share: float, tokens: int) -> Figure:
-    """The words typical of each expert, a column a layer. `share` of `tokens` such words went there on other texts."""
+def expert_words(
+    words: Mapping[int, Sequence[Sequence[str]]], share: Float[Tensor, "2"], half: Float[Tensor, "2"], tokens: int
+) -> Figure:
+    """The words typical of each expert, a column a layer; and of `tokens` such words on other texts, the share that
+    went there, and that which went to the layer's busiest expert."""
     experts = len(next(iter(words.values())))
-    title = f"On the other questions, {spoken(share)} of these words go to the expert that they are typical of; "
-    title += f"an even share is {percent(1 / experts)} (n\u00a0=\u00a0{tokens:,})"
+    there, busiest = (f"{spoken(float(one))} ± {rounded(100 * float(by))}" for one, by in zip(share, half, strict=True))
+    title = f"On the other questions, {there} of these words go to the expert that they are typical of, {busiest} to "
+    title += f"the busiest expert of the layer (n\u00a0=\u00a0{tokens:,})"
     figure = table_of_words(title, {f"layer {layer}": rows for layer, rows in words.items()})
     figure.alt = (
         f"A table of {len(words)} layers and {experts} experts; each cell lists the words most typical of that expert. "
@@ -132,7 +174,8 @@ def word_loyalty(
     title = (
         f"Of {len(labels)} words read {int(counts.min())} times or more, {span(many, '{:.0f}')} of a layer send 90% "
     )
-    title += f"of their tokens to one expert; “{labels[int(loyal.mean(0).argmin())]}” changes most"
+    pale = [f"“{labels[at]}”" for at in loyal.mean(0).argsort(stable=True)[:3].tolist()]
+    title += f"of their tokens to one expert; {', '.join(pale)} change most"
     order = loyal.mean(0).argsort(descending=True, stable=True)
     high = 0.22 * len(layers)
     figure, panels = line_panels(title, len(labels), 44, 0.2, high)
@@ -169,13 +212,16 @@ def token_to_token(
     share: Float[Tensor, "layers"],
     half: Float[Tensor, "layers"],
     controls: Mapping[str, Float[Tensor, "layers"]],
+    apart: tuple[Float[Tensor, "layers"], Float[Tensor, "layers"]],
     layers: Sequence[int],
     pairs: int,
 ) -> Figure:
-    """How often a token takes the expert of the token before it, with what chance would give."""
-    last = list(controls)[-1]
-    title = f"A token takes the expert of the one before it in {span(share)}; {last}: {span(controls[last])} "
-    title += f"(n\u00a0=\u00a0{pairs:,})"
+    """How often a token takes the expert of the token before it, with what chance would give.
+
+    `apart` is the difference from the last control and half of its 95% interval.
+    """
+    title = f"Neighbours share an expert in {span(share)} of pairs; compared with {list(controls)[-1]}: "
+    title += f"{sides(*apart, layers)} (n\u00a0=\u00a0{pairs:,})"
     figure = beside_controls(title, share, half, controls, [f"layer {layer}" for layer in layers])
     figure.axes[0].set_ylabel("same expert as before")
     figure.axes[0].yaxis.set_major_formatter(percent)
@@ -194,9 +240,10 @@ def layer_to_layer(
     """How many bits a token's expert in one layer tells about its expert in the next, with controls."""
     if not len(told):
         return new_figure("Only one layer has a router: there is no next one to tell", 7.0, 0.6)
-    last = list(controls)[-1]
-    title = f"A layer's expert tells {span(told, '{:.2f}')} bits about the next layer's; {last}: "
-    title += f"{span(controls[last], '{:.2f}')} (n\u00a0=\u00a0{tokens:,})"
+    beyond = told - list(controls.values())[-1]
+    title = f"A layer's expert tells {span(told, '{:.2f}')} bits about the next layer's, {span(beyond, '{:.2f}')} of "
+    title += f"them more than {list(controls)[-1]}: sure in {int((beyond > half).sum())} of {len(told)} pairs "
+    title += f"(n\u00a0=\u00a0{tokens:,})"
     places = [f"{one} to {two}" for one, two in pairwise(layers)]
     figure = beside_controls(title, told, half, controls, places)
     figure.axes[0].set(ylabel="bits", xlabel="layers")
@@ -220,7 +267,7 @@ def co_activation(
     high = min(2.0, 0.15 * experts + 0.35)
     lines = (len(layers) + 3) // 4
     figure = new_figure(title, 2.2 + 1.55 * max(2, min(4, len(layers))), 0.9 + lines * (high + 0.5))
-    top = max(2.0, min(4.0, float(sure.max())))
+    top = max(2.0, float(sure.max()))
     for number, (ax, first, last) in enumerate(small_multiples(figure, len(layers))):
         rows = enumerate(ratio[number].tolist())
         texts = [
@@ -232,7 +279,7 @@ def co_activation(
         label_axis(ax.xaxis, range(experts) if last else [""], 1.4)
         label_axis(ax.yaxis, range(experts) if first else [""], high)
     colour_bar(figure, image, "times as often as by load", format="{x:g}")
-    figure.alt = f"{title}. For each layer a table of experts by experts; numbers stand where it is far from 1."
+    figure.alt = f"{title}. For each layer a table of experts by experts; numbers stand below 0.5 and above 1.5."
     return figure
 
 
@@ -240,11 +287,13 @@ def co_activation(
 def changes_of_loss(changes: Mapping[str, Float[Tensor, "places chats"]], places: Sequence[str], own: str) -> Figure:
     """By how much each chat's loss rises, compared with the `own` way: the mean and its 95% interval, at each place."""
     found = {name: (rise.double().mean(1), half_interval(rise.double())) for name, rise in changes.items()}
-    worst = max(found, key=lambda name: float(found[name][0].max()))
+    sure = {name: mean.where(mean > half, 0.0) for name, (mean, half) in found.items()}
+    worst = max(sure, key=lambda name: float(sure[name].max()))
     mildest = min(found, key=lambda name: float(found[name][0].max()))
-    row = int(found[worst][0].argmax())
-    title = f"Largest rise: {worst}, {float(found[worst][0][row]):.2g} ± {rounded(float(found[worst][1][row]))} nats "
+    row = int(sure[worst].argmax())
+    title = f"Largest sure rise: {worst}, {float(sure[worst][row]):.2g} ± {rounded(float(found[worst][1][row]))} nats "
     title += f"a token at {places[row]}"
+    title = title if sure[worst][row] > 0 else "No rise whose interval leaves out 0"
     title += f"; {mildest}: at most {float(found[mildest][0].max()):.2g}" * (worst != mildest)
     count = next(iter(changes.values())).shape[1]
     figure = new_figure(f"{title} (n\u00a0=\u00a0{count} chats)", 7.2, 2.7)

@@ -4,14 +4,18 @@ from itertools import combinations
 
 import pytest
 import torch
+from helpers import unchecked
 
 from qwen3_scratch import Error, forward, load_checkpoint
 from qwen3_scratch.inside.heads import (
     by_text,
     copying,
     even_weights,
+    exchange_words,
     first_place,
     first_token,
+    followed,
+    gathered_on,
     induction,
     largest_t,
     looked,
@@ -182,6 +186,7 @@ def test_values_from_another_pass_change_what_is_said_and_not_where_heads_look(t
     assert not torch.equal(keys.looks, whole.looks)
 
 
+@unchecked()  # many passes of one form, whose shapes other tests check
 @torch.inference_mode()
 def test_one_early_head_is_missed_in_the_keys_of_look_up_heads_and_another_in_their_queries(tiny, lookups):
     seekers = seekers_of(tiny, lookups)
@@ -199,6 +204,7 @@ def test_one_early_head_is_missed_in_the_keys_of_look_up_heads_and_another_in_th
     assert weight("q", for_queries) < 0.6 * whole < 0.8 * whole < weight("k", for_queries)
 
 
+@unchecked()  # many passes of one form, whose shapes other tests check
 @torch.inference_mode()
 def test_the_heads_that_look_the_answer_up_cost_more_than_any_as_many_of_their_layer(tiny, lookups):
     seekers = seekers_of(tiny, lookups)
@@ -238,3 +244,40 @@ def test_the_best_of_many_by_chance_is_told_from_one_that_is_truly_off_zero():
     noise[:, 2, 3] += 1
     t, p = largest_t(noise)
     assert int(t.abs().argmax()) == 2 * 8 + 3 and p < 0.01
+
+
+def test_an_exchange_puts_one_other_word_of_the_notes_where_the_word_read_was(lookups):
+    exchange = exchange_words(lookups)
+    whole = exchange.lookups.token_ids
+    assert exchange.elsewhere.any(1).all() and not (exchange.elsewhere & lookups.followers).any()
+    for step, (row, at) in enumerate(zip(whole, lookups.query.tolist(), strict=True)):
+        read, other = row[at], exchange.in_query[step, at]
+        assert (exchange.in_query[step] != row).nonzero().tolist() == [[at]]
+        before = exchange.elsewhere[step].nonzero()[:, 0] - 1
+        assert (row[before] == other).all() and (exchange.in_notes[step, before] == read).all()
+        changed = exchange.in_notes[step] != row
+        assert {*row[changed].tolist()} == {*exchange.in_notes[step, changed].tolist()} == {int(read), int(other)}
+        assert not changed[at:].any()
+
+
+@unchecked()  # passes of one form, whose shapes other tests check
+@torch.inference_mode()
+def test_look_up_heads_follow_what_two_early_heads_say(tiny, lookups):
+    layer, numbers = 1, [head for at, head in seekers_of(tiny, lookups) if at == 1]
+    exchange = exchange_words(lookups)
+
+    def shares(head, part):
+        return followed(tiny.weights, tiny.config, exchange, head, layer, part)[:, numbers].mean((1, 2)).tolist()
+
+    earlier = [(0, head) for head in range(tiny.config.num_attention_heads)]
+    for part in "kq":
+        *others, (there, moved) = sorted((shares(head, part) for head in earlier), key=lambda both: both[1])
+        assert there < 0.1 < 0.5 < moved
+        assert all(stays > 0.6 and goes < 0.1 for stays, goes in others)
+    assert shares(earlier[0], "")[0] > 0.6 > 0.1 > shares(earlier[0], "")[1]
+
+
+@torch.inference_mode()
+def test_a_head_that_gathers_on_the_same_text_gathers_what_it_gathers(tiny, lookups):
+    same = gathered_on(tiny.weights, tiny.config, lookups.token_ids, (2, 3))
+    assert torch.equal(margins(tiny.weights, tiny.config, lookups, same), margins(tiny.weights, tiny.config, lookups))

@@ -25,6 +25,7 @@ from qwen3_scratch.inside.routers import (
     tally,
     together,
     told_next,
+    words_of,
 )
 from qwen3_scratch.model import forward
 from qwen3_scratch.tiny.corpus import DOMAINS
@@ -116,7 +117,8 @@ def test_a_word_that_follows_its_neighbour_is_guessed_from_it_and_from_nothing_e
     words, before = [9] * 16, [1, 2] * 8
     reading = made([0, 3] * 8, words, before, [at // 4 for at in range(16)])
     told = context_tells(reading, 0, 9, 4)
-    assert told["the token before"] == (1.0, 0.0) and told["the domain"][0] == told["nothing"][0] == 0.5
+    assert told["the token before"][:2] == (1.0, 0.5) and told["the domain"].share == told["nothing"].share == 0.5
+    assert told["the domain"].gain == told["the domain"].within == 0.0
     assert by_context(reading, 0, 9, reading.before[0], 4) == [(1, 0, 8, 8), (2, 3, 8, 8)]
     rare = reading.before[0].clone()
     rare[:2] = 7  # a context that is met twice proves nothing
@@ -133,8 +135,16 @@ def test_a_mean_vector_is_that_of_the_other_half_of_the_questions():
 def test_words_that_are_typical_of_several_count_for_the_one_where_they_stand_higher():
     reading = made([0, 1, 1, 0], [5, 6, 5, 7], [0] * 4, [0, 0, 1, 1])
     texts, every = ["a", "b", "a", "c"], torch.ones(4, dtype=torch.bool)
-    assert kept_words(reading, {0: [["a", "b"], ["b", "a"]]}, texts, every) == (2, 3)
-    assert kept_words(reading, {}, texts, every) == (0, 0)
+    some = torch.tensor([True, True, True, False])  # the other one goes to expert 0: the busiest
+    kept, whose = kept_words(reading, {0: [["a", "b"], ["b", "a"]]}, texts, some)
+    assert kept.tolist() == [[True, True, False], [True, False, False]] and whose.tolist() == [0, 0, 1]
+    kept, whose = kept_words(reading, {}, texts, every)
+    assert mean_by_question(kept, whose)[0].tolist() == [0, 0]
+
+
+def test_what_an_expert_reads_in_a_domain_is_counted():
+    reading = made([1, 1, 1, 0], [5, 6, 6, 6], [0] * 4, [0, 0, 1, 1])
+    assert words_of(reading, 0, 1, 0) == [(6, 2), (5, 1)] and words_of(reading, 0, 2, 0) == []
 
 
 def test_neighbours_are_only_within_a_question():

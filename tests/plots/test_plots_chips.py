@@ -67,3 +67,9 @@ def test_a_word_is_highlighted_at_every_place():
 def test_a_line_break_ends_the_line():
     first, broken, after = plots.word_chips(["a", "b⏎", "c"], [0]).axes[0].patches
     assert first.get_bbox().y0 == broken.get_bbox().y0 < after.get_bbox().y0
+
+
+def test_an_empty_block_of_thoughts_stays_in_one_line():
+    labels = ["assistant", "⏎", "<think>", "⏎⏎", "</think>", "⏎⏎", "Leo"]
+    tops = [chip.get_bbox().y0 for chip in plots.word_chips(labels, [6]).axes[0].patches]
+    assert tops[0] == tops[1] < tops[2] == tops[3] == tops[4] == tops[5] < tops[6]

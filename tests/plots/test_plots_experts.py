@@ -5,6 +5,7 @@ import torch
 from drawings import title
 
 from qwen3_scratch import plots
+from qwen3_scratch.model import Route
 
 DOMAINS = ("stories", "sums")
 
@@ -18,7 +19,8 @@ def test_the_test_of_chance_counts_the_layers_that_each_kind_of_chance_reaches()
     measured, words = torch.tensor([0.5, 0.6, 0.7]), torch.tensor([0.3, 0.4, 0.5])
     figure = plots.information_test(measured, shuffled, random, words, [0, 2, 3])
     expected = (
-        "Shuffles reach the measured bits in 1 of 3 layers, random routers in 2; the words alone tell 0.40 bits of 0.60"
+        "Shuffles reach the measured bits in 1 of 3 layers, random routers in 2; of the bits, the words alone tell 60% "
+        "in layer 0, 71% in layer 3"
     )
     assert title(figure) == expected
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["layer 0", "layer 2", "layer 3"]
@@ -32,13 +34,50 @@ def test_guesses_are_titled_by_the_mean_of_the_best_and_drawn_layer_by_layer_wit
     right = {name: (torch.tensor(shares), torch.tensor([0.01, 0.02])) for name, shares in
              {"nothing": [0.2, 0.4], "word": [0.7, 0.9]}.items()}  # fmt: skip
     figure = plots.route_guesses(right, 1234, [1, 4])
-    assert title(figure) == "80% of the experts are guessed right from word, 30% from nothing (n = 1,234)"
+    assert title(figure) == "80% of the experts are guessed right from the word alone, 30% from nothing (n = 1,234)"
     ax = figure.axes[0]
     heights = [[bar.get_height() for bar in bars] for bars in ax.containers if hasattr(bars, "patches")]
     assert heights == [pytest.approx([0.2, 0.4]), pytest.approx([0.7, 0.9])]
     ends = [segment[:, 1].tolist() for lines in ax.collections for segment in lines.get_segments()]
     assert ends[:2] == [pytest.approx([0.19, 0.21]), pytest.approx([0.38, 0.42])]
     assert [label.get_text() for label in ax.get_xticklabels()] == ["layer 1", "layer 4"]
+
+
+def test_a_pair_stands_at_the_end_of_the_title():
+    right = {
+        name: (torch.tensor([share]), torch.zeros(1)) for name, share in {"word": 0.7, "word + domain": 0.8}.items()
+    }
+    said = title(plots.route_guesses(right, 10))
+    assert said == "70% of the experts are guessed right from the word alone; 80% from word + domain (n = 10)"
+
+
+def test_an_expert_that_is_busy_everywhere_is_not_named_for_a_domain():
+    counts = torch.tensor([[40.0, 0.0, 60.0], [10.0, 20.0, 70.0]])
+    figure = plots.domain_experts(counts, DOMAINS, 2)
+    assert title(figure) == (
+        "Layer 2: expert 0 gets 40% of stories and at most 10% of any other domain, expert 1 gets 20% of sums and at "
+        "most 0% of any other domain; expert 2 gets 60% or more of each"
+    )
+    shades = figure.axes[0].images[0].get_array()
+    assert shades[:, 2].tolist() == pytest.approx([60 / 65, 70 / 65]) and shades[0, 0] == pytest.approx(1.6)
+
+
+def test_words_that_stand_twice_are_titled_by_the_layers_in_which_they_keep_their_expert():
+    def routes(*layers):
+        return {
+            number: Route(torch.ones(len(first), 1), torch.tensor(first)[:, None], torch.zeros(len(first), 8))
+            for number, first in enumerate(layers)
+        }
+
+    twice = ["has", "kite", "has", "kite"]
+    both = plots.word_routes(routes([1, 2, 1, 2], [3, 4, 3, 4], [1, 2, 3, 4]), twice)
+    assert title(both) == "Both repeated words keep their expert in layers 0 and 1 and change it in layer 2"
+    mixed = plots.word_routes(routes([1, 2, 1, 3]), twice)
+    assert title(mixed) == "Both repeated words part ways in layer 0"
+    alone = plots.word_routes(routes([1, 2, 1, 3]), ["a", "b", "a", "c"])
+    assert title(alone) == "The repeated “a” keeps its expert in layer 0"
+    none = plots.word_routes(routes([1, 2]), ["a", "b"])
+    assert title(none).startswith("2 distinct paths")
 
 
 def test_the_worst_knock_out_is_named_with_its_interval_and_numbers_stand_where_that_leaves_out_0():

@@ -45,6 +45,8 @@ def test_tensors_are_drawn_to_one_scale_and_counted_as_often_as_they_are_there()
     areas = [box.get_width() * box.get_height() for box in bar]
     assert [area / sum(areas) for area in areas] == pytest.approx([16 / 48, 8 / 48, *[8 / 48] * 3])
     texts = [text.get_text() for text in figure.axes[0].texts]
+    (bracket,) = figure.axes[0].lines
+    assert list(bracket.get_xdata()[1:3]) == pytest.approx([up.get_x(), up.get_x() + up.get_width()])
     assert texts.count("up") == 2  # above its matrix, and in the bar of the first expert
     assert {"one of 3 experts", "expert 0", "expert 1", "expert 2"} < set(texts)
     assert title(plots.tensor_sizes({"up": [4, 2], "norm": [8]})) == "The largest tensor of the layer is up"
@@ -104,9 +106,10 @@ def shades(patches):
     return list(dict.fromkeys(patch.get_facecolor() for patch in sorted(patches, key=lambda patch: patch.get_x())))
 
 
-def test_what_is_too_thin_to_be_seen_is_marked_below():
+def test_what_is_too_thin_to_be_seen_is_marked_above_where_no_line_crosses():
     whole, _ = plots.file_layout([("header", 1), ("experts", 999), ("norms", 1), ("experts", 999)], (1, 1000)).axes
     assert [float(line.get_xdata()[0]) for line in whole.lines] == pytest.approx([0.0005, 1.0005])
+    assert all(line.get_ydata()[0] > 1 for line in whole.lines)
 
 
 STEPS = [["l", "o", "w", "e", "r"], ["l", "o", "w", "er"], ["lo", "w", "er"], ["low", "er"]]

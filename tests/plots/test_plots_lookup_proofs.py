@@ -36,6 +36,11 @@ def test_a_best_sink_within_its_interval_of_an_even_look_is_called_none():
     assert title(figure) == "L1H6, the best, parks no more on the first place than an even look would"
 
 
+def test_a_best_sink_that_is_not_far_above_an_even_look_is_called_weak():
+    figure = plots.sink_trials(about([0.2, 0.1, 0.1, 0.1]), (1, 6), "<s>", 0.1)
+    assert title(figure) == "L1H6, the best, is a weak sink: 20% on the first place, an even look 10%"
+
+
 def test_the_head_without_which_most_is_lost_is_named_with_its_control():
     left = {"repeats": about([0.4, 0.1, 0.4, 0.4]), "control: the sink": about([0.5, 0.45, 0.5, 0.5])}
     figure = plots.blinded(left, (0.4, 0.5), HEADS, "rows")
@@ -51,7 +56,9 @@ def test_the_costliest_head_and_the_costliest_of_those_that_look_up_are_told_apa
 def test_a_group_is_ranked_among_all_of_its_size():
     groups = [((1, 0), (1, 1)), ((1, 0), (1, 2)), ((1, 1), (1, 2))]
     figure = plots.group_costs(about([9.0, 4.0, 3.0]), groups, groups[0])
-    assert title(figure) == "L1H0 and L1H1 cost 9.0 nats, the most of 3 groups; best other: 4.0"
+    assert title(figure) == "L1H0 and L1H1 cost 9.0 nats, the most of 3 groups; next, with 1 of them: 4.0"
+    shown = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert shown == ["2 look-up heads", "1 look-up head"]
     assert "rank 2 of 3 groups" in title(plots.group_costs(about([3.0, 4.0, 1.0]), groups, groups[0]))
 
 
@@ -85,8 +92,10 @@ def test_the_steps_are_told_at_which_heads_and_stories_pass_one_half():
     look_ups[2:, 1, 0], look_ups[3, 1, 1] = 0.9, 0.8
     steps = torch.tensor([100, 200, 300, 400])
     figure = plots.heads_over_training(steps, look_ups, {200: 0.1, 400: 0.9}, 0.02)
-    said = "2 look-up heads, the first by step 300, the last by step 400; half the stories right by step 400"
-    assert title(figure) == said
+    said = "2 look-up heads, the first by step 300, the last by step 400; when stories are next asked, at step 400, "
+    assert title(figure) == said + "90% are right"
+    label = figure.axes[0].get_xlabel()
+    assert "scored every 100 steps" in label and "asked every 200" in label
     look_ups[2, 1, 1] = 0.8
     assert title(plots.heads_over_training(steps, look_ups, {}, 0.02)) == "2 look-up heads, all by step 300"
     look_ups[3, 1, 1] = 0.1

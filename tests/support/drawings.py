@@ -230,8 +230,12 @@ DRAWINGS = {  # each from a number of tokens
     "route_map, deep": lambda n: plots.route_map(random_routes(n // 3 + 1, 28, 2, 1), labels(n // 3 + 1)),
     "mixture_layer": lambda n: plots.mixture_layer(random_routes(n)[0], labels(n)),
     "mixture_layer, top-1 of 2": lambda n: plots.mixture_layer(random_routes(n, 1, 2, 1)[0], labels(n)),
-    "dispatch_order": lambda n: plots.dispatch_order(random_routes(n)[0].experts, labels(n)),
-    "dispatch_order, top-4 of 16": lambda n: plots.dispatch_order(random_routes(n, 1, 16, 4)[0].experts, labels(n)),
+    "dispatch_order": lambda n: plots.dispatch_order(
+        random_routes(n)[0].experts, random_routes(n)[0].weights, labels(n)
+    ),
+    "dispatch_order, top-4 of 16": lambda n: plots.dispatch_order(
+        random_routes(n, 1, 16, 4)[0].experts, random_routes(n, 1, 16, 4)[0].weights, labels(n)
+    ),
     "router_probabilities": lambda n: plots.router_probabilities(
         random_routes(n)[0].logits.softmax(-1), random_routes(n)[0].experts, labels(n), range(0, n, 3)
     ),
@@ -404,18 +408,26 @@ DRAWINGS = {  # each from a number of tokens
     "information_test": lambda n: plots.information_test(*experts_by_chance(4, n)),
     "information_test, deep": lambda n: plots.information_test(*experts_by_chance(28, n)),
     "information_test, one layer": lambda n: plots.information_test(*experts_by_chance(1, n), layers=[3]),
+    "word_routes": lambda n: plots.word_routes(random_routes(n), labels(n)),
+    "domain_experts": lambda n: plots.domain_experts(torch.rand(6, 8).mul(100 * n), DOMAINS, 3),
+    "domain_experts, 16": lambda n: plots.domain_experts(torch.rand(2, 16).mul(n), ["a", "stories"], 27),
     "route_guesses": lambda n: plots.route_guesses(guesses(4), 1000 * n),
     "route_guesses, deep": lambda n: plots.route_guesses(guesses(28), n),
     "expert_knockouts": lambda n: plots.expert_knockouts(damage(), DOMAINS),
     "expert_knockouts, top-4 of 16": lambda n: plots.expert_knockouts(torch.randn(5, 16, 6, 2) - 3, DOMAINS),
     "expert_knockouts, one layer": lambda n: plots.expert_knockouts(torch.ones(1, 2, 2, 1), ["a", "b"], [27]),
-    "expert_words": lambda n: plots.expert_words(expert_table(4, 8, n), 0.65, 100 * n),
-    "expert_words, 128 experts": lambda n: plots.expert_words(expert_table(4, 128, n), 0.01, n),
-    "expert_words, one layer": lambda n: plots.expert_words({27: [labels(n), []]}, 1.0, n),
+    "expert_words": lambda n: plots.expert_words(expert_table(4, 8, n), *torch.rand(2, 2), 100 * n),
+    "expert_words, 128 experts": lambda n: plots.expert_words(expert_table(4, 128, n), *torch.rand(2, 2) / 50, n),
+    "expert_words, one layer": lambda n: plots.expert_words({27: [labels(n), []]}, torch.ones(2), torch.zeros(2), n),
     "word_loyalty": lambda n: plots.word_loyalty(*loyal_words(4, n)),
     "word_loyalty, one layer": lambda n: plots.word_loyalty(*loyal_words(1, n)),
     "token_to_token": lambda n: plots.token_to_token(
-        torch.linspace(0.1, 0.5, 4), torch.full((4,), 0.02), controls(4), [0, 1, 2, 3], 1000 * n
+        torch.linspace(0.1, 0.5, 4),
+        torch.full((4,), 0.02),
+        controls(4),
+        torch.full((2, 4), 0.05),
+        [0, 1, 2, 3],
+        1000 * n,
     ),
     "layer_to_layer": lambda n: plots.layer_to_layer(
         *torch.linspace(0.1, 0.5, min(n, 27)).repeat(2, 1) / torch.tensor([[1], [9]]),
@@ -443,9 +455,12 @@ DRAWINGS = {  # each from a number of tokens
     "looks_by_distance": lambda n: plots.looks_by_distance(
         *torch.rand(2, 2, 5, 3, n + 3, n + 3, generator=torch.Generator().manual_seed(n)) / n
     ),
-    "met_angles": lambda n: plots.met_angles(speeds(n), 256, 1024),
+    "met_angles": lambda n: plots.met_angles(speeds(n), 51, 182, 1024),
     "slowed_pairs": lambda n: plots.slowed_pairs(
-        {"default": speeds(n), "linear": speeds(n) / 4, "dynamic": speeds(n) ** 1.1, "yarn": speeds(n) / 2}
+        {
+            name: {"default": speeds(m), "linear": speeds(m) / 4, "dynamic": speeds(m) ** 1.1, "yarn": speeds(m) / 2}
+            for name, m in {"here": n, "in Qwen3's shape": 64}.items()
+        }
     ),
     "loss_over_gaps": lambda n: plots.loss_over_gaps(
         {name: torch.rand(min(n, 12), 40) for name in ("default", "linear", "dynamic", "yarn")},

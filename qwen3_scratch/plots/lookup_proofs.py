@@ -140,7 +140,8 @@ def group_costs(
     shared = [len({*found} & {*groups[number]}) for number in order]  # look-up heads in each group
     best = next((place for place in range(len(order)) if place != at), None)
     if best is not None:
-        title += f"; next, with {shared[best]} of them: {float(means[order[best]]):.1f}"
+        rank = "next" if at == 0 else "best other"
+        title += f"; {rank}, with {shared[best]} of them: {float(means[order[best]]):.1f}"
     figure = new_figure(title, 8.6, 2.6)
     ax = figure.subplots()
     for count in sorted({*shared}, reverse=True):

@@ -16,6 +16,7 @@ from .canvas import (  # fmt: skip
     SMALL,
     Figure,
     draw_lines,
+    legend_beside,
     logarithmic,
     new_figure,
     styled,
@@ -199,7 +200,7 @@ def growing_scores(
     logarithmic(ax.xaxis, factors, base=2)
     logarithmic(ax.yaxis, parts=(1, 3))
     ax.set(xlabel="queries and keys, so many times as large", ylabel="largest score of all heads")
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside right center", frameon=False)
+    legend_beside(figure, ax)
     said = (without[0], without[-1], normed[0], normed[-1], bound)
     written = [f"{each:,.0f}" if each >= 100 else f"{each:.3g}" for each in said]
     figure.alt = f"Two lines over the factor. Without QK-norm the largest score goes from {written[0]} to {written[1]}"

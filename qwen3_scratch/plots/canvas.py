@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import XAxis, YAxis
 from matplotlib.colorbar import Colorbar
 from matplotlib.colors import PowerNorm
-from matplotlib.image import AxesImage
+from matplotlib.image import AxesImage, imread, imsave
 from matplotlib.ticker import LogLocator, NullLocator
 from torch import Tensor
 
@@ -48,6 +48,7 @@ class Figure(matplotlib.figure.Figure):
     """
 
     alt = ""  # set by the function that draws; else the titles and axes are named
+    few_colours = False  # set where there are no shades: 16 steps of each colour show the same in half of the bytes
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
         png, about = self._repr_png_()  # first, since layout and ticks are settled while it is drawn
@@ -58,6 +59,10 @@ class Figure(matplotlib.figure.Figure):
     def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
         file = io.BytesIO()
         self.savefig(file, format="png", dpi=120)
+        if self.few_colours:
+            levels = (imread(io.BytesIO(file.getvalue())) * 15).round() / 15
+            file = io.BytesIO()
+            imsave(file, levels, format="png", pil_kwargs={"optimize": True})
         width, height = (round(inches * 96) for inches in self.get_size_inches())
         return file.getvalue(), {"width": width, "height": height}
 
@@ -71,11 +76,15 @@ def token_labels(tokenizer: Tokenizer | None, token_ids: Iterable[Any], limit: i
             text = raw.decode() or f"#{token}"  # no tokenizer, or a row of the embedding behind its vocabulary
         except UnicodeDecodeError:
             text = f"<{raw.hex()}>"
-        text = text.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥")
-        text = "".join(character if ord(character) in _glyphs() else "□" for character in text)
+        text = "".join(character if ord(character) in _glyphs() else "□" for character in with_signs(text))
         return text if len(text) <= limit else text[: limit - 1] + "…"
 
     return [label(int(token)) for token in token_ids]
+
+
+def with_signs(text: str) -> str:
+    """Spaces, line breaks and tabs as signs: a word with a space before it and one without are two tokens."""
+    return text.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥")
 
 
 @cache
@@ -126,6 +135,25 @@ def percent(share: float, place: int | float | None = None) -> str:
 def spoken(share: float) -> str:
     """A percentage for a sentence: two digits, as far as they are more than a tenth of a percent."""
     return f"{share:,.0%}" if share >= 0.0995 else f"{share:.1%}" if share >= 0.0005 or share <= 0 else "<0.1%"
+
+
+def layers_named(layers: Sequence[int]) -> str:
+    """Some layers in a sentence, as in `layers 0 to 2 and 5`; many that stand apart are counted."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    if len(runs) > 4:
+        return f"{len(layers)} layers"
+    *most, last = [part for run in runs for part in ([f"{run[0]} to {run[-1]}"] if len(run) > 2 else map(str, run))]
+    return f"layer{'s' * (len(layers) > 1)} " + " and ".join([", ".join(most)] * bool(most) + [last])
+
+
+def legend_beside(figure: Figure, ax: Axes, **options: Any) -> None:
+    """The entries of one panel, to the right of all."""
+    figure.legend(*ax.get_legend_handles_labels(), frameon=False, loc="outside right center", **options)
 
 
 def colour_bar(figure: Figure, image: AxesImage, label: str, **options: Any) -> Colorbar:

@@ -21,12 +21,12 @@ from .canvas import (  # fmt: skip
     half_interval,
     heatmap,
     label_axis,
+    layers_named,
     new_figure,
     percent,
     small_multiples,
     styled,
 )
-from .router_findings import in_few_colours, named
 from .routing import route_map
 
 __all__ = ["domain_experts", "expert_knockouts", "information_test", "route_guesses", "word_routes"]
@@ -52,7 +52,7 @@ def word_routes(routes: Mapping[int, Route], labels: Sequence[str]) -> Figure:
     }
     who = {1: f"The repeated “{labels[again[0][0]]}”", 2: "Both repeated words"}
     one = len(again) == 1
-    said = [f"{verb.format('s' * one)} in {named(layers)}" for verb, layers in how.items() if layers]
+    said = [f"{verb.format('s' * one)} in {layers_named(layers)}" for verb, layers in how.items() if layers]
     title = f"{who.get(len(again), f'All {len(again)} repeated words')} {', '.join(said[:-1])}"
     title = f"{title} and {said[-1]}" if len(said) > 1 else title + said[-1]
     title = title.replace("their", "its") if one else title
@@ -91,7 +91,7 @@ def domain_experts(counts: Float[Tensor, "domains experts"], domains: Sequence[s
     return figure
 
 
-@in_few_colours
+@styled
 def information_test(
     measured: Float[Tensor, "layers"],
     shuffled: Float[Tensor, "shuffles layers"],
@@ -130,10 +130,11 @@ def information_test(
     drawn: list[Any] = [*ax.containers, *ax.lines[:2]]
     figure.legend(drawn, names, loc="outside lower left", ncols=4, frameon=False)
     figure.alt = f"{title}. For each layer two histograms of chance, a thick line where the measured bits are."
+    figure.few_colours = True
     return figure
 
 
-@in_few_colours
+@styled
 def route_guesses(
     right: Mapping[str, tuple[Float[Tensor, "layers"], Float[Tensor, "layers"]]],
     tokens: int,
@@ -165,6 +166,7 @@ def route_guesses(
     figure.legend(title="known:", frameon=False, loc="outside right center")
     said = ", ".join(f"{name} {mean:.0%}" for name, mean in means.items())
     figure.alt = f"Bars with 95% intervals for each layer. Means of all layers, by what is known: {said}."
+    figure.few_colours = True
     return figure
 
 

@@ -19,6 +19,7 @@ from .canvas import (  # fmt: skip
     half_interval,
     heatmap,
     label_axis,
+    legend_beside,
     new_figure,
     percent,
     spoken,
@@ -135,6 +136,6 @@ def sink_trials(shares: Float[Tensor, "trials n"], head: tuple[int, int], token:
     ax.set(ylim=(3.5, -0.5), xlabel=f"share of the weight (n = {shares.shape[1]} chats, bars: 95%)")
     ax.set_yticks(range(4), names)
     ax.xaxis.set_major_formatter(percent)
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside right center", frameon=False)
+    legend_beside(figure, ax)
     figure.alt = f"Four bars with intervals, what {name} gives to the first place and after three changes. {title}."
     return figure

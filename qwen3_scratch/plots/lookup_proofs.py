@@ -17,6 +17,7 @@ from .canvas import (  # fmt: skip
     Figure,
     half_interval,
     label_axis,
+    legend_beside,
     new_figure,
     percent,
     spoken,
@@ -44,8 +45,10 @@ def bars(ax: Axes, groups: Mapping[str, Float[Tensor, "bars n"]]) -> None:
         ax.bar(places, heights, wide, fc=face, ec=DARK, hatch=hatch, lw=0.5, label=name, **error)
 
 
-def outside_legend(figure: Figure, ax: Axes) -> None:
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside right center", frameon=False)
+def names_of_all(count: int, heads: int) -> list[str]:
+    """A label for each of `count` heads, `heads` a layer: where they are few, the layer only with its first one."""
+    names = [head_name(*divmod(number, heads)) for number in range(count)]
+    return [f"H{at % heads}" if count <= 36 and at % heads else name for at, name in enumerate(names)]
 
 
 def named(heads: Sequence[Head]) -> str:
@@ -80,7 +83,7 @@ def blinded(
     n = values.shape[1]
     ax.set(ylabel="share of the weight", xlabel=f"the head removed (n = {n} {unit}, bars: 95%; lines: none removed)")
     ax.yaxis.set_major_formatter(percent)
-    outside_legend(figure, ax)
+    legend_beside(figure, ax)
     figure.alt = f"For each removed head two bars: {', '.join(left)}. {title}."
     return figure
 
@@ -113,12 +116,10 @@ def head_costs(
     )
     ax.axhline(margin, color="black", lw=0.9, ls="--", label="all of the margin:\nabove, another\nword wins")
     ax.axhline(0, color="black", lw=0.6)
-    few = len(costs) <= 36
-    names = [head_name(*divmod(number, heads)) for number in range(len(costs))]
-    label_axis(ax.xaxis, [f"H{at % heads}" if few and at % heads else name for at, name in enumerate(names)], 7.2)
+    label_axis(ax.xaxis, names_of_all(len(costs), heads), 7.2)
     ax.set(xlim=(-0.7, len(costs) - 0.3), ylabel="nats of margin lost")
     ax.set_xlabel(f"the head replaced by zero (n = {n} stories; whiskers: 95% of the bar; dark: look-up heads)")
-    outside_legend(figure, ax)
+    legend_beside(figure, ax)
     figure.alt = f"A bar for each head, dark for those that look words up, and a diamond for the mean. {title}."
     return figure
 
@@ -154,7 +155,7 @@ def group_costs(
     ax.axhline(0, color="black", lw=0.6)
     ax.set(xlim=(-0.7, len(order) - 0.3), xticks=(), ylabel="nats of margin lost")
     ax.set_xlabel(f"every {size} heads of layer {found[0][0]}, sorted (n = {n} stories, whiskers: 95%)")
-    outside_legend(figure, ax)
+    legend_beside(figure, ax)
     figure.alt = f"Sorted bars, one for each group of heads, darker with more look-up heads in it. {title}."
     return figure
 
@@ -176,7 +177,7 @@ def specificity(
     label_axis(ax.xaxis, domains, 5.2)
     n = next(iter(rises.values())).shape[1]
     ax.set(ylabel="nats a token more", xlabel=f"domain (n = {n} chats each, bars: 95%)")
-    outside_legend(figure, ax)
+    legend_beside(figure, ax)
     figure.alt = f"For each domain a bar for {', and one for '.join(rises)} removed. {title}."
     return figure
 
@@ -209,7 +210,7 @@ def ways_in(
     label_axis(below.xaxis, [head_name(*at) for at in removed], 6.0)
     n = next(iter(looks.values())).shape[1]
     below.set(ylabel="nats of\nmargin lost", xlabel=f"the head that this part lacks (n = {n} stories, bars: 95%)")
-    outside_legend(figure, below)
+    legend_beside(figure, below)
     figure.alt = f"Two panels of bars for each removed head: weight on the right word, and margin lost. {title}."
     return figure
 
@@ -236,7 +237,7 @@ def copying_and_looking(
     ax.set_ylabel("word looked at is raised most")
     ax.xaxis.set_major_formatter(percent)
     ax.yaxis.set_major_formatter(percent)
-    outside_legend(figure, ax)
+    legend_beside(figure, ax)
     figure.alt = f"A mark for each head by looking (across) and copying (up). {title}."
     return figure
 
@@ -261,9 +262,7 @@ def right_or_wrong_name(differences: Float[Tensor, "n layers heads"], p: float) 
     ax.plot(best, float(rows[best].mean()), "s", **mark)
     ax.legend(frameon=False, loc="upper right")
     ax.axhline(0, color="black", ls="--", lw=0.9)
-    few = len(rows) <= 36
-    names = [head_name(*divmod(number, heads)) for number in range(len(rows))]
-    label_axis(ax.xaxis, [f"H{at % heads}" if few and at % heads else name for at, name in enumerate(names)], 7.8)
+    label_axis(ax.xaxis, names_of_all(len(rows), heads), 7.8)
     ax.set(ylabel="right less wrong", xlabel=f"head (n = {n} stories, bars: 95% of each head alone)")
     ax.yaxis.set_major_formatter(percent)
     figure.alt = f"A dot with an interval for each head, around a line at zero. {title}."
@@ -316,7 +315,7 @@ def heads_over_training(
         ylabel="weight on the word to copy;\nshare of stories",
     )
     ax.yaxis.set_major_formatter(percent)
-    outside_legend(figure, ax)
+    legend_beside(figure, ax)
     names = named([divmod(number, heads) for number in found]) if found else "none"
     figure.alt = f"A line for each head over the steps, dark for {names}, and the stories' share. {title}."
     return figure

@@ -19,6 +19,7 @@ from .canvas import (  # fmt: skip
     Figure,
     half_interval,
     label_axis,
+    legend_beside,
     logarithmic,
     new_figure,
     styled,
@@ -191,7 +192,7 @@ def top_k_loss(
     label_axis(ax.xaxis, top_k, 4.5)
     ax.set(xlabel="experts that answer (grey: number of training)", xlim=(-0.5, len(top_k) - 0.5))
     ax.set_ylabel("loss over loss as trained\n(geometric mean)")
-    figure.legend(*ax.get_legend_handles_labels(), frameon=False, loc="outside right center")
+    legend_beside(figure, ax)
     figure.alt = (
         f"Two lines of geometric means with paired 95% intervals over {len(top_k)} numbers of experts, on a "
         f"logarithmic axis with a line at 1. {title}, over {len(control)} chats."

@@ -23,6 +23,7 @@ from .canvas import (  # fmt: skip
     colour_bar,
     heatmap,
     label_axis,
+    layers_named,
     line_panels,
     new_figure,
     percent,
@@ -153,12 +154,6 @@ def looked_at(words: Sequence[str]) -> str:
         return f"{word} in {times} of {len(words)} layers"
     found = {word: [layer for layer, each in enumerate(words) if each == word] for word in words}
     return ", ".join(f"{word} in {layers_named(layers)}" for word, layers in found.items())
-
-
-def layers_named(layers: Sequence[int]) -> str:
-    """`layer 2`, `layers 0 and 1`, `layers 0, 1 and 3`."""
-    *most, last = map(str, layers)
-    return f"layers {', '.join(most)} and {last}" if most else f"layer {last}"
 
 
 @styled

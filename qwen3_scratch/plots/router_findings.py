@@ -1,20 +1,18 @@
 """What routers are found to do: the words of experts, loyal words, neighbours, other routes, routes over training."""
 
-import io
-from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any, ParamSpec
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from matplotlib.image import imread, imsave
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, NullLocator
 from torch import Tensor
 
 from .canvas import (  # fmt: skip
     DARK,
+    GREY,
     LINES,
     MIDDLE,
     PALE,
@@ -25,12 +23,15 @@ from .canvas import (  # fmt: skip
     half_interval,
     heatmap,
     label_axis,
+    layers_named,
+    legend_beside,
     line_panels,
     new_figure,
     percent,
     small_multiples,
     spoken,
     styled,
+    with_signs,
 )
 
 __all__ = [
@@ -38,30 +39,6 @@ __all__ = [
     "sides", "token_to_token", "word_loyalty",
 ]  # fmt: skip
 MOST_ROWS = 16  # experts that a table of words shows
-P = ParamSpec("P")
-
-
-class FewColours(Figure):
-    """A figure without shades: 16 steps of red, green and blue hold all that it shows, in half of the bytes."""
-
-    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
-        png, about = super()._repr_png_()
-        file = io.BytesIO()
-        levels = (imread(io.BytesIO(png)) * 15).round() / 15
-        imsave(file, levels, format="png", pil_kwargs={"optimize": True})
-        return file.getvalue(), about
-
-
-def in_few_colours(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """A decorator: what is drawn keeps few colours."""
-
-    @wraps(draw)
-    def drawing(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        figure = styled(draw)(*args, **kwargs)
-        figure.__class__ = FewColours
-        return figure
-
-    return drawing
 
 
 def span(values: Tensor, text: str = "{:.0%}") -> str:
@@ -78,25 +55,6 @@ def rounded(half: float) -> str:
     return f"{half:.2g}" if short.lstrip("0.").startswith("1") else short
 
 
-def visible(word: str) -> str:
-    """A word with its blanks and line breaks as signs: with and without a blank in front it is two tokens."""
-    return word.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥")
-
-
-def named(layers: Sequence[int]) -> str:
-    """Some layers in words, as in layers 0 to 2 and 5; many that stand apart are counted."""
-    runs: list[list[int]] = []
-    for layer in layers:
-        if runs and layer == runs[-1][-1] + 1:
-            runs[-1].append(layer)
-        else:
-            runs.append([layer])
-    if len(runs) > 4:
-        return f"{len(layers)} layers"
-    *most, last = [part for run in runs for part in ([f"{run[0]} to {run[-1]}"] if len(run) > 2 else map(str, run))]
-    return f"layer{'s' * (len(layers) > 1)} " + " and ".join([", ".join(most)] * bool(most) + [last])
-
-
 def sides(
     mean: Float[Tensor, "layers"], half: Float[Tensor, "layers"], layers: Sequence[int], text: str = "{:.0%}"
 ) -> str:
@@ -110,13 +68,10 @@ def sides(
         if which:
             low, high = (text.format(float(end)) for end in mean[there].abs().sort().values[[0, -1]])
             by = low if low == high else f"{low} to {high}"
-            found.append(
-                f"{kind} {named(which)} (by {by.replace('%', '')}{' points' * ('%' in text)})".replace(
-                    "by 1 points", "by 1 point"
-                )
-            )
+            unit = "" if "%" not in text else " point" if by == "1%" else " points"
+            found.append(f"{kind} {layers_named(which)} (by {by.replace('%', '')}{unit})")
     rest = [layer for layer, one in zip(layers, (mean.abs() <= half).tolist(), strict=True) if one]
-    return ", ".join([*found, f"no difference shown in {named(rest)}"] if rest else found)
+    return ", ".join([*found, f"no difference shown in {layers_named(rest)}"] if rest else found)
 
 
 def table_of_words(title: str, columns: Mapping[str, Sequence[Sequence[str]]]) -> Figure:
@@ -133,7 +88,7 @@ def table_of_words(title: str, columns: Mapping[str, Sequence[Sequence[str]]]) -
             look: dict[str, Any] = {"fc": (PALE, "white")[row % 2], "ec": "none", "alpha": 0.6}
             ax.add_patch(Rectangle((column * wide, row), wide - 0.06, 1, **look))
             room, shown = int((wide - 0.2) / (SMALL * 0.62 / 72)), ""
-            for word in dict.fromkeys(map(visible, words)):
+            for word in dict.fromkeys(map(with_signs, words)):
                 longer = f"{shown}   {word}" if shown else word
                 shown = longer if len(longer) <= room else shown
             ax.text(column * wide + 0.08, row + 0.5, shown, fontsize=SMALL, va="center")
@@ -142,7 +97,7 @@ def table_of_words(title: str, columns: Mapping[str, Sequence[Sequence[str]]]) -
     return figure
 
 
-@in_few_colours
+@styled
 def expert_words(
     words: Mapping[int, Sequence[Sequence[str]]], share: Float[Tensor, "2"], half: Float[Tensor, "2"], tokens: int
 ) -> Figure:
@@ -153,11 +108,8 @@ def expert_words(
     title = f"On the other questions, {there} of these words go to the expert that they are typical of, {busiest} to "
     title += f"the busiest expert of the layer (n\u00a0=\u00a0{tokens:,})"
     figure = table_of_words(title, {f"layer {layer}": rows for layer, rows in words.items()})
-    figure.alt = (
-        f"A table of {len(words)} layers and {experts} experts; each cell lists the words most typical of that expert. "
-        + title
-        + "."
-    )
+    figure.alt = f"A table of {len(words)} layers and {experts} experts, in each cell its typical words. {title}."
+    figure.few_colours = True
     return figure
 
 
@@ -171,11 +123,9 @@ def word_loyalty(
 ) -> Figure:
     """Words by layers: the expert that most tokens of a word go to, shaded by how many of them do."""
     many = (loyal >= 0.9).sum(1)
-    title = (
-        f"Of {len(labels)} words read {int(counts.min())} times or more, {span(many, '{:.0f}')} of a layer send 90% "
-    )
+    title = f"Of {len(labels)} words read {int(counts.min())} times or more, {span(many, '{:.0f}')} of a layer send "
     pale = [f"“{labels[at]}”" for at in loyal.mean(0).argsort(stable=True)[:3].tolist()]
-    title += f"of their tokens to one expert; {', '.join(pale)} change most"
+    title += f"90% of their tokens to one expert; {', '.join(pale)} change most"
     order = loyal.mean(0).argsort(descending=True, stable=True)
     high = 0.22 * len(layers)
     figure, panels = line_panels(title, len(labels), 44, 0.2, high)
@@ -203,11 +153,12 @@ def beside_controls(
         ax.plot(beside, control.tolist(), form, mfc=face, mec="black", mew=0.7, ms=5.5, ls="none", label=name)
     label_axis(ax.xaxis, places, 5.0)
     ax.set(xlim=(-0.4, len(places) - 0.3), ylim=(0, None))
-    figure.legend(*ax.get_legend_handles_labels(), frameon=False, loc="outside right center")
+    legend_beside(figure, ax)
+    figure.few_colours = True
     return figure
 
 
-@in_few_colours
+@styled
 def token_to_token(
     share: Float[Tensor, "layers"],
     half: Float[Tensor, "layers"],
@@ -229,7 +180,7 @@ def token_to_token(
     return figure
 
 
-@in_few_colours
+@styled
 def layer_to_layer(
     told: Float[Tensor, "pairs"],
     half: Float[Tensor, "pairs"],
@@ -283,7 +234,7 @@ def co_activation(
     return figure
 
 
-@in_few_colours
+@styled
 def changes_of_loss(changes: Mapping[str, Float[Tensor, "places chats"]], places: Sequence[str], own: str) -> Figure:
     """By how much each chat's loss rises, compared with the `own` way: the mean and its 95% interval, at each place."""
     found = {name: (rise.double().mean(1), half_interval(rise.double())) for name, rise in changes.items()}
@@ -303,15 +254,16 @@ def changes_of_loss(changes: Mapping[str, Float[Tensor, "places chats"]], places
         at = [place + 0.16 * (number - (len(found) - 1) / 2) for place in range(len(places))]
         look: dict[str, Any] = {"fmt": form, "mfc": face, "mec": edge, "ecolor": "#555555", "ms": 5, "capsize": 3}
         ax.errorbar(at, mean.tolist(), half.tolist(), label=name, **look)
-    ax.axhline(0, color="#777777", lw=0.8)
+    ax.axhline(0, color=GREY, lw=0.8)
     label_axis(ax.xaxis, places, 5.0)
     ax.set(ylabel="rise of the loss,\nnats a token", xlim=(-0.5, len(places) - 0.5))
-    figure.legend(*ax.get_legend_handles_labels(), frameon=False, loc="outside right center", title=f"instead of {own}")
+    legend_beside(figure, ax, title=f"instead of {own}")
     figure.alt = f"{title}. Points with 95% intervals for {', '.join(changes)} at {', '.join(places)}; 0 is no change."
+    figure.few_colours = True
     return figure
 
 
-@in_few_colours
+@styled
 def routes_over_training(
     steps: Int[Tensor, "steps"],
     settled: Float[Tensor, "steps layers"],
@@ -334,7 +286,8 @@ def routes_over_training(
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.set_ylabel("share with the\nlast step's expert")
     ax.yaxis.set_major_formatter(percent)
-    figure.legend(*ax.get_legend_handles_labels(), frameon=False, loc="outside right center")
+    legend_beside(figure, ax)
     figure.alt = f"{title}. Lines of {len(lines)} layers over the steps, and in grey what loads alone would give: "
     figure.alt += f"{span(chance[:-1])}."
+    figure.few_colours = True
     return figure

@@ -18,6 +18,7 @@ from .canvas import (  # fmt: skip
     colour_bar,
     heatmap,
     label_axis,
+    legend_beside,
     logarithmic,
     new_figure,
     styled,
@@ -104,7 +105,7 @@ def norms_in_the_plane(points: Float[Tensor, "points 2"]) -> Figure:
             title=f"{name}: {steps}", xlabel="first number", xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal"
         )
     figure.axes[0].set_ylabel("second number")
-    figure.legend(*ax.get_legend_handles_labels(), frameon=False, loc="outside right center")
+    legend_beside(figure, ax)
     figure.alt = (
         f"{len(points)} points in a plane; rms_norm moves each along its own ray onto a circle, LayerNorm moves"
         f" all to a falling line first and then along it onto {ends} points."

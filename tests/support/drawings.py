@@ -425,7 +425,7 @@ DRAWINGS = {  # each from a number of tokens
         torch.linspace(0.1, 0.5, 4),
         torch.full((4,), 0.02),
         controls(4),
-        torch.full((2, 4), 0.05),
+        tuple(torch.full((2, 4), 0.05)),
         [0, 1, 2, 3],
         1000 * n,
     ),

@@ -112,7 +112,7 @@ def loss_over_gaps(
     first, *others = losses
     apart = {name: losses[name] - losses[first] for name in others}  # [gaps, chats] each
     mean = {name: each.mean(1) for name, each in apart.items()}
-    error = {name: student / 1.96 * half_interval(each) for name, each in apart.items()}
+    error = {name: half_interval(each, student) for name, each in apart.items()}
     found = []
     for at in range(len(gaps))[-2:]:
         less = [name for name in others if mean[name][at] + error[name][at] < 0]

@@ -1,6 +1,6 @@
 """What drafts that are looked up in the text save: tokens a pass by domain, seconds an answer, and what a pass costs.
 
-The embedded checkpoint answers held-out questions of each domain with thinking, greedily, with drafts and without, plain
+The embedded checkpoint answers held-out questions of each domain with thinking, greedily, drafting and not, plain
 and compiled. A pass that verifies reads 1 + 3 tokens; what it costs beside a pass of one is measured for Huihui's
 layers and for single blocks of 2 and 128 experts, where each token may ask for others.
 """

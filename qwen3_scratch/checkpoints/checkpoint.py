@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ Pick = Callable[[Tensor], Tensor]  # logits [batch, vocab] -> the tokens chosen 
 Advance = Callable[[Tensor], Tensor]  # tokens [batch] -> the tokens after them [batch]
 
 
+@runtime_checkable
 class Decoder(Protocol):
     """A Checkpoint, and a cache that holds the prompts -> what goes on from there.
 

@@ -200,7 +200,7 @@ def test_a_step_asks_for_no_value(name):
     cache.length = 10
     token, start = torch.tensor([3]), torch.tensor([9])
     with torch.inference_mode(), Waits() as fast:
-        decode_step(plain_steps(checkpoint.config), checkpoint, token, cache, start)
+        decode_step(plain_steps(checkpoint.config), checkpoint, token[:, None], cache, start)
     assert fast.seen == []
     if checkpoint.config.num_experts:
         with Waits() as slow:
@@ -236,8 +236,8 @@ def test_a_step_runs_on_tensors_that_have_no_values():
     cache = KVCache(checkpoint.config, 2, 20, dtype=torch.float32, device="meta")
     cache.length = 10
     tokens, start = torch.empty(2, dtype=torch.long, device="meta"), torch.empty(1, dtype=torch.long, device="meta")
-    logits = decode_step(plain_steps(checkpoint.config), nothing, tokens, cache, start)
-    assert logits.shape == (2, checkpoint.config.vocab_size)
+    logits = decode_step(plain_steps(checkpoint.config), nothing, tokens[:, None], cache, start)
+    assert logits.shape == (2, 1, checkpoint.config.vocab_size)
 
 
 @pytest.mark.parametrize("rows", only([1, 2, 3, 16, 17], 1, 3))

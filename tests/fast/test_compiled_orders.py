@@ -137,9 +137,9 @@ def test_what_a_layer_is_compiled_on_has_lengths_that_nothing_else_has():
     checkpoint = Checkpoint(config, random_weights(config))
     held, room = lengths_like_no_other(4, checkpoint.weights.layers[0], None)
     assert (held, room) == (LENGTHS[0] + 2, LENGTHS[1] + 2)
-    _, _, _, mask, keys, values, slot = example(checkpoint, KVCache(config, 2, 9), 0)
-    assert mask.shape == (2, 1, 1, held) and keys.shape == values.shape == (2, 2, room, config.head_dim)
-    assert int(slot) < held < room
+    _, _, _, mask, keys, values, slots = example(checkpoint, KVCache(config, 2, 9), 0, 3)
+    assert mask.shape == (2, 1, 3, held) and keys.shape == values.shape == (2, 2, room, config.head_dim)
+    assert slots.tolist() == [held - 3, held - 2, held - 1] and held < room
 
 
 VARIANTS = {  # what one of two models in a process has otherwise, of equal sizes

@@ -1,0 +1,95 @@
+"""What the book adds to Sphinx: formulas as MathML, the first use of each term as a link, docstrings as they are."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from docutils import nodes
+from latex2mathml.converter import convert
+from sphinx import addnodes
+from sphinx.application import Sphinx
+from sphinx.transforms import SphinxTransform
+
+GLOSSARY = Path(__file__).parent / "glossary.yml"
+# Where a word is no use of a term: code, titles, what is a link already, a formula.
+CLOSED = (
+    nodes.literal, nodes.literal_block, nodes.title, nodes.reference, nodes.math, nodes.math_block, nodes.raw,
+    addnodes.pending_xref, addnodes.download_reference, addnodes.glossary, addnodes.desc_signature, nodes.comment,
+)  # fmt: skip
+
+
+def terms() -> dict[str, str]:
+    """Every way to write a term, in small letters, and the term."""
+    entries = yaml.safe_load(GLOSSARY.read_text("utf-8"))
+    return {form.lower(): each["term"] for each in entries for form in (each["term"], *each.get("forms", ()))}
+
+
+class FirstUses(SphinxTransform):
+    """On each page the first use of every term of the glossary leads there."""
+
+    default_priority = 750  # after the notebooks' cells are parsed, before references are resolved
+
+    def apply(self, **kwargs: Any) -> None:
+        if self.env.docname in ("glossary", "index"):
+            return
+        known = terms()
+        longest_first = sorted(known, key=len, reverse=True)
+        pattern = re.compile(rf"(?<![\w-])({'|'.join(map(re.escape, longest_first))})(?![\w-])", re.IGNORECASE)
+        seen: set[str] = set()
+        for text in list(self.document.findall(nodes.Text)):
+            if not any(isinstance(parent, CLOSED) for parent in above(text)):
+                pieces = list(self.linked(text, pattern, known, seen))
+                if len(pieces) > 1:
+                    text.parent.replace(text, pieces)
+
+    def linked(self, text: nodes.Text, pattern: re.Pattern[str], known: dict[str, str], seen: set[str]) -> Iterator[Any]:
+        at, said = 0, text.astext()
+        for found in pattern.finditer(said):
+            term = known[found[0].lower()]
+            if term in seen:
+                continue
+            seen.add(term)
+            yield nodes.Text(said[at : found.start()])
+            about = {"refdomain": "std", "reftype": "term", "reftarget": term, "refdoc": self.env.docname}
+            link = addnodes.pending_xref("", nodes.inline("", found[0], classes=["term"]), refexplicit=True, **about)
+            link["refwarn"] = True
+            yield link
+            at = found.end()
+        yield nodes.Text(said[at:])
+
+
+def above(node: nodes.Node) -> Iterator[nodes.Node]:
+    while node := node.parent:
+        yield node
+
+
+def formula(display: str) -> Any:
+    def visit(translator: Any, node: nodes.Element) -> None:
+        translator.body.append(convert(node.astext(), display=display))
+        raise nodes.SkipNode
+
+    return visit, None
+
+
+def plain_docstring(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Docstrings are prose with code between backticks: nothing else in them is a mark."""
+    for number, line in enumerate(lines):
+        parts = re.split(r"(`[^`]+`)", line)
+        lines[number] = "".join(
+            f"`{part}`" if part.startswith("`") else re.sub(r"([*_|\\])", r"\\\1", part) for part in parts
+        )
+
+
+def plain_types(app: Sphinx, what: str, name: str, thing: Any, options: Any, signature: Any, returned: Any) -> Any:
+    """A signature as one reads it: a tensor with its shape, names without the modules that they come from."""
+    return tuple(re.sub(r"\b(?:[a-z_]\w*\.)+(?=[A-Z])", "", each) if each else each for each in (signature, returned))
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.add_transform(FirstUses)
+    app.add_html_math_renderer("mathml", formula("inline"), formula("block"))
+    app.connect("autodoc-process-docstring", plain_docstring)
+    app.connect("autodoc-process-signature", plain_types)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -56,6 +56,14 @@ if ADDRESS:
         "launch_buttons": {"binderhub_url": "https://mybinder.org", "colab_url": "https://colab.research.google.com"},
     }
 
+if tags.has("paper"):  # one page, to be printed
+    root_doc, html_theme, html_theme_options = "paper", "basic", {"nosidebar": True}
+    html_static_path, html_css_files = [str(HERE / "paper.css")], ["paper.css"]
+    include_patterns = ["paper.md", "glossary.md", "data/README.md", "notebooks/*", "notebooks/exercises/ps*"]
+else:
+    exclude_patterns += ["paper.md"]
+
 
 def setup(app):
-    app.config.html_extra_path = [str(Path(app.srcdir) / "as-they-are")]  # the explorer
+    if not app.tags.has("paper"):
+        app.config.html_extra_path = [str(Path(app.srcdir) / "as-they-are")]  # the explorer

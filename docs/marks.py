@@ -32,7 +32,7 @@ class FirstUses(SphinxTransform):
     default_priority = 750  # after the notebooks' cells are parsed, before references are resolved
 
     def apply(self, **kwargs: Any) -> None:
-        if self.env.docname in ("glossary", "index"):
+        if self.env.docname in ("glossary", "index", "paper"):
             return
         known = terms()
         longest_first = sorted(known, key=len, reverse=True)
@@ -44,7 +44,9 @@ class FirstUses(SphinxTransform):
                 if len(pieces) > 1:
                     text.parent.replace(text, pieces)
 
-    def linked(self, text: nodes.Text, pattern: re.Pattern[str], known: dict[str, str], seen: set[str]) -> Iterator[Any]:
+    def linked(
+        self, text: nodes.Text, pattern: re.Pattern[str], known: dict[str, str], seen: set[str]
+    ) -> Iterator[Any]:
         at, said = 0, text.astext()
         for found in pattern.finditer(said):
             term = known[found[0].lower()]

@@ -60,6 +60,14 @@ class Stage:
         self.folder, self.address, self.kept = folder.resolve(), address, set[Path]()
         self.pages = {path.relative_to(ROOT).as_posix() for pattern in PAGES for path in ROOT.glob(pattern)}
 
+    def gather(self, questions: int) -> None:
+        self.all_pages()
+        self.exercises(self.folder.parent / "course")
+        self.glossary()
+        self.reference()
+        self.page_of_the_model(questions)
+        self.clear()
+
     def put(self, place: str, content: str | bytes) -> None:
         path, data = self.folder / place, content.encode() if isinstance(content, str) else content
         self.kept.add(path)
@@ -109,7 +117,9 @@ class Stage:
             else:
                 self.put(page, self.led((ROOT / page).read_text("utf-8"), page, page))
         for path in sorted((ROOT / "docs").glob("*.md")):
-            text = path.read_text("utf-8").replace("(LICENSE)", "(LICENSE-PROSE)").replace("(../", "(")  # stands at the top
+            text = (
+                path.read_text("utf-8").replace("(LICENSE)", "(LICENSE-PROSE)").replace("(../", "(")
+            )  # stands at the top
             text = re.sub(r"^\| \d \| .*$", with_minutes, text, flags=re.MULTILINE)
             self.put(path.name, self.led(text, path.name, path.name))
         self.put("LICENSE", (ROOT / "LICENSE").read_bytes())
@@ -126,7 +136,9 @@ class Stage:
             students = nbformat.read(released, as_version=4)
             self.put(f"notebooks/exercises/download/{name}.ipynb", released.read_bytes())
             title, _, rest = students.cells[0].source.partition("\n")
-            said = f"This page is for reading. Write in the notebook: {{download}}`{name}.ipynb <download/{name}.ipynb>`."
+            said = (
+                f"This page is for reading. Write in the notebook: {{download}}`{name}.ipynb <download/{name}.ipynb>`."
+            )
             students.cells[0].source = f"{title}\n\n{said}\n{rest}"
             self.notebook(students, page, place)
 
@@ -206,13 +218,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=8, help="that the explorer's experts are measured on")
     parser.add_argument("--address", default=ADDRESS, help="of the repository, else that of pyproject.toml")
     options = parser.parse_args()
-    stage = Stage(options.folder, options.address)
-    stage.all_pages()
-    stage.exercises(stage.folder.parent / "course")
-    stage.glossary()
-    stage.reference()
-    stage.page_of_the_model(options.questions)
-    stage.clear()
+    Stage(options.folder, options.address).gather(options.questions)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,94 @@
+"""Prints the chapters as one PDF: `python docs/book.py STAGE BOOK.pdf`, by Sphinx and a Chromium without a window.
+
+Figures in git are as sharp as a screen; for paper the chapters are run once more (`--chapters` says which; none: all
+figures as in git) and each figure is taken from that run, everything else from git.
+"""
+
+import argparse
+import html
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+
+ROOT = Path(__file__).resolve().parents[1]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+SHARP = """
+from qwen3_scratch.plots.canvas import Figure
+
+usual = Figure.savefig
+Figure.savefig = lambda self, file, **given: usual(self, file, **{**given, "dpi": 240})
+"""
+
+
+def run_sharp(chapters: list[Path], folder: Path) -> None:
+    """Runs chapters with figures of 240 dots an inch, each into the folder; one that is there and newer is kept."""
+    profile = folder / "ipython" / "profile_default" / "startup"
+    profile.mkdir(parents=True, exist_ok=True)
+    (profile / "sharp.py").write_text(SHARP, "utf-8")
+    settings = {"IPYTHONDIR": str(folder / "ipython"), "CI": "true", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    for chapter in chapters:
+        done = folder / chapter.name
+        if not done.exists() or done.stat().st_mtime < chapter.stat().st_mtime:
+            command = [sys.executable, "-m", "nbconvert", "--to", "notebook", "--execute", "--output-dir", str(folder)]
+            subprocess.run([*command, str(chapter)], check=True, env={**os.environ, **settings})
+
+
+def with_figures(stored: Path, sharp: Path) -> None:
+    """Puts the sharp figures in the place of those of a stored notebook, where a cell shows as many."""
+    notebook = nbformat.read(stored, as_version=4)
+    fresh = iter([each for cell in nbformat.read(sharp, as_version=4).cells for each in pictures(cell)])
+    for each in [each for cell in notebook.cells for each in pictures(cell)]:
+        each["data"]["image/png"] = next(fresh)["data"]["image/png"]
+    nbformat.write(notebook, stored)
+
+
+def pictures(cell: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    return [output for output in cell.get("outputs", ()) if "image/png" in output.get("data", {})]
+
+
+def for_paper(page: str) -> str:
+    """The one page, with all that is folded open, and a table of contents at its beginning."""
+    chapters = re.findall(r'<h1>(.*?)<a class="headerlink" href="(#[^"]+)"', page)
+    rows = "\n".join(f'<li><a href="{anchor}">{title}</a></li>' for title, anchor in chapters[1:])
+    page = page.replace("<details>", "<details open>")
+    return page.replace("</h1>", f"</h1>\n<nav class='contents'><ol>\n{rows}\n</ol></nav>", 1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("stage", type=Path, help="what stage.py has gathered")
+    parser.add_argument("book", type=Path)
+    parser.add_argument("--chapters", default="*", help="which are run for sharp figures, as in '0[3-5]*'")
+    options = parser.parse_args()
+    browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    if browser is None:
+        sys.exit(
+            "book: found no Chromium, expected one of " + ", ".join(BROWSERS) + ": install one (apt install chromium)"
+        )
+    work = options.book.resolve().parent / "book"
+    chapters = sorted((ROOT / "notebooks").glob(f"{options.chapters}.ipynb")) if options.chapters else []
+    run_sharp(chapters, work / "sharp")
+    shutil.copytree(options.stage, work / "source", dirs_exist_ok=True)
+    for chapter in chapters:
+        with_figures(work / "source" / "notebooks" / chapter.name, work / "sharp" / chapter.name)
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "-b", "singlehtml", "-t", "paper", "-c", str(ROOT / "docs")]
+    subprocess.run([*command, "-d", str(work / "doctrees"), str(work / "source"), str(work / "page")], check=True)
+    page = work / "page" / "paper.html"
+    page.write_text(for_paper(page.read_text("utf-8")), "utf-8")
+    print_to = [
+        "--print-to-pdf=" + str(options.book.resolve()),
+        "--no-pdf-header-footer",
+        "--generate-pdf-document-outline",
+    ]
+    quiet = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={work / 'browser'}"]
+    subprocess.run([browser, *quiet, *print_to, page.as_uri()], check=True, stderr=subprocess.DEVNULL)
+    print(f"{html.escape(os.path.relpath(options.book))}: {options.book.stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

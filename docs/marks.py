@@ -86,7 +86,9 @@ def plain_docstring(app: Sphinx, what: str, name: str, thing: Any, options: Any,
 
 def plain_types(app: Sphinx, what: str, name: str, thing: Any, options: Any, signature: Any, returned: Any) -> Any:
     """A signature as one reads it: a tensor with its shape, names without the modules that they come from."""
-    return tuple(re.sub(r"\b(?:[a-z_]\w*\.)+(?=[A-Z])", "", each) if each else each for each in (signature, returned))
+    for modules, names in ((r"\b(?:[a-z_]\w*\.)+(?=[A-Z])|~", ""), (r"\((?:<[^>]*>|None|, ){3,}\)", "Ops()")):
+        signature, returned = (re.sub(modules, names, each) if each else each for each in (signature, returned))
+    return signature, returned
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -166,7 +166,7 @@ class Stage:
 
     def page_of_the_model(self, questions: int) -> None:
         """The explorer, written anew where something that it is made of has changed."""
-        path = self.folder / "as-they-are" / "explorer.html"
+        path = self.folder / "as-they-are" / "live-explorer.html"
         made_of = [*(ROOT / "qwen3_scratch").rglob("*.*"), *(ROOT / "data" / "tiny-moe").iterdir()]
         newest = max(each.stat().st_mtime for each in made_of if each.suffix not in (".pyc",))
         if not path.exists() or path.stat().st_mtime < newest:
@@ -205,7 +205,9 @@ def parted(cell: NotebookNode) -> list[NotebookNode]:
     for output in outputs:
         about: dict[str, Any] = output.get("metadata", {}).get("image/png", {})
         if about and "mystnb" in cells[-1].metadata:
-            cells.append(new_code_cell("", id=f"{cell.id}-{len(cells)}", metadata={"tags": ["remove-input"]}))
+            cells.append(
+                new_code_cell("# the next figure", id=f"{cell.id}-{len(cells)}", metadata={"tags": ["remove-input"]})
+            )
         if about:
             cells[-1].metadata["mystnb"] = {"image": {"alt": about.get("alt", "")}}
         cells[-1].outputs.append(output)

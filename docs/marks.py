@@ -34,6 +34,7 @@ class FirstUses(SphinxTransform):
     def apply(self, **kwargs: Any) -> None:
         if self.env.docname in ("glossary", "index", "paper"):
             return
+        self.env.note_dependency(str(GLOSSARY))
         known = terms()
         longest_first = sorted(known, key=len, reverse=True)
         pattern = re.compile(rf"(?<![\w-])({'|'.join(map(re.escape, longest_first))})(?![\w-])", re.IGNORECASE)

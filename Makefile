@@ -15,20 +15,19 @@ NOTEBOOKS := $(shell ls -r notebooks/*.ipynb 2>/dev/null)
 STORED    := $(shell mktemp -u $(VENV)/stored.XXXXXX)
 
 # Shapes in the signatures are checked while these tests run: the rooms of what takes tensors, and in `make proof` all,
-# since a pass then takes three times as long.
-SHAPES := --jaxtyping-packages=qwen3_scratch,beartype.beartype
-SHAPED := $(addprefix tests/,model fast inside learning plots generation/test_sampling.py tiny/test_evaluate.py)
-
-# Where something compiles, so that the others are not read for it.
-COMPILED = $(shell grep --recursive --files-with-matches --word-regexp --include='test_*.py' mark.compiled tests)
+# since a pass then takes three times as long. Where something compiles the checks would be compiled too.
+SHAPES   := --jaxtyping-packages=qwen3_scratch,beartype.beartype
+SHAPED   := $(addprefix tests/,model fast inside learning plots generation/test_sampling.py tiny/test_evaluate.py)
+COMPILED  = $(shell grep --recursive --files-with-matches --word-regexp --include='test_*.py' mark.compiled tests)
+CHECKED   = $(filter-out $(COMPILED),$(shell find $(SHAPED) -name 'test_*.py' | sort))
 
 BENCHMARKS := decode prefill load context experts tiny roofline products int8
 
 # `make test` keeps one case of each kind; `make proof` leaves nothing out.
 LEFT_OUT := and not proof
 
-# In each process one thread, since small tensors gain nothing from more; one process more than cores, since some wait.
-PROCESSES ?= $(shell expr 1 + $$(nproc 2>/dev/null || echo 2))
+# In each process one thread, since small tensors gain nothing from more; two processes more than cores, since some wait.
+PROCESSES ?= $(shell expr 2 + $$(nproc 2>/dev/null || echo 2))
 SPREAD    := -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 ALONE     := OMP_NUM_THREADS=1
 
@@ -60,7 +59,7 @@ test: $(VENV)/.test-ready ## run everything that CI runs: lint, unit and noteboo
 	  test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
 
 proof: $(VENV)/.test-ready ## run all of that and what takes longer: every case, full shapes, a minute of each fuzzer (two hours)
-	@failed=; for part in lint unit notebooks fuzz; do $(MAKE) --no-print-directory $$part LEFT_OUT= SHAPED=tests || failed="$$failed $$part"; done; \
+	@failed=; for part in lint unit notebooks fuzz; do $(MAKE) --no-print-directory $$part LEFT_OUT= || failed="$$failed $$part"; done; \
 	  test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
 
 lint: $(VENV)/.test-ready ## check style, format and types
@@ -68,11 +67,10 @@ lint: $(VENV)/.test-ready ## check style, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-unit: $(VENV)/.test-ready ## run the tests; those that compile apart, since checks of shapes would be compiled too
+unit: $(VENV)/.test-ready ## run the tests, those of what takes tensors with their shapes checked
 	@failed=0; run() { $(ALONE) $(BIN)/python -m pytest -q $(SPREAD) "$$@" || failed=1; }; \
-	  run $(SHAPES) -m "not compiled $(LEFT_OUT)" $(SHAPED); \
-	  test "$(SHAPED)" = tests || run -m "not compiled $(LEFT_OUT)" tests $(SHAPED:%=--ignore=%); \
-	  export JAXTYPING_DISABLE=1; run -m "compiled $(LEFT_OUT)" $(COMPILED); exit $$failed
+	  run $(SHAPES) -m "not compiled $(LEFT_OUT)" $(if $(LEFT_OUT),$(CHECKED),tests); \
+	  $(if $(LEFT_OUT),run -m "not proof" tests $(CHECKED:%=--ignore=%),export JAXTYPING_DISABLE=1; run -m compiled $(COMPILED)); exit $$failed
 
 notebooks: $(VENV)/.test-ready ## run the notebooks and compare their outputs with those in git
 ifeq ($(NOTEBOOKS),)

@@ -3,7 +3,7 @@
 `python settle.py STORED FRESH...`: for each fresh notebook, the one of the same name in the folder STORED lends its
 outputs, cell by cell, where the two differ in nothing but measured times (as in tests/sanitize.cfg) and by rounding (as
 in comparing.py). A cell tagged `nbval-ignore-output` shows what no second run repeats: it keeps its outputs as long as
-no code up to it has changed.
+no code up to it has changed, and nothing that other cells up to it show.
 """
 
 import configparser
@@ -34,13 +34,16 @@ def same_outputs(new: list[Any], old: list[Any], clean: Clean) -> bool:
 def settle(new: nbformat.NotebookNode, old: nbformat.NotebookNode, clean: Clean) -> None:
     """Gives the cells of `new` the outputs of `old` where they say the same."""
     code = [[cell for cell in notebook.cells if cell.cell_type == "code"] for notebook in (new, old)]
-    unchanged = True
+    same_code = same_shown = True
     for fresh, stored in zip(*code, strict=False):
-        unchanged = unchanged and fresh.source == stored.source
         measured = MEASURED in fresh.metadata.get("tags", ())
-        if unchanged and stored.outputs and (measured or same_outputs(fresh.outputs, stored.outputs, clean)):
+        same_code = same_code and fresh.source == stored.source
+        same = same_code and same_outputs(fresh.outputs, stored.outputs, clean)
+        same_shown = same_shown and (same or measured)
+        if stored.outputs and (same or (measured and same_code and same_shown)):
             for kept, made in zip(stored.outputs, fresh.outputs, strict=False):
-                kept |= {"metadata": made.metadata} if "metadata" in made else {}  # what a figure is said to show
+                if same and "metadata" in made:  # what a figure is said to show
+                    kept.metadata = made.metadata
             fresh.outputs = stored.outputs
 
 

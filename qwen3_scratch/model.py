@@ -70,7 +70,7 @@ def embed(
 def rms_norm(x: Float[Tensor, "*batch dim"], weight: Float[Tensor, "dim"], eps: float) -> Float[Tensor, "*batch dim"]:
     """x / sqrt(mean(x^2) + eps) * weight, along the last dimension (Zhang & Sennrich 2019, arXiv:1910.07467).
 
-    The division runs in fp32, since the squares of bf16 lose most of their digits; the result returns to the type
+    The division runs in fp32, since bf16 keeps only half of the bits of a square; the result returns to the type
     of `x` before the weight is multiplied on. That order is the reference's, and bf16 results depend on it.
     """
     wide = x.to(torch.promote_types(x.dtype, torch.float32))  # at least: fp64 stays

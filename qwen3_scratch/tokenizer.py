@@ -23,6 +23,7 @@ from .trust.chat_template import Message as Message
 from .trust.chat_template import Tools as Tools
 from .trust.files import json_object, read_bytes, read_json
 from .trust.messages import as_the_template_reads, continued, marks_for
+from .trust.patterns import QWEN_PATTERN as QWEN_PATTERN
 from .trust.tokenizer_checks import check_added, check_parts, check_vocabulary
 
 LARGEST_TOKENIZER = 40_000_000  # bytes; Qwen3's tokenizer.json has 11 million

@@ -1,7 +1,8 @@
 """What experts are for, measured once when the page is written: their favourite words, and what they cost to lose."""
 
+import math
 from collections import Counter
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from ..checkpoints.checkpoint import Checkpoint, tokenizer_of
 from ..model import Ops, Route, forward, moe_route
 from ..tiny.corpus import DOMAINS
-from ..tiny.evaluate import answer_losses, chat_ids, padded_chats, questions
+from ..tiny.evaluate import Chats, answer_losses, padded_chats, questions
 from ..tracing import trace
 
 FAVOURITES = 8  # words of an expert
@@ -20,10 +21,10 @@ MOST_EXPERTS = 64  # of all layers together: of more none is switched off, since
 
 @torch.inference_mode()
 def measured(checkpoint: Checkpoint, count: int) -> dict[str, Any]:
-    """domains, questions, favourites, losses and costs, over `count` held-out questions of each domain with answers.
+    """domains, questions, favourites and costs, over `count` held-out questions of each domain with answers.
 
-    favourites[layer][expert] are [word, times it went there as the first choice, times it was read]; losses[domain] the
-    mean loss of the answers in nats a token, costs[layer][expert][domain] how much it rises without the expert (None
+    favourites[layer][expert] are [word, times it went there as the first choice, times it was read];
+    costs[layer][expert][domain] how much the mean loss of the answers rises without the expert, in nats a token (None
     where there are too many experts). Layers without experts have no entry (None).
     """
     asked = {domain: questions(domain, count) for domain in DOMAINS} if count else {}
@@ -31,21 +32,23 @@ def measured(checkpoint: Checkpoint, count: int) -> dict[str, Any]:
     sparse = [layer for layer in range(config.num_hidden_layers) if config.is_sparse(layer)]
     none: list[Any] = [None] * config.num_hidden_layers
     if not asked or not sparse:
-        return {"domains": list(DOMAINS), "questions": count, "favourites": none, "losses": None, "costs": None}
-    rows = [chat_ids(checkpoint, example)[0] for examples in asked.values() for example in examples]
+        return {"domains": list(DOMAINS), "questions": count, "favourites": none, "costs": None}
     batches = [padded_chats(checkpoint, examples) for examples in asked.values()]
-
-    def losses(ops: Ops = Ops()) -> Tensor:
-        return torch.stack([answer_losses(checkpoint.weights, config, chats, ops).mean() for chats in batches])
-
-    whole, costs = losses(), None
+    costs = None
     if len(sparse) * config.num_experts <= MOST_EXPERTS and config.num_experts > 1:
-        costs = [None if layer not in sparse else [rounded(losses(without(checkpoint, layer, expert)) - whole)
-                 for expert in range(config.num_experts)] for layer in range(config.num_hidden_layers)]  # fmt: skip
-    return {
-        "domains": list(DOMAINS), "questions": count, "favourites": favourites(checkpoint, rows),
-        "losses": rounded(whole), "costs": costs,
-    }  # fmt: skip
+        whole = losses(checkpoint, batches)
+        costs = [None if layer not in sparse else
+                 [rounded(losses(checkpoint, batches, without(checkpoint, layer, expert)) - whole)
+                  for expert in range(config.num_experts)] for layer in range(config.num_hidden_layers)]  # fmt: skip
+    rows = [ids[keep].tolist() for chats in batches for ids, keep in zip(chats.token_ids, chats.keep, strict=True)]
+    found = favourites(checkpoint, rows)
+    return {"domains": list(DOMAINS), "questions": count, "favourites": found, "costs": costs}
+
+
+def losses(checkpoint: Checkpoint, batches: Sequence[Chats], ops: Ops = Ops()) -> Tensor:
+    """The mean loss of the answers of each batch, in nats a token."""
+    config = checkpoint.config
+    return torch.stack([answer_losses(checkpoint.weights, config, chats, ops).mean() for chats in batches])
 
 
 def rounded(numbers: Tensor) -> list[float]:
@@ -87,12 +90,8 @@ def favourites(checkpoint: Checkpoint, rows: list[list[int]]) -> list[list[list[
     def best(own: Counter[int]) -> list[tuple[str, int, int]]:
         share = sum(own.values()) / total
         known = [token for token in own if read[token] >= FEWEST and token not in tokenizer.added]
-        ranked = sorted(known, key=partial(rank, own, read, share), reverse=True)[:FAVOURITES]
+        rank = {token: (own[token] * math.log(own[token] / read[token] / share), -token) for token in known}
+        ranked = sorted(known, key=rank.__getitem__, reverse=True)[:FAVOURITES]
         return [(tokenizer.decode([token]), own[token], read[token]) for token in ranked]
 
     return [[best(own) for own in first[layer]] if layer in sparse else None for layer in range(len(first))]
-
-
-def rank(own: Counter[int], read: Counter[int], share: float, token: int) -> tuple[float, int]:
-    lift = own[token] / read[token] / share
-    return own[token] * torch.tensor(lift).log().item(), -token

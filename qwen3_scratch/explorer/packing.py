@@ -1,4 +1,4 @@
-"""Weights -> bytes for the page: matrices in fp16 or in 8 bits a row, vectors in fp32."""
+"""Weights -> bytes for the page: matrices in fp16 or in 8 bits a number, routers in fp16, vectors in fp32."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ class Packed(NamedTuple):
 
 
 def packed(weights: Weights, bits: int) -> Packed:
-    """All tensors one behind the other, little-endian; one in 8 bits as the scales of its rows, then its numbers.
+    """All tensors one after the other, little-endian; one in 8 bits as the scales of its rows, then its numbers.
 
     Raises Error for a number that fp16 cannot hold, and for one that is not finite.
     """
@@ -36,12 +36,12 @@ def packed(weights: Weights, bits: int) -> Packed:
 
 
 def as_read(weights: Weights, bits: int) -> Weights:
-    """The weights that the page computes with, in fp32: what rounding has left of them."""
+    """The weights that the page computes with, in fp32 and on the CPU: what rounding has left of them."""
 
     def read(name: str, tensor: Tensor | None) -> Tensor | None:
         if tensor is None:
             return None
-        found = parts(tensor, bits_of(name, tensor, bits))
+        found = [part.cpu() for part in parts(tensor, bits_of(name, tensor, bits))]
         if len(found) == 1:
             return found[0].float()
         scale, numbers = found

@@ -1,13 +1,14 @@
-"""How the page reads: the tokenizer as plain lists, and the chat template as the texts before and behind a question."""
+"""How the page reads: the tokenizer as plain lists, and the chat template as the texts before and after a question."""
 
 import json
 from typing import Any
 
 from ..errors import Error, shown
-from ..tiny.recipe import QWEN_PATTERN
-from ..tokenizer import Tokenizer
+from ..tokenizer import QWEN_PATTERN, Tokenizer
 
 MARK = "\ue000question\ue000"  # of the private use area: in no template
+NOT_QWEN = ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges")
+FLAGS = ("single_word", "lstrip", "rstrip")
 PROBES = ("x", "  two\n lines \n", "<|im_end|>", "'\"{{ 1 }}")
 
 
@@ -35,25 +36,21 @@ def check_kind(tokenizer: Tokenizer, parts: dict[str, Any]) -> None:
     pieces = cutter.get("pretokenizers", [cutter])
     patterns = [piece["pattern"].get("Regex") for piece in pieces if piece.get("type") == "Split"]
     kinds = [piece.get("type") for piece in pieces]
-    odd = {
+    right = {
         "model": model.get("type") == "BPE" and not any(model.get(name) for name in NOT_QWEN),
         "pattern": patterns == [QWEN_PATTERN] and kinds == ["Split", "ByteLevel"],
         "prefix space": not any(piece.get("add_prefix_space") for piece in pieces),
         "normalizer": (parts["normalizer"] or {"type": "NFC"})["type"] == "NFC",
         "added tokens": not any(entry[name] for entry in parts["added_tokens"] for name in FLAGS),
     }
-    wrong = [name for name, holds in odd.items() if not holds]
+    wrong = [name for name, holds in right.items() if not holds]
     if wrong:
         found = f"its {wrong[0]} is none that Qwen's tokenizers have"
         raise Error(f"{tokenizer.name}: {found}, expected a tokenizer as Qwen's: explore another checkpoint")
 
 
-NOT_QWEN = ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges")
-FLAGS = ("single_word", "lstrip", "rstrip")
-
-
 def chat_parts(tokenizer: Tokenizer) -> dict[str, dict[str, str]]:
-    """With thinking and without: what the template writes before a question and behind it.
+    """With thinking and without: what the template writes before a question and after it.
 
     Raises Error for a template that changes the question, since it then has no constant parts.
     """

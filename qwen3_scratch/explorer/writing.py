@@ -18,6 +18,7 @@ from ..generation import stop_token_ids
 from ..inside.mistakes import MISTAKES
 from ..model import Ops
 from ..request import default_sampling
+from ..sampling import Sampling
 from ..trust.memory import size_text
 from .measured import measured
 from .packing import MOST_BYTES, as_read, packed, size_of
@@ -36,8 +37,9 @@ def write(checkpoint: Checkpoint, path: str | os.PathLike[str], *, bits: int = 1
     Args:
         checkpoint: of any kind that loads, with a tokenizer of Qwen's kind, and of at most 200 MB of weights.
         path: the file, which takes the place of one that is there.
-        bits: 16 (fp16) or 8 (a scale for each row) for the matrices; vectors stay fp32.
-        questions: held-out questions of each domain over which the experts' words and costs are measured; 0: none are.
+        bits: 16 (fp16) or 8 (a number, with a scale for each row) for the matrices; routers stay fp16, vectors fp32.
+        questions: held-out questions of each domain over which the experts' words and costs are measured; 0: none are,
+            nor are they where the chat template is none of Qwen's kind, <|im_start|>user and <|im_end|>.
 
     Raises:
         Error: a checkpoint that is too large, has no tokenizer, another tokenizer than Qwen's, numbers that are not
@@ -45,7 +47,7 @@ def write(checkpoint: Checkpoint, path: str | os.PathLike[str], *, bits: int = 1
     """
     of_kind("explorer.write", "checkpoint", checkpoint, Checkpoint)
     path = Path(of_kind("explorer.write", "path", path, str, os.PathLike))
-    if bits not in (8, 16) or isinstance(bits, bool):
+    if type(bits) is not int or bits not in (8, 16):
         raise Error(f"explorer.write: bits is {shown(bits)}, expected 8 or 16: mend the argument")
     count = whole_number("explorer.write", "questions", questions, least=0)
     if count > MOST_QUESTIONS:
@@ -66,8 +68,10 @@ def page(checkpoint: Checkpoint, bits: int = 16, questions: int = 0) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(PAGE), autoescape=True, undefined=jinja2.StrictUndefined
     )
+    words = labels()
     return environment.get_template("page.html.jinja").render(
-        name=data["name"], data=as_json(data), labels=as_json(labels()), pieces=pieces(content), style=style,
+        data=as_json(data), labels=as_json(words), pieces=pieces(content), style=style,
+        name=data["name"], title=data["title"], words=words["en"],
         script=scripts, script_hash=sha256(scripts), style_hash=sha256(style),
         check=CHECK, check_hash=sha256(CHECK),
     )  # fmt: skip
@@ -96,9 +100,14 @@ def page_data(checkpoint: Checkpoint, bits: int = 16, questions: int = 0) -> tup
     texts, chat = tokenizer_data(tokenizer), chat_parts(tokenizer)
     tensors, content = packed(checkpoint.weights, bits)
     sampling = default_sampling(checkpoint)
+    if not (
+        chat["direct"]["before"].endswith("<|im_start|>user\n") and chat["direct"]["after"].startswith("<|im_end|>")
+    ):
+        questions = 0  # the fixed ones are chats of this form
     read = replace(checkpoint, weights=as_read(checkpoint.weights, bits), decoder=None) if questions else checkpoint
     return {
-        "name": "tiny" if checkpoint.path and checkpoint.path.name == "tiny-moe" else name_of(checkpoint),
+        "name": checkpoint.path.name if checkpoint.path else config.model_type,
+        "title": "title" if any(map(config.is_sparse, range(config.num_hidden_layers))) else "titleDense",
         "bits": bits,
         "bytes": len(content),
         "parameters": config.num_parameters(),
@@ -109,14 +118,16 @@ def page_data(checkpoint: Checkpoint, bits: int = 16, questions: int = 0) -> tup
         "chat": chat,
         "ends": sorted(stop_token_ids(checkpoint)),
         "sampling": {"temperature": sampling.temperature, "topK": sampling.top_k, "topP": sampling.top_p},
+        "leftOut": left_out(sampling),
         "tensors": tensors,
         "measured": measured(read, questions),
-        "mistakes": {name: {"wrong": each.wrong, "right": each.right} for name, each in MISTAKES.items()},
     }, content
 
 
-def name_of(checkpoint: Checkpoint) -> str:
-    return checkpoint.path.name if checkpoint.path else checkpoint.config.model_type
+def left_out(sampling: Sampling) -> dict[str, float]:
+    """What generation_config.json asks for and the page does not do, which it says."""
+    done, each = ("temperature", "top_k", "top_p"), zip(Sampling._fields, sampling, Sampling(), strict=True)
+    return {name: value for name, value, nothing in each if name not in done and value != nothing}
 
 
 def config_data(config: Config) -> dict[str, Any]:
@@ -128,7 +139,11 @@ def config_data(config: Config) -> dict[str, Any]:
 
 def labels() -> dict[str, dict[str, str]]:
     """What the page says, by language."""
-    return {language: json.loads((PAGE / f"labels.{language}.json").read_text("utf-8")) for language in ("en", "zh")}
+    found = {language: json.loads((PAGE / f"labels.{language}.json").read_text("utf-8")) for language in ("en", "zh")}
+    found["en"] |= {
+        f"mistake.{name}": each.wrong for name, each in MISTAKES.items() if each.steps
+    }  # others need padding
+    return found
 
 
 def as_json(found: Any) -> str:

@@ -3,17 +3,19 @@
 A head is named by its layer and its number there: L1H4 is head 4 of layer 1, both counted from 0.
 """
 
+import itertools
 from collections.abc import Collection
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..config import Config
-from ..model import Weights, attention_mask, forward
+from ..model import Ops, Weights, attention_mask, attention_weights, forward, gqa_attention
 from ..tiny.lookups import Lookups
-from ..tracing import trace
+from ..tracing import head_weights, trace
 
 Head = tuple[int, int]  # layer, head
 
@@ -77,7 +79,187 @@ def copying(
     return torch.stack(found)
 
 
-def right_word(weights: Weights, config: Config, lookups: Lookups) -> float:
-    """The probability of the right word, averaged over the steps."""
-    logits = forward(weights, lookups.token_ids, config)[lookups.text, lookups.query].float()
-    return float(logits.softmax(-1).gather(1, lookups.answers[:, None]).mean())
+def margins(weights: Weights, config: Config, lookups: Lookups, ops: Ops = Ops()) -> Float[Tensor, "texts"]:
+    """Each text's mean over its steps of the right word's logit less the best other word's, in nats.
+
+    Unlike a probability it does not stop at 1: one nat more makes the right word e times likelier beside the other.
+    Below 0 another word wins. A logit difference, as in Wang et al. 2022, arXiv:2211.00593.
+    """
+    logits = forward(weights, lookups.token_ids, config, ops=ops)[lookups.text, lookups.query].float()
+    right = logits.gather(1, lookups.answers[:, None])
+    others = logits.scatter(1, lookups.answers[:, None], -torch.inf)
+    return by_text(right[:, 0] - others.amax(1), lookups)
+
+
+def by_text(values: Float[Tensor, "*heads steps"], lookups: Lookups) -> Float[Tensor, "*heads texts"]:
+    """The mean over the steps of each text: a text's steps are not independent, its mean counts once."""
+    texts = len(lookups.token_ids)
+    total = values.new_zeros(*values.shape[:-1], texts).index_add(-1, lookups.text, values)
+    return total / lookups.text.bincount(minlength=texts)
+
+
+def looked(
+    looks: Float[Tensor, "layers batch heads seq seq"], lookups: Lookups, places: Tensor, head: Head
+) -> Float[Tensor, "texts"]:
+    """The share of its weight that one head gives to `places` [steps, seq], each text's mean over its steps."""
+    asked = looks[head[0], lookups.text, head[1], lookups.query]  # [steps, seq]
+    return by_text((asked * places).sum(-1), lookups)
+
+
+def mean_gathered(weights: Weights, config: Config, lookups: Lookups) -> Float[Tensor, "layers heads head_dim"]:
+    """What each head gathers, averaged over all tokens up to each text's last look-up: nothing of any one story."""
+    with trace() as t:
+        forward(weights, lookups.token_ids, config, logits_to_keep=1)
+    texts, seq = lookups.token_ids.shape
+    last = torch.stack([lookups.query[lookups.text == text].max() for text in range(texts)])
+    read = torch.arange(seq, device=last.device) <= last[:, None]  # [texts, seq], without the padding
+    return torch.stack([call.output.transpose(1, 2)[read].mean(0) for call in t["gqa_attention"]])
+
+
+def with_means(
+    weights: Weights, config: Config, heads: Collection[Head], means: Float[Tensor, "layers heads head_dim"]
+) -> Weights:
+    """The same weights, but the given heads always gather their mean: their columns of `o_proj` move into its bias.
+
+    Mean ablation, as in Wang et al. 2022 (arXiv:2211.00593): what a head adds on every text stays.
+    """
+    layers = list(without(weights, config, heads).layers)
+    for layer, head in heads:
+        own = weights.layers[layer].o_proj[:, head * config.head_dim : (head + 1) * config.head_dim]
+        always = own @ means[layer, head].to(own.dtype)
+        bias = layers[layer].o_bias
+        layers[layer] = layers[layer]._replace(o_bias=always if bias is None else bias + always)
+    return weights._replace(layers=tuple(layers))
+
+
+class Patched(NamedTuple):
+    """What a layer's heads do, and how sure the answer is, after a part of their input was exchanged."""
+
+    looks: Float[Tensor, "heads texts"]  # weight on the word to copy
+    margins: Float[Tensor, "texts"]
+
+
+def patched(
+    weights: Weights, config: Config, lookups: Lookups, donor: Weights, layer: int, parts: str, ops: Ops = Ops()
+) -> Patched:
+    """A pass of `weights` in which one layer takes its queries, keys or values (`parts` of "qkv") from one of `donor`.
+
+    With a donor that lacks a head this asks along which way the head reaches the layer: path patching, as in
+    Wang et al. 2022 (arXiv:2211.00593). All that comes before the layer, and its residual stream, stay whole.
+    `ops` are those of the donor's pass: with `gathered_on` a head in it gathers something else.
+    """
+    with trace() as t:
+        forward(donor, lookups.token_ids, config, logits_to_keep=1, ops=ops)
+    lent, calls = t["gqa_attention"][layer].inputs, itertools.count()
+
+    def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        own = {"q": q, "k": k, "v": v}
+        if next(calls) == layer:
+            own |= {part: lent[part] for part in parts}
+        return gqa_attention(**own, mask=mask)
+
+    with trace() as t:
+        found = margins(weights, config, lookups, Ops(attention=attention))
+    call = t["gqa_attention"][layer].inputs
+    looks = attention_weights(call["q"], call["k"], call["mask"]).float()
+    asked = looks[lookups.text, :, lookups.query]  # [steps, heads, seq]
+    on_right = (asked * lookups.followers[:, None]).sum(-1).T
+    return Patched(by_text(on_right, lookups), found)
+
+
+def gathered_on(weights: Weights, config: Config, token_ids: Int[Tensor, "texts seq"], head: Head) -> Ops:
+    """Operations with which `head` gathers in each whole pass what it gathers on these texts; all others as usual."""
+    with trace() as t:
+        forward(weights, token_ids, config, logits_to_keep=1)
+    other, calls = t["gqa_attention"][head[0]].output[:, head[1]], itertools.count()
+
+    def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        gathered = gqa_attention(q, k, v, mask=mask)
+        if next(calls) % config.num_hidden_layers == head[0]:
+            gathered = torch.cat((gathered[:, : head[1]], other[:, None], gathered[:, head[1] + 1 :]), dim=1)
+        return gathered
+
+    return Ops(attention=attention)
+
+
+class Exchange(NamedTuple):
+    """Look-ups, one step a text, and the same texts with another word of the notes in the place of the word read."""
+
+    lookups: Lookups
+    elsewhere: Bool[Tensor, "steps seq"]  # what follows that other word in the notes as they are
+    in_notes: Int[Tensor, "steps seq"]  # the two words have changed places in the notes
+    in_query: Int[Tensor, "steps seq"]  # the other word is read
+
+
+def exchange_words(lookups: Lookups) -> Exchange:
+    """For each step another word of the same notes, drawn once, that what is right does not follow.
+
+    A head that notes the word before notes another one, at its followers, `in_notes`. One that says which word is
+    read says another one `in_query`.
+    """
+    draw, ids = torch.Generator().manual_seed(0), lookups.token_ids[lookups.text]
+    in_notes, in_query, elsewhere = ids.clone(), ids.clone(), torch.zeros_like(lookups.followers)
+    noted = lookups.followers | lookups.others
+    for step, (row, at) in enumerate(zip(ids, lookups.query.tolist(), strict=True)):
+        places = noted[step].nonzero()[:, 0]
+        behind = places[noted[step, places - 1]]  # words that another word of the notes stands before
+        wrong = (row[behind] != row[at + 1]) & (row[behind - 1] != row[at]) & (row[behind - 1] != row[at + 1])
+        chosen = behind[wrong][torch.randint(int(wrong.sum()), (), generator=draw)] - 1
+        elsewhere[step, behind[row[behind - 1] == row[chosen]]] = True
+        in_query[step, at] = row[chosen]
+        in_notes[step, places[row[places] == row[at]]] = row[chosen]
+        in_notes[step, places[row[places] == row[chosen]]] = row[at]
+    alone = lookups._replace(token_ids=ids, text=torch.arange(len(ids), device=ids.device))
+    return Exchange(alone, elsewhere, in_notes, in_query)
+
+
+def followed(
+    weights: Weights, config: Config, exchange: Exchange, head: Head, layer: int, part: str
+) -> Float[Tensor, "2 heads steps"]:
+    """Where the heads of `layer` look when `head` says the other word: behind the word read, and behind the other.
+
+    In the keys (`part` "k") the head says what it says where the words have changed places in the notes, in the
+    queries ("q") what it says where the other word is read. Without a part nothing is exchanged.
+    """
+    said = {"k": exchange.in_notes, "q": exchange.in_query, "": exchange.lookups.token_ids}[part]
+    ops = gathered_on(weights, config, said, head)
+    places = (exchange.lookups.followers, exchange.elsewhere)
+    each = [exchange.lookups._replace(followers=followers) for followers in places]
+    return torch.stack([patched(weights, config, one, weights, layer, part, ops).looks for one in each])
+
+
+class FirstPlace(NamedTuple):
+    """How much of its weight a head gives to what stands first, averaged over all later tokens of a chat."""
+
+    as_it_is: Float[Tensor, "layers heads"]
+    without_it: Float[Tensor, "layers heads"]  # the text from its second token on
+    another: Float[Tensor, "layers heads"]  # an everyday token in the first one's place
+    moved: Float[Tensor, "layers heads"]  # on the token itself, behind that everyday token
+
+
+def first_place(weights: Weights, config: Config, token_ids: list[int], other: int) -> FirstPlace:
+    """Whether an attention sink hangs on the first place or on the token that stands there."""
+    texts = (token_ids, token_ids[1:], [other, *token_ids[1:]], [other, *token_ids])
+    looks = [head_weights(weights, config, torch.tensor([text], device=weights.embed_tokens.device)) for text in texts]
+    as_it_is, without_it, another = (first_token(each) for each in looks[:3])
+    return FirstPlace(as_it_is, without_it, another, looks[3][..., 2:, 1].mean((1, 3)))
+
+
+def largest_t(differences: Float[Tensor, "n *heads"], draws: int = 2000) -> tuple[Float[Tensor, "*heads"], float]:
+    """Student's t of each head's mean difference, and how often chance alone has a largest |t| as far out.
+
+    Among many heads one always looks best. So each text's differences change sign together at a coin's toss, many
+    times, and each time the largest |t| of all heads counts (the maximum of a permutation test: Nichols & Holmes 2002).
+    """
+    signs = torch.randint(0, 2, (draws, len(differences)), generator=torch.Generator().manual_seed(0)) * 2.0 - 1
+    flat = differences.flatten(1).double()
+
+    def t_of(means: Tensor) -> Tensor:  # changing signs leaves the squares as they are
+        n = len(flat)
+        variance = (flat.square().mean(0) - means.square()).clamp(min=1e-24) * n / (n - 1)
+        return means / (variance / n).sqrt()
+
+    found = t_of(flat.mean(0))
+    by_chance = t_of(signs.double() @ flat / len(flat)).abs().amax(1)
+    p = float((by_chance >= found.abs().max()).float().mean())
+    return found.view(differences.shape[1:]).float(), p

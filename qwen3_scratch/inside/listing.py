@@ -1,6 +1,7 @@
 """What the notebooks show that is no figure: the source of a function of this package."""
 
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -17,8 +18,13 @@ class Source(str):
         return f"```python\n{self}\n```"
 
 
-def source(*functions: Callable[..., Any]) -> Source:
-    """The source of functions and classes, read from the files that were imported."""
+def source(*functions: Callable[..., Any], brief: bool = False) -> Source:
+    """The source of functions and classes, read from the files that were imported.
+
+    `brief` keeps only the first line of each docstring.
+    """
     found = Source("\n\n\n".join(inspect.getsource(function).rstrip() for function in functions))
+    if brief:
+        found = Source(re.sub(r'("""[^"\n]+)\n\n[^"]*"""', r'\1"""', found))
     found.names = tuple(function.__name__ for function in functions)
     return found

@@ -17,12 +17,15 @@ from .experts import *
 from .files import *
 from .heads import *
 from .learning import *
+from .long_texts import *
+from .lookup_proofs import *
 from .mistakes import *
 from .mixture import *
 from .one_word import *
 from .overview import *
 from .positions import *
 from .predictions import *
+from .router_findings import *
 from .routing import *
 from .speed import *
 from .text import *

@@ -68,14 +68,14 @@ def head_lengths(
     A line is drawn at `root`, the length that the norm gives before its weights are multiplied on.
     """
     spread = [float(lengths.max() / lengths.min()) for lengths in (before, after)]
-    title = (
-        f"Before QK-norm the longest {name} is {spread[0]:.1f} times as long as the shortest, after it {spread[1]:.1f} times"
-    )
+    before_it, after_it = (f"{each:.1f} times" for each in spread)
+    title = f"Before QK-norm the longest {name} is {before_it} as long as the shortest, after it {after_it}"
     figure = new_figure(title, 8.0, 2.7)
     ax, heads = figure.subplots(), range(len(before))
     for lengths, side, hatch, colour in ((before, -0.19, "///", PALE), (after, 0.19, "", MIDDLE)):
         low, middle, high = lengths.float().cpu().quantile(torch.tensor([0.0, 0.5, 1.0]), dim=-1)
-        places, label = [head + side for head in heads], "before" if side < 0 else "after"
+        places = [head + side for head in heads]
+        label = f"{'before' if side < 0 else 'after'} (shortest to longest)"
         spans = (high - low).tolist()
         ax.bar(places, spans, 0.34, low.tolist(), color=colour, edgecolor=DARK, hatch=hatch, lw=0.6, label=label)
         ax.plot(places, middle.tolist(), "_", color="black", ms=9, mew=1.6, label="median" if side > 0 else None)

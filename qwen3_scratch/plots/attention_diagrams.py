@@ -16,10 +16,9 @@ from .canvas import (  # fmt: skip
     SMALL,
     Figure,
     draw_lines,
+    legend_beside,
     logarithmic,
     new_figure,
-    percent,
-    spoken,
     styled,
 )
 
@@ -185,19 +184,25 @@ def lead(ax: Axes, start: tuple[int, int | float], end: tuple[int, int | float],
 
 
 @styled
-def growing_scores(factors: Sequence[int], without: Sequence[float], normed: Sequence[float]) -> Figure:
-    """How much of its weight a token gives to one key, when queries and keys are made `factors` times as large."""
-    title = f"Queries and keys {factors[-1] / factors[0]:,.0f} times as large: without QK-norm one key gets "
-    title += f"{100 * without[-1]:.3g}% of a token's weight, with it {100 * normed[-1]:.3g}%"
-    figure = new_figure(title, 8.2, 2.8)
+def growing_scores(
+    factors: Sequence[int], without: Sequence[int | float], normed: Sequence[int | float], bound: int | float
+) -> Figure:
+    """The largest score when queries and keys are made `factors` times as large, and what QK-norm holds it below."""
+    grown = [
+        "the same" if each[-1] < 1.01 * each[0] else f"{each[-1] / each[0]:,.3g} times" for each in (without, normed)
+    ]
+    title = f"Queries and keys {factors[-1] / factors[0]:,.0f} times as large: "
+    title += f"the largest score {grown[0]} without QK-norm, {grown[1]} with it"
+    figure = new_figure(title, 8.2, 2.9)
     ax = figure.subplots()
     draw_lines(ax, factors, {"without QK-norm": without, "with QK-norm": normed})
+    ax.axhline(bound, color="black", ls=":", lw=1.2, label=f"bound of QK-norm: {bound:,.3g}")
     logarithmic(ax.xaxis, factors, base=2)
-    ax.yaxis.set_major_formatter(percent)
-    ax.set(xlabel="queries and keys, so many times as large", ylabel="largest share of a token", ylim=(0, 1.03))
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside right center", frameon=False)
-    figure.alt = (
-        f"Two lines over the factor. Without QK-norm the largest share of a token's weight goes from "
-        f"{spoken(without[0])} to {spoken(without[-1])}; with it from {spoken(normed[0])} to {spoken(normed[-1])}."
-    )
+    logarithmic(ax.yaxis, parts=(1, 3))
+    ax.set(xlabel="queries and keys, so many times as large", ylabel="largest score of all heads")
+    legend_beside(figure, ax)
+    said = (without[0], without[-1], normed[0], normed[-1], bound)
+    written = [f"{each:,.0f}" if each >= 100 else f"{each:.3g}" for each in said]
+    figure.alt = f"Two lines over the factor. Without QK-norm the largest score goes from {written[0]} to {written[1]}"
+    figure.alt += f"; with it from {written[2]} to {written[3]}. Dotted: the bound, {written[4]}."
     return figure

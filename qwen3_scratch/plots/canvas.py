@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import XAxis, YAxis
 from matplotlib.colorbar import Colorbar
 from matplotlib.colors import PowerNorm
-from matplotlib.image import AxesImage
+from matplotlib.image import AxesImage, imread, imsave
 from matplotlib.ticker import LogLocator, NullLocator
 from torch import Tensor
 
@@ -28,6 +28,7 @@ __all__ = ["Figure", "token_labels"]
 
 FONT, SMALL = "DejaVu Sans", 7  # the font that matplotlib brings along; the size of labels in points
 DARK, MIDDLE, PALE, LIT = "#08306b", "#4292c6", "#c6dbef", "#ffd27f"
+GREY = "#777777"  # lines and edges that only help to read
 # Form, marker, colour and width: lines are told apart by form, then by shade.
 LINES = (("-", "o", DARK, 2.0), ("--", "s", MIDDLE, 1.6), (":", "^", "#555555", 1.6), ("-.", "v", DARK, 1.2))
 STYLE = {
@@ -47,6 +48,7 @@ class Figure(matplotlib.figure.Figure):
     """
 
     alt = ""  # set by the function that draws; else the titles and axes are named
+    few_colours = False  # set where there are no shades: 16 steps of each colour show the same in half of the bytes
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
         png, about = self._repr_png_()  # first, since layout and ticks are settled while it is drawn
@@ -57,6 +59,10 @@ class Figure(matplotlib.figure.Figure):
     def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
         file = io.BytesIO()
         self.savefig(file, format="png", dpi=120)
+        if self.few_colours:
+            levels = (imread(io.BytesIO(file.getvalue())) * 15).round() / 15
+            file = io.BytesIO()
+            imsave(file, levels, format="png", pil_kwargs={"optimize": True})
         width, height = (round(inches * 96) for inches in self.get_size_inches())
         return file.getvalue(), {"width": width, "height": height}
 
@@ -70,11 +76,15 @@ def token_labels(tokenizer: Tokenizer | None, token_ids: Iterable[Any], limit: i
             text = raw.decode() or f"#{token}"  # no tokenizer, or a row of the embedding behind its vocabulary
         except UnicodeDecodeError:
             text = f"<{raw.hex()}>"
-        text = text.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥")
-        text = "".join(character if ord(character) in _glyphs() else "□" for character in text)
+        text = "".join(character if ord(character) in _glyphs() else "□" for character in with_signs(text))
         return text if len(text) <= limit else text[: limit - 1] + "…"
 
     return [label(int(token)) for token in token_ids]
+
+
+def with_signs(text: str) -> str:
+    """Spaces, line breaks and tabs as signs: a word with a space before it and one without are two tokens."""
+    return text.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥")
 
 
 @cache
@@ -127,6 +137,25 @@ def spoken(share: float) -> str:
     return f"{share:,.0%}" if share >= 0.0995 else f"{share:.1%}" if share >= 0.0005 or share <= 0 else "<0.1%"
 
 
+def layers_named(layers: Sequence[int]) -> str:
+    """Some layers in a sentence, as in `layers 0 to 2 and 5`; many that stand apart are counted."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    if len(runs) > 4:
+        return f"{len(layers)} layers"
+    *most, last = [part for run in runs for part in ([f"{run[0]} to {run[-1]}"] if len(run) > 2 else map(str, run))]
+    return f"layer{'s' * (len(layers) > 1)} " + " and ".join([", ".join(most)] * bool(most) + [last])
+
+
+def legend_beside(figure: Figure, ax: Axes, **options: Any) -> None:
+    """The entries of one panel, to the right of all."""
+    figure.legend(*ax.get_legend_handles_labels(), frameon=False, loc="outside right center", **options)
+
+
 def colour_bar(figure: Figure, image: AxesImage, label: str, **options: Any) -> Colorbar:
     """A bar beside all axes that says which shade is how many percent, or with `format=None` which number."""
     size = min(1.0, 2.2 / figure.get_figheight())
@@ -157,7 +186,7 @@ def logarithmic(
     places: Sequence[int] = (),
     *,
     base: int = 10,
-    parts: Sequence[int] = (),
+    parts: Sequence[int | float] = (),
     text: Callable[[float], str] = "{:,.10g}".format,
 ) -> None:
     """Powers of `base` along an axis, with numbers as they are spoken: at `places`, or at `parts` of each power."""

@@ -40,7 +40,7 @@ def token_chips(labels: Sequence[str], special: Sequence[bool], sent: Sequence[s
     if chat:
         turns_said = "1 turn" if len(roles) == 1 else f"{len(roles)} turns"
         title = f"{count} tokens in {turns_said}; {dark_ones} of them, the dark ones, are special"
-        title = _forged(roles[: len(roles) - open_end], sent) if sent else title
+        title = _forged(turns_said, roles[: len(roles) - open_end], sent) if sent else title
         said = f"in turns of {', '.join(roles)}, special ones dark"
     else:
         spaced = sum(label.startswith("␣") for label in labels)
@@ -71,7 +71,8 @@ def word_chips(
 ) -> Figure:
     """A text as its tokens, in lines as it is read; those at `places` are highlighted, and have a number `below`.
 
-    `named` says what these numbers are. From token number `written` on the model wrote them: a shaded ground.
+    `named` says what these numbers are. From token number `written` on the model wrote them: a shaded ground. A line
+    break ends the line, but within an empty `<think>` block.
     """
     word = labels[min(places)] if places else ""
     times = {1: "once", 2: "twice"}.get(len(places), f"{len(places)} times")
@@ -79,9 +80,12 @@ def word_chips(
     title += f"; below each token its {named}" if below else ""
     numbers = [str(number) for number in below] or [""] * len(labels)
     widths = [max(map(chip_width, pair)) for pair in zip(labels, numbers, strict=True)]
-    placed = list(_flow(widths, WIDE, {at for at, label in enumerate(labels) if label.endswith("⏎")}))
+    breaks = {at for at, label in enumerate(labels) if label.endswith("⏎")}
+    breaks -= {at for at in breaks if at > 0 and [labels[at - 1], *labels[at + 1 : at + 2]] == ["<think>", "</think>"]}
+    most = WIDE + 0.4  # room for a line break at the end of a full line
+    placed = list(_flow(widths, most, breaks))
     step = HIGH + 0.2 if below else HIGH + 0.04
-    figure, ax = _lines(title, WIDE + 0.1, step * (placed[-1][1] + 1 if placed else 1))
+    figure, ax = _lines(title, most + 0.1, step * (placed[-1][1] + 1 if placed else 1))
     for at, (label, (along, line, wide)) in enumerate(zip(labels, placed, strict=True)):
         left, top = 0.1 + along, step * line
         if written is not None and at >= written:  # a ground that is seen around a highlighted chip, too
@@ -147,15 +151,15 @@ def chip_width(text: str) -> float:
     return 1.12 * text_width(text) + 0.12
 
 
-def _forged(closed: Sequence[str], sent: Sequence[str]) -> str:
-    """Whether there are turns that nobody sent: what was typed has then become one."""
+def _forged(turns: str, closed: Sequence[str], sent: Sequence[str]) -> str:
+    """How many turns there are, and whether nobody sent one of them: what was typed has then become it."""
     left = list(closed)
     for role in sent:
         if role in left:
             left.remove(role)
     if left:
-        return f"What was typed became a turn of the {' and the '.join(left)}, which nobody sent"
-    return f"What was typed stays within its turn: {len(sent)} sent, {len(closed)} seen"
+        return f"{turns}, {len(left)} of them forged: what was typed became a turn of the {' and the '.join(left)}"
+    return f"{turns}, none forged: what was typed stays within its turn"
 
 
 def _turns(labels: Sequence[str]) -> list[range]:

@@ -1,7 +1,7 @@
 """How predictions become text: what a cache saves and holds, and how the next token is chosen."""
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from math import comb
 from typing import Any
 
 import torch
@@ -50,13 +50,15 @@ def in_memory(size: int | float) -> str:
 def cache_size(lengths: Sequence[int], sizes: Mapping[str, Sequence[int]]) -> Figure:
     """Bytes that keys and values take for one text of each length (tokens), one line for each way of keeping them.
 
-    The title says which part each way takes of what the one before it takes.
+    The title says which part each way takes of what the first takes.
     """
     last = {name: held[-1] for name, held in sizes.items()}
-    less = [f"“{name}” takes 1/{last[before] / max(last[name], 1):,.3g} of “{before}”"
-            for before, name in pairwise(last)]  # fmt: skip
-    title = f"At {lengths[-1]:,} tokens {', '.join(less)}"
-    figure = new_figure(title, 8.0, 3.2)
+    first, *others = last
+    shares = [f"1/{last[first] / max(last[name], 1):,.3g}" for name in others]
+    shares[:1] = [f"{share} of “{first}”" for share in shares[:1]]
+    parts = [f"“{name}” take {share}" for name, share in zip(others, shares, strict=True)]
+    title = f"At {lengths[-1]:,} tokens {', '.join(parts)}"
+    figure = new_figure(title, 8.6, 3.2)
     ax = figure.subplots()
     draw_lines(ax, lengths, {f"{name}: {in_memory(held[-1])}": held for name, held in sizes.items()}, lw=1.3)
     ax.set(xlabel="length of the text (tokens)", ylabel="memory for keys and values")
@@ -179,3 +181,15 @@ def shares_right(
         "whiskers for the interval and a dashed line for a guess."
     )
     return figure
+
+
+def coin_chance(first: Sequence[bool], second: Sequence[bool]) -> tuple[int, int, float]:
+    """Questions that only the first way gets right, those that only the second does, and how chance would do it.
+
+    That is how often as many coins as there are such questions fall at least as unevenly (McNemar's exact test).
+    """
+    pairs = list(zip(first, second, strict=True))
+    ones, others = pairs.count((True, False)), pairs.count((False, True))
+    coins = ones + others
+    fewer = sum(comb(coins, heads) for heads in range(min(ones, others) + 1)) / 2**coins
+    return ones, others, min(1.0, 2 * fewer)

@@ -34,7 +34,7 @@ LOOKS = (("o", DARK), ("s", "white"), ("^", MIDDLE), ("D", LIT), ("v", DARK), ("
 def embedding_map(vectors: Float[Tensor, "words hidden"], labels: Sequence[str], kinds: Sequence[str]) -> Figure:
     """Words in the plane in which their vectors differ most, with how much of their variance it shows on its axes.
 
-    The title counts, in all dimensions, the words whose nearest neighbour (by the cosine) is of their own kind.
+    The title counts the words whose nearest neighbour on the map is of their kind.
     """
     vectors = vectors.float().cpu()
     centred = vectors - vectors.mean(0)
@@ -42,7 +42,7 @@ def embedding_map(vectors: Float[Tensor, "words hidden"], labels: Sequence[str],
     directions = directions[:2] * directions[:2].gather(1, directions[:2].abs().argmax(1, keepdim=True)).sign()
     points = F.pad(centred @ directions.T, (0, 2 - len(directions)))  # [words, 2]
     shares = points.pow(2).sum(0) / centred.pow(2).sum().clamp(min=1e-12)
-    figure = new_figure(_own_kind(vectors, kinds), 7.4, 5.0)
+    figure = new_figure(_own_kind(points, kinds), 7.4, 5.0)
     figure.set_layout_engine("none")  # so that the labels' places in inches are known
     ax = figure.add_axes((0.09, 0.11, 0.72, 0.8))
     low, high = points.min(0).values, points.max(0).values
@@ -72,22 +72,20 @@ def embedding_map(vectors: Float[Tensor, "words hidden"], labels: Sequence[str],
     figure.legend(frameon=False, loc="center right")
     figure.alt = (
         f"A map of {len(labels)} words of {len(names)} kinds ({', '.join(names)}), each kind with its own marker."
+        f" Its two directions hold {shares[0]:.0%} and {shares[1]:.0%} of the variance."
     )
-    figure.alt += f" Its two directions hold {shares[0]:.0%} and {shares[1]:.0%} of the variance."
     return figure
 
 
-def _own_kind(vectors: Tensor, kinds: Sequence[str]) -> str:
-    """How many words lie nearest to one of their own kind, and how many would by chance."""
+def _own_kind(points: Tensor, kinds: Sequence[str]) -> str:
+    """How many words have one of their own kind nearest on the map, and would by chance."""
     count = len(kinds)
     if count < 2:
         return "A word alone has no neighbour on the map"
-    unit = F.normalize(vectors, dim=-1)
-    nearest = (unit @ unit.T).fill_diagonal_(-math.inf).argmax(-1).tolist()
+    nearest = torch.cdist(points, points).fill_diagonal_(math.inf).argmin(-1).tolist()
     own = sum(kinds[at] == kind for at, kind in zip(nearest, kinds, strict=True))
     chance = sum(list(kinds).count(kind) - 1 for kind in kinds) / (count - 1)
-    found = f"all {count} words" if own == count else f"{own} of {count} words"
-    return f"In {vectors.shape[-1]} dimensions {found} are nearest to one of their kind (by chance {chance:.0f})"
+    return f"{own} of {count} words have one of their own kind as nearest neighbour (by chance {chance:.0f})"
 
 
 Box = tuple[float, float, float, float]  # left, lower, right, upper

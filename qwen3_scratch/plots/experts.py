@@ -1,6 +1,7 @@
-"""What experts are for: tests of chance, guessed routes, a router's confidence, knock-outs, other top-k."""
+"""What experts are for: tests of chance, guessed routes, knock-outs."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from jaxtyping import Float
 from matplotlib.ticker import ScalarFormatter
 from torch import Tensor
 
+from ..model import Route
 from .canvas import (  # fmt: skip
     DARK,
     MIDDLE,
@@ -16,19 +18,77 @@ from .canvas import (  # fmt: skip
     SMALL,
     Figure,
     colour_bar,
+    half_interval,
     heatmap,
     label_axis,
-    logarithmic,
+    layers_named,
     new_figure,
     percent,
     small_multiples,
     styled,
 )
+from .routing import route_map
 
-__all__ = ["expert_knockouts", "information_test", "loss_by_top_k", "rank_shares", "route_guesses", "two_expert_weight"]
+__all__ = ["domain_experts", "expert_knockouts", "information_test", "route_guesses", "word_routes"]
 
-FORMS = (("o-", DARK), ("s--", MIDDLE), ("^:", "black"), ("v-.", "#8c8c8c"), ("x-", "#9ecae1"), ("D--", "#555555"))
 HATCHES = ("", "////", "....", "\\\\\\\\", "xx", "--")
+
+
+@styled
+def word_routes(routes: Mapping[int, Route], labels: Sequence[str]) -> Figure:
+    """The routes of a text, titled by the words that stand in it more than once: where they keep their expert."""
+    figure = route_map(routes, labels)
+    again = [[at for at, one in enumerate(labels) if one == label] for label in dict.fromkeys(labels)]
+    again = [places for places in again if len(places) > 1]
+    if not again:
+        return figure
+    kept = {
+        layer: sum(len(route.experts[places, 0].unique()) == 1 for places in again) for layer, route in routes.items()
+    }
+    how = {
+        "keep{} their expert": [layer for layer, count in kept.items() if count == len(again)],
+        "change{} it": [layer for layer, count in kept.items() if count == 0],
+        "part{} ways": [layer for layer, count in kept.items() if 0 < count < len(again)],
+    }
+    who = {1: f"The repeated “{labels[again[0][0]]}”", 2: "Both repeated words"}
+    one = len(again) == 1
+    said = [f"{verb.format('s' * one)} in {layers_named(layers)}" for verb, layers in how.items() if layers]
+    title = f"{who.get(len(again), f'All {len(again)} repeated words')} {', '.join(said[:-1])}"
+    title = f"{title} and {said[-1]}" if len(said) > 1 else title + said[-1]
+    title = title.replace("their", "its") if one else title
+    wide = figure.get_figwidth()
+    figure.suptitle(textwrap.fill(title, int((wide - 0.3) * 11.5)), x=0.1 / wide, ha="left")
+    figure.alt = f"{title}. Columns are tokens, rows the choices of each layer, numbers experts, shaded by weight."
+    return figure
+
+
+@styled
+def domain_experts(counts: Float[Tensor, "domains experts"], domains: Sequence[str], layer: int) -> Figure:
+    """Domain by expert in one layer: the share of a domain's tokens that each expert gets, shaded by how many times the
+    expert's mean over the domains that is. Experts that hardly any token goes to are not shaded.
+
+    The title says which experts get far more of one domain than of any other, and which gets much of all.
+    """
+    share = counts / counts.sum(-1, keepdim=True).clamp(min=1)
+    mean = share.mean(0)
+    times = torch.where(mean >= 0.1 / len(mean), share / mean.clamp(min=1e-9), 0.0)
+    most, which = share.sort(0, descending=True)
+    apart, busy = (most[0] - most[1]).argsort(descending=True, stable=True)[:2].tolist(), int(share.amin(0).argmax())
+    said = [f"expert {one} gets {most[0, one]:.0%} of {domains[int(which[0, one])]} and at most {most[1, one]:.0%} of "
+            "any other domain" for one in apart]  # fmt: skip
+    title = f"Layer {layer}: {', '.join(said)}; expert {busy} gets {share[:, busy].min():.0%} or more of each"
+    figure = new_figure(title, 6.4, max(2.4, 1.2 + 0.24 * len(domains)))
+    ax = figure.subplots()
+    texts = [[f"{100 * one:.0f}" for one in row] for row in share.tolist()]
+    image = heatmap(ax, times, texts if len(mean) <= 16 else (), vmin=0, vmax=max(2.0, float(times.max())))
+    ax.set(xlabel="expert")
+    label_axis(ax.xaxis, range(len(mean)), 4.2)
+    label_axis(ax.yaxis, domains, 0.24 * len(domains))
+    colour_bar(figure, image, "times the mean\nof the column", format="{x:g}")
+    figure.alt = (
+        f"{title}. Rows are domains, columns experts; numbers are shares in percent, dark is far above the mean."
+    )
+    return figure
 
 
 @styled
@@ -36,86 +96,78 @@ def information_test(
     measured: Float[Tensor, "layers"],
     shuffled: Float[Tensor, "shuffles layers"],
     random: Float[Tensor, "draws layers"],
+    words: Float[Tensor, "layers"],
     layers: Sequence[int] = (),
 ) -> Figure:
-    """Bits that a layer's routes tell about a token's domain, beside the same with shuffled domains and random routers.
+    """Bits that a layer's routes tell about a token's domain, and what three controls give: shuffled domains, random
+    routers, and `words`, the trained routers shown each word's mean vector.
 
     The title counts the layers in which 5% of the draws or more reach what was measured. `layers` are the layers'
     numbers where they do not count from 0.
     """
     count, numbers = len(measured), list(layers) or list(range(len(measured)))
     often = [int(((chance >= measured).float().mean(0) >= 0.05).sum()) for chance in (shuffled, random)]
-    title = f"Shuffles reach the measured bits in {often[0]} of {count} layers, random routers in {often[1]}"
+    title = f"Shuffles reach the measured bits in {often[0]} of {count} layers, random routers in {often[1]}; "
+    part = words / measured.clamp(min=1e-9)
+    ends = dict.fromkeys((int(part.argmin()), int(part.argmax())))
+    title += "of the bits, the words alone tell " + ", ".join(f"{part[at]:.0%} in layer {numbers[at]}" for at in ends)
     rows = math.ceil(count / 4)
-    figure = new_figure(f"{title} (at least 5% of the draws)", 1.2 + 1.95 * max(2, min(count, 4)), 1.15 + 1.35 * rows)
-    edge = 1.08 * max(float(part.max()) for part in (measured, shuffled, random))
+    figure = new_figure(title, max(5.6, 1.2 + 1.75 * min(count, 4)), 1.3 + 1.35 * rows)
+    edge = 1.08 * max(float(part.max()) for part in (measured, shuffled, random, words))
     for number, (ax, first, last) in enumerate(small_multiples(figure, count)):
-        options: dict[str, Any] = {"bins": 30, "range": (0, edge), "edgecolor": DARK, "lw": 0.4}
+        options: dict[str, Any] = {"bins": 24, "range": (0, edge), "edgecolor": DARK, "lw": 0.4}
         ax.hist(shuffled[:, number].tolist(), weights=[1 / len(shuffled)] * len(shuffled), color=MIDDLE, **options)
         ax.hist(
             random[:, number].tolist(), weights=[1 / len(random)] * len(random), color=PALE, hatch="////", **options
         )
         ax.axvline(float(measured[number]), color="black", lw=2)
+        ax.axvline(float(words[number]), color="black", lw=1.2, ls=":")
         ax.set(title=f"layer {numbers[number]}", xlim=(0, edge), xlabel="bits" if last else "")
         ax.set_ylabel("share of the draws" if first else "")
         ax.yaxis.set_major_formatter(percent)
         ax.tick_params(labelsize=SMALL)
-    names = [f"{len(shuffled)} shuffles", f"{len(random)} random routers", "measured"]
-    drawn: list[Any] = [*ax.containers, ax.lines[0]]
-    figure.legend(drawn, names, loc="outside lower left", ncols=3, frameon=False)
+    names = [f"{len(shuffled)} shuffles", f"{len(random)} random routers", "measured", "words alone"]
+    drawn: list[Any] = [*ax.containers, *ax.lines[:2]]
+    figure.legend(drawn, names, loc="outside lower left", ncols=4, frameon=False)
+    figure.alt = f"{title}. For each layer two histograms of chance, a thick line where the measured bits are."
+    figure.few_colours = True
     return figure
 
 
 @styled
-def route_guesses(right: Mapping[str, Float[Tensor, "layers"]], layers: Sequence[int] = ()) -> Figure:
-    """The share of tokens whose strongest expert is guessed right, a bar for each thing that the guesser knows.
+def route_guesses(
+    right: Mapping[str, tuple[Float[Tensor, "layers"], Float[Tensor, "layers"]]],
+    tokens: int,
+    layers: Sequence[int] = (),
+) -> Figure:
+    """The share of tokens whose expert is guessed right, and half of its interval, a bar for each thing that is known.
 
-    The title says the means over the layers.
+    The title says the means over the layers of each thing alone, and of the best pair (a name with +).
     """
-    count = len(next(iter(right.values())))
-    means = ", ".join(f"{name} {float(share.mean()):.0%}" for name, share in right.items())
-    figure = new_figure(f"Guessed right, knowing {means}", 8.0, 2.9)
+    count = len(next(iter(right.values()))[0])
+    means = {name: float(share.mean()) for name, (share, _) in right.items()}
+    ranked = sorted(means, key=lambda name: means[name], reverse=True)
+    alone, pairs = [name for name in ranked if "+" not in name], [name for name in ranked if "+" in name]
+    title = f"{means[alone[0]]:.0%} of the experts are guessed right from the {alone[0]} alone"
+    title += "".join(f", {means[name]:.0%} from {name}" for name in alone[1:])
+    title += "".join(f"; {means[name]:.0%} from {name}" for name in pairs[:1])
+    figure = new_figure(f"{title} (n\u00a0=\u00a0{tokens:,})", 7.6, 2.5)
     ax, width = figure.subplots(), 0.8 / len(right)
     shades = ("white", PALE, MIDDLE, DARK)
-    for row, (name, share) in enumerate(right.items()):
+    for row, (name, (share, half)) in enumerate(right.items()):
         places = [number + (row - (len(right) - 1) / 2) * width for number in range(count)]
         hatch, shade = HATCHES[row % len(HATCHES)], shades[row % len(shades)]
-        ax.bar(places, share.tolist(), width, label=name, color=shade, edgecolor="black", lw=0.6, hatch=hatch)
+        look: dict[str, Any] = {"color": shade, "edgecolor": "black", "lw": 0.6, "hatch": hatch}
+        ax.bar(places, share.tolist(), width, label=name, **look)
+        ax.errorbar(places, share.tolist(), half.tolist(), fmt="none", ecolor="black", elinewidth=1.0, capsize=2)
     label_axis(ax.xaxis, [f"layer {number}" for number in list(layers) or range(count)], 6.0)
     ax.set(ylim=(0, 1), ylabel="share guessed right")
     ax.yaxis.set_major_formatter(percent)
     figure.legend(title="known:", frameon=False, loc="outside right center")
+    said = ", ".join(f"{name} {mean:.0%}" for name, mean in means.items())
+    figure.alt = f"Bars with 95% intervals for each layer. Means of all layers, by what is known: {said}."
+    figure.few_colours = True
     return figure
-
-
-@styled
-def rank_shares(ranked: Float[Tensor, "layers experts"], top_k: int, layers: Sequence[int] = ()) -> Figure:
-    """The router's mean probability for each token's first, second, ... expert; solid shades are the chosen `top_k`."""
-    first, chosen = ranked[:, 0], ranked[:, :top_k].sum(-1)
-    title = f"The first expert gets {span(first)} of the probability"
-    title += f", the first {top_k} get {span(chosen)}" if top_k > 1 else ""
-    figure = new_figure(title, 7.0, 1.3 + min(6.0, 0.25 * len(ranked)))
-    ax, left = figure.subplots(), torch.zeros(len(ranked))
-    for rank, share in enumerate(ranked.T):
-        kept = rank < top_k
-        colour, hatch = ((DARK, MIDDLE)[rank % 2], "") if kept else ("white", "////")
-        look: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": "black", "lw": 0.6}
-        bars = ax.barh(range(len(ranked)), share.tolist(), left=left.tolist(), height=0.7, **look)
-        if len(ranked) <= 12 and float(share.min()) >= 0.045:
-            place: dict[str, Any] = {"bbox": {"fc": "white", "ec": "none", "pad": 0.6}, "fontsize": SMALL}
-            ax.bar_label(bars, [f"{value:.0%}" for value in share.tolist()], label_type="center", **place)
-        left = left + share
-    label_axis(ax.yaxis, [f"layer {number}" for number in list(layers) or range(len(ranked))], 0.25 * len(ranked))
-    ax.set(xlim=(0, 1), ylim=(len(ranked) - 0.5, -0.5))
-    ax.set_xlabel("mean probability of a token's first, second, ... expert (hatched: not chosen)")
-    ax.xaxis.set_major_formatter(percent)
-    return figure
-
-
-def span(shares: Float[Tensor, "layers"]) -> str:
-    """The range of some shares, as in 54% to 69%."""
-    low, high = f"{float(shares.min()):.0%}", f"{float(shares.max()):.0%}"
-    return low if low == high else f"{low} to {high}"
 
 
 @styled
@@ -124,95 +176,41 @@ def expert_knockouts(
 ) -> Figure:
     """Layers by experts, one panel a domain: by how much the mean loss of a chat rises without the expert.
 
-    `damage` is the rise in nats per token of each chat; what falls instead is drawn as 0. `layers` as elsewhere.
+    `damage` is the rise in nats a token of each chat, itself paired: the same chat with and without. A number stands
+    where its 95% interval leaves out 0; what falls instead is drawn as 0. `layers` as elsewhere.
     """
     count, experts, _, chats = damage.shape
     numbers, mean = list(layers) or list(range(count)), damage.mean(-1)
+    half = half_interval(damage.flatten(0, 2)).view(mean.shape)
     layer, expert, domain = (int(index) for index in torch.unravel_index(mean.argmax(), mean.shape))
-    error = float(damage[layer, expert, domain].std(correction=min(1, chats - 1))) / math.sqrt(chats)
-    title = f"Worst: “{domains[domain]}” without expert {expert} of layer {numbers[layer]} loses "
-    title += f"{float(mean[layer, expert, domain]):.2g} ± {error:.1g} nats more per token"
+    sure, cells = int((mean - half > 0).sum()), mean.numel()
+    title = f"In {sure} of {cells} cases the loss rises with an interval above 0 (by chance: {0.025 * cells:.0f}); "
+    title += f"most for “{domains[domain]}” without expert {expert} of layer {numbers[layer]}: "
+    title += f"{float(mean[layer, expert, domain]):.2g} ± {float(half[layer, expert, domain]):.1g} nats a token "
+    title += f"(n\u00a0=\u00a0{chats} chats each)"
     columns = min(3, len(domains))
     rows = math.ceil(len(domains) / columns)
     high = min(0.24 * count, 4.5)
-    figure = new_figure(title, 1.9 + 2.3 * columns, max(2.4, 0.8 + rows * (0.5 + max(0.6, high))))
+    figure = new_figure(title, 1.9 + 2.3 * columns, max(2.4, 0.9 + rows * (0.5 + max(0.6, high))))
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax in grid[len(domains) :]:
         ax.remove()
     top = max(float(mean.max()), 1e-6)
     for number, ax in enumerate(grid[: len(domains)]):
-        values = mean[:, :, number]
-        texts = [[short(value, top) for value in line] for line in values.tolist()] if experts <= 8 else ()
-        image = heatmap(ax, values, texts, vmin=0, vmax=top)
+        values, left_out = mean[:, :, number], (mean - half > 0)[:, :, number]
+        pairs = zip(values.tolist(), left_out.tolist(), strict=True)
+        texts = [[short(value, sure) for value, sure in zip(*line, strict=True)] for line in pairs]
+        image = heatmap(ax, values, texts if experts <= 8 else (), vmin=0, vmax=top)
         below = number + columns >= len(domains)
         ax.set(title=domains[number], xlabel="expert" if below else "", ylabel="" if number % columns else "layer")
         label_axis(ax.xaxis, range(experts) if below else [""], 2.1)
         label_axis(ax.yaxis, [""] if number % columns else numbers, high)
     plain = ScalarFormatter(useOffset=False)
-    colour_bar(figure, image, "rise of the loss\n(nats per token)", shrink=0.8, format=plain)
+    colour_bar(figure, image, "rise of the loss\n(nats a token)", shrink=0.8, format=plain)
+    figure.alt = f"{title}. A table of layers by experts for each of {len(domains)} domains, dark where the loss rises."
     return figure
 
 
-def short(value: float, top: float) -> str:
-    """A value in two decimals without the leading zero; nothing where it is below a twentieth of the largest."""
-    return f"{value:.2f}".removeprefix("0") if value >= top / 20 and value >= 0.005 else ""
-
-
-@styled
-def loss_by_top_k(
-    losses: Mapping[str, Float[Tensor, "choices domains"]],
-    top_k: Sequence[int],
-    domains: Sequence[str],
-    trained: tuple[str, int],
-) -> Figure:
-    """Mean losses of the domains at several numbers of experts per token, one panel for each way to weigh them.
-
-    `trained` is the way and the number that the checkpoint was trained with; the title starts from there.
-    """
-    at = dict(zip(top_k, losses[trained[0]].mean(-1).tolist(), strict=True))
-    others = ", ".join(f"{at[k]:.2g} with {k}" for k in dict.fromkeys((top_k[0], top_k[-1])) if k != trained[1])
-    title = f"Mean loss: {at[trained[1]]:.2g} nats per token with the {trained[1]} of training" + f"; {others}" * bool(
-        others
-    )
-    figure = new_figure(title, 7.6, 2.6)
-    panels = figure.subplots(1, len(losses), squeeze=False, sharey=True)[0]
-    every = torch.stack(list(losses.values()))
-    for ax, (name, values) in zip(panels, losses.items(), strict=True):
-        for column, domain in enumerate(domains):
-            form, shade = FORMS[column % len(FORMS)]
-            ax.plot(range(len(top_k)), values[:, column].tolist(), form, color=shade, ms=4, lw=1.1, label=domain)
-        ax.axvline(top_k.index(trained[1]), color="#bbbbbb", lw=5, zorder=0)
-        ax.set(title=name + " (as trained)" * (name == trained[0]), xlabel="experts per token")
-        label_axis(ax.xaxis, top_k, 3.0)
-    if float(every.min()) > 0 and every.max() > 3 * every.min():
-        logarithmic(panels[0].yaxis, parts=(1, 3))
-    panels[0].set_ylabel("loss, nats per token")
-    figure.legend(*panels[0].get_legend_handles_labels(), frameon=False, loc="outside right center")
-    return figure
-
-
-@styled
-def two_expert_weight(difference: Float[Tensor, "tokens"], weights: Float[Tensor, "tokens"]) -> Figure:
-    """Two experts, top-1: the weight on the chosen one's answer against the logits' difference, both ways."""
-    middle = float(weights.float().median())
-    figure = new_figure(
-        f"Not renormalised, half of the weights are below {middle:.2f}; renormalised all are 1", 7.2, 2.4
-    )
-    ax, edge = figure.subplots(), max(4.0, 1.05 * float(difference.abs().max()))
-    x = torch.linspace(-edge, edge, 401)
-    ax.plot(x.tolist(), torch.ones_like(x).tolist(), "--", color="black", lw=1.2, label="renormalised: 1")
-    ax.plot(x.tolist(), x.abs().sigmoid().tolist(), "-", color=DARK, lw=1.2, label="not: sigmoid(|difference|)")
-    ax.plot(
-        difference.tolist(),
-        weights.tolist(),
-        "o",
-        ms=3,
-        mfc="none",
-        mec=MIDDLE,
-        mew=0.7,
-        label="tokens, not renormalised",
-    )
-    ax.set(xlim=(-edge, edge), ylim=(0, 1.05), ylabel="weight on the answer")
-    ax.set_xlabel("logit of expert 0 minus logit of expert 1")
-    figure.legend(frameon=False, loc="outside right center")
-    return figure
+def short(value: float, sure: bool) -> str:
+    """A value in two decimals without the leading zero, or that it is smaller; nothing where it is not sure."""
+    return "" if not sure else f"{value:.2f}".removeprefix("0") if value >= 0.005 else "<"

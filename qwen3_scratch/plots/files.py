@@ -26,13 +26,22 @@ THIN = 0.004  # of a strip
 UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "bytes"))
 
 
+def _called(name: str) -> str:
+    """The last part of a tensor's name; of the router, which is called like a matrix of an expert, more."""
+    last = name.rpartition(".")[2]
+    return "mlp.gate (router)" if last == "gate" else last
+
+
 def _look(part: str) -> dict[str, Any]:
     shade, hatch = SHADES.get(part, OTHER)
     return {"fc": shade, "hatch": hatch, "ec": "black", "lw": 0.5}
 
 
-def _strip(ax: Axes, segments: Sequence[tuple[str, int]], start: int, stop: int, scale: float) -> None:
-    """The stretch of a file from byte `start` to `stop`, neighbours of one part as one box; `scale` bytes are 1."""
+def _strip(ax: Axes, segments: Sequence[tuple[str, int]], start: int, stop: int, scale: float, mark: float) -> None:
+    """The stretch of a file from byte `start` to `stop`, neighbours of one part as one box; `scale` bytes are 1.
+
+    A triangle at the height `mark` says where what is too thin to be seen lies: above the strip, or below it.
+    """
     at = 0
     drawn: list[tuple[str, int, int]] = []
     for part, size in segments:
@@ -45,9 +54,9 @@ def _strip(ax: Axes, segments: Sequence[tuple[str, int]], start: int, stop: int,
         at += size
     for part, left, right in drawn:
         ax.add_patch(Rectangle((left / scale, 0), (right - left) / scale, 1, **_look(part)))
-        if right - left < THIN * (stop - start):  # a mark below says where what is too thin to be seen lies
-            colour = _look(part)["fc"]
-            ax.plot((left + right) / 2 / scale, -0.1, "^", ms=5, mfc=colour, mec="black", mew=0.5, clip_on=False)
+        if right - left < THIN * (stop - start):
+            colour, form = _look(part)["fc"], "v" if mark > 1 else "^"
+            ax.plot((left + right) / 2 / scale, mark, form, ms=5, mfc=colour, mec="black", mew=0.5, clip_on=False)
     ax.set(xlim=(start / scale, stop / scale), ylim=(0, 1), yticks=[])
     ax.spines[:].set_visible(False)
 
@@ -67,16 +76,17 @@ def file_layout(segments: Sequence[tuple[str, int]], closer: tuple[int, int]) ->
     if "header" in shares and largest != "header":
         title += f"; the header is thin ({spoken(shares['header'])})"
     figure = new_figure(title, 8.6, 2.9)
-    whole, near = figure.subplots(2, 1)
+    whole, near = figure.subplots(2, 1, gridspec_kw={"hspace": 0.12})
     whole.xaxis.tick_top()  # the space between the strips belongs to the lines that join them
     whole.xaxis.set_label_position("top")
-    for ax, (start, stop), name in ((whole, (0, total), "whole file"), (near, closer, "closer")):
+    for ax, (start, stop), name, mark in ((whole, (0, total), "whole file", 1.1), (near, closer, "closer", -0.1)):
         scale, unit = next(found for found in UNITS if stop >= found[0])
-        _strip(ax, segments, start, stop, scale)
+        _strip(ax, segments, start, stop, scale, mark)
         ax.set_ylabel(name)
         ax.set_xlabel(f"place in the file ({unit})", fontsize=SMALL + 1)
         ax.locator_params(axis="x", nbins=6)
         ax.tick_params(labelsize=SMALL)
+    whole.tick_params(axis="x", pad=9)  # the triangles lie between
     scale = next(found[0] for found in UNITS if total >= found[0])
     for byte, corner in zip(closer, (0, 1), strict=True):
         line = ConnectionPatch((byte / scale, 0), (corner, 1), "data", "axes fraction", axesA=whole, axesB=near)
@@ -84,7 +94,7 @@ def file_layout(segments: Sequence[tuple[str, int]], closer: tuple[int, int]) ->
         figure.add_artist(line)
     handles = [Patch(**_look(part), label=part) for part in shares]
     legend = figure.legend(handles=handles, frameon=False, loc="outside right center", fontsize=SMALL + 1)
-    legend.set_title("▲ too thin to see")
+    legend.set_title("▼ too thin to see")
     legend.get_title().set_fontsize(SMALL + 1)
     figure.alt = f"A strip as long as the file, cut into its parts, and below it a piece of it enlarged. {title}."
     return figure
@@ -94,7 +104,8 @@ def file_layout(segments: Sequence[tuple[str, int]], closer: tuple[int, int]) ->
 def tensor_sizes(shapes: Mapping[str, Sequence[int]], stacked: Mapping[str, int] = {}) -> Figure:
     """Tensors of one layer to one scale, rows down and columns across; below, the whole layer as one bar by area.
 
-    `stacked` says of how many alike a tensor is the first: in the bar all of them lie side by side.
+    `stacked` says of how many alike a tensor is the first: in the bar all of them lie side by side, and a bracket above
+    the matrices holds those of one expert.
     """
     if not shapes:
         raise Error("tensor_sizes: no tensors found, expected the names and shapes of one layer at least")
@@ -106,36 +117,49 @@ def tensor_sizes(shapes: Mapping[str, Sequence[int]], stacked: Mapping[str, int]
     title = f"The largest tensor of the layer is {max(numbers, key=numbers.__getitem__)}"
     title = f"{spoken(share)} of the layer's numbers are in its experts" if many else title
     tensors = [name for name in sizes if len(shapes[name]) > 1] or list(sizes)
-    tensors = sorted(tensors, key=lambda name: (name in many, name))[:9]
+    tensors = sorted(tensors, key=lambda name: name in many)[:9]  # else in the order given
     slots = [max(sizes[name][1] / max(map(max, sizes.values())), 0.62) for name in tensors]  # room for a name
-    scale = 8.2 / (sum(slots) + 0.16 * len(slots))
+    scale = 8.6 / (sum(slots) + 0.16 * len(slots))
     unit = scale / max(map(max, sizes.values()))
     high = 0.5 + max(sizes[name][0] for name in tensors) * unit
-    figure = new_figure(title, 8.8, 1.85 + high)
+    copies = max((stacked[name] for name in many), default=0)
+    figure = new_figure(title, 8.8, 2.3 + high)
     ax = figure.subplots()
     ax.set_axis_off()
-    ax.set(xlim=(0, 8.6), ylim=(high + 1.4, 0))
+    ax.set(xlim=(0, 8.6), ylim=(high + 1.6, -0.25))
     left = 0.03
+    bracket: list[float] = []
     for name, slot in zip(tensors, slots, strict=True):
         rows, columns = sizes[name]
         shape = ", ".join(f"{size:,}" for size in shapes[name])
-        for at, (text, weight) in enumerate(((name.rpartition(".")[2], None), (f"[{shape}]", "bold"))):
+        bracket += [left, left + columns * unit] if name in many else []
+        for at, (text, weight) in enumerate(((_called(name), None), (f"[{shape}]", "bold"))):
             ax.text(left, 0.08 + 0.16 * at, text, va="center", fontsize=SMALL, weight=weight, parse_math=False)
         look: dict[str, Any] = {"fc": PALE if name in many else "white", "ec": DARK, "lw": 0.7}
         ax.add_patch(Rectangle((left, 0.38), columns * unit, max(rows * unit, 0.02), **look))
         left += (slot + 0.16) * scale
-    copies = max((stacked[name] for name in many), default=0)
+    if bracket:
+        ax.plot([bracket[0], bracket[0], bracket[-1], bracket[-1]], [-0.03, -0.09, -0.09, -0.03], color=DARK, lw=0.9)
+        ax.text(bracket[0], -0.17, f"one of {copies:,} experts", va="center", fontsize=SMALL)
     about = f"the whole layer by area: {len(sizes) - len(many)} single tensors"
     about += f", then {copies:,} experts of {len(many)} tensors each" if many else ""
     ax.text(0.03, high + 0.35, about, va="center", fontsize=SMALL + 1)
     left, wide, top, tall = 0.03, 8.4 / whole, high + 0.5, 0.75
-    for name in sorted((name for name in sizes if name not in many), key=numbers.__getitem__, reverse=True):
+    single = [name for name in sizes if name not in many]
+    for name in sorted(single, key=lambda name: numbers[name] * wide <= 0.16):  # what is too thin for its name, last
         ax.add_patch(Rectangle((left, top), numbers[name] * wide, tall, fc="white", ec=DARK, lw=0.7))
         if numbers[name] * wide > 0.16:
-            text, turn = name.rpartition(".")[2], 0 if numbers[name] * wide > 0.45 else 90
+            text, turn = _called(name), 0 if numbers[name] * wide > 0.45 else 90
             middle = left + numbers[name] * wide / 2
             ax.text(middle, top + tall / 2, text, ha="center", va="center", fontsize=SMALL, rotation=turn)
         left += numbers[name] * wide
+    thin = [name for name in single if numbers[name] * wide <= 0.16]
+    if thin and many:  # they come last of the single ones
+        middle = left - sum(numbers[name] for name in thin) * wide / 2
+        ax.plot([middle, middle], [top + tall, top + tall + 0.1], color=DARK, lw=0.9)
+        names = ", ".join(dict.fromkeys("norms" if "norm" in name else _called(name) for name in thin))
+        side = "right" if middle > 1.6 else "left"
+        ax.text(middle, top + tall + 0.18, names, ha=side, va="center", fontsize=SMALL)
     step = sum(numbers[name] for name in many) * wide / max(copies, 1)
     for expert in range(copies):
         for at in range(len(many)):
@@ -143,8 +167,12 @@ def tensor_sizes(shapes: Mapping[str, Sequence[int]], stacked: Mapping[str, int]
             line = 0.7 if copies <= 32 else 0.15
             ax.add_patch(Rectangle((left, top + at * part), step, part, fc=PALE, ec=DARK, lw=line))
         if step > 0.3:
-            box = {"fc": PALE, "ec": "none", "pad": 1.0}
-            ax.text(left + step / 2, top + tall / 2, str(expert), ha="center", va="center", fontsize=SMALL, bbox=box)
+            number = f"expert {expert}" if step > 0.75 else str(expert)
+            ax.text(left + step / 2, top + tall + 0.18, number, ha="center", va="center", fontsize=SMALL)
+        if step > 0.75 and expert == 0:
+            for at, name in enumerate(many):
+                height = top + (at + 0.5) * tall / len(many)
+                ax.text(left + step / 2, height, _called(name), ha="center", va="center", fontsize=SMALL)
         left += step
     figure.alt = (
         f"{len(tensors)} matrices of a layer as rectangles to one scale, and the whole layer as one bar. {title}."
@@ -211,10 +239,16 @@ def number_bits(value: float) -> Figure:
             ax.text(column + 0.46, row + 0.36, bit, ha="center", va="center", fontsize=SMALL, color=colour)
         ax.text(-0.6, row + 0.36, name, ha="right", va="center")
         ax.text(33.8, row + 0.36, f"{number.item():.7g}", va="center")
-    for middle, head in ((0.46, "sign"), (5.5, "exponent"), (22, "fraction")):
+    added = numbers[1].abs().item() > abs(numbers[0].item())
+    ax.plot([17.16, 17.16], [-0.2, 0.86], color="black", lw=2)  # behind the seventh bit of the fraction
+    ax.plot([17.2, 18.12, 18.12, 17.2], [0, 0, 0.72, 0.72], color="black", lw=1.8)  # the bit after it
+    said = f"bf16 ends here: {'one is added' if added else 'the rest is cut'}"
+    ax.text(17.3, -0.35, said, va="center", fontsize=SMALL + 1)
+    for middle, head in ((0.46, "sign"), (5.5, "exponent"), (13.7, "fraction")):
         ax.text(middle, -0.35, head, ha="center", va="center", fontsize=SMALL + 1)
     ax.set(xlim=(-3, 41), ylim=(3, -0.7))
     figure.alt = f"Three rows of bits, below each other by kind: {value:.7g} in fp32, in bf16, in fp16. {title}."
+    figure.alt += f" A line marks where bf16 ends: {'one is added there' if added else 'the rest is cut off'}."
     return figure
 
 

@@ -1,8 +1,8 @@
-"""What heads do: scores of all heads, the map of one, and what is lost when heads are knocked out."""
+"""What heads do: scores of all heads, and the map of one."""
 
 import textwrap
-from collections.abc import Collection, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
+from typing import Any
 
 from jaxtyping import Float
 from matplotlib.colors import PowerNorm
@@ -11,21 +11,22 @@ from torch import Tensor
 
 from .canvas import (  # fmt: skip
     DARK,
-    MIDDLE,
     PALE,
     SHARES,
     SMALL,
     Figure,
     colour_bar,
+    half_interval,
     heatmap,
     label_axis,
+    legend_beside,
     new_figure,
     percent,
     spoken,
     styled,
 )
 
-__all__ = ["head_damage", "head_map", "head_scores", "knock_outs", "right_and_wrong", "score_history"]
+__all__ = ["head_map", "head_scores", "sink_trials"]
 
 FOUND = 3  # times the score of an even look: what counts as a head that does a thing, and not as chance
 
@@ -60,7 +61,8 @@ def head_scores(scores: Float[Tensor, "layers heads"], what: str, chance: float)
     label_axis(ax.xaxis, range(heads), 6.0)
     label_axis(ax.yaxis, range(layers), high)
     ax.set(xlabel="head (frame: the best)", ylabel="layer")
-    colour_bar(figure, image, "share of the weight")
+    colour_bar(figure, image, "share of the weight\n(shade grows like a root)")
+    figure.alt = f"A table of heads by layer, shaded by the share of weight on {what}. {title}."
     return figure
 
 
@@ -94,7 +96,8 @@ def head_map(
     side.set_axis_off()
     side.set_title("the strongest looks", loc="left")
     side.text(0, 1, "\n".join(lines), va="top", fontsize=SMALL, linespacing=1.7, transform=side.transAxes)
-    colour_bar(figure, image, "weight", ax=ax, ticks=(0, 0.1, 0.4, 1), shrink=1.0, aspect=20)
+    colour_bar(figure, image, "weight (shade: its root)", ax=ax, ticks=(0, 0.1, 0.4, 1), shrink=1.0, aspect=20)
+    figure.alt = f"A map of where {name} looks from each token, and a list of its strongest looks. {title}."
     return figure
 
 
@@ -103,110 +106,36 @@ def back(distance: int) -> str:
 
 
 @styled
-def head_damage(
-    left: Float[Tensor, "layers heads"], whole: float, marked: Collection[tuple[int, int]], what: str
-) -> Figure:
-    """The probability of the right word when one head is knocked out, for each head; `whole` is with all heads.
+def sink_trials(shares: Float[Tensor, "trials n"], head: tuple[int, int], token: str, chance: float) -> Figure:
+    """What a sink head gives to the first place as it is, without the first token, with another there, and moved.
 
-    `marked` are the heads that looked most, dark: are they the ones that are missed? `what` names them.
+    The trials are those of `inside.heads.FirstPlace`, one row each; `n` are chats.
     """
-    heads = left.shape[1]
-    values = left.detach().double().cpu().flatten().round(decimals=3).tolist()  # finer than a picture shows
-    ours = {layer * heads + head for layer, head in marked}
-    worst = min(range(len(values)), key=values.__getitem__)
-    lowest = min((values[number] for number in ours), default=whole)
-    names = [head_name(*divmod(number, heads)) for number in range(len(values))]
-    title = f"Without {names[worst]} the right word falls from {spoken(whole)} to {spoken(values[worst])}"
-    title += f", one of the {what}" if worst in ours else f"; without one of the {what}, to {spoken(lowest)} at worst"
-    figure = new_figure(textwrap.fill(title, 92), 9.0, 2.9)
+    name, least = head_name(*head), half_interval(shares)
+    on_place, on_token = float(shares[2].mean()), float(shares[3].mean())
+    apart = shares[3] - shares[2]  # of the same chats
+    usual = float(shares[0].mean())
+    if usual - chance < least[0]:
+        title = f"{name}, the best, parks no more on the first place than an even look would"
+    elif usual < FOUND * chance:
+        title = f"{name}, the best, is a weak sink: {spoken(usual)} on the first place, an even look {spoken(chance)}"
+    elif abs(float(apart.mean())) < half_interval(apart[None])[0]:
+        title = f"{name} parks on {token} and on the first place alike: {spoken(on_token)} and {spoken(on_place)}"
+    elif on_token > on_place:
+        title = (
+            f"{name} hangs on the token {token} more than on the place: {spoken(on_token)} against {spoken(on_place)}"
+        )
+    else:
+        title = f"{name} hangs on the first place more than on {token}: {spoken(on_place)} against {spoken(on_token)}"
+    figure = new_figure(title, 8.0, 2.3)
     ax = figure.subplots()
-    shades = [DARK if number in ours else PALE for number in range(len(values))]
-    ax.bar(range(len(values)), values, color=shades, ec=MIDDLE, lw=0.5, width=0.8)
-    ax.axhline(whole, color="black", lw=0.8, ls="--")
-    few = len(names) <= 36
-    label_axis(ax.xaxis, [f"H{n % heads}" if few and n % heads else name for n, name in enumerate(names)], 8.2)
-    ax.set(ylim=(0, 1.08), xlim=(-0.7, len(values) - 0.3), ylabel="probability of the right word")
-    ax.set_xlabel(f"the head knocked out (dark: {what}; dashed line: none knocked out)")
-    ax.yaxis.set_major_formatter(percent)
-    return figure
-
-
-@styled
-def knock_outs(left: Mapping[str, float], found: Sequence[str] = ()) -> Figure:
-    """The probability of the right word that is left for each way of knocking out heads; the first is with all heads.
-
-    Bars of the names in `found` are dark, the others hatched.
-    """
-    names, values = list(left), list(left.values())
-    worst = min(range(len(values)), key=values.__getitem__)
-    title = f"The right word: {spoken(values[0])} with {names[0]}, {spoken(values[worst])} without {names[worst]}"
-    figure = new_figure(title, 7.4, 0.85 + 0.3 * len(names))
-    ax = figure.subplots()
-    for place, (name, value) in enumerate(left.items()):
-        colour, hatch = (DARK, None) if name in found else (PALE, None if place == 0 else "////")
-        bar = ax.barh(place, value, fc=colour, ec=MIDDLE, hatch=hatch, lw=0.6, height=0.66)
-        ax.bar_label(bar, [spoken(value)], padding=3, fontsize=SMALL)
-    ax.set(ylim=(len(names) - 0.5, -0.5), xlim=(0, 1.12), xlabel="probability of the right word")
-    ax.set_yticks(range(len(names)), [f"without {name}" if place else name for place, name in enumerate(names)])
+    names = ("the first place, as it is", f"without {token}", "another token there", f"{token} one place on")
+    error: dict[str, Any] = {"xerr": half_interval(shares).tolist(), "error_kw": {"lw": 1.0, "capsize": 2}}
+    ax.barh(range(4), shares.mean(1).tolist(), 0.62, color=PALE, ec=DARK, lw=0.8, **error)
+    ax.axvline(chance, color="black", ls="--", lw=1.0, label="an even look")
+    ax.set(ylim=(3.5, -0.5), xlabel=f"share of the weight (n = {shares.shape[1]} chats, bars: 95%)")
+    ax.set_yticks(range(4), names)
     ax.xaxis.set_major_formatter(percent)
-    return figure
-
-
-@styled
-def right_and_wrong(
-    right: Float[Tensor, "layers heads"], wrong: Float[Tensor, "layers heads"], what: str, top: int = 5
-) -> Figure:
-    """For the heads that look most: their weight on the right place, beside that on a wrong one of the same kind.
-
-    `what` is what stands there: "name". A head that gives both alike knows what kind of word it needs, not which one.
-    """
-    heads = right.shape[1]
-    pairs = [(float(a), float(b)) for a, b in zip(right.flatten(), wrong.flatten(), strict=True)]
-    order = sorted(range(len(pairs)), key=lambda number: -max(pairs[number]))[:top]
-    names, (best, other) = [head_name(*divmod(number, heads)) for number in order], pairs[order[0]]
-    title = f"{names[0]} gives {spoken(best)} of its weight to the right {what}, {spoken(other)} to a wrong one"
-    figure = new_figure(title, 7.0, 2.7)
-    ax = figure.subplots()
-    for side, colour, hatch, label in ((0, DARK, None, "right"), (1, PALE, "////", "wrong")):
-        places, values = [place + 0.4 * side - 0.2 for place in range(len(order))], [pairs[n][side] for n in order]
-        label = f"the {label} {what}" if side == 0 else f"a {label} {what}"
-        bars = ax.bar(places, values, 0.38, fc=colour, ec=MIDDLE, hatch=hatch, lw=0.6, label=label)
-        ax.bar_label(bars, [f"{100 * value:.0f}" for value in values], padding=2, fontsize=SMALL)
-    label_axis(ax.xaxis, names, 5.5)
-    ax.set(
-        ylim=(0, 1.12 * max(map(max, pairs))), ylabel="share of the weight", xlabel="head, those that look most first"
-    )
-    ax.yaxis.set_major_formatter(percent)
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside right center", frameon=False)
-    return figure
-
-
-@styled
-def score_history(steps: Sequence[int], scores: Mapping[str, Sequence[float]], lessons: Mapping[int, str]) -> Figure:
-    """Scores in the course of training; bands are lessons, each named and beginning at its step.
-
-    The title names the lesson in which the first of the scores rose most.
-    """
-    first, values = next(iter(scores.items()))
-    starts = sorted(lessons)
-    edges = [*starts, max(*steps, starts[-1] + 1)]
-    reached = [
-        max([(at, v) for at, v in zip(steps, values, strict=True) if at <= edge] or [(0, 0.0)])[1] for edge in edges
-    ]
-    gains = [after - before for before, after in pairwise(reached)]
-    most = max(range(len(gains)), key=gains.__getitem__)
-    before, after, lesson = spoken(reached[most]), spoken(reached[most + 1]), lessons[starts[most]]
-    title = f"{first.capitalize()} rise from {before} to {after} while the lesson is “{lesson}”"
-    figure = new_figure(title, 8.0, 2.6)
-    ax = figure.subplots()
-    for number, (start, end) in enumerate(pairwise(edges)):
-        ax.axvspan(start, end, fc="#f0f0f0" if number % 2 else "white", ec="none", zorder=0)
-        text = textwrap.fill(lessons[start], max(6, int(13 * 6.0 * (end - start) / (edges[-1] - edges[0]))))
-        ax.text((start + end) / 2, 1.24, text, ha="center", va="top", fontsize=SMALL)
-    for (name, line), form in zip(scores.items(), ("o-", "s--", "^:", "v-."), strict=False):
-        ax.plot(steps, line, form, color=DARK if name == first else MIDDLE, ms=3.5, lw=1.2, label=name)
-    ax.set(xlim=(edges[0], edges[-1]), ylim=(0, 1.26), xlabel="training step", ylabel="share answered right")
-    ax.set_yticks((0, 0.5, 1))
-    ax.yaxis.set_major_formatter(percent)
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside right center", frameon=False)
+    legend_beside(figure, ax)
+    figure.alt = f"Four bars with intervals, what {name} gives to the first place and after three changes. {title}."
     return figure

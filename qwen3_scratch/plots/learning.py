@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from matplotlib.axes import Axes
+from matplotlib.ticker import StrMethodFormatter
 from torch import Tensor
 
 from .canvas import (
@@ -41,11 +41,8 @@ def smooth(values: Sequence[float]) -> list[float]:
 
 
 @styled
-def loss_curve(history: Sequence[Mapping[str, float | int]], lessons: Sequence[int] = ()) -> Figure:
-    """A training record: each entry's `loss` (nats per target) and `balance` pale, their mean over 4 % of them dark.
-
-    `lessons` are the steps from which something else was trained on: dashed lines.
-    """
+def loss_curve(history: Sequence[Mapping[str, float | int]]) -> Figure:
+    """A training record: each entry's `loss` (nats per target) and `balance` pale, their mean over 4 % of them dark."""
     steps = [entry["step"] for entry in history]
     loss, balance = ([float(entry[name]) for entry in history] for name in ("loss", "balance"))
     title = f"The loss goes from {loss[0]:.2f} to {smooth(loss)[-1]:.2f} nats in {steps[-1]:,} steps"
@@ -57,21 +54,16 @@ def loss_curve(history: Sequence[Mapping[str, float | int]], lessons: Sequence[i
             steps, smooth(values), color=DARK, lw=1.5, marker="o" if len(steps) < 3 else None, ms=3, label="smoothed"
         )
         ax.set_ylabel(label)
-        _mark(ax, lessons)
-    axes[0].set_ylim(0, None)
+    axes[0].set_yscale("log")
+    axes[0].yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes[0].legend(frameon=False, loc="upper right")
-    axes[1].set_xlabel("step" + " (dashed: another lesson begins)" * bool(lessons))
+    axes[1].set_xlabel("step")
     figure.align_ylabels(axes)
     return figure
 
 
-def _mark(ax: Axes, lessons: Sequence[int]) -> None:
-    for step in lessons:
-        ax.axvline(step, color="#555555", lw=0.8, ls="--", zorder=0)
-
-
 @styled
-def score_curves(history: Sequence[Mapping[str, float | int]], lessons: Sequence[int] = ()) -> Figure:
+def score_curves(history: Sequence[Mapping[str, float | int]]) -> Figure:
     """How a training record's scores grow, a panel for each domain: answered with thinking, and directly.
 
     Entries that hold scores name them `domain/thinking` and `domain/direct`: shares of answers that are right.
@@ -92,7 +84,6 @@ def score_curves(history: Sequence[Mapping[str, float | int]], lessons: Sequence
     for domain, (ax, first, _) in zip(domains, small_multiples(figure, len(domains)), strict=True):
         ways = {way: [entry.get(f"{domain}/{way}", float("nan")) for entry in scored] for way in ("thinking", "direct")}
         draw_lines(ax, steps, ways, lw=1.4, marker="o" if len(steps) < 3 else None, ms=3)
-        _mark(ax, [step for step in lessons if step])
         ax.set(title=domain, ylim=(-0.04, 1.04), yticks=(0, 0.5, 1), xticks=(0, steps[-1]))
         ax.set_xticklabels(("0", f"{steps[-1]:,}"), fontsize=SMALL)
         ax.get_xticklabels()[1].set_horizontalalignment("right")

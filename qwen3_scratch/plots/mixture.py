@@ -12,12 +12,15 @@ from torch import Tensor
 from ..model import Route
 from .canvas import (  # fmt: skip
     DARK,
+    GREY,
     MIDDLE,
     PALE,
     SMALL,
     Figure,
     half_interval,
     label_axis,
+    legend_beside,
+    logarithmic,
     new_figure,
     styled,
 )
@@ -67,7 +70,7 @@ def mixture_layer(route: Route, labels: Sequence[str]) -> Figure:
     )
     chosen_at_all = set(route.experts.flatten().tolist())
     for expert, y in enumerate(columns):
-        look = {"fc": PALE} if expert in chosen_at_all else {"ls": "--", "ec": "#777777"}
+        look = {"fc": PALE} if expert in chosen_at_all else {"ls": "--", "ec": GREY}
         box(ax, 3.95, y, 0.9, f"expert {expert}", min(0.26, 0.3 * max(tokens, experts) / experts + 0.1), **look)
     wide, shares = 1.3 / experts, route.logits.float().softmax(-1).tolist()
     for token, y in enumerate(rows):
@@ -100,12 +103,16 @@ def mixture_layer(route: Route, labels: Sequence[str]) -> Figure:
 
 
 @styled
-def dispatch_order(experts: Int[Tensor, "tokens top_k"], labels: Sequence[str]) -> Figure:
-    """Dispatch as a permutation: the choices token by token, sorted by expert, and added up token by token again.
+def dispatch_order(
+    experts: Int[Tensor, "tokens top_k"], weights: Float[Tensor, "tokens top_k"], labels: Sequence[str]
+) -> Figure:
+    """Dispatch as a permutation: the choices token by token, sorted by expert, and each token's weighted sum again.
 
-    Neighbouring experts have lines of two forms, so that each one's can be followed.
+    Neighbouring experts have lines of two forms, so that each one's can be followed; on its way back a line bears the
+    weight of its answer.
     """
     (tokens, top_k), flat = experts.shape, experts.flatten()
+    written = [f"× {weight:.2f}" for weight in weights.flatten().tolist()]
     order, called = flat.argsort(stable=True).tolist(), flat.unique().tolist()
     count, gap, step = len(order), 0.14, 0.24
     title = f"{count} choices of {tokens} token{'s' * (tokens > 1)}, sorted, are {len(called)} "
@@ -113,7 +120,7 @@ def dispatch_order(experts: Int[Tensor, "tokens top_k"], labels: Sequence[str]) 
     high = 0.6 + step * count + gap * max(tokens, len(called))
     figure = new_figure(title, 7.6, high + 0.45)
     ax = empty_axes(figure, 7.4, high)
-    for place, head in ((0.8, "choices, token by token"), (3.55, "sorted by expert"), (6.55, "added up")):
+    for place, head in ((0.8, "choices, token by token"), (3.55, "sorted by expert"), (6.55, "weighted sum")):
         ax.text(place, 0.12, head, fontsize=SMALL, ha="center", va="center", style="italic")
     left = [0.45 + step * at + gap * (at // top_k) for at in range(count)]
     for at, expert in enumerate(flat.tolist()):
@@ -128,50 +135,79 @@ def dispatch_order(experts: Int[Tensor, "tokens top_k"], labels: Sequence[str]) 
         for choice in members:
             box(ax, 3.05, y, 1.0, labels[choice // top_k], step * 0.9, fc=PALE)
             bend(ax, (1.5, left[choice]), (2.45, y), **look)
-            bend(ax, (4.09, y), (6.05, sums[choice // top_k]), **look)
+            ax.text(4.14, y, written[choice], fontsize=SMALL - 1, va="center")
+            bend(ax, (4.53, y), (6.05, sums[choice // top_k]), **look)
             at, y = at + 1, y + step
         top = y - step * (len(members) + 0.5)
         ax.add_patch(Rectangle((2.45, top - 0.02), 1.64, step * len(members) + 0.04, fill=False, ec="black", lw=1.2))
         ax.text(2.74, top + step * len(members) / 2, f"expert {expert}", fontsize=SMALL, ha="center", va="center")
         y += gap
-    key = "Solid and dashed lines, dark and light, only tell neighbouring experts apart."
+    key = "× weight of the answer. Solid and dashed lines, dark and light, only tell neighbouring experts apart."
     ax.text(3.7, high - 0.1, key, fontsize=SMALL, ha="center", va="center", color="#444444")
     figure.alt = (
         f"Left {count} boxes, a choice each, token by token; in the middle the same sorted into {len(called)} frames, "
-        f"one for each expert; right the {tokens} tokens again. Lines show where each choice goes and comes back."
+        f"one for each expert; right the {tokens} tokens again. Lines show where each choice goes and, times its "
+        f"weight, comes back."
     )
     return figure
 
 
 @styled
 def top_k_loss(
-    changes: Mapping[str, Float[Tensor, "choices chats"]], top_k: Sequence[int], trained: tuple[str, int]
+    losses: Mapping[str, Float[Tensor, "choices chats"]],
+    top_k: Sequence[int],
+    trained: tuple[str, int],
+    control: Float[Tensor, "chats"],
 ) -> Figure:
-    """By how much each chat's loss rises when other numbers of experts answer: the mean, and its 95% interval.
+    """Each chat's loss over its own as trained, when other numbers of experts answer: geometric means, 95% intervals.
 
-    `changes` holds one table for each way to weigh the answers; `trained` is the way and the number of training.
+    `losses` holds one table for each way to weigh the answers; `trained` is the way and the number of training;
+    `control` the losses when as many as in training are drawn at random, told in words since they lie far above.
     """
     way, own = trained
-    chats = next(iter(changes.values())).shape[1]
-    wide = {name: rise.double().cpu() for name, rise in changes.items()}
-    found = {name: (rise.mean(1), half_interval(rise)) for name, rise in wide.items()}
-    means, halves = (dict(zip(top_k, part.tolist(), strict=True)) for part in found[way])
-    said = [f"{means[k]:+.3f} ± {halves[k]:.3f} with {k}" for k in sorted({top_k[0], top_k[-1]} - {own})]
-    title = f"Change of the loss in nats: {', '.join(said)} instead of {own} experts"
-    title = title if said else "There is no other number of experts"
-    figure = new_figure(f"{title} (n\u00a0=\u00a0{chats})", 7.6, 2.9)
-    ax, names = figure.subplots(), [name + " (as trained)" * (name == way) for name in changes]
+    base = losses[way][top_k.index(own)]
+    found = {name: ratio_and_ends(each, base) for name, each in losses.items()}
+    means = dict(zip(top_k, found[way][0], strict=True))
+    (drawn,), _ = ratio_and_ends(control[None], base)
+    said = [f"{ratio_text(means[k])} with {k}" for k in sorted({top_k[0], top_k[-1]} - {own})]
+    said.append(f"{ratio_text(drawn)} with {own} at random")
+    title = f"A chat's loss as a multiple of its own with the {own} chosen: {', '.join(said)}"
+    figure = new_figure(f"{title} (n\u00a0=\u00a0{len(control)})", 7.6, 2.9)
+    ax, names = figure.subplots(), [name + " (as trained)" * (name == way) for name in losses]
     looks = zip(names, found.values(), ("o-", "s--"), (DARK, MIDDLE), (-0.06, 0.06), strict=False)
-    for name, (mean, half), form, colour, side in looks:
+    options: dict[str, Any] = {"ms": 4, "lw": 1.2, "capsize": 3}
+    for name, (ratio, ends), form, colour, side in looks:
         places = [at + side for at in range(len(top_k))]
-        ax.errorbar(places, mean.tolist(), half.tolist(), fmt=form, color=colour, ms=4, lw=1.2, capsize=3, label=name)
-    ax.axhline(0, color="#777777", lw=0.8)
+        ax.errorbar(places, ratio, ends, fmt=form, color=colour, label=name, **options)
     ax.axvline(top_k.index(own), color="#e4e4e4", lw=9, zorder=0)
+    ax.axhline(1, color="black", lw=0.6, zorder=0)
+    logarithmic(ax.yaxis)
+    low, high = ax.get_ylim()
+    low, high = min(0.79, low), max(1.3, 1.2 * high)
+    ax.set_ylim(low, high)
+    if high < 8 * low:
+        logarithmic(ax.yaxis, parts=(1, 1.2, 1.5, 2, 3, 5, 8))
+    ax.text(0.99, 0.97, f"far above: {own} at random, × {ratio_text(drawn)}", fontsize=SMALL,
+            transform=ax.transAxes, ha="right", va="top")  # fmt: skip
     label_axis(ax.xaxis, top_k, 4.5)
-    ax.set(xlabel="experts that answer (grey: number of training)", ylabel="change of the loss, in nats")
-    figure.legend(*ax.get_legend_handles_labels(), frameon=False, loc="outside right center")
+    ax.set(xlabel="experts that answer (grey: number of training)", xlim=(-0.5, len(top_k) - 0.5))
+    ax.set_ylabel("loss over loss as trained\n(geometric mean)")
+    legend_beside(figure, ax)
     figure.alt = (
-        f"Two lines with 95% intervals over {len(top_k)} numbers of experts, 0 being the loss as trained. "
-        f"{title}, over {chats} chats."
+        f"Two lines of geometric means with paired 95% intervals over {len(top_k)} numbers of experts, on a "
+        f"logarithmic axis with a line at 1. {title}, over {len(control)} chats."
     )
     return figure
+
+
+def ratio_and_ends(
+    losses: Float[Tensor, "choices chats"], base: Float[Tensor, "chats"]
+) -> tuple[list[float], list[list[float]]]:
+    """Each row's geometric mean of the chats' ratios to `base`, and how far its 95% interval reaches down and up."""
+    logs = losses.double().cpu().log() - base.double().cpu().log()
+    mean, factor = logs.mean(1).exp(), half_interval(logs).exp()
+    return mean.tolist(), [(mean - mean / factor).tolist(), (mean * factor - mean).tolist()]
+
+
+def ratio_text(ratio: float) -> str:
+    return f"{ratio:.1f}" if ratio < 10 else f"{float(f'{ratio:.2g}'):,.0f}"

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -13,6 +14,7 @@ from ..tokenizer import Tokenizer
 from ..tracing import Trace
 from .canvas import (  # fmt: skip
     DARK,
+    GREY,
     MIDDLE,
     PALE,
     SHARES,
@@ -21,6 +23,7 @@ from .canvas import (  # fmt: skip
     colour_bar,
     heatmap,
     label_axis,
+    layers_named,
     line_panels,
     new_figure,
     percent,
@@ -40,10 +43,16 @@ __all__ = [
 
 
 @styled
-def word_vectors(vectors: Float[Tensor, "depths places hidden"], names: Sequence[str], shown: int = 24) -> Figure:
+def word_vectors(
+    vectors: Float[Tensor, "depths places hidden"],
+    names: Sequence[str],
+    others: Float[Tensor, "depths others hidden"] | None = None,
+    shown: int = 24,
+) -> Figure:
     """The first `shown` numbers of one word's vector at two places, each row to its own scale, and all cosines.
 
-    Bars are the first of the places, dots the last. Likeness is the cosine of the whole vectors, at every depth.
+    Bars are the first of the places, dots the last. Likeness is the cosine of the whole vectors, at every depth;
+    dashed is the mean cosine of the first and the last with `others`, the vectors of the other tokens.
     """
     wide = vectors.float().cpu()
     alike = F.cosine_similarity(wide[:, 0], wide[:, -1], dim=-1)
@@ -60,7 +69,7 @@ def word_vectors(vectors: Float[Tensor, "depths places hidden"], names: Sequence
         first, last = (wide[depth, place, :shown].tolist() for place in (0, -1))
         ax.bar(range(len(first)), first, 0.72, color=PALE, ec=DARK, lw=0.6, label=names[0])
         ax.plot(range(len(last)), last, "o", ms=3.6, color=DARK, label=names[-1])
-        ax.axhline(0, color="#777777", lw=0.6)
+        ax.axhline(0, color=GREY, lw=0.6)
         ax.set(xlim=(-0.8, len(first) - 0.2))
         ax.locator_params(axis="y", nbins=4)
         ax.tick_params(labelsize=SMALL)
@@ -69,43 +78,64 @@ def word_vectors(vectors: Float[Tensor, "depths places hidden"], names: Sequence
     ax.set_xlabel(f"number in the vector, {len(first)} of {wide.shape[-1]} shown")
     handles, texts = ax.get_legend_handles_labels()
     cosines = figure.add_subplot(grid[:, 1])
-    cosines.plot(range(len(alike)), alike.tolist(), "o-", color=DARK, lw=1.6, ms=4)
-    cosines.axhline(0, color="#777777", lw=0.6)
+    cosines.plot(range(len(alike)), alike.tolist(), "o-", color=DARK, lw=1.6, ms=4, label="of both places")
+    if others is not None:
+        ends, far = F.normalize(wide[:, [0, -1]], dim=-1), F.normalize(others.float().cpu(), dim=-1)
+        usual = (ends @ far.transpose(1, 2)).mean((1, 2)).tolist()
+        cosines.plot(range(len(usual)), usual, "s--", color=MIDDLE, lw=1.2, ms=3.5, label="mean with other tokens")
+        cosines.legend(frameon=False, fontsize=SMALL, loc="upper right")
+    for line in cosines.lines:
+        at, end = np.asarray(line.get_xydata())[-1].tolist()
+        cosines.annotate(f"{end:.2f}", (at, end), (0, 7), textcoords="offset points", ha="center")
+    cosines.axhline(0, color=GREY, lw=0.6)
     cosines.set(ylim=(min(-0.05, float(alike.min()) - 0.05), 1.05), xlim=(-0.4, len(alike) - 0.6))
-    cosines.set_title("cosine of both vectors, all numbers", fontsize=SMALL + 1)
+    cosines.set_title("cosine, all numbers", fontsize=SMALL + 1)
     label_axis(cosines.xaxis, ["table", *range(len(alike) - 1)], 2.2)
     cosines.set_xlabel("after layer")
     figure.legend(handles, texts, frameon=False, loc="outside lower left", ncols=2)
     figure.alt = (
         f"Left, {len(depths)} rows of numbers, bars for one place and dots for the other; right, their cosine, "
+        f"which goes from {alike[0]:.2f} to {alike[-1]:.2f}. {title}."
     )
-    figure.alt += f"which goes from {alike[0]:.2f} to {alike[-1]:.2f}. {title}."
     return figure
 
 
 @styled
-def word_looks(weights: Float[Tensor, "layers k_len"], labels: Sequence[str]) -> Figure:
+def word_looks(weights: Float[Tensor, "layers k_len"], labels: Sequence[str], start: int = 0) -> Figure:
     """What the last token of `labels` takes in from each token, layer by layer: the mean over the layer's heads.
 
-    A frame is around what each layer looks back at most. Columns have their place in the text as a number.
+    A frame is around what each layer looks at most, the token itself left out. Columns have their place in the text as
+    a number. All places before `start` are one column, which holds their sum in each layer and has no shade.
     """
     before = weights[:, :-1].float().cpu()
-    title, tops = f"“{labels[-1]}” has no word before it to look at", []
+    title, told, tops = f"“{labels[-1]}” has no word before it to look at", "", []
     if before.numel():
-        tops = before.argmax(1).tolist()
-        title = f"“{labels[-1]}” looks back most at {looked_at([labels[place] for place in tops])}"
+        shares, tops = (found.tolist() for found in before.max(1))
+        layer = max(range(len(tops)), key=shares.__getitem__)
+        title = f"“{labels[-1]}” looks back most in layer {layer}: "
+        title += f"{spoken(shares[layer])} at “{labels[tops[layer]]}” (place {tops[layer]})"
+        _, *second = before.flatten().sort(descending=True).values[:2].tolist()
+        title += "".join(f"; the next look has {spoken(share)}" for share in second)
+        told = f" Most in each layer: {looked_at([f'“{labels[place]}” (place {place})' for place in tops])}."
+    columns, numbered = weights.float().cpu(), [f"{label} {place}" for place, label in enumerate(labels)]
+    if start:
+        sums = [f"{100 * share:.0f}" for share in columns[:, :start].sum(1).tolist()]
+        columns = torch.cat([torch.zeros(len(columns), 1), columns[:, start:]], 1)
+        numbered = [f"0 to {start - 1} together", *numbered[start:]]
     high = min(max(0.22 * len(weights), 0.8), 7.0)
-    figure, panels = line_panels(title, len(labels), 34, 0.24, high)
-    numbered = [f"{label} {place}" for place, label in enumerate(labels)]
+    figure, panels = line_panels(title, len(numbered), 34, 0.24, high)
     for ax, part in panels:
-        lines = weights[:, part].tolist()
+        lines = columns[:, part].tolist()
         texts = [[f"{100 * share:.0f}" if share >= 0.045 else "" for share in line] for line in lines]
-        image = heatmap(ax, weights[:, part], texts if len(weights) <= 16 else (), norm=SHARES)
-        count = len(labels[part])
+        if start and part.start == 0:
+            texts = [[summed, *line[1:]] for summed, line in zip(sums, texts, strict=True)]
+        image = heatmap(ax, columns[:, part], texts if len(weights) <= 16 else (), norm=SHARES)
+        count = len(numbered[part])
         ax.add_patch(Rectangle((-0.5, -0.5), count, len(weights), fc="none", ec="#bbbbbb", lw=0.8))
         for layer, place in enumerate(tops):
-            if part.start <= place < part.stop:
-                ax.add_patch(Rectangle((place - part.start - 0.5, layer - 0.5), 1, 1, fc="none", ec="black", lw=1.6))
+            column = place - start + (start > 0)
+            if place >= start and part.start <= column < part.stop:
+                ax.add_patch(Rectangle((column - part.start - 0.5, layer - 0.5), 1, 1, fc="none", ec="black", lw=1.6))
         ax.set(xlim=(-0.5, panels[0][1].stop - 0.5), ylabel="layer")
         label_axis(ax.xaxis, numbered[part], 0.23 * count)
         label_axis(ax.yaxis, range(len(weights)), high)
@@ -113,23 +143,17 @@ def word_looks(weights: Float[Tensor, "layers k_len"], labels: Sequence[str]) ->
     bar = colour_bar(figure, image, "attention, mean of heads\n(an uneven scale)")
     bar.set_ticks([0, 0.1, 0.3, 0.6, 1], labels=["0%", "10%", "30%", "60%", "100%"])
     figure.alt = f"A row for each layer, a column for each token up to “{labels[-1]}”, darker where it looks more, "
-    figure.alt += f"a frame around the most in each layer. {title}."
+    figure.alt += f"a frame around the most in each layer, the token itself left out. {title}.{told}"
     return figure
 
 
 def looked_at(words: Sequence[str]) -> str:
-    """The word of each layer in a sentence: all of them for a few layers, else the commonest."""
+    """What each layer looks at in a sentence: all of them for a few layers, else the commonest."""
     if len(words) > 6:
         word, times = Counter(words).most_common(1)[0]
-        return f"“{word}” in {times} of {len(words)} layers"
+        return f"{word} in {times} of {len(words)} layers"
     found = {word: [layer for layer, each in enumerate(words) if each == word] for word in words}
-    return ", ".join(f"“{word}” in {layers_named(layers)}" for word, layers in found.items())
-
-
-def layers_named(layers: Sequence[int]) -> str:
-    """`layer 2`, `layers 0 and 1`, `layers 0, 1 and 3`."""
-    *most, last = map(str, layers)
-    return f"layers {', '.join(most)} and {last}" if most else f"layer {last}"
+    return ", ".join(f"{word} in {layers_named(layers)}" for word, layers in found.items())
 
 
 @styled
@@ -149,16 +173,12 @@ def word_experts(source: Trace, places: Sequence[int], names: Sequence[str]) -> 
         chosen = torch.stack(stack)[:, list(places)]  # [layers, places, experts]
         layers, picks = list(found), chosen[:, 0].count_nonzero()
         same = ((chosen[:, 0] > 0) & (chosen[:, -1] > 0)).sum(1)
-        chance = float(picks) * float(chosen[0, 0].count_nonzero()) / total
-        shared = [layer for layer, count in zip(layers, same.tolist(), strict=True) if count]
-        where = layers_named(shared) if 0 < len(shared) <= 6 else f"{len(shared)} of {len(layers)} layers"
-        title = "Both places share no expert in any layer"
-        if shared:
-            title = f"Both places share experts in {where}" + ("" if len(shared) == len(layers) else ", in no other")
-        counts = f": {int(same.sum())} of {int(picks)} choices shared, {chance:.3g} by chance"
+        chance = float(picks) * (1 - float(chosen[0, 0].count_nonzero()) / total)
+        title = f"Same word, other place: {int(picks - same.sum())} of {int(picks)} choices differ"
+        title += f"; by chance {chance:.3g} would"
     else:
         layers = sorted({call.layer or 0 for call in source["decoder_layer"]})
-        chosen, total, counts = torch.ones(len(layers), len(places), 1), 1, ""
+        chosen, total = torch.ones(len(layers), len(places), 1), 1
         title = "This checkpoint is dense: every word goes through the one feed-forward of each layer"
     high = min(max(0.24 * len(layers), 0.7), 7.0)
     figure = new_figure(title, 8.8, 1.25 + high)
@@ -168,15 +188,11 @@ def word_experts(source: Trace, places: Sequence[int], names: Sequence[str]) -> 
         texts = [[f"{100 * weight:.0f}" if weight else "" for weight in line] for line in values.tolist()]
         image = heatmap(ax, values, texts if total <= 16 else (), vmin=0, vmax=1)
         ax.spines[:].set(visible=True, color="#bbbbbb")
-        ax.set(
-            title=name + (counts if 0 < column == len(places) - 1 else ""),
-            xlabel="expert",
-            ylabel="layer" if column == 0 else "",
-        )
+        ax.set(title=name, xlabel="expert", ylabel="layer" if column == 0 else "")
         label_axis(ax.xaxis, range(total), 3.2)
         label_axis(ax.yaxis, layers if column == 0 else [""], high)
     colour_bar(figure, image, "weight of its answer")
-    figure.alt = f"Layers by experts, a panel for each place of the word, dark where it was sent. {title}{counts}."
+    figure.alt = f"Layers by experts, a panel for each place of the word, dark where it was sent. {title}."
     return figure
 
 

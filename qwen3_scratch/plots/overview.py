@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from ..errors import Error
-from .canvas import LIT, SMALL, Figure, styled
+from .canvas import GREY, LIT, SMALL, Figure, styled
 
 __all__ = ["PARTS", "model_map"]
 
@@ -56,7 +56,7 @@ def model_map(highlight: str | Collection[str] = (), title: str = "") -> Figure:
     def box(
         part: str, left: float, bottom: float, width: float, height: float, shade: str, plain: str, **options: Any
     ) -> None:
-        face, edge, line = (shade, "black", 2.0) if part in lit else (plain, "#777777", 0.8)
+        face, edge, line = (shade, "black", 2.0) if part in lit else (plain, GREY, 0.8)
         look: dict[str, Any] = {"fc": face, "ec": edge, "lw": line}
         corners = "round,pad=0,rounding_size=0.07"
         ax.add_patch(FancyBboxPatch((left, bottom), width, height, boxstyle=corners, **look | options))

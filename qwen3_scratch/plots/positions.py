@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 from matplotlib.patches import Arc, Circle, Rectangle
 from torch import Tensor
 
 from .canvas import (  # fmt: skip
     DARK,
+    GREY,
     LINES,
     MIDDLE,
     PALE,
@@ -27,19 +27,16 @@ from .canvas import (  # fmt: skip
     spoken,
     styled,
 )
+from .one_word import interval
 
 __all__ = [
     "clock_hands",
     "guesses_kept",
     "halves_and_neighbours",
     "looks_by_distance",
-    "loss_over_gaps",
-    "met_angles",
     "one_pair",
     "pair_wavelengths",
-    "slowed_pairs",
 ]
-GREY = "#777777"
 
 
 @styled
@@ -48,11 +45,13 @@ def one_pair(
 ) -> Figure:
     """A query and a key of two numbers, each turned to its position, as arrows; a panel for each pair of positions.
 
-    `speed` is in radians per position, `places` are positions of query and key. The arc is the angle between the two.
+    `speed` is in radians per position, `places` are positions of query and key. The arc is the angle from key to query,
+    which counts as turns do: against the clock.
     """
     apart = [m - n for m, n in places]
     again = len(set(apart)) < len(apart)
     title = "The same distance gives the same angle and the same score" if again else "The distance sets the angle"
+    title += " (from k to q, anticlockwise)"
     figure = new_figure(title, max(5.2, 2.15 * len(places)), 2.95)
     lengths = float(query.float().norm()), float(key.float().norm())
     starts, reach = [math.atan2(float(part[1]), float(part[0])) for part in (query, key)], 1.32 * max(lengths)
@@ -90,7 +89,11 @@ def clock_hands(frequencies: Float[Tensor, "pairs"], positions: Sequence[int]) -
     pairs = sorted({round(at) for at in torch.linspace(0, len(frequencies) - 1, min(8, len(frequencies))).tolist()})
     speeds = frequencies.float().cpu()
     still = int((speeds[pairs] * max(positions) < math.pi / 36).sum())
-    title = f"By position {max(positions):,}, {still} of these {len(pairs)} pairs have turned less than 5°"
+    far = max(positions)
+    near = min((place for place in positions if place), default=far)
+    turned = [math.degrees(float(speeds[pair]) * place) for pair, place in ((pairs[0], near), (pairs[-1], far))]
+    title = f"Pair {pairs[0]} has turned {turned[0]:.0f}° by position {near:,}, "
+    title += f"pair {pairs[-1]} only {turned[1]:.1f}° by {far:,}" if turned[1] < turned[0] else "the others like it"
     high, wide = 0.52 * len(positions), max(5.6, 0.62 * len(pairs) + 1.0)
     figure = new_figure(title, wide, high + 0.95)
     ax = figure.subplots()
@@ -104,7 +107,7 @@ def clock_hands(frequencies: Float[Tensor, "pairs"], positions: Sequence[int]) -
     ax.set(xlim=(-0.5, len(pairs) - 0.5), ylim=(len(positions) - 0.5, -0.5), aspect="equal")
     label_axis(ax.xaxis, pairs, 0.62 * len(pairs))
     label_axis(ax.yaxis, [f"{position:,}" for position in positions], high)
-    ax.set(xlabel="pair: fast to the left, slow to the right", ylabel="position")
+    ax.set(xlabel="pair: fast to the left, slow to the right (drawn as clocks turn)", ylabel="position")
     ax.spines[:].set_visible(False)
     shown = ", ".join(map(str, pairs))
     figure.alt = f"A clock for each of the pairs {shown} at positions up to {max(positions)}: "
@@ -166,7 +169,8 @@ def guesses_kept(
     kept: Mapping[str, Bool[Tensor, "chats positions"]], chance: Float[Tensor, "positions"], block: int = 5
 ) -> Figure:
     """Which share of next-token guesses a change leaves as they were, with 95% intervals: the first two blocks of
-    positions one by one, the others as means.
+    positions one by one, the others as means, behind a line. The title compares the first change with the last from the
+    second block on, chat by chat.
 
     `chance` is the share of chats that have the commonest guess, at each position.
     """
@@ -176,34 +180,50 @@ def guesses_kept(
     starts = [sum(sizes[:at]) for at in range(len(sizes))]
     later = {name: float(values[:, block:].float().mean()) if length > block else 0.0 for name, values in kept.items()}
     intact = int(torch.stack([values.all(0) for values in kept.values()]).all(0).long().cumprod(0).sum())
-    title = f"The first {intact} positions keep all guesses; from {block} on "
-    title += ", ".join(f"{spoken(share)} ({name})" for name, share in later.items())
-    figure = new_figure(title, 9.0, 3.1)
+    title = f"All guesses stay at the first {intact} of {length} positions"
+    (one, first), *_, (other, last) = kept.items()
+    if length > block:
+        lead = (first.float() - last.float())[:, block:].mean(1) * 100  # one difference a chat
+        mean, half = abs(float(lead.mean())), float(half_interval(lead[None]))
+        title += f"; from {block} on, “{one}” keeps "
+        if mean <= half:  # the interval holds 0
+            title += f"about as many as “{other}” (difference {mean:.0f} ± {half:.0f} points)"
+        else:
+            title += f"{mean:.0f} ± {half:.0f} points {'fewer' if lead.mean() < 0 else 'more'} than “{other}”"
+    figure = new_figure(title, 9.0, 3.5)
     ax = figure.subplots()
-    parts = {name: values.float().split(sizes, dim=1) for name, values in kept.items()}
+    places = [at + (0.6 if at >= singles else 0.0) for at in range(len(sizes))]
+    if len(sizes) > singles:
+        ax.axvline(singles - 0.2, color=GREY, lw=0.9)
+    named = {f"{name}: {spoken(later[name])} from {block} on": values for name, values in kept.items()}
+    parts = {name: values.float().split(sizes, dim=1) for name, values in named.items()}
     blocks = {name: torch.stack([part.mean(1) for part in each]) for name, each in parts.items()}  # [blocks, chats]
-    draw_with_intervals(ax, range(len(sizes)), blocks, 0.15)
+    draw_with_intervals(ax, places, blocks, 0.15)
     usual = [float(part.mean()) for part in chance.split(sizes)]
-    ax.plot(range(len(sizes)), usual, color=GREY, lw=0.9, ls=(0, (6, 3)), label="the commonest guess there")
+    ax.plot(places, usual, color=GREY, lw=0.9, ls=(0, (6, 3)), label="the commonest guess there")
     names = [
         f"{start}-{start + size - 1}" if size > 1 else f"{start}" for start, size in zip(starts, sizes, strict=True)
     ]
-    shown = [at for at in range(len(sizes)) if at < singles or (at - singles) % 2 == 0]
-    ax.set_xticks(shown, [names[at] for at in shown], fontsize=SMALL)
-    ax.set(xlabel=f"positions (n = {chats} chats, bars: 95%)", ylabel="guesses that stay", ylim=(0, 1.05))
+    ax.set_xticks(places, names, fontsize=SMALL)
+    said = f"; right of the line, means of {block} positions" if len(sizes) > singles else ""
+    ax.set(xlabel=f"positions (n = {chats} chats, bars: 95%{said})", ylabel="guesses that stay", ylim=(0, 1.05))
     ax.yaxis.set_major_formatter(percent)
-    figure.legend(frameon=False, loc="outside right center")
+    figure.legend(frameon=False, loc="outside lower center", ncols=len(kept) + 1)
     figure.alt = "The share of next-token guesses that stay as they were, by position, a line for each change. "
-    figure.alt += "It begins at the top, where all chats are alike, and a dashed line says how common the commonest is."
+    figure.alt += "It begins at the top, where nearly all chats are alike, and a dashed line says how common the "
+    figure.alt += "commonest is."
     return figure
 
 
 @styled
 def looks_by_distance(
-    turned: Float[Tensor, "layers heads distances texts"], still: Float[Tensor, "layers heads distances texts"]
+    turned: Float[Tensor, "layers texts heads seq seq"],
+    still: Float[Tensor, "layers texts heads seq seq"],
+    most: int = 12,
 ) -> Figure:
-    """The weight that one head gives by distance, with rope and with the same queries and keys unturned, with 95%
-    intervals: the head whose look reaches most often one to three tokens back."""
+    """The weight that one head gives to each distance up to `most`, with rope and with the same queries and keys
+    unturned, with 95% intervals: the head that gives most to the three tokens before."""
+    turned, still = (by_distance(weights, most) for weights in (turned, still))  # [layers, heads, distances, texts]
     near = turned[:, :, 1:4].sum(2).mean(-1)
     layer, head = divmod(int(near.argmax()), near.shape[1])
     shares = [float(part[layer, head, 1:4].sum(0).mean()) for part in (turned, still)]
@@ -222,109 +242,29 @@ def looks_by_distance(
     return figure
 
 
-@styled
-def met_angles(frequencies: Float[Tensor, "pairs"], trained: int, longer: int) -> Figure:
-    """For some pairs the circle of their angles: dark what distances up to `trained` met, thin and dashed what is new
-    up to `longer`. Written below is how often the pair turns within `trained`; the first that does not is shown too."""
-    turns = frequencies.float().cpu() * trained / (2 * math.pi)
-    new = int((turns < 1).sum())
-    border = {int((turns < 1).long().argmax())} if new else set()
-    pairs = sorted({round(at) for at in torch.linspace(0, len(turns) - 1, min(6, len(turns))).tolist()} | border)
-    title = f"{new} of {len(turns)} pairs meet new angles beyond {trained:,} positions, the others have come round"
-    figure = new_figure(title, max(5.6, 1.3 * len(pairs)), 2.45)
-    for ax, pair in zip(figure.subplots(1, len(pairs), squeeze=False)[0], pairs, strict=True):
-        met, all_of_it = (min(float(turns[pair]) * reach / trained, 1.0) for reach in (trained, longer))
-        draw_arc(ax, 0.0, met, DARK, 6.0, "-")
-        if all_of_it > met:
-            draw_arc(ax, met, all_of_it, "#555555", 1.6, (0, (2, 1.2)))
-        ax.add_patch(Circle((0, 0), 1, fc="none", ec="#cccccc", lw=0.6, zorder=0))
-        ax.text(0, 0, "nothing\nnew" if met == 1 else "new", ha="center", va="center", fontsize=SMALL)
-        ax.set(title=f"pair {pair}", xlim=(-1.2, 1.2), ylim=(-1.2, 1.2), aspect="equal", xticks=[], yticks=[])
-        ax.set_xlabel(f"{turns[pair]:,.2g} turns", fontsize=SMALL)
-        ax.spines[:].set_visible(False)
-    marks = [
-        Line2D([], [], color=DARK, lw=6, label=f"met at distances up to {trained:,}"),
-        Line2D([], [], color="#555555", lw=1.6, ls=(0, (2, 1.2)), label=f"new, at distances up to {longer:,}"),
-    ]
-    figure.legend(handles=marks, frameon=False, loc="outside lower center", ncols=2, handlelength=2.6)
-    figure.alt = "A circle for each of some pairs. Those of fast pairs are dark all round; of slow ones a dark arc was "
-    figure.alt += f"met within {trained:,} positions, and a dashed one beside it is new up to {longer:,}."
-    return figure
-
-
-def draw_arc(ax: Axes, begin: float, end: float, colour: str, width: float, form: object) -> None:
-    """A part of the unit circle, from one share of a turn to another."""
-    angles = 2 * math.pi * torch.linspace(begin, end, 100)
-    ax.plot(angles.cos().tolist(), angles.sin().tolist(), color=colour, lw=width, ls=form, solid_capstyle="butt")
-
-
-@styled
-def slowed_pairs(frequencies: Mapping[str, Float[Tensor, "pairs"]]) -> Figure:
-    """How fast each pair turns as a share of the first entry's speed, for each of the other entries."""
-    first, *others = frequencies
-    shares = {name: frequencies[name].float() / frequencies[first].float() for name in others}
-    kept = {name: int((share > 0.995).sum()) for name, share in shares.items()}
-    pairs = len(frequencies[first])
-    counts = [f"{count} with {name}" for name, count in kept.items()]
-    counts[0] = counts[0].replace(" ", f" of {pairs} pairs ", 1)
-    figure = new_figure(f"Full speed is kept by {', '.join(counts)}", 7.2, 2.9)
-    ax = figure.subplots()
-    draw_lines(ax, range(pairs), {name: (100 * share).tolist() for name, share in shares.items()})
-    ax.set(xlabel="pair", ylabel=f"speed (% of {first})", ylim=(0, 106))
-    figure.legend(frameon=False, loc="outside right center")
-    figure.alt = f"The speed of each pair in percent of {first}, a line each for {', '.join(others)}; "
-    figure.alt += f"at full speed are {', '.join(f'{count} ({name})' for name, count in kept.items())}."
-    return figure
-
-
-@styled
-def loss_over_gaps(losses: Mapping[str, Float[Tensor, "gaps chats"]], gaps: Sequence[int]) -> Figure:
-    """What an answer costs when its positions begin so many later than the question ends, with 95% intervals.
-
-    The title says which lose less or more than the first at the last gap, where the differences chat by chat are sure.
-    A panel of its own holds those that lose more at every gap than the first does at any.
-    """
-    first, *others = losses
-    apart = {name: losses[name][-1:] - losses[first][-1:] for name in others}  # [1, chats]
-    less = [name for name, each in apart.items() if (each.mean() + half_interval(each)).item() < 0]
-    more = [name for name, each in apart.items() if (each.mean() - half_interval(each)).item() > 0]
-    said = [f"{' and '.join(names)} {'lose' if len(names) > 1 else 'loses'} {how} than {first}"
-            for names, how in ((less, "less"), (more, "more")) if names]  # fmt: skip
-    title = f"At a gap of {gaps[-1]:,} {', '.join(said) or f'none can be told from {first}'}"
-    ceiling = float(losses[first].mean(1).max())
-    far = [name for name in others if float(losses[name].mean(1).min()) > ceiling]
-    near = [name for name in losses if name not in far]
-    figure = new_figure(title, 8.6, 3.2)
-    panels = figure.subplots(1, 2, width_ratios=[2, 1]) if far else [figure.subplots()]
-    for ax, names in zip(panels, (near, far), strict=False):
-        for number, name in enumerate(names):
-            _, marker, colour, _ = LINES[list(losses).index(name) % 4]
-            places = [at + 0.16 * (number - (len(names) - 1) / 2) for at in range(len(gaps))]
-            mean, error = losses[name].mean(1).tolist(), half_interval(losses[name]).tolist()
-            look: dict[str, Any] = {"color": colour, "ms": 5, "ls": "", "elinewidth": 1.1, "capsize": 2.5}
-            ax.errorbar(places, mean, error, label=name, marker=marker, mfc="white" if number % 2 else colour, **look)
-        label_axis(ax.xaxis, [f"{gap:,}" for gap in gaps], 4.4 if ax is panels[0] else 2.0)
-        ax.set(xlim=(-0.5, len(gaps) - 0.5), ylim=(-0.04 * ax.get_ylim()[1], 1.05 * ax.get_ylim()[1]))
-        ax.vlines(
-            [at + 0.5 for at in range(len(gaps) - 1)], 0, 1, color="#dddddd", lw=0.6, transform=ax.get_xaxis_transform()
-        )
-    panels[0].set_ylabel("loss (nats per token)")
-    figure.supxlabel(
-        f"positions left out before the answer (n = {losses[first].shape[1]} chats, bars: 95%)", fontsize=8.5
-    )
-    figure.legend(frameon=False, loc="outside right center")
-    figure.alt = "The mean loss on the answers for each size of a gap in the positions before them, with intervals, "
-    figure.alt += f"a mark each for {', '.join(losses)}. {title}."
-    return figure
+def by_distance(
+    weights: Float[Tensor, "layers texts heads seq seq"], most: int
+) -> Float[Tensor, "layers heads distances texts"]:
+    """The mean weight at each distance back, of the queries that have a key at every distance."""
+    most = min(most, weights.shape[-1] - 1)
+    back = [weights.diagonal(-far, 3, 4)[..., most - far :].mean(-1) for far in range(most + 1)]
+    return torch.stack(back).permute(1, 3, 0, 2)
 
 
 def draw_with_intervals(
-    ax: Axes, places: Sequence[int], lines: Mapping[str, Float[Tensor, "places n"]], aside: float
+    ax: Axes, places: Sequence[int | float], lines: Mapping[str, Float[Tensor, "places n"]], aside: float
 ) -> None:
-    """The mean of each row with its interval, a line for each name, each drawn a little aside of the one before."""
+    """The mean of each row of shares with its interval, a line for each name, each a little aside of the one before.
+
+    Wilson's interval where a share counts hits and misses; it never leaves 0 to 1, and means are cut there, too.
+    """
     for number, (name, values) in enumerate(lines.items()):
         form, marker, colour, width = LINES[number % 4]
         look: dict[str, Any] = {"ls": form, "marker": marker, "color": colour, "lw": width, "ms": 4}
         moved = [place + aside * number for place in places]
-        error = half_interval(values).tolist()
-        ax.errorbar(moved, values.mean(1).tolist(), error, label=name, elinewidth=0.9, capsize=2, **look)
+        middle, half = values.mean(1), half_interval(values)
+        ends = torch.stack(((middle - half).clamp(min=0), (middle + half).clamp(max=1)), 1)
+        for row in ((values == 0) | (values == 1)).all(1).nonzero().flatten().tolist():
+            ends[row] = torch.tensor(interval(int(values[row].sum()), values.shape[1]))
+        error = (ends - middle[:, None]).abs().T.tolist()
+        ax.errorbar(moved, middle.tolist(), error, label=name, elinewidth=0.9, capsize=2, **look)

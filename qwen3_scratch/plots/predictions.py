@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxtyping import Float
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from ..tokenizer import Tokenizer
 from .canvas import (  # fmt: skip
     DARK,
+    GREY,
     MIDDLE,
     PALE,
     SMALL,
@@ -27,8 +27,6 @@ from .canvas import (  # fmt: skip
 )
 
 __all__ = ["logit_lens", "logit_parts", "next_token_bars", "stream_lengths"]
-
-LIGHT = LinearSegmentedColormap.from_list("light", ("white", PALE, "#6baed6"))  # black is legible on all of it
 
 
 @styled
@@ -57,25 +55,30 @@ def logit_lens(
     """Tokens by depths: the likeliest next token by the stream at each depth, embedding first.
 
     Shaded by `final`, the probability there of what the last layer says; framed where it is the likeliest. Long texts
-    break into lines.
+    break into lines. The title tells from which depth on the last guess stays, and which guesses stay later than it.
     """
     agree = [[guess == last for guess, last in zip(line, guesses[-1], strict=True)] for line in guesses]
-    start, early = (sum(agree[depth]) for depth in (0, max(0, len(guesses) - 2)))
-    title = f"One layer before the end {early} of {len(labels)} guesses are the final ones, at the embedding {start}"
     depths = ["embedding", *(f"layer {number}" for number in range(len(guesses) - 1))]
+    settled = [max([0, *(d + 1 for d, same in enumerate(column) if not same)]) for column in zip(*agree, strict=True)]
+    waiting = [column for column, depth in enumerate(settled) if depth > settled[-1]]
+    title = f"“{guesses[-1][-1]}” is the guess from {depths[settled[-1]].replace('emb', 'the emb')} on; "
+    if len(waiting) == 1:
+        title += f"only “{guesses[-1][waiting[0]]}” waits for {depths[settled[waiting[0]]]}"
+    else:
+        title += f"{len(waiting) or 'none'} of {len(labels) - 1} guesses before it settle{'s' * (not waiting)} later"
     high = min(0.24 * len(guesses), 9)
     figure, panels = line_panels(title, len(labels), 13, 0.62, high)
     for ax, part in panels:
         texts = [line[part] for line in guesses]
-        image = heatmap(ax, final[:, part], texts, vmin=0, vmax=1, origin="lower", cmap=LIGHT)
-        for text in ax.texts:
-            text.set(color="black")
+        image = heatmap(ax, final[:, part], texts, vmin=0, vmax=1, origin="lower")
         for depth, line in enumerate(agree):
             for column in (column for column, same in enumerate(line[part]) if same):
-                ax.add_patch(Rectangle((column - 0.45, depth - 0.42), 0.9, 0.84, fc="none", ec=DARK, lw=1.3))
+                edge = "white" if final[depth, part][column] > 0.6 else DARK
+                ax.add_patch(Rectangle((column - 0.43, depth - 0.4), 0.86, 0.8, fc="none", ec=edge, lw=1.3))
         ax.set_xlim(-0.5, panels[0][1].stop - 0.5)
         label_axis(ax.xaxis, labels[part], 0.6 * (part.stop - part.start))
         label_axis(ax.yaxis, depths, high)
+        ax.set_ylabel("read upwards →")
     panels[-1][0].set_xlabel("token read (in the cells: the guess for the token after it; framed: the final guess)")
     colour_bar(figure, image, "probability of\nthe final guess")
     figure.alt = (
@@ -127,7 +130,10 @@ def logit_parts(
     """
     lead = parts.float() - others.float()
     best, decisive = int(parts.argmax()), int(lead.argmax())
-    title = f"Largest share: {names[best]} for “{words[0]}”, {names[decisive]} for its lead"
+    first, second = names[best][:1].upper() + names[best][1:], names[decisive]
+    title = f"{first} brings most, of the logit and of the lead"
+    if best != decisive:
+        title = f"{first} brings most of the logit, {second} most of the lead"
     high = 0.2 * (len(names) + 1)
     figure = new_figure(title, 7.8, 1.3 + high)
     panels = figure.subplots(1, 2)
@@ -138,13 +144,15 @@ def logit_parts(
             look: dict[str, Any] = {"fc": MIDDLE} if value >= 0 else {"fc": "white", "hatch": "////"}
             ax.barh(row, value, left=done, height=0.7, ec=DARK, lw=0.6, **look)
             done += value
-            ax.plot((done, done), (row - 0.35, row + 1.35), color="#777777", lw=0.6)
+            ax.plot((done, done), (row - 0.35, row + 1.35), color=GREY, lw=0.6)
         ax.barh(len(values), done, height=0.7, fc=DARK, ec=DARK)
         ax.use_sticky_edges = False
         ax.axvline(0, color="black", lw=0.6)
         label_axis(ax.yaxis, [*names, "sum"] if ax is panels[0] else [""] * (len(values) + 1), high)
         numbers = ax.secondary_yaxis("right")
-        label_axis(numbers.yaxis, [f"{round(value, 1) + 0.0:+.1f}".replace("-", "−") for value in (*values, done)], high)
+        label_axis(
+            numbers.yaxis, [f"{round(value, 1) + 0.0:+.1f}".replace("-", "−") for value in (*values, done)], high
+        )
         numbers.spines[:].set_visible(False)
         ax.set(title=head, ylim=(len(values) + 0.6, -0.6), xlabel="added up (hatched: taken away)")
     figure.alt = (

@@ -161,8 +161,10 @@ def router_probabilities(
     title += f"{float(probabilities[token, best]):.0%} for expert {best}"
     if marked:
         first = chosen[list(marked), 0].bincount(minlength=experts)
-        title = f"{int(first.max())} of {len(marked)} {kind} go first to expert {int(first.argmax())}; "
-        title += f"expert {int(sent.argmax())} has most tokens, {int(sent.max())} of {count}"
+        theirs = int(first.argmax())
+        also = int((chosen[:, 0] == theirs).sum()) - int(first.max())
+        title = f"{int(first.max())} of {len(marked)} {kind} go first to expert {theirs}, "
+        title += f"and so do {also} of {count - len(marked)} other tokens"
     high = min(max(0.2 * experts, 1.6), 9.0)
     figure, panels = line_panels(title, count, 36, 0.27, high)
     for ax, part in panels:

@@ -52,21 +52,29 @@ def _borders(pieces: Sequence[str]) -> set[int]:
 
 
 @styled
-def sentence_lengths(sizes: Mapping[str, tuple[int, int, int]]) -> Figure:
+def sentence_lengths(
+    sizes: Mapping[str, tuple[int, int, int]], other: tuple[str, Mapping[str, int]] = ("", {})
+) -> Figure:
     """How long each text is, in characters, bytes and tokens, from the fewest tokens to the most.
 
     White bars are bytes, which is what the tokens would be without any merge; the shaded part is left after merging.
+    `other` is another tokenizer: its name, and how many tokens the texts take there, a mark on each bar.
     """
     order = sorted(sizes, key=lambda name: sizes[name][2])
     fewest, most = (sizes[name][2] for name in (order[0], order[-1]))
     title = f"The same sentence takes {fewest} tokens in {order[0]} and {most} in {order[-1]}"
-    figure = new_figure(
-        title if len(order) > 1 else f"This sentence takes {fewest} tokens", 7.4, 1.0 + 0.3 * len(order)
-    )
+    title = title if len(order) > 1 else f"This sentence takes {fewest} tokens"
+    named, found = other
+    if found:
+        title += f", {min(found.values())} to {max(found.values())} with {named}"
+    figure = new_figure(title, 7.4, 1.0 + 0.3 * len(order))
     ax = figure.subplots()
     places = range(len(order))
     ax.barh(places, [sizes[name][1] for name in order], 0.7, fc="white", ec=DARK, lw=0.6, label="bytes")
     ax.barh(places, [sizes[name][2] for name in order], 0.7, fc=PALE, ec=DARK, lw=0.6, label="tokens")
+    if found:
+        ends = [found[name] for name in order]
+        ax.plot(ends, places, "D", color="black", ms=6, ls="none", label=f"tokens with\n{named}")
     for place, name in enumerate(order):
         characters, count, tokens = sizes[name]
         said = f"{characters} characters, {tokens / max(1, characters):.2g} tokens each"
@@ -76,4 +84,5 @@ def sentence_lengths(sizes: Mapping[str, tuple[int, int, int]]) -> Figure:
     ax.set_yticks(places, order)
     figure.legend(frameon=False, loc="outside right center")
     figure.alt = f"For each of {len(order)} languages a bar of bytes and over it one of tokens. {title}."
+    figure.alt += f" Marks stand where the bars of {named} would end." if found else ""
     return figure

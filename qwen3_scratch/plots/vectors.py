@@ -12,11 +12,13 @@ from torch import Tensor
 
 from .canvas import (  # fmt: skip
     DARK,
+    GREY,
     MIDDLE,
     Figure,
     colour_bar,
     heatmap,
     label_axis,
+    legend_beside,
     logarithmic,
     new_figure,
     styled,
@@ -75,7 +77,10 @@ def token_similarity(
 
 @styled
 def norms_in_the_plane(points: Float[Tensor, "points 2"]) -> Figure:
-    """Vectors of two numbers before and after: divided by their root mean square, and made by LayerNorm."""
+    """Vectors of two numbers before and after: divided by their root mean square, and made by LayerNorm.
+
+    LayerNorm's two steps are drawn apart: dotted the subtraction of the mean, then an arrow for the division.
+    """
     points = points.float().cpu()
     by_rms = points / points.pow(2).mean(-1, keepdim=True).sqrt()
     by_layer = F.layer_norm(points, (2,), eps=0.0)
@@ -84,8 +89,10 @@ def norms_in_the_plane(points: Float[Tensor, "points 2"]) -> Figure:
     figure = new_figure(title, 7.6, 4.0)
     reach = 1.15 * float(points.abs().max())
     for ax, name, after in zip(figure.subplots(1, 2), ("rms_norm", "LayerNorm"), (by_rms, by_layer), strict=True):
-        for start, end in zip(points.tolist(), after.tolist(), strict=True):
-            ax.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": "#999999", "lw": 0.8})
+        between = points if name == "rms_norm" else points - points.mean(-1, keepdim=True)  # LayerNorm's first step
+        for start, turn, end in zip(points.tolist(), between.tolist(), after.tolist(), strict=True):
+            ax.plot(*zip(start, turn, strict=True), color="#555555", lw=1.1, ls=":", zorder=0)
+            ax.annotate("", end, turn, arrowprops={"arrowstyle": "->", "color": GREY, "lw": 0.9})
         if name == "rms_norm":
             angles = torch.linspace(0, 2 * math.pi, 200)
             ax.plot(math.sqrt(2) * angles.cos(), math.sqrt(2) * angles.sin(), color=MIDDLE, lw=1, zorder=0)
@@ -93,13 +100,16 @@ def norms_in_the_plane(points: Float[Tensor, "points 2"]) -> Figure:
             ax.plot((-reach, reach), (reach, -reach), color=MIDDLE, lw=1, ls="--", zorder=0)
         ax.scatter(*points.T.tolist(), s=26, fc="white", ec=DARK, label="before")
         ax.scatter(*after.T.tolist(), s=34, marker="s", color=DARK, label="after")
-        ax.set(title=name, xlabel="first number", xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+        steps = "divide" if name == "rms_norm" else "subtract the mean (dotted), then divide"
+        ax.set(
+            title=f"{name}: {steps}", xlabel="first number", xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal"
+        )
     figure.axes[0].set_ylabel("second number")
-    figure.legend(*ax.get_legend_handles_labels(), frameon=False, loc="outside right center")
+    legend_beside(figure, ax)
     figure.alt = (
         f"{len(points)} points in a plane; rms_norm moves each along its own ray onto a circle, LayerNorm moves"
+        f" all to a falling line first and then along it onto {ends} points."
     )
-    figure.alt += f" all onto {ends} points of a falling line."
     return figure
 
 
@@ -112,8 +122,11 @@ def norm_inputs(before: Float[Tensor, "norms tokens"], labels: Sequence[str]) ->
     before = before.float().cpu()
     middle = before.median(-1).values
     least, most = int(middle.argmin()), int(middle.argmax())
-    title = f"The norms read vectors of size {middle[least]:.2g} (“{labels[least]}”)"
-    title += f" to {middle[most]:.2g} (“{labels[most]}”)"
+    title = f"The norms read vectors of size {middle[least]:.2g} to {middle[most]:.2g}"
+    if len(middle) > 1:
+        growth = middle[1:] / middle[:-1]
+        at = int(growth.argmax())
+        title += f"; most growth, {growth[at]:.0f}-fold, from “{labels[at]}” to “{labels[at + 1]}”"
     figure = new_figure(title, 7.4, 3.3)
     ax = figure.subplots()
     reach = torch.stack((middle - before.min(-1).values, before.max(-1).values - middle)).tolist()
@@ -121,7 +134,7 @@ def norm_inputs(before: Float[Tensor, "norms tokens"], labels: Sequence[str]) ->
     ax.errorbar(range(len(middle)), middle.tolist(), reach, fmt="o", color=DARK, ms=5, lw=1, capsize=2, label=name)
     logarithmic(ax.yaxis)
     ax.set(ylabel="root mean square", xlim=(-0.6, len(labels) - 0.4))
-    ax.axhline(1, color="#777777", lw=1, ls=":", label="after the division")
+    ax.axhline(1, color=GREY, lw=1, ls=":", label="after the division")
     label_axis(ax.xaxis, labels, 5.6)
     figure.legend(frameon=False, loc="outside right center")
     figure.alt = f"A dot with a line for each of {len(labels)} norms, on a logarithmic axis. {title}."
@@ -143,7 +156,7 @@ def norm_weights(weights: Float[Tensor, "norms channels"], labels: Sequence[str]
     ax = figure.subplots()
     reach = torch.stack((middle - low, top - middle)).tolist()
     ax.errorbar(middle.tolist(), range(norms), xerr=reach, fmt="o", color=DARK, ms=4, lw=1, capsize=2)
-    ax.axvline(1, color="#777777", lw=1, ls=":")
+    ax.axvline(1, color=GREY, lw=1, ls=":")
     label_axis(ax.yaxis, labels, high)
     ax.set(ylim=(norms - 0.4, -0.6), xlabel=f"factor of a channel (dot: median, line: all {channels} channels)")
     figure.alt = f"A dot with a line for each of {norms} norms. {title}."

@@ -38,19 +38,26 @@ def story_lookups(checkpoint: Checkpoint, examples: Sequence[Example]) -> Lookup
 
     Raises Error where an example's thinking has no such line.
     """
-    texts: list[list[int]] = []
-    steps: list[tuple[int, int, list[int], list[int]]] = []
+    texts = []
     for example in examples:
         if "\n> " not in example.thinking:
             raise Error(f"thinking: {example.thinking!r} found, expected a last line such as '> coat Leo'")
-        ids, _ = chat_ids(checkpoint, example)
+        texts.append(chat_ids(checkpoint, example)[0])
+    return lookups_in(checkpoint, texts)
+
+
+def lookups_in(checkpoint: Checkpoint, texts: Sequence[list[int]]) -> Lookups:
+    """The same in chats that are written already, each up to the end of its thinking's last line."""
+    rows: list[list[int]] = []
+    steps: list[tuple[int, int, list[int], list[int]]] = []
+    for ids in texts:
         notes, walk = notes_and_walk(tokenizer_of(checkpoint), ids)
         for query in walk[:-1]:
             behind = [place for place in notes if ids[place - 1 : place + 1] == ids[query : query + 2]]
-            steps.append((len(texts), query, behind, [place for place in notes if place not in behind]))
-        texts.append(ids[: walk.stop])
+            steps.append((len(rows), query, behind, [place for place in notes if place not in behind]))
+        rows.append(ids[: walk.stop])
     place = checkpoint.device
-    token_ids = pad_sequence([torch.tensor(ids, device=place) for ids in texts], batch_first=True)
+    token_ids = pad_sequence([torch.tensor(ids, device=place) for ids in rows], batch_first=True)
     seq = range(token_ids.shape[1])
     numbers, queries, *places = zip(*steps, strict=True)
     masks = (torch.tensor([[at in chosen for at in seq] for chosen in each], device=place) for each in places)

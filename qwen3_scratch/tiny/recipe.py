@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import shutil
 import signal
 import sys
 from functools import partial
@@ -17,28 +18,25 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, tra
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from ..checkpoints.checkpoint import load_checkpoint, tokenizer_of
+from ..checkpoints.checkpoint import Checkpoint, load_checkpoint, tokenizer_of
 from ..checkpoints.saving import CHECKPOINT_FILES, replacing, write_json, write_text, write_weights
 from ..config import Config
 from ..errors import Error
 from ..learning.training import Batch, Plan, saved_step, train
 from ..model import Weights, forward
 from ..plots import loss_curve
-from ..tokenizer import Tokenizer
+from ..tokenizer import QWEN_PATTERN, Tokenizer
 from . import corpus
-from .corpus.course import COURSE, CURRICULUM, PROMPT_WEIGHT, chats_of, first_texts, target_weights
+from .corpus.course import CURRICULUM, PROMPT_WEIGHT, chats_of, first_texts, target_weights
 from .evaluate import footprints, least_share, mutual_information, questions, scores
+from .probes import PROBES, note, probe
 
 SEED = 20261121
 ROW = 256  # tokens; chats are packed into rows of this length
 ROWS = 24  # rows in a batch
-PLAN = Plan(steps=5000, learning_rate=2.5e-3, decay=0.35)
+PLAN = Plan(steps=6000, learning_rate=2.5e-3, decay=0.35, save_every=100)
+SCORED_EVERY = 500  # steps
 
-# The pattern that cuts Qwen's text before byte-pair merging: contractions, words with one leading mark, single
-# digits, runs of other marks, line breaks, spaces. GPT-2's differs on "\n\n" at the end of a prompt.
-QWEN_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 SPECIAL = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",
     "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
@@ -150,6 +148,9 @@ def make(folder: Path, work: Path, plan: Plan = PLAN) -> None:
     config = make_config(tokenizer)
 
     def measure(weights: Weights, step: int) -> dict[str, float]:
+        note(work / PROBES, probe(Checkpoint(config, weights, tokenizer), step))
+        if step % SCORED_EVERY and step < plan.steps:
+            return {}
         found = teacher_forced_scores(weights, config, tokenizer)
         said = ", ".join(f"{name} {value:.0%}" for name, value in found.items())
         tqdm.write(f"step {step}: {said}", file=sys.stderr)
@@ -163,6 +164,8 @@ def make(folder: Path, work: Path, plan: Plan = PLAN) -> None:
         write_json(new / "generation_config.json", defaults)
         write_tokenizer(tokenizer, new)
         write_json(new / "config.json", config.to_dict())
+    (folder / PROBES).parent.mkdir(exist_ok=True)
+    shutil.copyfile(work / PROBES, folder / PROBES)
     write_report(folder, plan, moment.history)
 
 
@@ -182,7 +185,7 @@ def write_report(folder: Path, plan: Plan, history: list[dict[str, float]], coun
     page = jinja2.Template(template.read_text(encoding="utf-8"), keep_trailing_newline=True).render(
         config=checkpoint.config, vocabulary=tokenizer_of(checkpoint).vocab_size, count=count, scores=found,
         routes=bits, seed=SEED, plan=plan, rows=ROWS, row=ROW, curriculum=CURRICULUM,
-        prompt_weight=PROMPT_WEIGHT, starts=[lesson.start for lesson in COURSE[1:]],
+        prompt_weight=PROMPT_WEIGHT,
     )  # fmt: skip
     write_text(folder.parent / "README.md", page)
 

@@ -12,6 +12,7 @@ from typing import Any, ParamSpec, TypeVar, get_args, get_origin
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from ..errors import Error, one_line, shown, true_or_false, whole_number
 
@@ -47,7 +48,8 @@ def checked(
         except (torch.OutOfMemoryError, NotImplementedError):
             raise
         except (IndexError, RuntimeError) as error:
-            tensors = {name: each for name, each in given.items() if isinstance(each, Tensor)}
+            leaves = {name: tree_leaves(each)[:1] for name, each in given.items()}
+            tensors = {name: each for name, (each,) in leaves.items() if isinstance(each, Tensor)}
             found = ", ".join(f"{name} is {each.dtype} on {each.device}" for name, each in tensors.items())
             if len({(each.dtype, each.device) for each in tensors.values() if each.is_floating_point()}) > 1:
                 raise Error(f"{where}: {found}, expected one type and one device: cast or move one of them") from None
@@ -69,6 +71,10 @@ def fitting(where: str, name: str, found: Any, kind: Any, optional: bool, sizes:
         return None
     if hasattr(kind, "dim_str"):
         check_tensor(where, name, found, kind, sizes)
+        if found.is_meta != sizes.setdefault("meta", found.is_meta):  # torch would say nothing of these
+            raise Error(
+                f"{where}: {name} is on {found.device}, expected one type and one device: move it to the others'"
+            )
     elif kind is int:
         return whole_number(where, name, found)
     elif kind is bool:

@@ -129,6 +129,16 @@ def test_every_rotary_setting_turns_as_in_pytorch(name):
     assert distance(model.logits(ids), own_logits(model, ids)) <= NEAR
 
 
+def test_a_pass_makes_the_mask_once_for_each_kind_of_layer():
+    model = random_model("16 experts, windows, one dense layer")
+    ask = """(() => { const made = [];
+      const mask = (queries, keys, window) => { made.push(window); return attentionMask(queries, keys, window); };
+      forward(model.weights, [1, 2, 3], model.config, {ops: {...OPS, mask}});
+      return made; })()"""
+    config = model.checkpoint.config
+    assert sorted(map(str, model(ask))) == sorted({str(config.window(at)) for at in range(config.num_hidden_layers)})
+
+
 # ---- what is changed on purpose -----------------------------------------------------------------
 
 WITHOUT_PADDING = [name for name in MISTAKES if not name.startswith("pads_")]

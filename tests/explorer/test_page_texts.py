@@ -132,7 +132,7 @@ WRONG = {
     "generate('a'.repeat(2e6))": "prompt has 2000000 characters, expected fewer than 512 tokens: shorten it",
     "generate('Hi', {maxNewTokens: 0})": "maxNewTokens is 0, expected a whole number, at least 1: mend it",
     "generate('Hi', {maxNewTokens: 600})":
-        "maxNewTokens is 600, expected at most 503 behind a prompt of 9 tokens: lower it",
+        "maxNewTokens is 600, expected at most 503 after a prompt of 9 tokens: lower it",
     "generate('Hi', {topk: 3})": None,
     "generate('Hi', {temperature: -1})": 'temperature is -1, expected 0 (greedy) or more: mend it',
     "generate('Hi', {temperature: NaN})": 'temperature is null, expected 0 (greedy) or more: mend it',
@@ -152,6 +152,10 @@ WRONG = {
         "off: layer 1 has no expert left, expected one at least: switch one on",
     "generate('Hi', {force: [[1, 0]], off: [[1, 0]]})":
         "force: expert 0 of layer 1 is off, expected one that is on: choose",
+    "generate('Hi', {force: [[1, 0], [0, 2], [1, 3]]})":
+        "force: experts 0 and 3 of layer 1 are to read every token, expected one: choose",
+    "generate('Hi', {swap: [[1, 0, 2]], off: [[1, 2]]})":
+        "swap: expert 2 of layer 1 is off, expected one that is on: choose",
     "generate('Hi', {mistakes: ['no_causal_mask', 'window_off_by_one']})":
         "mistakes: two of them replace the step mask, expected one: choose",
     "generate('Hi', {mistakes: ['toString']})": None,

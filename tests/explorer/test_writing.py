@@ -1,5 +1,6 @@
 """The page is written for whatever loads, measured over the same questions, or refused in one sentence."""
 
+import html
 import json
 import re
 from dataclasses import replace
@@ -7,11 +8,11 @@ from dataclasses import replace
 import pytest
 import tokenizers
 import torch
-from helpers import TINY, checkpoint, command, largest_file, tokenizer, unchecked
+from helpers import TINY, checkpoint, command, each_tensor, largest_file, tokenizer, unchecked
 
-from qwen3_scratch import Error, Ops, Tokenizer, load_checkpoint, save_checkpoint
+from qwen3_scratch import Error, Ops, Tokenizer, forward, load_checkpoint, save_checkpoint, trace
 from qwen3_scratch.explorer import packing, write, writing
-from qwen3_scratch.explorer.measured import favourites, measured
+from qwen3_scratch.explorer.measured import favourites, losses, measured
 from qwen3_scratch.tiny.corpus import DOMAINS
 from qwen3_scratch.tiny.evaluate import answer_losses, chat_ids, padded_chats, questions
 
@@ -64,23 +65,30 @@ def test_the_cost_of_an_expert_is_the_rise_of_the_loss_without_it():
     kept = {name: getattr(layer, name)[[0, 2]] for name in ("router", "gate_up_proj", "down_proj")}
     smaller = ck.weights._replace(layers=(ck.weights.layers[0], layer._replace(**kept)))
     config = replace(ck.config, num_experts=2)
-    for place, domain in enumerate(DOMAINS):
-        chats = padded_chats(ck, questions(domain, 2))
+    batches = [padded_chats(ck, questions(domain, 2)) for domain in DOMAINS]
+    own = losses(ck, batches)
+    for place, chats in enumerate(batches):
         whole, less = (answer_losses(*pair, chats).mean() for pair in ((ck.weights, ck.config), (smaller, config)))
-        assert abs(found["losses"][place] - whole) < 1e-3 and abs(found["costs"][1][1][place] - (less - whole)) < 1e-3
+        assert abs(own[place] - whole) < 1e-3 and abs(found["costs"][1][1][place] - (less - whole)) < 1e-3
 
 
-def test_the_first_favourite_word_of_an_expert_goes_there_at_least_twice_as_often_as_by_chance():
+def test_the_first_favourite_word_of_an_expert_goes_there_at_least_twice_as_often_as_tokens_do():
     ck = load_checkpoint(TINY)
     rows = [chat_ids(ck, example)[0] for domain in DOMAINS for example in questions(domain, 2)]
     with torch.inference_mode():
         found = favourites(ck, rows)
+        routes = []
+        for row in rows:
+            with trace() as recorded:
+                forward(ck.weights, torch.tensor([row]), ck.config)
+            routes.append(torch.stack([call.output.experts[:, 0] for call in recorded["moe_route"]]))
+    first = torch.cat(routes, dim=1)
     read = [token for row in rows for token in row]
-    for layer in found:
-        for words in layer:
+    for layer, chosen in zip(found, first, strict=True):
+        for expert, words in enumerate(layer):
             for word, times, of in words:
                 assert of >= 3 and 0 < times <= of and of <= sum(tokenizer().decode([token]) == word for token in read)
-            assert words[0][1] / words[0][2] >= 2 / ck.config.num_experts
+            assert words[0][1] / words[0][2] >= 2 * (chosen == expert).float().mean()
 
 
 def test_without_experts_nothing_is_measured_and_with_too_many_none_is_switched_off():
@@ -88,6 +96,62 @@ def test_without_experts_nothing_is_measured_and_with_too_many_none_is_switched_
     assert measured(dense, 1)["costs"] is None and measured(dense, 1)["favourites"] == [None, None]
     many = measured(checkpoint(num_experts=40, num_hidden_layers=2), 1)
     assert many["costs"] is None and len(many["favourites"][0]) == 40
+
+
+TEMPLATES = {
+    "none": None,
+    "another form": "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}[assistant] ",
+    "no end of a turn": "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}\n{% endfor %}",
+}
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_checkpoint_whose_chats_are_not_of_qwens_form_has_a_page_on_which_nothing_is_measured(template, tmp_path):
+    other = replace(checkpoint(), tokenizer=Tokenizer(tokenizer().backend, TEMPLATES[template], "other"))
+    assert write(other, tmp_path / "page.html").exists()
+    found = writing.page_data(other, questions=8)[0]["measured"]
+    assert found["costs"] is None and found["favourites"] == [None, None] and found["questions"] == 0
+
+
+class Elsewhere(torch.Tensor):
+    """A tensor that stands for one of another device: what is computed from it stays there until `cpu` fetches it."""
+
+    def cpu(self, *given, **options):
+        return super().cpu(*given, **options).as_subclass(torch.Tensor)
+
+    def numpy(self, *given, **options):
+        raise TypeError("can't convert a tensor of another device to numpy")
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_of_a_checkpoint_on_any_device_the_page_is_packed_and_measured_on_the_cpu(bits):
+    weights = each_tensor(checkpoint(attention_bias=True).weights, lambda tensor: tensor.as_subclass(Elsewhere))
+    assert {type(tensor) for _, _, tensor in packing.named(weights)} == {Elsewhere}
+    assert {type(tensor) for _, _, tensor in packing.named(packing.as_read(weights, bits))} == {torch.Tensor}
+    here = each_tensor(weights, torch.Tensor.cpu)
+    assert packing.packed(weights, bits).content == packing.packed(here, bits).content
+
+
+def test_what_the_page_leaves_out_of_the_generation_config_it_says():
+    asked = {"do_sample": True, "top_k": 3, "min_p": 0.1, "repetition_penalty": 1.05}
+    data = writing.page_data(checkpoint(generation_config=asked))[0]
+    assert data["leftOut"] == {"min_p": 0.1, "repetition_penalty": 1.05} and data["sampling"]["topK"] == 3
+    assert writing.page_data(checkpoint())[0]["leftOut"] == {}
+
+
+def test_a_page_is_named_after_its_folder_and_speaks_of_experts_where_there_are_some():
+    assert "<title>tiny-moe: a mixture of experts, alive</title>" in writing.page(load_checkpoint(TINY))
+    text = writing.page(checkpoint(model_type="qwen3", num_experts=0, num_experts_per_tok=0, moe_intermediate_size=0))
+    assert "<title>tiny-moe: a language model, alive</title>" in text
+    assert '<h1 data-label="titleDense">A language model, alive</h1>' in text
+
+
+def test_before_its_scripts_run_the_page_has_the_english_words_that_they_put_there():
+    text, words = writing.page(checkpoint()), writing.labels()["en"]
+    said = re.findall(r'data-label="(\w+)"[^>]*>([^<]*)<', text)
+    assert len(said) > 40 and all(html.unescape(each) == words[name] for name, each in said)
+    template = (writing.PAGE / "page.html.jinja").read_text("utf-8")
+    assert all(said.startswith("{{ words") for said in re.findall(r"data-label=[^>]*>([^<]*)<", template))
 
 
 # ---- refused ------------------------------------------------------------------------------------
@@ -152,7 +216,8 @@ def test_wrong_arguments_are_refused(tmp_path):
     ck, page = checkpoint(), tmp_path / "page.html"
     assert "checkpoint is 'tiny', expected Checkpoint" in refusal("tiny", page)
     assert "path is 3, expected str or PathLike" in refusal(ck, 3)
-    assert "bits is 4, expected 8 or 16" in refusal(ck, page, bits=4)
+    for bits in (4, 16.0, True):
+        assert f"bits is {bits}, expected 8 or 16" in refusal(ck, page, bits=bits)
     assert "questions is -1" in refusal(ck, page, questions=-1)
     assert "questions is 5000" in refusal(ck, page, questions=5000)
     assert "is a folder" in refusal(ck, tmp_path)

@@ -246,7 +246,7 @@ def test_text_is_continued_where_there_is_no_chat_template_and_without_tokenizer
 def test_what_is_not_asked_for_comes_from_generation_config(model):
     def answer(generation_config: dict, **options) -> list[int]:
         asked = Checkpoint(model.config, model.weights, model.tokenizer, generation_config)
-        return generate(asked, "Hi", seed=3, max_new_tokens=10, **options).token_ids
+        return generate(asked, "Hi", seed=3, max_new_tokens=30, **options).token_ids
 
     settings = dict(temperature=0.9, top_k=30, top_p=0.9, min_p=0.01, repetition_penalty=1.2)
     greedy = answer({}, temperature=0)

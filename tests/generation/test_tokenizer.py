@@ -1,9 +1,11 @@
 """Text to token ids and back: Qwen3's own tokenizer, and the one that the recipe trains for the embedded checkpoint."""
 
+import ast
 import hashlib
 import itertools
 import json
 import unicodedata
+from pathlib import Path
 
 import pytest
 import tiktoken
@@ -16,13 +18,13 @@ from qwen3_scratch import Error, read_tokenizer
 from qwen3_scratch.tiny import corpus
 from qwen3_scratch.tiny.recipe import (
     ADDED,
-    QWEN_PATTERN,
     SEED,
     SPECIAL,
     prompt_and_target,
     train_tokenizer,
     write_tokenizer,
 )
+from qwen3_scratch.tokenizer import QWEN_PATTERN
 
 IDS = {
     "<|endoftext|>": 151643, "<|im_start|>": 151644, "<|im_end|>": 151645, "<|object_ref_start|>": 151646,
@@ -89,6 +91,16 @@ def test_a_known_sentence_has_its_known_ids(qwen):
 
 def test_the_vocabulary_counts_151669_tokens(qwen):
     assert qwen.vocab_size == 151669
+
+
+def test_notebook_02_says_what_qwen3_makes_of_its_sentences(qwen):
+    notebook = Path(__file__).parents[2] / "notebooks" / "02_tokens_and_chat.ipynb"
+    cells = ["".join(cell["source"]) for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]]
+    [lines] = [ast.parse(cell).body for cell in cells if "\nqwen3 = {" in cell]
+    values = {line.targets[0].id: line.value for line in lines if isinstance(line, ast.Assign)}
+    said, counts = (ast.literal_eval(values[name]) for name in ("said", "qwen3"))
+    assert {language: len(qwen.encode(text)) for language, text in said.items()} == counts
+    assert any(f"Qwen3's {len(qwen_ranks()) - 256:,} merges" in cell for cell in cells)
 
 
 @pytest.mark.parametrize("token", IDS)

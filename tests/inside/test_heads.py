@@ -1,19 +1,32 @@
 """What the measures of attention heads say is true, on heads made to do one thing and on the embedded checkpoint."""
 
+from itertools import combinations
+
 import pytest
 import torch
+from helpers import unchecked
 
 from qwen3_scratch import Error, forward, load_checkpoint
 from qwen3_scratch.inside.heads import (
+    by_text,
     copying,
     even_weights,
+    exchange_words,
+    first_place,
     first_token,
+    followed,
+    gathered_on,
     induction,
+    largest_t,
+    looked,
+    margins,
+    mean_gathered,
+    patched,
     previous_token,
-    right_word,
+    with_means,
     without,
 )
-from qwen3_scratch.model import Ops, gqa_attention
+from qwen3_scratch.model import Ops, gqa_attention, self_attention
 from qwen3_scratch.tiny.evaluate import questions
 from qwen3_scratch.tiny.lookups import story_lookups, weight_on
 from qwen3_scratch.tracing import head_weights, trace
@@ -95,15 +108,176 @@ def test_stories_without_notes_are_refused_in_a_sentence(tiny):
         story_lookups(tiny, questions("facts", 1))
 
 
-def test_the_heads_that_look_the_answer_up_copy_it_and_are_missed_together_only(tiny, lookups):
+def seekers_of(tiny, lookups):
     scores = weight_on(head_weights(tiny.weights, tiny.config, lookups.token_ids), lookups, lookups.followers)
-    seekers = [divmod(place, scores.shape[1]) for place in (scores.flatten() > 0.5).nonzero()[:, 0].tolist()]
+    return [divmod(place, scores.shape[1]) for place in (scores.flatten() > 0.5).nonzero()[:, 0].tolist()]
+
+
+def test_a_margin_is_the_right_logit_less_the_best_other_averaged_over_a_texts_steps(tiny, lookups):
+    logits = forward(tiny.weights, lookups.token_ids, tiny.config)
+    found = []
+    for text, query, answer in zip(lookups.text, lookups.query, lookups.answers, strict=True):
+        line = logits[text, query].float()
+        found.append(line[answer] - max(line[:answer].max(), line[answer + 1 :].max()))
+    torch.testing.assert_close(margins(tiny.weights, tiny.config, lookups), by_text(torch.stack(found), lookups))
+
+
+def test_each_texts_mean_counts_its_own_steps_alone(lookups):
+    assert torch.equal(by_text(lookups.text.float(), lookups), torch.arange(len(lookups.token_ids)).float())
+    looks = head_weights_of_ones(lookups)
+    everywhere = torch.ones_like(lookups.followers)
+    assert torch.equal(looked(looks, lookups, everywhere, (0, 1)), torch.full((len(lookups.token_ids),), 3.0))
+
+
+def head_weights_of_ones(lookups):
+    """Of two heads of one layer: the second gives three tokens a whole weight each, whatever is asked."""
+    texts, seq = lookups.token_ids.shape
+    looks = torch.zeros(1, texts, 2, seq, seq)
+    looks[:, :, 1, :, :3] = 1
+    return looks
+
+
+def test_a_head_that_gathers_its_mean_writes_the_same_at_every_token(tiny, lookups):
+    means = mean_gathered(tiny.weights, tiny.config, lookups)
+    assert means.shape == (tiny.config.num_hidden_layers, tiny.config.num_attention_heads, tiny.config.head_dim)
+
+    def constant(q, k, v, mask=None):
+        out = gqa_attention(q, k, v, mask).clone()
+        out[:, 2] = means[3, 2].to(out.dtype)
+        return out
+
+    with trace() as t:
+        forward(tiny.weights, lookups.token_ids, tiny.config)
+    texts = lookups.text.unique().tolist()
+    ends = [int(lookups.query[lookups.text == text].max()) + 1 for text in texts]  # without the padding
+    gathered = [t["gqa_attention"][3].output[text, :, :end] for text, end in zip(texts, ends, strict=True)]
+    torch.testing.assert_close(means[3], torch.cat(gathered, 1).mean(1))
+    last = tiny.weights.layers[3]
+    ids = lookups.token_ids[:1]
+    with trace() as t:
+        forward(tiny.weights, ids, tiny.config)
+    call = t["self_attention"][3].inputs
+    given = (call["x"], call["table"], call["mask"])
+
+    def attended(layer, ops):
+        return self_attention(given[0], layer, tiny.config, given[1], given[2], ops=ops)
+
+    changed = with_means(tiny.weights, tiny.config, [(3, 2)], means).layers[3]
+    torch.testing.assert_close(attended(changed, Ops()), attended(last, Ops(attention=constant)), atol=2e-2, rtol=2e-2)
+    assert last.o_bias is None and changed.o_bias is not None
+
+
+def test_patching_nothing_or_from_the_same_weights_changes_nothing(tiny, lookups):
+    whole = margins(tiny.weights, tiny.config, lookups)
+    for parts in ("", "q", "kv", "qkv"):
+        found = patched(tiny.weights, tiny.config, lookups, tiny.weights, 1, parts)
+        assert torch.equal(found.margins, whole)
+    looks = head_weights(tiny.weights, tiny.config, lookups.token_ids)
+    expected = torch.stack([looked(looks, lookups, lookups.followers, (1, head)) for head in range(len(found.looks))])
+    torch.testing.assert_close(found.looks, expected)
+
+
+def test_values_from_another_pass_change_what_is_said_and_not_where_heads_look(tiny, lookups):
+    whole = patched(tiny.weights, tiny.config, lookups, tiny.weights, 1, "")
+    donor = tiny.weights._replace(embed_tokens=tiny.weights.embed_tokens.flip(0))
+    values = patched(tiny.weights, tiny.config, lookups, donor, 1, "v")
+    assert torch.equal(values.looks, whole.looks) and (values.margins < whole.margins).all()
+    keys = patched(tiny.weights, tiny.config, lookups, donor, 1, "k")
+    assert not torch.equal(keys.looks, whole.looks)
+
+
+@unchecked()  # many passes of one form, whose shapes other tests check
+@torch.inference_mode()
+def test_one_early_head_is_missed_in_the_keys_of_look_up_heads_and_another_in_their_queries(tiny, lookups):
+    seekers = seekers_of(tiny, lookups)
+    layer, numbers = seekers[0][0], [head for at, head in seekers if at == seekers[0][0]]
+
+    def weight(part, *heads):
+        donor = without(tiny.weights, tiny.config, heads)
+        return float(patched(tiny.weights, tiny.config, lookups, donor, layer, part).looks[numbers].mean())
+
+    earlier = [(at, head) for at in range(layer) for head in range(tiny.config.num_attention_heads)]
+    whole = weight("k")
+    for_keys, for_queries = (min(earlier, key=lambda at, part=part: weight(part, at)) for part in "kq")
+    assert for_keys != for_queries
+    assert weight("k", for_keys) < 0.6 * whole < 0.8 * whole < weight("q", for_keys)
+    assert weight("q", for_queries) < 0.6 * whole < 0.8 * whole < weight("k", for_queries)
+
+
+@unchecked()  # many passes of one form, whose shapes other tests check
+@torch.inference_mode()
+def test_the_heads_that_look_the_answer_up_cost_more_than_any_as_many_of_their_layer(tiny, lookups):
+    seekers = seekers_of(tiny, lookups)
+    found = tuple(at for at in seekers if at[0] == seekers[0][0])
+    whole = margins(tiny.weights, tiny.config, lookups).mean()
+
+    def cost(*heads):
+        return float(whole - margins(without(tiny.weights, tiny.config, heads), tiny.config, lookups).mean())
+
+    together = cost(*found)
+    layer = [(found[0][0], head) for head in range(tiny.config.num_attention_heads)]
+    assert together > 0.5 * whole
+    assert all(cost(*group) < together for group in combinations(layer, len(found)) if group != found)
+
+
+def test_a_head_raises_the_word_it_looks_at_where_value_and_output_head_say_so(tiny, lookups):
     words = lookups.answers.unique()
     copied = copying(tiny.weights, tiny.config, words[None], words)
-    assert all(copied[at] > 0.5 for at in seekers)
+    assert all(copied[at] > 0.5 for at in seekers_of(tiny, lookups))
 
-    def left(*heads):
-        return right_word(without(tiny.weights, tiny.config, heads), tiny.config, lookups)
 
-    assert len(seekers) > 1 and all(left(at) > 0.9 for at in seekers)
-    assert left(*seekers) < 0.5 < left()
+def test_a_first_place_is_looked_at_as_it_is_without_it_with_another_there_and_moved(tiny):
+    ids = [5, 6, 7, 8]
+    found = first_place(tiny.weights, tiny.config, ids, 9)
+    for text, shares in ((ids, found.as_it_is), (ids[1:], found.without_it), ([9, 6, 7, 8], found.another)):
+        torch.testing.assert_close(shares, first_token(head_weights(tiny.weights, tiny.config, torch.tensor([text]))))
+    looks = head_weights(tiny.weights, tiny.config, torch.tensor([[9, 5, 6, 7, 8]]))
+    torch.testing.assert_close(found.moved, looks[:, 0, :, 2:, 1].mean(-1))
+
+
+def test_the_best_of_many_by_chance_is_told_from_one_that_is_truly_off_zero():
+    noise = torch.randn(30, 4, 8, generator=torch.Generator().manual_seed(1))
+    t, p = largest_t(noise)
+    expected = noise.mean(0) / (noise.std(0) / 30**0.5)
+    torch.testing.assert_close(t, expected, atol=1e-4, rtol=1e-3)
+    assert t.abs().max() > 2 and p > 0.05, "one of 32 looks good"
+    noise[:, 2, 3] += 1
+    t, p = largest_t(noise)
+    assert int(t.abs().argmax()) == 2 * 8 + 3 and p < 0.01
+
+
+def test_an_exchange_puts_one_other_word_of_the_notes_where_the_word_read_was(lookups):
+    exchange = exchange_words(lookups)
+    whole = exchange.lookups.token_ids
+    assert exchange.elsewhere.any(1).all() and not (exchange.elsewhere & lookups.followers).any()
+    for step, (row, at) in enumerate(zip(whole, lookups.query.tolist(), strict=True)):
+        read, other = row[at], exchange.in_query[step, at]
+        assert (exchange.in_query[step] != row).nonzero().tolist() == [[at]]
+        before = exchange.elsewhere[step].nonzero()[:, 0] - 1
+        assert (row[before] == other).all() and (exchange.in_notes[step, before] == read).all()
+        changed = exchange.in_notes[step] != row
+        assert {*row[changed].tolist()} == {*exchange.in_notes[step, changed].tolist()} == {int(read), int(other)}
+        assert not changed[at:].any()
+
+
+@unchecked()  # passes of one form, whose shapes other tests check
+@torch.inference_mode()
+def test_look_up_heads_follow_what_two_early_heads_say(tiny, lookups):
+    layer, numbers = 1, [head for at, head in seekers_of(tiny, lookups) if at == 1]
+    exchange = exchange_words(lookups)
+
+    def shares(head, part):
+        return followed(tiny.weights, tiny.config, exchange, head, layer, part)[:, numbers].mean((1, 2)).tolist()
+
+    earlier = [(0, head) for head in range(tiny.config.num_attention_heads)]
+    for part in "kq":
+        *others, (there, moved) = sorted((shares(head, part) for head in earlier), key=lambda both: both[1])
+        assert there < 0.1 < 0.5 < moved
+        assert all(stays > 0.6 and goes < 0.1 for stays, goes in others)
+    assert shares(earlier[0], "")[0] > 0.6 > 0.1 > shares(earlier[0], "")[1]
+
+
+@torch.inference_mode()
+def test_a_head_that_gathers_on_the_same_text_gathers_what_it_gathers(tiny, lookups):
+    same = gathered_on(tiny.weights, tiny.config, lookups.token_ids, (2, 3))
+    assert torch.equal(margins(tiny.weights, tiny.config, lookups, same), margins(tiny.weights, tiny.config, lookups))

@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 import torch
 from helpers import unchecked
-from hypothesis import given
-from hypothesis import strategies as st
 from reference import assert_near, random_tokens, random_weights, small_config
 from torch import Tensor
 
@@ -125,20 +123,24 @@ def test_a_tensor_of_another_shape_or_kind_ends_in_one_sentence_or_is_as_good(na
     assert refused >= 2
 
 
-@given(st.sampled_from(TENSORS), st.data())
-def test_tensors_of_two_types_or_devices_end_in_one_sentence_or_in_the_wider_type(which, data):
-    name, argument = which
-    tensor = RIGHT[name][argument]
-    if not tensor.is_floating_point() or argument == "attention_mask":
-        return
-    wrong = tensor.to(data.draw(st.sampled_from(["meta", torch.bfloat16, torch.float64])))
+FLOATING = [
+    (name, argument)
+    for name, argument in TENSORS
+    if RIGHT[name][argument].is_floating_point() and argument != "attention_mask"  # which may be of any type
+]
+
+
+@pytest.mark.parametrize("other", ["meta", torch.bfloat16, torch.float64])
+@pytest.mark.parametrize(("name", "argument"), FLOATING)
+def test_tensors_of_two_types_or_devices_end_in_one_sentence_or_in_the_wider_type(name, argument, other):
     try:
         with unchecked():
-            found = call(name, **{argument: wrong})
+            found = call(name, **{argument: RIGHT[name][argument].to(other)})
     except Error as error:
         assert "expected one type and one device" in str(error)
     else:
-        assert name in ("rms_norm", "rope", "embed")  # which multiply, and so widen, as the reference's do
+        # which multiply, and so widen, as the reference's do
+        assert name in ("rms_norm", "rope", "embed", "decoder_layer")
         assert isinstance(found, Tensor)
 
 

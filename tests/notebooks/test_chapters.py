@@ -83,9 +83,9 @@ def test_what_is_left_empty_is_said_to_be_and_stops_nothing(capsys):
 
 
 @each_chapter
-def test_it_has_25_to_42_cells_besides_what_the_reader_writes(name):
+def test_it_has_20_to_48_cells_besides_what_the_reader_writes(name):
     cells = [cell for cell in NOTEBOOKS[name] if "exercise" not in cell.metadata]
-    assert 20 <= len(cells) <= 42
+    assert 20 <= len(cells) <= 48
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

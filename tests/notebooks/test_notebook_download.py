@@ -37,7 +37,7 @@ def executed(environment: dict[str, str], until: str = "", *, asked: bool = Fals
     [cell] = [cell for cell in notebook.cells if AS_IT_IS in cell.source]
     cell.source = cell.source.replace(AS_IT_IS, ASKED) if asked else cell.source
     if until:
-        [end] = [number for number, cell in enumerate(notebook.cells) if cell.source.startswith(until)]
+        [end] = [number for number, cell in enumerate(notebook.cells) if until in cell.source]
         notebook.cells = notebook.cells[:end]
     NotebookClient(notebook, timeout=120, kernel_name="python3").execute(env=environment)
     return notebook

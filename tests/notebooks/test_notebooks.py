@@ -19,7 +19,7 @@ SERIES = (
     "11_inside_attention", "12_inside_the_router", "13_pitfalls", "14_upcycling", "15_training", "16_beyond_one_gpu",
     "17_topk_moe_on_gpu", "A1_bytes_and_rounding", "A2_long_texts",
 )  # fmt: skip
-WRITTEN_ANEW = (*SERIES[:11], *SERIES[18:])  # the first half and the appendices, in which the reader writes
+WRITTEN_ANEW = (*SERIES[:13], *SERIES[18:])  # in the second edition: up to the router's inside, and the appendices
 FOUND = {path.stem: path for path in (ROOT / "notebooks").glob("*.ipynb")}
 NOTEBOOKS = {name: nbformat.read(FOUND[name], as_version=4).cells for name in SERIES if name in FOUND}
 each_notebook = pytest.mark.parametrize("name", NOTEBOOKS)
@@ -166,3 +166,13 @@ def test_a_refresh_keeps_what_no_second_run_repeats_until_code_before_it_changes
     old = notebook(("a", "1"), ("b", "2"), tags=["nbval-ignore-output"])
     assert settled(notebook(("a", "3"), ("b", "4"), tags=["nbval-ignore-output"]), old) == ["1", "2"]
     assert settled(notebook(("A", "3"), ("b", "4"), tags=["nbval-ignore-output"]), old) == ["3", "4"]
+
+
+def test_a_refresh_measures_anew_where_another_cell_before_shows_something_else():
+    def measuring(first, second):
+        made = notebook(("a", first), ("b", second))
+        made.cells[1].metadata["tags"] = ["nbval-ignore-output"]
+        return made
+
+    assert settled(measuring("8 experts", "3"), measuring("8 experts", "2")) == ["8 experts", "2"]
+    assert settled(measuring("9 experts", "3"), measuring("8 experts", "2")) == ["9 experts", "3"]

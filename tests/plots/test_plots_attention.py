@@ -2,16 +2,13 @@
 
 import pytest
 import torch
+from drawings import title
 from matplotlib.colors import to_hex
 
 from qwen3_scratch import plots
 from qwen3_scratch.model import NEVER, attention_mask
 
 LABELS = ["a", "b", "c", "d"]
-
-
-def title(figure):
-    return figure.get_suptitle().replace("\n", " ")
 
 
 def test_lengths_are_compared_over_all_heads_and_tokens():

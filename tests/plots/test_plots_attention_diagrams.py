@@ -1,12 +1,9 @@
 """What the diagrams of attention say is what the numbers say."""
 
 import torch
+from drawings import title
 
 from qwen3_scratch import plots
-
-
-def title(figure):
-    return figure.get_suptitle().replace("\n", " ")
 
 
 def arrows(ax):
@@ -41,7 +38,8 @@ def test_every_shape_of_attention_is_written():
 
 
 def test_growth_is_told_with_and_without_the_norm():
-    figure = plots.growing_scores([1, 2, 4], [0.5, 0.9, 0.99], [0.6, 0.6, 0.6])
-    said = "Queries and keys 4 times as large: without QK-norm one key gets 99% of a token's weight, with it 60%"
+    figure = plots.growing_scores([1, 2, 4], [0.5, 2, 8], [1.5, 1.5, 1.5], bound=6)
+    said = "Queries and keys 4 times as large: the largest score 16 times without QK-norm, the same with it"
     assert title(figure) == said
-    assert "from 50% to 99%" in figure.alt
+    assert "from 0.5 to 8; with it from 1.5 to 1.5" in figure.alt
+    assert list(figure.axes[0].lines[-1].get_ydata()) == [6, 6]

@@ -1,13 +1,10 @@
 """What the figures of the cache say is true."""
 
 import torch
+from drawings import title
 
 from qwen3_scratch import plots
 from qwen3_scratch.model import NEVER
-
-
-def title(figure):
-    return figure.get_suptitle().replace("\n", " ")
 
 
 def shades(ax):

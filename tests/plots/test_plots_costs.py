@@ -2,13 +2,10 @@
 
 import pytest
 import torch
+from drawings import title
 
 from qwen3_scratch import plots
-from qwen3_scratch.plots.costs import short
-
-
-def title(figure):
-    return figure.get_suptitle().replace("\n", " ")
+from qwen3_scratch.plots.costs import coin_chance, short
 
 
 def ticks(axis):
@@ -26,10 +23,9 @@ def test_counts_are_written_in_three_digits():
     ]
 
 
-def test_cache_size_compares_each_way_with_the_one_before():
+def test_cache_size_compares_each_way_with_the_first():
     figure = plots.cache_size([8, 16], {"all": [800, 1600], "grouped": [400, 800], "window": [200, 200]})
-    wanted = "“grouped” takes 1/2 of “all”, “window” takes 1/4 of “grouped”"
-    assert title(figure) == f"At 16 tokens {wanted}"
+    assert title(figure) == "At 16 tokens “grouped” take 1/2 of “all”, “window” take 1/8"
     assert [text.get_text() for text in figure.legends[0].get_texts()][1:] == [
         "grouped: 800 bytes",
         "window: 200 bytes",
@@ -64,6 +60,12 @@ def test_shares_right_names_the_groups_whose_intervals_do_not_overlap():
     level = {"facts": {"a": (0.0, 0.5), "b": (0.0, 0.5)}}
     figure = plots.shares_right({"facts": {"a": 0, "b": 0}}, 4, level, {"facts": 0.1})
     assert title(figure) == "With 4 questions a group no way of asking can be told from the others"
+
+
+@pytest.mark.parametrize(("ones", "others", "chance"), [(13, 0, 2 / 2**13), (2, 1, 1.0), (0, 0, 1.0), (1, 5, 14 / 64)])
+def test_coins_decide_the_questions_on_which_two_ways_differ(ones, others, chance):
+    first, second = [True] * ones + [False] * others + [True, False], [False] * ones + [True] * others + [True, False]
+    assert coin_chance(first, second) == (ones, others, pytest.approx(chance))
 
 
 def test_agreement_bars_count_the_exact_and_name_the_worst():

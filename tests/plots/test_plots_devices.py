@@ -1,15 +1,11 @@
 """What the figures of many devices say is true."""
 
 import pytest
-from drawings import split_config
+from drawings import split_config, title
 from matplotlib.patches import Rectangle
 
 from qwen3_scratch import Error, plots
 from qwen3_scratch.plots.devices import first_below
-
-
-def title(figure):
-    return figure.get_suptitle().replace("\n", " ")
 
 
 def filled(figure, row, rank):

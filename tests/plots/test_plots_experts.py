@@ -2,14 +2,12 @@
 
 import pytest
 import torch
+from drawings import title
 
 from qwen3_scratch import plots
+from qwen3_scratch.model import Route
 
 DOMAINS = ("stories", "sums")
-
-
-def title(figure):
-    return " ".join(figure.get_suptitle().split())
 
 
 def test_the_test_of_chance_counts_the_layers_that_each_kind_of_chance_reaches():
@@ -18,62 +16,81 @@ def test_the_test_of_chance_counts_the_layers_that_each_kind_of_chance_reaches()
     random = torch.ones(40, 3)
     random[2:, 0] = 0.0  # exactly 5% again
     random[1:, 1] = 0.0  # too few
-    figure = plots.information_test(torch.tensor([0.5, 0.6, 0.7]), shuffled, random, [0, 2, 3])
-    expected = "Shuffles reach the measured bits in 1 of 3 layers, random routers in 2 (at least 5% of the draws)"
+    measured, words = torch.tensor([0.5, 0.6, 0.7]), torch.tensor([0.3, 0.4, 0.5])
+    figure = plots.information_test(measured, shuffled, random, words, [0, 2, 3])
+    expected = (
+        "Shuffles reach the measured bits in 1 of 3 layers, random routers in 2; of the bits, the words alone tell 60% "
+        "in layer 0, 71% in layer 3"
+    )
     assert title(figure) == expected
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["layer 0", "layer 2", "layer 3"]
     assert [ax.lines[0].get_xdata()[0] for ax in figure.axes] == pytest.approx([0.5, 0.6, 0.7])
+    assert [ax.lines[1].get_xdata()[0] for ax in figure.axes] == pytest.approx([0.3, 0.4, 0.5])
     for ax in figure.axes:  # both histograms hold all of their draws
         assert [sum(bar.get_height() for bar in bars) for bars in ax.containers] == pytest.approx([1.0, 1.0])
 
 
-def test_guesses_are_titled_by_their_means_and_drawn_layer_by_layer():
-    right = {"nothing": torch.tensor([0.2, 0.4]), "word": torch.tensor([0.7, 0.9])}
-    figure = plots.route_guesses(right, [1, 4])
-    assert title(figure) == "Guessed right, knowing nothing 30%, word 80%"
+def test_guesses_are_titled_by_the_mean_of_the_best_and_drawn_layer_by_layer_with_intervals():
+    right = {name: (torch.tensor(shares), torch.tensor([0.01, 0.02])) for name, shares in
+             {"nothing": [0.2, 0.4], "word": [0.7, 0.9]}.items()}  # fmt: skip
+    figure = plots.route_guesses(right, 1234, [1, 4])
+    assert title(figure) == "80% of the experts are guessed right from the word alone, 30% from nothing (n = 1,234)"
     ax = figure.axes[0]
-    assert [[bar.get_height() for bar in bars] for bars in ax.containers] == [
-        pytest.approx([0.2, 0.4]),
-        pytest.approx([0.7, 0.9]),
-    ]
+    heights = [[bar.get_height() for bar in bars] for bars in ax.containers if hasattr(bars, "patches")]
+    assert heights == [pytest.approx([0.2, 0.4]), pytest.approx([0.7, 0.9])]
+    ends = [segment[:, 1].tolist() for lines in ax.collections for segment in lines.get_segments()]
+    assert ends[:2] == [pytest.approx([0.19, 0.21]), pytest.approx([0.38, 0.42])]
     assert [label.get_text() for label in ax.get_xticklabels()] == ["layer 1", "layer 4"]
 
 
-def test_confidence_names_the_first_and_the_chosen_experts():
-    ranked = torch.tensor([[0.5, 0.3, 0.2], [0.7, 0.2, 0.1]])
-    expected = "The first expert gets 50% to 70% of the probability"
-    assert title(plots.rank_shares(ranked, 2)) == f"{expected}, the first 2 get 80% to 90%"
-    assert title(plots.rank_shares(ranked, 1)) == expected
-    bars = plots.rank_shares(ranked, 2).axes[0].containers
-    assert [bool(group[0].get_hatch()) for group in bars] == [False, False, True]  # hatched: not chosen
+def test_a_pair_stands_at_the_end_of_the_title():
+    right = {
+        name: (torch.tensor([share]), torch.zeros(1)) for name, share in {"word": 0.7, "word + domain": 0.8}.items()
+    }
+    said = title(plots.route_guesses(right, 10))
+    assert said == "70% of the experts are guessed right from the word alone; 80% from word + domain (n = 10)"
 
 
-def test_the_worst_knock_out_is_named_with_its_standard_error():
+def test_an_expert_that_is_busy_everywhere_is_not_named_for_a_domain():
+    counts = torch.tensor([[40.0, 0.0, 60.0], [10.0, 20.0, 70.0]])
+    figure = plots.domain_experts(counts, DOMAINS, 2)
+    assert title(figure) == (
+        "Layer 2: expert 0 gets 40% of stories and at most 10% of any other domain, expert 1 gets 20% of sums and at "
+        "most 0% of any other domain; expert 2 gets 60% or more of each"
+    )
+    shades = figure.axes[0].images[0].get_array()
+    assert shades[:, 2].tolist() == pytest.approx([60 / 65, 70 / 65]) and shades[0, 0] == pytest.approx(1.6)
+
+
+def test_words_that_stand_twice_are_titled_by_the_layers_in_which_they_keep_their_expert():
+    def routes(*layers):
+        return {
+            number: Route(torch.ones(len(first), 1), torch.tensor(first)[:, None], torch.zeros(len(first), 8))
+            for number, first in enumerate(layers)
+        }
+
+    twice = ["has", "kite", "has", "kite"]
+    both = plots.word_routes(routes([1, 2, 1, 2], [3, 4, 3, 4], [1, 2, 3, 4]), twice)
+    assert title(both) == "Both repeated words keep their expert in layers 0 and 1 and change it in layer 2"
+    mixed = plots.word_routes(routes([1, 2, 1, 3]), twice)
+    assert title(mixed) == "Both repeated words part ways in layer 0"
+    alone = plots.word_routes(routes([1, 2, 1, 3]), ["a", "b", "a", "c"])
+    assert title(alone) == "The repeated “a” keeps its expert in layer 0"
+    none = plots.word_routes(routes([1, 2]), ["a", "b"])
+    assert title(none).startswith("2 distinct paths")
+
+
+def test_the_worst_knock_out_is_named_with_its_interval_and_numbers_stand_where_that_leaves_out_0():
     damage = torch.zeros(2, 4, 2, 4)
     damage[1, 3, 1] = torch.tensor([0.4, 0.6, 0.4, 0.6])
+    damage[1, 2, 1] = torch.tensor([0.9, -0.1, 0.0, 0.0])  # one chat alone
     damage[0, 0, 0] = -1.0
+    damage[0, 1, 0] = 0.001
     figure = plots.expert_knockouts(damage, DOMAINS, [0, 2])
-    assert title(figure) == "Worst: “sums” without expert 3 of layer 2 loses 0.5 ± 0.06 nats more per token"
+    said = title(figure)
+    assert said.startswith("In 2 of 16 cases the loss rises with an interval above 0 (by chance: 0); most for “sums” ")
+    assert "without expert 3 of layer 2: 0.5 ± 0.1 nats a token (n = 4 chats each)" in said
     first, second, _ = figure.axes
-    assert {text.get_text() for text in first.texts} == {""}
+    assert [text.get_text() for text in first.texts if text.get_text()] == ["<"]
     assert [text.get_text() for text in second.texts if text.get_text()] == [".50"]
     assert [label.get_text() for label in first.get_yticklabels()] == ["0", "2"]
-
-
-def test_losses_by_top_k_are_titled_from_the_way_of_training():
-    losses = {"renormalised": torch.tensor([[3.0, 5.0], [1.0, 2.0]]), "not": torch.tensor([[30.0, 50.0], [1.0, 2.0]])}
-    figure = plots.loss_by_top_k(losses, [1, 2], DOMAINS, ("renormalised", 2))
-    assert title(figure) == "Mean loss: 1.5 nats per token with the 2 of training; 4 with 1"
-    assert [ax.get_title(loc="left") for ax in figure.axes] == ["renormalised (as trained)", "not"]
-    lines = {line.get_label(): list(line.get_ydata()) for line in figure.axes[1].lines[:2]}
-    assert lines == {"stories": [30.0, 1.0], "sums": [50.0, 2.0]}
-
-
-def test_the_weight_of_one_of_two_experts_is_titled_by_its_median():
-    difference = torch.tensor([-2.0, 0.5, 1.0])
-    figure = plots.two_expert_weight(difference, difference.abs().sigmoid())
-    assert title(figure) == "Not renormalised, half of the weights are below 0.73; renormalised all are 1"
-    one, curve, tokens = figure.axes[0].lines
-    assert set(one.get_ydata()) == {1.0}
-    assert min(curve.get_ydata()) == pytest.approx(0.5)
-    assert list(tokens.get_xdata()) == pytest.approx([-2.0, 0.5, 1.0])

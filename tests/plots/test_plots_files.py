@@ -2,16 +2,13 @@
 
 import pytest
 import torch
+from drawings import title
 from matplotlib.patches import Rectangle
 
 from qwen3_scratch import Error, plots
 from qwen3_scratch.plots.files import ordered, steps_apart
 
 SEGMENTS = [("header", 100), ("embedding", 300), ("experts", 200), ("experts", 250), ("norms", 50), ("experts", 100)]
-
-
-def title(figure):
-    return figure.get_suptitle().replace("\n", " ")
 
 
 def boxes(ax):
@@ -47,9 +44,21 @@ def test_tensors_are_drawn_to_one_scale_and_counted_as_often_as_they_are_there()
     assert up.get_height() == pytest.approx(2 * q_proj.get_height())
     areas = [box.get_width() * box.get_height() for box in bar]
     assert [area / sum(areas) for area in areas] == pytest.approx([16 / 48, 8 / 48, *[8 / 48] * 3])
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    (bracket,) = figure.axes[0].lines
+    assert list(bracket.get_xdata()[1:3]) == pytest.approx([up.get_x(), up.get_x() + up.get_width()])
+    assert texts.count("up") == 2  # above its matrix, and in the bar of the first expert
+    assert {"one of 3 experts", "expert 0", "expert 1", "expert 2"} < set(texts)
     assert title(plots.tensor_sizes({"up": [4, 2], "norm": [8]})) == "The largest tensor of the layer is up"
     with pytest.raises(Error, match="no tensors found"):
         plots.tensor_sizes({})
+
+
+def test_the_router_is_no_gate_of_an_expert_and_what_is_thin_is_named():
+    figure = plots.tensor_sizes({"mlp.gate": [2, 4], "q_proj": [800, 4], "up": [400, 4], "q_norm": [4]}, {"up": 2})
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert "mlp.gate (router)" in texts
+    assert "mlp.gate (router), norms" in texts
 
 
 def test_parameters_by_part_says_how_many_are_active():
@@ -76,6 +85,8 @@ def test_number_bits_are_those_of_the_number(value):
     sign, exponent, fraction = int(brief[0]), int(brief[1:9], 2), int(brief[9:], 2)
     assert (-1) ** sign * 2.0 ** (exponent - 127) * (1 + fraction / 2**7) == torch.tensor(value).bfloat16().item()
     assert len(bits) == 64
+    up = abs(torch.tensor(value).bfloat16().item()) > abs(value)
+    assert f"bf16 ends here: {'one is added' if up else 'the rest is cut'}" in texts
 
 
 def test_number_bits_stand_below_each_other_by_kind():
@@ -95,9 +106,10 @@ def shades(patches):
     return list(dict.fromkeys(patch.get_facecolor() for patch in sorted(patches, key=lambda patch: patch.get_x())))
 
 
-def test_what_is_too_thin_to_be_seen_is_marked_below():
+def test_what_is_too_thin_to_be_seen_is_marked_above_where_no_line_crosses():
     whole, _ = plots.file_layout([("header", 1), ("experts", 999), ("norms", 1), ("experts", 999)], (1, 1000)).axes
     assert [float(line.get_xdata()[0]) for line in whole.lines] == pytest.approx([0.0005, 1.0005])
+    assert all(line.get_ydata()[0] > 1 for line in whole.lines)
 
 
 STEPS = [["l", "o", "w", "e", "r"], ["l", "o", "w", "er"], ["lo", "w", "er"], ["low", "er"]]
@@ -127,6 +139,14 @@ def test_sentence_lengths_go_from_the_fewest_tokens_to_the_most():
     ]  # fmt: skip
     assert [label.get_text() for label in ax.get_yticklabels()] == ["English", "Chinese"]
     assert [bar.get_width() for bar in ax.patches] == [75, 60, 25, 60]
+
+
+def test_sentence_lengths_mark_what_another_tokenizer_takes():
+    figure = plots.sentence_lengths(
+        {"Chinese": (20, 60, 60), "English": (75, 75, 25)}, ("more", {"English": 9, "Chinese": 8})
+    )
+    assert title(figure) == "The same sentence takes 25 tokens in English and 60 in Chinese, 8 to 9 with more"
+    assert list(figure.axes[0].lines[0].get_xdata()) == [9, 8]
 
 
 def test_neighbours_of_a_type_are_one_step_apart():

@@ -1,6 +1,5 @@
 """What the figures about heads say is what the numbers say."""
 
-import pytest
 import torch
 
 from qwen3_scratch import plots
@@ -41,32 +40,3 @@ def test_columns_left_out_change_no_distance():
     weights = torch.tensor([[0.0, 0.0, 0.2, 0.8, 0.0], [0.0, 0.0, 0.7, 0.2, 0.1]])
     figure = plots.head_map(weights, list("abcde"), "L0H1", links=2, start=2)
     assert texts(figure) == ["d → d: 80%, itself\ne → c: 70%, 2 back"]
-
-
-@pytest.mark.parametrize(
-    ("marked", "end"),
-    [
-        ([(0, 0), (0, 1)], "; without one of the seekers, to 90% at worst"),
-        ([(1, 2)], ", one of the seekers"),
-    ],
-)
-def test_damage_tells_whether_the_head_that_is_missed_most_is_one_of_the_marked(marked, end):
-    title = plots.head_damage(scores(0.4, 0.9), 0.99, marked, "seekers").get_suptitle().replace("\n", " ")
-    assert title == "Without L1H2 the right word falls from 99% to 40%" + end
-
-
-def test_knock_outs_name_the_worst_and_label_each_bar():
-    figure = plots.knock_outs({"all heads": 1.0, "L1H0": 0.99, "L1H0, L1H1": 0.3}, found=["L1H0"])
-    assert figure.get_suptitle() == "The right word: 100% with all heads, 30% without L1H0, L1H1"
-    assert texts(figure) == ["100%", "99%", "30%"]
-
-
-def test_right_and_wrong_starts_with_the_head_that_looks_most_at_either():
-    figure = plots.right_and_wrong(scores(0.4, 0.1), scores(0.3, 0.45), "name")
-    assert figure.get_suptitle() == "L0H0 gives 10% of its weight to the right name, 45% to a wrong one"
-
-
-def test_the_lesson_with_the_largest_rise_is_named():
-    steps, right = [100, 200, 300, 400], [0.1, 0.2, 0.8, 0.9]
-    figure = plots.score_history(steps, {"stories": right}, {0: "quotes", 200: "rings", 300: "more"})
-    assert figure.get_suptitle() == "Stories rise from 20% to 80% while the lesson is “rings”"

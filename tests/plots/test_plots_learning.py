@@ -2,13 +2,10 @@
 
 import pytest
 import torch
+from drawings import title
 
 from qwen3_scratch import load_balancing_loss, plots
 from qwen3_scratch.learning.training import Plan
-
-
-def title(figure):
-    return figure.get_suptitle().replace("\n", " ")
 
 
 def legend(figure):
@@ -77,17 +74,9 @@ def test_score_curves_name_the_domain_that_came_last():
     scores = [(0.0, 0.9, 0.6, 0.5), (0.4, 0.9, 0.4, 0.5), (0.5, 0.1, 1.0, 0.5)]
     history = [{"step": 10 * at} | dict(zip(names, values, strict=True)) for at, values in enumerate(scores, 1)]
     history.insert(1, {"step": 15})  # a step at which nothing was scored
-    figure = plots.score_curves(history, [20])
+    figure = plots.score_curves(history)
     expected = "With thinking, half right is reached in 2 of 2 domains, last in “stories”, by step 30"
     assert title(figure) == expected
     assert list(figure.axes[0].lines[1].get_ydata()) == [0.9, 0.9, 0.1]
     none = [{"step": 10, "facts/thinking": 0.2, "facts/direct": 0.9}]
     assert title(plots.score_curves(none)) == "With thinking, half right is reached in 0 of 1 domains"
-
-
-def test_loss_curve_marks_where_a_lesson_begins():
-    history = [{"step": 10 * at, "loss": 5 / at, "balance": 2.0} for at in range(1, 6)]
-    marks = [
-        line.get_xdata()[0] for line in plots.loss_curve(history, [20, 40]).axes[0].lines if len(line.get_xdata()) == 2
-    ]
-    assert marks == [20, 40]

@@ -2,14 +2,11 @@
 
 import pytest
 import torch
+from drawings import title
 from matplotlib.patches import PathPatch, Rectangle
 
 from qwen3_scratch import plots
 from qwen3_scratch.model import Route
-
-
-def title(figure):
-    return figure.get_suptitle().replace("\n", " ")
 
 
 def small_route():
@@ -33,7 +30,8 @@ def test_the_layer_is_drawn_with_a_line_there_and_back_for_each_choice_thicker_w
 
 
 def test_dispatch_sorts_the_choices_by_expert_and_keeps_their_order_within_one():
-    figure = plots.dispatch_order(torch.tensor([[0, 1], [2, 1], [1, 0]]), ["a", "b", "c"])
+    weights = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]])
+    figure = plots.dispatch_order(torch.tensor([[0, 1], [2, 1], [1, 0]]), weights, ["a", "b", "c"])
     assert title(figure) == "6 choices of 3 tokens, sorted, are 3 calls: one for each expert that was chosen"
     (ax,) = figure.axes
     placed = {text.get_text(): [] for text in ax.texts}
@@ -41,15 +39,22 @@ def test_dispatch_sorts_the_choices_by_expert_and_keeps_their_order_within_one()
         placed[text.get_text()].append(text.get_position())
     sorted_boxes = sorted((y, name) for name in "abc" for x, y in placed[name] if 3 < x < 4.1)
     assert [name for _, name in sorted_boxes] == ["a", "c", "a", "b", "c", "b"]
+    written = sorted((y, name) for name in placed if name.startswith("× 0") for _, y in placed[name])
+    assert [name for _, name in written] == ["× 0.90", "× 0.30", "× 0.10", "× 0.20", "× 0.70", "× 0.80"]
     assert [name for name in placed if name.startswith("expert")] == ["expert 0", "expert 1", "expert 2"]
 
 
-def test_the_loss_of_fewer_and_of_all_experts_is_told_with_its_interval():
-    rises = torch.tensor([[0.1, 0.3], [0.0, 0.0], [0.02, 0.02]])
-    figure = plots.top_k_loss({"renormalised": rises, "not renormalised": 2 * rises}, [1, 2, 4], ("renormalised", 2))
-    told = "Change of the loss in nats: +0.200 ± 0.196 with 1, +0.020 ± 0.000 with 4 instead of 2 experts"
+def test_the_loss_of_fewer_of_all_and_of_random_experts_is_told_as_a_factor_chat_by_chat():
+    losses, drawn = torch.tensor([[0.2, 0.8], [0.1, 0.4], [0.05, 0.8]]), torch.tensor([4.0, 4.0])
+    ways = {"renormalised": losses, "not renormalised": 2 * losses}
+    figure = plots.top_k_loss(ways, [1, 2, 4], ("renormalised", 2), drawn)
+    told = "A chat's loss as a multiple of its own with the 2 chosen: 2.0 with 1, 1.0 with 4, 20 with 2 at random"
     assert title(figure).replace("\u00a0", " ") == f"{told} (n = 2)"
     (ax,) = figure.axes
-    assert ax.lines[0].get_ydata() == pytest.approx([0.2, 0.0, 0.02])
-    alone = plots.top_k_loss({"renormalised": rises[:1]}, [1], ("renormalised", 1))
-    assert title(alone).startswith("There is no other number of experts")
+    assert ax.get_yscale() == "log"
+    assert ax.lines[0].get_ydata() == pytest.approx([2, 1, 1])
+    low, high = (line.get_ydata() for line in ax.lines[1:3])
+    assert low[:2] == pytest.approx([2, 1]) == high[:2]  # paired: as sure as all chats change alike
+    assert 0 < low[2] < 1 < high[2]
+    alone = plots.top_k_loss({"renormalised": losses[:1]}, [1], ("renormalised", 1), drawn)
+    assert title(alone).startswith("A chat's loss as a multiple of its own with the 1 chosen: 10.0 with 1 at random")

@@ -2,17 +2,13 @@
 
 import pytest
 import torch
-from drawings import labels, random_routes
+from drawings import labels, random_routes, title
 from matplotlib.patches import Rectangle
 
 from qwen3_scratch import plots
 from qwen3_scratch.model import Route
 
 LABELS = ["a", "b", "c"]
-
-
-def title(figure):
-    return figure.get_suptitle().replace("\n", " ")
 
 
 def small_route():
@@ -32,7 +28,7 @@ def test_router_probabilities_name_the_most_chosen_expert_and_the_surest_choice(
 def test_of_marked_tokens_the_title_says_where_most_go_first():
     route, probabilities = small_route()
     figure = plots.router_probabilities(probabilities, route.experts, LABELS, marked=[1, 2], kind="digits")
-    assert title(figure) == "1 of 2 digits go first to expert 0; expert 0 has most tokens, 2 of 3"
+    assert title(figure) == "1 of 2 digits go first to expert 0, and so do 1 of 1 other tokens"
     assert list(figure.axes[0].lines[0].get_xdata()) == [1, 2]
 
 

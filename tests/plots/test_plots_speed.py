@@ -2,13 +2,10 @@
 
 import pytest
 import torch
+from drawings import title
 
 from qwen3_scratch import plots
 from qwen3_scratch.plots.speed import winners
-
-
-def title(figure):
-    return figure.get_suptitle().replace("\n", " ")
 
 
 def test_dispatch_times_count_who_is_fastest_at_both_ends():

@@ -1,12 +1,9 @@
 """What the figures of `qwen3_scratch.plots.vectors` say is what their numbers are."""
 
 import torch
+from drawings import title
 
 from qwen3_scratch import plots
-
-
-def title(figure):
-    return figure.get_suptitle().replace("\n", " ")
 
 
 def ticks(axis):
@@ -34,6 +31,8 @@ def test_norms_in_the_plane_lands_on_the_circle_and_on_two_points():
     figure = plots.norms_in_the_plane(points)
     assert title(figure) == ("In two dimensions rms_norm keeps all 3 directions, LayerNorm only 2")
     by_rms, by_layer = (torch.tensor(ax.collections[1].get_offsets().tolist()) for ax in figure.axes)
+    dotted = torch.tensor([line.get_xydata()[1].tolist() for line in figure.axes[1].lines if line.get_ls() == ":"])
+    torch.testing.assert_close(dotted, points - points.mean(-1, keepdim=True))
     torch.testing.assert_close(by_rms.norm(dim=-1), torch.full((3,), 2**0.5))
     torch.testing.assert_close(by_rms / 2**0.5, points / points.norm(dim=-1, keepdim=True))
     torch.testing.assert_close(by_layer, torch.tensor([[1.0, -1.0], [-1.0, 1.0], [1.0, -1.0]]))
@@ -42,7 +41,9 @@ def test_norms_in_the_plane_lands_on_the_circle_and_on_two_points():
 def test_norm_inputs_name_where_the_stream_is_smallest_and_largest():
     before = torch.tensor([[0.1, 0.2, 0.3], [2.0, 20.0, 30.0], [1.0, 1.0, 90.0]])
     figure = plots.norm_inputs(before, ["layer 0 input", "layer 0 post-att.", "last"])
-    assert title(figure) == ("The norms read vectors of size 0.2 (“layer 0 input”) to 20 (“layer 0 post-att.”)")
+    assert title(figure) == (
+        "The norms read vectors of size 0.2 to 20; most growth, 100-fold, from “layer 0 input” to “layer 0 post-att.”"
+    )
     assert ticks(figure.axes[0].xaxis) == ["layer 0 input", "layer 0 post-att.", "last"]
 
 

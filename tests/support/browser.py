@@ -1,6 +1,5 @@
 """A headless Chromium, spoken to over two pipes in its own protocol: no driver, no port, no further package."""
 
-import base64
 import itertools
 import json
 import os
@@ -9,7 +8,6 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -72,9 +70,6 @@ class Window:
     def media(self, **features: str) -> None:
         each = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
         self.ask("Emulation.setEmulatedMedia", features=each)
-
-    def picture(self, path: Path, **given: Any) -> None:
-        path.write_bytes(base64.b64decode(self.ask("Page.captureScreenshot", format="png", **given)["data"]))
 
     @property
     def events(self) -> list[dict[str, Any]]:

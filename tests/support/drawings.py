@@ -3,10 +3,13 @@
 A new figure needs a line in DRAWINGS, and is then proven to cut nothing off and to let no texts overlap.
 """
 
+from itertools import combinations
+
 import torch
 
 from qwen3_scratch import Config, forward, init_weights, plots, trace
 from qwen3_scratch.model import NEVER, Route
+from qwen3_scratch.plots.canvas import Figure
 
 WORDS = ("<|im_start|>", "user", "⏎", "Nora", "␣is", "␣in", "␣the", "␣kitchen", ".", "␣$5", "_a^b$", "␣wheelbarrow")
 LENGTHS = (1, 5, 60)
@@ -41,14 +44,16 @@ def head_numbers(heads, layers=4):
     return torch.rand(layers, heads, generator=torch.Generator().manual_seed(heads))
 
 
-def removals(count):
-    return {"all heads": 1.0, **{f"L1H{at}, L1H{at + 1} and L1H{at + 2}": at / count for at in range(min(count, 7))}}
+def noisy(rows, n=6):
+    return torch.rand(rows, n, generator=torch.Generator().manual_seed(rows))
 
 
-def lessons(entries):
-    steps, names = range(0, 250 * entries, 250), ("quotes", "copying too", "lists", "look-ups in lists", "rings")
-    scores = {"look-ups": [at / 25000 for at in steps], "sums with a name that is long": [0.5] * entries}
-    return plots.score_history(steps, scores, {250 * (at * entries // 5): name for at, name in enumerate(names)})
+def pairs_of_heads(count):
+    return [((1, one), (1, other)) for one, other in combinations(range(12), 2)][:count]
+
+
+def heads_of(count):
+    return [(at // 8, at % 8) for at in range(count)]
 
 
 def history(entries):
@@ -121,8 +126,9 @@ def merging(pieces):
     return plots.merge_steps([["a"] * pieces, *[["aa"] + ["a"] * (pieces - 2)] * (pieces > 1)], [12345] * (pieces > 1))
 
 
-def sentences(languages):
-    return plots.sentence_lengths({name: (at + 20, at + 30, at + 5) for at, name in enumerate(labels(languages))})
+def sentences(languages, named=""):
+    sizes = {name: (at + 20, at + 30, at + 5) for at, name in enumerate(labels(languages))}
+    return plots.sentence_lengths(sizes, (named, dict.fromkeys(sizes, 7) if named else {}))
 
 
 def chips(tokens, *turns):
@@ -142,26 +148,46 @@ DOMAINS = ("stories", "arithmetic", "python", "facts", "spanish", "chat")
 
 
 def experts_by_chance(layers, draws):
-    """Bits measured in each layer, of shuffled domains, of random routers."""
-    return torch.linspace(0.1, 0.3, layers), torch.rand(draws, layers) / 20, torch.rand(draws, layers) / 4
+    """Bits measured in each layer, of shuffled domains, of random routers, of the words alone."""
+    measured = torch.linspace(0.1, 0.3, layers)
+    return measured, torch.rand(draws, layers) / 20, torch.rand(draws, layers) / 4, measured * 0.9
 
 
 def guesses(layers):
-    return {name: torch.linspace(0.2, 1, layers) for name in ("nothing", "domain", "word", "both")}
+    names = ("nothing", "domain", "word", "word + domain", "word + one before")
+    return {name: (torch.linspace(0.2, 1, layers), torch.full((layers,), 0.03)) for name in names}
 
 
-def random_shares(layers, experts, seed):
-    shares = torch.randn(layers, experts, generator=torch.Generator().manual_seed(seed)).softmax(-1)
-    return shares.sort(-1, descending=True).values
+def expert_table(layers, experts, words):
+    return {layer: [labels(words % (expert + 2) + 1) for expert in range(experts)] for layer in range(layers)}
+
+
+def loyal_words(layers, words):
+    loyal = torch.rand(layers, words, generator=torch.Generator().manual_seed(words))
+    return loyal, (loyal * 8).long(), torch.arange(words) + 3, labels(words), list(range(layers))
+
+
+def controls(count):
+    return {name: torch.linspace(0, 0.4, count) for name in ("by load", "by the words alone", "in shuffled order")}
+
+
+def met_pairs(layers, experts, tokens):
+    pairs = torch.rand(layers, experts, experts, generator=torch.Generator().manual_seed(tokens)) * 100
+    return pairs + pairs.mT, torch.full_like(pairs, 60.0), list(range(layers))
 
 
 def damage():
     return torch.arange(4.0 * 8 * 6 * 2).view(4, 8, 6, 2) / 200
 
 
-def top_k_losses(seed):
-    losses = torch.rand(4, len(DOMAINS), generator=torch.Generator().manual_seed(seed)) / 50
-    return {"renormalised": losses, "as it is": losses + 0.01}
+def rises(places, chats):
+    rise = torch.randn(places, chats, generator=torch.Generator().manual_seed(chats))
+    return {name: rise + at for at, name in enumerate(("random experts", "the next in line", "equal weights"))}
+
+
+def settling(steps, layers):
+    share = torch.linspace(0.2, 1, steps)[:, None].expand(steps, layers)
+    return 100 * torch.arange(1, steps + 1), share, share / 4, 60 * steps
 
 
 def speeds(pairs):
@@ -204,8 +230,12 @@ DRAWINGS = {  # each from a number of tokens
     "route_map, deep": lambda n: plots.route_map(random_routes(n // 3 + 1, 28, 2, 1), labels(n // 3 + 1)),
     "mixture_layer": lambda n: plots.mixture_layer(random_routes(n)[0], labels(n)),
     "mixture_layer, top-1 of 2": lambda n: plots.mixture_layer(random_routes(n, 1, 2, 1)[0], labels(n)),
-    "dispatch_order": lambda n: plots.dispatch_order(random_routes(n)[0].experts, labels(n)),
-    "dispatch_order, top-4 of 16": lambda n: plots.dispatch_order(random_routes(n, 1, 16, 4)[0].experts, labels(n)),
+    "dispatch_order": lambda n: plots.dispatch_order(
+        random_routes(n)[0].experts, random_routes(n)[0].weights, labels(n)
+    ),
+    "dispatch_order, top-4 of 16": lambda n: plots.dispatch_order(
+        random_routes(n, 1, 16, 4)[0].experts, random_routes(n, 1, 16, 4)[0].weights, labels(n)
+    ),
     "router_probabilities": lambda n: plots.router_probabilities(
         random_routes(n)[0].logits.softmax(-1), random_routes(n)[0].experts, labels(n), range(0, n, 3)
     ),
@@ -214,9 +244,10 @@ DRAWINGS = {  # each from a number of tokens
     ),
     "silu_gate": lambda n: plots.silu_gate(torch.linspace(-3, 2, 7 * n).view(n, 7)),
     "top_k_loss": lambda n: plots.top_k_loss(
-        {name: torch.linspace(0.2, 0, 7 * n).view(7, n) for name in ("renormalised", "not renormalised")},
+        {name: torch.linspace(0.2, 0.01, 7 * n).view(7, n) for name in ("renormalised", "not renormalised")},
         [1, 2, 4, 8, 16, 32, 64],
         ("renormalised", 8),
+        torch.linspace(1, 2, n),
     ),
     "expert_load": lambda n: plots.expert_load(random_routes(n)),
     "expert_load, 128 experts": lambda n: plots.expert_load(random_routes(n, 12, 128, 8)),
@@ -232,7 +263,7 @@ DRAWINGS = {  # each from a number of tokens
     "attention_shapes": lambda n: plots.attention_shapes(32 * n, 4 * n, n, 128, 9 * n),
     "attention_shapes, MHA": lambda n: plots.attention_shapes(2048, n, n, 64, 40_000),
     "growing_scores": lambda n: plots.growing_scores(
-        [1, 2, 4, 8], [1 - 0.5 / n / 4**at for at in range(4)], [0.5 / n] * 4
+        [1, 2, 4, 8], [4.0**at / n for at in range(4)], [1.5 / n] * 4, bound=8.0 * n
     ),
     "weighted_sum": lambda n: plots.weighted_sum(
         torch.arange(3.0).softmax(0), n * torch.tensor([[0.0, 4.0], [4.0, 4.0], [4.0, -1.0]]), labels(3)
@@ -270,16 +301,34 @@ DRAWINGS = {  # each from a number of tokens
     "head_scores, deep": lambda n: plots.head_scores(head_numbers(16, 28), "the token before", 0.01 * n),
     "head_map": lambda n: plots.head_map(one_head(n), labels(n), "L1H4"),
     "head_map, some rows": lambda n: plots.head_map(one_head(n)[-20:], labels(n), "L27H12", start=n // 2),
-    "head_damage": lambda n: plots.head_damage(head_numbers(n), 0.99, [(0, 0)], "look-up heads"),
-    "head_damage, one of them is the worst": lambda n: plots.head_damage(
-        torch.full((1, n), 0.5), 0.6, {(0, 0)}, "heads"
+    "sink_trials": lambda n: plots.sink_trials(noisy(4, n + 1), (27, 12), WORDS[0], 0.1),
+    "blinded": lambda n: plots.blinded(
+        {"continuing a repeat": noisy(min(n, 16)), "control: the sink": noisy(min(n, 16))},
+        (0.5, 0.4),
+        heads_of(min(n, 16)),
+        "rows; control: 12 chats",
     ),
-    "knock_outs": lambda n: plots.knock_outs(removals(n), ["L1H0, L1H1 and L1H2"]),
-    "right_and_wrong": lambda n: plots.right_and_wrong(head_numbers(n), head_numbers(n) / 2, "name"),
-    "score_history": lambda n: lessons(min(n + 2, 20)),
+    "head_costs": lambda n: plots.head_costs(noisy(4 * n).view(4, n, 6), noisy(4 * n).view(4, n, 6), [(0, 0)], 10.0),
+    "group_costs": lambda n: plots.group_costs(noisy(n), pairs_of_heads(n), pairs_of_heads(n)[0]),
+    "specificity": lambda n: plots.specificity(
+        {"look-up heads": noisy(min(n, 7)), "3 other heads": noisy(min(n, 7))},
+        [f"arithmetic {at}" for at in range(min(n, 7))],
+    ),
+    "ways_in": lambda n: plots.ways_in(
+        {name: noisy(min(n, 8)) for name in ("the keys", "the queries")},
+        {name: noisy(min(n, 8)) for name in ("the keys", "the queries", "the values")},
+        heads_of(min(n, 8)),
+        0.8,
+    ),
+    "copying_and_looking": lambda n: plots.copying_and_looking(head_numbers(n), head_numbers(n) ** 3, 1, 0.02),
+    "right_or_wrong_name": lambda n: plots.right_or_wrong_name(
+        noisy(4 * min(n, 16)).view(4, -1, 6).permute(2, 0, 1), 0.5
+    ),
+    "heads_over_training": lambda n: plots.heads_over_training(
+        torch.arange(1, n + 1) * 100, noisy(32).view(4, 8, 6).mean(-1).expand(n, -1, -1), {100 * n: 0.5}, 0.02
+    ),
     "loss_curve": lambda n: plots.loss_curve(history(n)),
-    "loss_curve, lessons": lambda n: plots.loss_curve(history(n), [0, 10]),
-    "score_curves": lambda n: plots.score_curves(scored(n), [10, 20]),
+    "score_curves": lambda n: plots.score_curves(scored(n)),
     "score_curves, one domain": lambda n: plots.score_curves(scored(n, ("stories",))),
     "target_losses": lambda n: plots.target_losses(torch.arange(float(n)), torch.arange(n) % 3 / 2, labels(n), 7.6),
     "balance_bars": lambda n: plots.balance_bars(2 * torch.arange(1.0, n + 1).softmax(0), torch.ones(n) / n),
@@ -317,6 +366,7 @@ DRAWINGS = {  # each from a number of tokens
     ),
     "merge_steps": lambda n: merging(min(n, 20)),
     "sentence_lengths": lambda n: sentences(min(n, 12)),
+    "sentence_lengths, another's": lambda n: sentences(min(n, 12), "Qwen3's own merges"),
     "cache_growth": lambda n: plots.cache_growth(n, n),
     "ring_steps": lambda n: plots.ring_steps(ring(n + 3, n)),
     "ring_steps, small": lambda n: plots.ring_steps(ring(n, min(n, 4))),
@@ -358,17 +408,38 @@ DRAWINGS = {  # each from a number of tokens
     "information_test": lambda n: plots.information_test(*experts_by_chance(4, n)),
     "information_test, deep": lambda n: plots.information_test(*experts_by_chance(28, n)),
     "information_test, one layer": lambda n: plots.information_test(*experts_by_chance(1, n), layers=[3]),
-    "route_guesses": lambda n: plots.route_guesses(guesses(4)),
-    "route_guesses, deep": lambda n: plots.route_guesses(guesses(28)),
-    "rank_shares": lambda n: plots.rank_shares(random_shares(4, 8, n), 2),
-    "rank_shares, top-1 of 2": lambda n: plots.rank_shares(random_shares(28, 2, n), 1),
-    "rank_shares, top-8 of 128": lambda n: plots.rank_shares(random_shares(2, 128, n), 8, [3, 5]),
+    "word_routes": lambda n: plots.word_routes(random_routes(n), labels(n)),
+    "domain_experts": lambda n: plots.domain_experts(torch.rand(6, 8).mul(100 * n), DOMAINS, 3),
+    "domain_experts, 16": lambda n: plots.domain_experts(torch.rand(2, 16).mul(n), ["a", "stories"], 27),
+    "route_guesses": lambda n: plots.route_guesses(guesses(4), 1000 * n),
+    "route_guesses, deep": lambda n: plots.route_guesses(guesses(28), n),
     "expert_knockouts": lambda n: plots.expert_knockouts(damage(), DOMAINS),
     "expert_knockouts, top-4 of 16": lambda n: plots.expert_knockouts(torch.randn(5, 16, 6, 2) - 3, DOMAINS),
     "expert_knockouts, one layer": lambda n: plots.expert_knockouts(torch.ones(1, 2, 2, 1), ["a", "b"], [27]),
-    "loss_by_top_k": lambda n: plots.loss_by_top_k(top_k_losses(n), [1, 2, 4, 8], DOMAINS, ("renormalised", 2)),
-    "loss_by_top_k, one": lambda n: plots.loss_by_top_k({"not": torch.ones(1, 2)}, [1], ["a", "b"], ("not", 1)),
-    "two_expert_weight": lambda n: plots.two_expert_weight(torch.randn(n), torch.rand(n)),
+    "expert_words": lambda n: plots.expert_words(expert_table(4, 8, n), *torch.rand(2, 2), 100 * n),
+    "expert_words, 128 experts": lambda n: plots.expert_words(expert_table(4, 128, n), *torch.rand(2, 2) / 50, n),
+    "expert_words, one layer": lambda n: plots.expert_words({27: [labels(n), []]}, torch.ones(2), torch.zeros(2), n),
+    "word_loyalty": lambda n: plots.word_loyalty(*loyal_words(4, n)),
+    "word_loyalty, one layer": lambda n: plots.word_loyalty(*loyal_words(1, n)),
+    "token_to_token": lambda n: plots.token_to_token(
+        torch.linspace(0.1, 0.5, 4),
+        torch.full((4,), 0.02),
+        controls(4),
+        tuple(torch.full((2, 4), 0.05)),
+        [0, 1, 2, 3],
+        1000 * n,
+    ),
+    "layer_to_layer": lambda n: plots.layer_to_layer(
+        *torch.linspace(0.1, 0.5, min(n, 27)).repeat(2, 1) / torch.tensor([[1], [9]]),
+        controls(min(n, 27)),
+        range(min(n, 27) + 1),
+        n,
+    ),
+    "co_activation": lambda n: plots.co_activation(*met_pairs(4, 8, n)),
+    "co_activation, one layer of 128": lambda n: plots.co_activation(*met_pairs(1, 128, n)),
+    "changes_of_loss": lambda n: plots.changes_of_loss(rises(6, n), DOMAINS, "its own routes"),
+    "changes_of_loss, one": lambda n: plots.changes_of_loss({"k = 1": torch.ones(1, n)}, ["layer 27"], "k = 2"),
+    "routes_over_training": lambda n: plots.routes_over_training(*settling(n + 1, 4)),
     "one_pair": lambda n: plots.one_pair(
         torch.tensor([2.0, 1.0]), torch.tensor([1.0, 2.0]), [(0, 0), (1, 0), (3, 2), (n, 0)], 1.5708
     ),
@@ -382,11 +453,14 @@ DRAWINGS = {  # each from a number of tokens
     ),
     "guesses_kept, one chat": lambda n: plots.guesses_kept({"no rotation": random_vectors(1, n) > 0}, torch.ones(n)),
     "looks_by_distance": lambda n: plots.looks_by_distance(
-        *torch.rand(2, 2, 3, n + 3, 40, generator=torch.Generator().manual_seed(n)) / n
+        *torch.rand(2, 2, 5, 3, n + 3, n + 3, generator=torch.Generator().manual_seed(n)) / n
     ),
-    "met_angles": lambda n: plots.met_angles(speeds(n), 256, 1024),
+    "met_angles": lambda n: plots.met_angles(speeds(n), 51, 182, 1024),
     "slowed_pairs": lambda n: plots.slowed_pairs(
-        {"default": speeds(n), "linear": speeds(n) / 4, "dynamic": speeds(n) ** 1.1, "yarn": speeds(n) / 2}
+        {
+            name: {"default": speeds(m), "linear": speeds(m) / 4, "dynamic": speeds(m) ** 1.1, "yarn": speeds(m) / 2}
+            for name, m in {"here": n, "in Qwen3's shape": 64}.items()
+        }
     ),
     "loss_over_gaps": lambda n: plots.loss_over_gaps(
         {name: torch.rand(min(n, 12), 40) for name in ("default", "linear", "dynamic", "yarn")},
@@ -424,3 +498,8 @@ DRAWINGS = {  # each from a number of tokens
         {"an H100 (data sheet)": 295.0, "this machine (measured)": 3.0},
     ),
 }
+
+
+def title(figure: Figure) -> str:
+    """What stands above a figure, as one line."""
+    return " ".join(figure.get_suptitle().split())

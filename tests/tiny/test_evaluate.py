@@ -8,7 +8,7 @@ from reference import random_tokens, random_weights, small_config
 from qwen3_scratch import forward, load_checkpoint
 from qwen3_scratch.generation import prompt_ids
 from qwen3_scratch.inside.compare import BATCHED, CACHED, ONE_PASS, read, write
-from qwen3_scratch.inside.heads import right_word
+from qwen3_scratch.inside.heads import margins
 from qwen3_scratch.inside.mistakes import MISTAKES
 from qwen3_scratch.model import Ops, embed, moe_route
 from qwen3_scratch.tiny.evaluate import answer_losses, chat_ids, footprints, padded_chats, questions
@@ -76,7 +76,7 @@ def test_all_that_is_measured_is_measured_where_the_weights_lie():
         chats, lookups = padded_chats(tiny, EXAMPLES), story_lookups(tiny, stories)
         found = [answer_losses(tiny.weights, tiny.config, chats), *footprints(tiny, 1), *lookups]
         found += [read(right, tiny.weights, tokens, tiny.config, way) for way in (ONE_PASS, CACHED, BATCHED)]
-        found += [torch.tensor(right_word(tiny.weights, tiny.config, lookups), device="cpu")]
+        found += [margins(tiny.weights, tiny.config, lookups)]
         written = write(right, tiny.weights, [[1, 2, 3], [4, 5]], tiny.config, 3)
         return [*found, torch.tensor(written, device="cpu")]
 

@@ -17,8 +17,8 @@ from .small_models import SET, copied, drawn_weights, small_config
 # ---- row_positions ---------------------------------------------------------------------------
 
 
-def row_positions(keep: Tensor, held: Tensor) -> Tensor:
-    return (keep.long().cumsum(-1) - 1 + held[:, None]).masked_fill(~keep, 0)
+def row_positions(keep: Tensor, before: Tensor) -> Tensor:
+    return (keep.long().cumsum(-1) - 1 + before[:, None]).masked_fill(~keep, 0)
 
 
 def padded_left(g: torch.Generator, batch: int, seq: int) -> Tensor:
@@ -48,12 +48,12 @@ def position_large(seed: int) -> Iterator[Case]:
         yield case(padded_left(g, 24, 400), randint(g, 0, 99, 24))
 
 
-def columns(keep: Tensor, held: Tensor) -> Tensor:
-    return (torch.arange(keep.shape[1]) + held[:, None]).masked_fill(~keep, 0)
+def columns(keep: Tensor, before: Tensor) -> Tensor:
+    return (torch.arange(keep.shape[1]) + before[:, None]).masked_fill(~keep, 0)
 
 
-def padding_counts_on(keep: Tensor, held: Tensor) -> Tensor:
-    return keep.long().cumsum(-1) - 1 + held[:, None]
+def padding_counts_on(keep: Tensor, before: Tensor) -> Tensor:
+    return keep.long().cumsum(-1) - 1 + before[:, None]
 
 
 ROW_POSITIONS = Exercise(
@@ -68,18 +68,18 @@ ROW_POSITIONS = Exercise(
     mistakes=(
         Mistake("You count columns, padding included; count a row's own tokens (`cumsum`).", columns),
         Mistake("You count columns, padding included; count a row's own tokens (`cumsum`).",
-                lambda keep, held: (torch.arange(keep.shape[1]) + held[:, None]).expand(keep.shape)),
-        Mistake("You begin at 0, whatever the cache holds; go on counting from `held`.",
-                lambda keep, held: row_positions(keep, torch.zeros_like(held))),
-        Mistake("You count from 1: a row's first token stands at `held`, not behind it.",
-                lambda keep, held: row_positions(keep, held + 1)),
-        Mistake("All rows go on from the longest; each has a count of its own in `held`.",
-                lambda keep, held: row_positions(keep, held.max().expand(len(held)))),
+                lambda keep, before: (torch.arange(keep.shape[1]) + before[:, None]).expand(keep.shape)),
+        Mistake("You begin at 0, whatever the cache holds; go on counting from `before`.",
+                lambda keep, before: row_positions(keep, torch.zeros_like(before))),
+        Mistake("You count from 1: a row's first token stands at `before`, not behind it.",
+                lambda keep, before: row_positions(keep, before + 1)),
+        Mistake("All rows go on from the longest; each has a count of its own in `before`.",
+                lambda keep, before: row_positions(keep, before.max().expand(len(before)))),
         Mistake("Padding has a position here: it gets 0, everywhere.", padding_counts_on),
         Mistake("Padding has a position here: it gets 0, everywhere.",
-                lambda keep, held: (keep.long().cumsum(-1) - 1).clamp(min=0) + held[:, None]),
+                lambda keep, before: (keep.long().cumsum(-1) - 1).clamp(min=0) + before[:, None]),
         Mistake("You count down the batch; count along each row (dimension 1).",
-                lambda keep, held: (keep.long().cumsum(0) - 1 + held[:, None]).masked_fill(~keep, 0)),
+                lambda keep, before: (keep.long().cumsum(0) - 1 + before[:, None]).masked_fill(~keep, 0)),
     ),
 )  # fmt: skip
 

@@ -3,7 +3,7 @@
 
 /** The controls as the state has them. */
 function showChanges(page) {
-  const { label, state, model, data } = page;
+  const { label, state, model } = page;
   const { config } = model;
   const experts = config.sparse.some(Boolean);
   byId("k-row").hidden = !experts;
@@ -20,15 +20,12 @@ function showChanges(page) {
       return make("button", {
         type: "button", class: `expert ${off ? "isOff" : ""}`, "data-head": `${layer}.${head}`, tabindex: layer + head ? -1 : 0,
         "aria-pressed": String(off), "aria-label": `${head}${off ? "×" : ""}: ${label("layer")} ${layer}, ${label("head")} ${head}, ${label(off ? "isOff" : "isOn")}`,
-        onclick: () => page.change({
-          headsOff: off ? state.headsOff.filter((each) => each.join() !== [layer, head].join()) : [...state.headsOff, [layer, head]],
-        }),
+        onclick: () => page.change({ headsOff: toggled(state.headsOff, [layer, head]) }),
       }, off ? `${head}×` : String(head));
     })))));
   byId("mistakes").replaceChildren(...Object.keys(MISTAKES).map((name) => {
     const box = make("input", { type: "checkbox", id: `wrong-${name}`, checked: state.mistakes.includes(name), onchange: (event) => mistaken(page, name, event.target.checked) });
-    const said = page.labels[state.lang][`mistake.${name}`] ?? data.mistakes[name].wrong;
-    return make("li", {}, box, make("label", { for: `wrong-${name}` }, said, make("code", {}, name)));
+    return make("li", {}, box, make("label", { for: `wrong-${name}` }, label(`mistake.${name}`), make("code", {}, name)));
   }));
   showActive(page);
 }
@@ -52,7 +49,7 @@ function showActive(page) {
     ...state.force.map((each, i) => [`${place(each)}: ${label("isForced")}`, without("force", i)]),
     ...state.swap.map(([layer, a, b], i) => [`${place([layer, a])} ⇄ ${b}`, without("swap", i)]),
     ...state.headsOff.map(([layer, head], i) => [`${label("layer")} ${layer}, ${label("head")} ${head}: ${label("isOff")}`, without("headsOff", i)]),
-    ...state.mistakes.map((name, i) => [name, without("mistakes", i)]),
+    ...state.mistakes.map((name, i) => [label(`mistake.${name}`), without("mistakes", i)]),
   ];
   byId("active").replaceChildren(...found.map(([said, undo]) => make("li", {}, make("button", {
     type: "button", class: "undo", "aria-label": `${said}: ${label("undo")}`, onclick: () => page.change(undo),
@@ -60,5 +57,3 @@ function showActive(page) {
   byId("undo-all").hidden = !found.length;
   byId("unchanged").hidden = found.length > 0;
 }
-
-const UNCHANGED = { k: null, normTopkProb: null, off: [], force: [], swap: [], headsOff: [], mistakes: [] };

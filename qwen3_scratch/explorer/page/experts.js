@@ -9,6 +9,7 @@ function counts(run) {
 }
 
 const has = (list, ...place) => list.some((each) => each.join() === place.join());
+const toggled = (list, place) => (has(list, ...place) ? list.filter((each) => each.join() !== place.join()) : [...list, place]);
 
 /** The board: a button for each expert, with a bar of how many tokens it read and a mark of what is changed in it. */
 function showBoard(page, run) {
@@ -31,13 +32,9 @@ function showBoard(page, run) {
       button.style.setProperty("--share", `${(100 * times) / most}%`);
       return button;
     }))));
-  const board = byId("board");
-  const had = board.contains(document.activeElement) ? document.activeElement.dataset.expert : null;
-  board.replaceChildren(...rows.filter(Boolean));
-  const buttons = [...board.querySelectorAll("button")];
-  const focus = buttons.find((button) => button.dataset.expert === (had ?? state.expert?.join("."))) ?? buttons[0];
-  if (focus) oneStop(buttons, focus);
-  if (had && focus) focus.focus();
+  byId("board").replaceChildren(...rows.filter(Boolean));
+  const buttons = [...byId("board").querySelectorAll("button")];
+  oneStop(buttons, buttons.find((button) => button.dataset.expert === state.expert?.join(".")) ?? buttons[0]);
 }
 
 const MARKS = { isOff: "×", isForced: "!", isSwapped: "⇄" };
@@ -75,13 +72,21 @@ function showExpert(page, run) {
 }
 
 function readHere(page, run, layer, expert) {
-  const { label, model } = page;
-  const ids = run ? [...run.promptIds, ...run.tokenIds] : [];
+  const { label } = page;
   const own = run ? run.routes.map((token, index) => ({ index, place: token?.[layer]?.experts.indexOf(expert) ?? -1 })).filter(({ place }) => place >= 0) : [];
   if (!own.length) return make("p", {}, label(run ? "readNothing" : "askFirst"));
-  return make("ul", { class: "words" }, ...own.map(({ index, place }) => make("li", {},
-    make("button", { type: "button", class: "chip question", onclick: () => page.choose({ token: index }) , "aria-label": `${visible(model.tokenizer.decode([ids[index]]))}: ${label("token")} ${index}` },
-      visible(model.tokenizer.decode([ids[index]]))), ` ${percent(run.routes[index][layer].weights[place])}`)));
+  const list = make("ul", { class: "words" }, ...own.map(({ index, place }) => {
+    const text = textAt(page, run, index);
+    const button = make("button", {
+      type: "button", class: "chip question", "data-read": index, "aria-label": `${text}: ${label("token")} ${index}`,
+      onclick: () => page.choose({ token: index }),
+    }, text);
+    return make("li", {}, button, ` ${percent(run.routes[index][layer].weights[place])}`);
+  }));
+  roving(list);
+  const buttons = [...list.querySelectorAll("button")];
+  oneStop(buttons, buttons[0]);
+  return list;
 }
 
 function costBars(page, costs) {
@@ -95,8 +100,8 @@ function costBars(page, costs) {
 function expertSwitches(page, layer, expert) {
   const { label, state, model } = page;
   const toggle = (field) => () => {
-    const list = state[field];
-    page.change({ [field]: has(list, layer, expert) ? list.filter((each) => each.join() !== [layer, expert].join()) : [...list, [layer, expert]] });
+    const list = field === "force" ? state.force.filter(([at, each]) => at !== layer || each === expert) : state[field]; // one alone reads all
+    page.change({ [field]: toggled(list, [layer, expert]) });
   };
   const button = (field, name) => make("button", {
     type: "button", "data-do": field, "aria-pressed": String(has(state[field], layer, expert)), onclick: toggle(field),

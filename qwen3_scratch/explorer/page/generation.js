@@ -127,16 +127,29 @@ function changed(config, options) {
   const at = (layer) => {
     const numbers = (places) => places.filter(([place]) => place === layer).map(([, ...rest]) => rest);
     const gone = new Set(numbers(off).flat());
+    const forced = [...new Set(numbers(force).flat())];
     const silent = numbers(headsOff).flat();
     const ops = { ...base, at: null };
     if (gone.size) ops.route = without(ops.route, gone, layer);
-    for (const [expert] of numbers(force)) ops.route = alwaysTo(expert, gone, layer);
-    for (const [a, b] of numbers(swap)) ops.route = swapped(ops.route, a, b);
+    mustBeOn("force", forced, gone, layer);
+    if (forced.length > 1) {
+      throw new Error(`force: experts ${forced.join(" and ")} of layer ${layer} are to read every token, expected one: choose`);
+    }
+    if (forced.length) ops.route = alwaysTo(forced[0]);
+    for (const [a, b] of numbers(swap)) {
+      mustBeOn("swap", [a, b], gone, layer);
+      ops.route = swapped(ops.route, a, b);
+    }
     if (silent.length) ops.attention = withoutHeads(ops.attention, silent);
     return ops;
   };
   const all = config.sparse.map((_, layer) => at(layer));
   return { config: own, ops: { ...base, at: (layer) => all[layer] } };
+}
+
+function mustBeOn(name, experts, gone, layer) {
+  const off = experts.find((expert) => gone.has(expert));
+  if (off !== undefined) throw new Error(`${name}: expert ${off} of layer ${layer} is off, expected one that is on: choose`);
 }
 
 /** A router that has to do without some experts. */
@@ -157,8 +170,7 @@ function without(route, gone, layer) {
 }
 
 /** Every token goes to one expert, with weight 1. */
-function alwaysTo(expert, gone, layer) {
-  if (gone.has(expert)) throw new Error(`force: expert ${expert} of layer ${layer} is off, expected one that is on: choose`);
+function alwaysTo(expert) {
   return (x, router) => {
     const logits = linear(x, router);
     const tokens = logits.length / router.rows;
@@ -241,28 +253,34 @@ function watched(ops, run) {
   };
 }
 
+/** How tokens are drawn: what is asked for, and for what is null the checkpoint's own. */
+function samplingOf(model, options) {
+  const found = { ...model.sampling };
+  for (const name of ["temperature", "topK", "topP"]) if (options[name] != null) found[name] = options[name];
+  return found;
+}
+
 /** Reads a prompt and writes an answer; yields the run, which grows, after the prompt and after every new token. */
 function* steps(model, prompt, options = {}) {
   const { config, ops } = changed(model.config, options);
   const ids = promptIds(model, prompt, options.thinking ?? true);
   const room = model.longest - ids.length;
   const most = options.maxNewTokens ?? Math.min(DEFAULT_MOST, room);
-  if (most > room) fail("maxNewTokens", most, `at most ${room} behind a prompt of ${ids.length} tokens`, "lower it");
-  const sampling = { ...model.sampling };
-  for (const name of ["temperature", "topK", "topP"]) if (options[name] != null) sampling[name] = options[name];
+  if (most > room) fail("maxNewTokens", most, `at most ${room} after a prompt of ${ids.length} tokens`, "lower it");
+  const sampling = samplingOf(model, options);
   const seed = options.seed ?? Math.floor(Math.random() * 2 ** 32);
   const run = { config, ops, promptIds: ids, tokenIds: [], hidden: [], routes: [], looks: [], held: 0, finished: null };
   const cache = new KVCache(config.num_hidden_layers);
   const vocabulary = Math.min(model.tokenizer.size, config.vocab_size);
   const read = (tokens) => {
     const x = ops.embed(tokens, model.weights.embed_tokens);
-    const out = hiddenStates(model.weights, x, config, null, cache, { ...ops, at: watched(ops, run) });
+    const out = hiddenStates(model.weights, x, config, cache, { ...ops, at: watched(ops, run) });
     tokens.forEach((_, i) => run.hidden.push(out.subarray(i * config.hidden_size, (i + 1) * config.hidden_size)));
   };
   read(ids);
   yield run;
   for (let count = 0; count < most; count++) {
-    const token = choose(nextLogits(model, run, run.hidden.length - 1), vocabulary, sampling, uniformOf(seed, count));
+    const token = choose(nextLogits(model, run, run.hidden.length - 1), sampling, vocabulary, uniformOf(seed, count));
     run.tokenIds.push(token);
     run.finished = model.ends.includes(token) ? "stop" : count + 1 === most ? "length" : null;
     yield run;
@@ -271,7 +289,7 @@ function* steps(model, prompt, options = {}) {
   }
 }
 
-/** The logits of the token behind token number `token`, of those that the run has read. */
+/** The logits of the token after token number `token`, of those that the run has read. */
 function nextLogits(model, run, token) {
   return run.ops.head(run.hidden[token], model.weights.lm_head ?? model.weights.embed_tokens);
 }
@@ -293,7 +311,7 @@ function partsAt(one, other) {
 
 /** Whether a prompt ends within thinking: some templates open it themselves. */
 function opensThinking(tokenizer, ids) {
-  const [open, close] = ["<think>", "</think>"].map((tag) => ids.lastIndexOf(tokenizer.ids.get(tag)));
+  const [open, close] = [tokenizer.open, tokenizer.close].map((tag) => ids.lastIndexOf(tag));
   const turn = ids.reduce((last, id, i) => (tokenizer.added.get(id)?.special ? i : last), -1);
   return open > Math.max(close, turn);
 }

@@ -13,13 +13,12 @@ function start() {
   const pieces = [...document.querySelectorAll("script[data-weights]")].map((element) => element.textContent.trim());
   const model = readModel(data, pieces);
   window.qwen3 = api(model);
-  const { state, problems } = readAddress(location.hash, model.config);
   const page = {
-    data, labels, model, state, runs: [], lane: 0, busy: 0, problems,
+    data, labels, model, state: startState(), runs: [], lane: 0, busy: 0,
     label: (key) => labels[page.state.lang][key] ?? key,
-    /** Puts values into the state and the address, and shows nothing yet. */
+    /** Makes a new state of the one there is and writes its address, and shows nothing yet. */
     set: (values) => {
-      Object.assign(page.state, values);
+      page.state = { ...page.state, ...values };
       writeHash(page);
     },
     /** A look at something else: the runs stay. */
@@ -34,27 +33,35 @@ function start() {
       if (page.asked) page.run();
     },
     run: () => runAll(page),
-    show: () => showAll(page),
+    show: () => keepingFocus(() => showAll(page)),
     say: (text) => {
       byId("said").textContent = text;
       byId("said").hidden = !text;
     },
   };
   bind(page);
-  showWords(page);
-  page.show();
-  page.say(problems.map(([key, found = ""]) => page.label(key).replace("{found}", found)).join(" "));
-  if (page.state.prompt) page.run().then(() => mark(page.state.tour ? tourSteps(page)[page.state.tour - 1]?.focus : null));
+  openAddress(page);
   window.addEventListener("hashchange", () => {
-    if (location.hash.slice(1) === writeAddress(page.state)) return;
-    const found = readAddress(location.hash, model.config);
-    page.state = found.state;
-    showWords(page);
-    page.show();
-    page.say(found.problems.map(([key, value = ""]) => page.label(key).replace("{found}", value)).join(" "));
-    if (page.state.prompt) page.run();
+    if (location.hash.slice(1) !== writeAddress(page.state)) openAddress(page);
   });
   document.documentElement.dataset.ready = "";
+}
+
+/** Shows what the address says in the place of all that is there, and what of it cannot be. */
+function openAddress(page) {
+  const { state, problems } = readAddress(location.hash, page.model.config);
+  if (state.tour) state.tour = Math.min(state.tour, tourSteps(page).length);
+  page.busy++;
+  page.goOn?.();
+  Object.assign(page, { state, runs: [], asked: false });
+  showWords(page);
+  page.show();
+  page.say("");
+  const framed = () => page.state === state && mark(state.tour && tourSteps(page)[state.tour - 1]?.focus);
+  if (state.prompt) page.run().then(framed);
+  else framed();
+  const said = problems.map(([key, found = ""]) => page.label(key).replace("{found}", () => found));
+  if (said.length) page.say([byId("said").textContent, ...said].filter(Boolean).join(" ")); // after what the run may say
 }
 
 function writeHash(page) {
@@ -86,27 +93,29 @@ async function runAll(page) {
     page.place = questionPlace(model, state.thinking);
     page.lane = Math.min(state.lane, lanes.length - 1);
     page.stepping = state.pace === "step";
-    showLanes(page);
+    const draw = () => keepingFocus(() => showLanes(page));
+    draw();
     let open = lanes;
     let shown = performance.now();
     while (open.length && own === page.busy) {
-      if (state.pace === "reading") await pause(1000 / TOKENS_A_SECOND);
-      else if (page.stepping && state.pace === "step") await new Promise((go) => (page.goOn = go));
+      if (page.state.pace === "reading") await pause(1000 / TOKENS_A_SECOND);
+      else if (page.stepping) await new Promise((go) => (page.goOn = go));
       else if (performance.now() - shown > 30) {
         await nextFrame();
         shown = performance.now();
       }
       if (own !== page.busy) return;
+      const growing = page.runs.filter((run) => !run.finished);
       open = open.filter((lane) => !lane.next().done);
-      if (state.pace !== "once") showLanes(page);
+      if (page.state.pace !== "once") draw();
+      if (page.stepping) setText("spoken", growing.map((run) => newest(page, run)).join(" — "));
     }
     if (own !== page.busy) return;
-    showLanes(page);
+    draw();
     announce(page);
   } catch (error) {
     if (own !== page.busy) return;
     page.runs = [];
-    showLanes(page);
     page.say(error.message);
   }
   page.show();
@@ -114,21 +123,20 @@ async function runAll(page) {
 
 /** Says the finished answers to whoever does not see them. */
 function announce(page) {
-  const { label, runs } = page;
-  const texts = runs.map((run) => textOf(page, run));
-  const parts = runs.length > 1 ? partsAt(runs[0], runs[1]) : -1;
-  const difference = runs.length < 2 ? "" : parts < 0 ? label("sameAnswer") : label("partAt").replace("{n}", parts + 1);
-  byId("verdict").textContent = difference;
-  byId("spoken").textContent = [...texts, difference].join(" — ");
+  byId("spoken").textContent = [...page.runs.map((run) => written(page, run)), byId("verdict").textContent].join(" — ");
 }
 
-function textOf({ model: { tokenizer } }, run) {
-  return tokenizer.parted(run.tokenIds, opensThinking(tokenizer, run.promptIds)).text;
+/** A finished answer, and whether it was cut. */
+function written({ model: { tokenizer }, label }, run) {
+  const { text } = tokenizer.parted(run.tokenIds, opensThinking(tokenizer, run.promptIds));
+  return `${text || "∅"}${run.finished === "length" ? ` ${label("cut")}` : ""}`;
 }
+
+const newest = (page, run) => textAt(page, run, run.promptIds.length + run.tokenIds.length - 1);
 
 // ---- showing ---------------------------------------------------------------------------------
 
-/** The token that is looked at: the chosen one, else the first at which the answers part, else the last that was read. */
+/** The token that is looked at: the chosen one, else the last before the answers part, else the last that was read. */
 function tokenOf(page) {
   const run = page.runs[page.lane];
   if (!run) return -1;
@@ -139,12 +147,12 @@ function tokenOf(page) {
 }
 
 function showLanes(page) {
-  const { runs, label, model, state } = page;
+  const { runs, label, state, model } = page;
   const box = byId("lanes");
   const parts = runs.length > 1 ? partsAt(...runs) : -1;
-  byId("verdict").textContent = "";
+  const isSame = runs.length > 1 && parts < 0 && runs.every((run) => run.finished);
+  byId("verdict").textContent = parts >= 0 ? label("partAt").replace("{n}", parts + 1) : isSame ? label("sameAnswer") : "";
   if (!runs.length) box.replaceChildren(make("p", { class: "empty" }, label("askFirst")));
-  const had = box.contains(document.activeElement) ? document.activeElement.dataset.token : null;
   runs.forEach((run, number) => {
     let lane = box.querySelector(`[data-lane="${number}"]`);
     const name = label(number ? "changed" : "asTrained");
@@ -161,7 +169,7 @@ function showLanes(page) {
       roving(lane);
     }
     const chips = lane.querySelector(".chips");
-    lane.querySelector(".written").textContent = run.finished ? `${label("says")}: ${textOf(page, run) || "∅"}` : "";
+    lane.querySelector(".written").textContent = run.finished ? `${label("says")}: ${written(page, run)}` : "";
     const all = partsOf(model, run, page.place);
     const shown = (part) => chips.children[part.index]?.dataset.id === String(part.id);
     for (const part of all) {
@@ -170,11 +178,8 @@ function showLanes(page) {
       const old = chips.children[part.index];
       if (shown(part) && old.classList.contains("differs") === differs && (old.querySelector(".went")?.textContent ?? "") === went) continue;
       const fresh = chip(label, part, {
-        text: model.tokenizer.decode([part.id]), differs, experts: went,
-        onchoose: () => {
-          page.lane = number;
-          page.choose({ token: part.index, lane: number });
-        },
+        text: textOfId(page, part.id), differs, experts: went,
+        onchoose: () => page.choose({ token: part.index, lane: number }),
       });
       if (old) old.replaceWith(fresh);
       else chips.append(fresh);
@@ -186,24 +191,19 @@ function showLanes(page) {
     const chosen = buttons[Number(lane.dataset.lane) === page.lane ? tokenOf(page) : 0] ?? buttons[0];
     if (chosen) oneStop(buttons, chosen);
   }
-  if (had !== null) box.querySelector(`[data-lane="${page.lane}"] [data-token="${had}"]`)?.focus();
   byId("go-on").hidden = byId("rest").hidden = !(state.pace === "step" && runs.some((run) => !run.finished));
 }
 
 function showAll(page) {
-  const { state, runs, label } = page;
-  page.lane = Math.min(state.lane, Math.max(0, runs.length - 1));
-  const run = runs[page.lane];
+  const { state } = page;
+  page.lane = laneOf(page);
+  const run = page.runs[page.lane];
   document.documentElement.dataset.theme = state.theme;
   showControls(page);
   showChanges(page);
-  if (runs.length) showLanes(page);
+  showLanes(page);
   const token = tokenOf(page);
-  const text = run && token >= 0 ? visible(page.model.tokenizer.decode([[...run.promptIds, ...run.tokenIds][token]])) : "";
-  byId("token-name").textContent = run ? `${label("token")} ${token}: ${text}` : label("tokenTitle");
-  showNext(page, run, token);
-  showLooks(page, run, token);
-  showRoute(page, run, token);
+  showToken(page, run, token);
   showBoard(page, run);
   showExpert(page, run);
   const grid = byId("grid-rows");
@@ -219,7 +219,17 @@ function showAll(page) {
   }
   grid.querySelectorAll("tr").forEach((row) => row.classList.toggle("chosen", Number(row.dataset.token) === token));
   showTour(page);
-  if (runs.length > 1 && runs.every((each) => each.finished)) announce(page);
+}
+
+const laneOf = ({ state, runs }) => Math.min(state.lane, Math.max(0, runs.length - 1));
+
+/** The panels of one token: chosen, or pointed at. */
+function showToken(page, run, token) {
+  const { label } = page;
+  byId("token-name").textContent = run ? `${label("token")} ${token}: ${textAt(page, run, token)}` : label("tokenTitle");
+  showNext(page, run, token);
+  showLooks(page, run, token);
+  showRoute(page, run, token);
 }
 
 function showControls(page) {
@@ -229,6 +239,7 @@ function showControls(page) {
   byId("thinking-row").hidden = model.chat.thinking.after === model.chat.direct.after;
   for (const [id, field] of [["temperature", "temperature"], ["top-k", "topK"], ["top-p", "topP"], ["seed", "seed"], ["most", "most"]]) {
     if (document.activeElement !== byId(id)) byId(id).value = state[field] ?? "";
+    byId(id).placeholder = model.sampling[field] ?? byId(id).placeholder;
   }
   for (const id of ["pace", "lang", "theme"]) byId(id).value = state[id];
   const option = (value, text, chosen) => make("option", { value, selected: chosen }, text);
@@ -245,8 +256,10 @@ function showWords(page) {
   const numbers = (count) => count.toLocaleString("en");
   for (const element of document.querySelectorAll("[data-label]")) element.textContent = label(element.dataset.label);
   for (const element of document.querySelectorAll("[data-name]")) element.setAttribute("aria-label", label(element.dataset.name));
-  byId("about").textContent = label(data.bits === 16 ? "about16" : "about8").replace("{name}", data.name)
+  byId("about").textContent = label(data.bits === 16 ? "about16" : "about8").replace("{name}", () => data.name)
     .replace("{all}", numbers(data.parameters)).replace("{active}", numbers(data.active)).replace("{mb}", (data.bytes / 1e6).toFixed(1));
+  const leftOut = Object.entries(data.leftOut).map((each) => each.join(" ")).join(", ");
+  if (leftOut) byId("about").append(` ${label("leftOut").replace("{found}", leftOut)}`);
   byId("examples").replaceChildren(...Object.entries(EXAMPLES).map(([domain, prompt]) => make("button", {
     type: "button", "data-domain": domain, onclick: () => {
       page.set({ prompt, token: null });
@@ -312,16 +325,13 @@ function bind(page) {
   on("lanes", "pointerover", (event) => {
     const element = event.target.closest?.(".chip");
     if (!element) return;
-    const lane = Number(element.closest(".lane").dataset.lane);
-    page.lane = lane;
-    const token = Number(element.dataset.token);
-    const run = page.runs[lane];
-    byId("token-name").textContent = `${page.label("token")} ${token}: ${element.querySelector(".text").textContent}`;
-    showNext(page, run, token);
-    showLooks(page, run, token);
-    showRoute(page, run, token);
+    page.lane = Number(element.closest(".lane").dataset.lane);
+    showToken(page, page.runs[page.lane], Number(element.dataset.token));
   });
-  on("lanes", "pointerleave", () => page.show());
+  on("lanes", "pointerleave", () => {
+    page.lane = laneOf(page);
+    showToken(page, page.runs[page.lane], tokenOf(page));
+  });
   on("lanes", "focusin", (event) => {
     const element = event.target.closest?.(".chip");
     if (!element || Number(element.dataset.token) === tokenOf(page) || !element.matches(":focus-visible")) return;

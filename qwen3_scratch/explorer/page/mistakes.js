@@ -78,7 +78,7 @@ const MISTAKES = {
   layer_norm: { norm: layerNorm, headNorm: layerNorm },
   eps_outside_root: { norm: epsOutsideRoot, headNorm: epsOutsideRoot },
   weight_plus_one: { norm: weightPlusOne, headNorm: weightPlusOne },
-  interleaved_rope: { rope: (x, { cos, sin }) => turned(x, cos, sin, (pair) => [2 * pair, 2 * pair + 1]) },
+  interleaved_rope: { rope: (x, cos, sin) => turned(x, cos, sin, (pair) => [2 * pair, 2 * pair + 1]) },
   theta_of_qwen3: { table: (config, positions) => ropeTable(withTheta(config, 1e6), positions) },
   frequencies_in_bf16: { table: frequenciesInBf16 },
   positions_from_zero: {

@@ -109,7 +109,7 @@ function angleTable(frequencies, scale, positions) {
 }
 
 /** Turns each pair of a head by its angle. Pair i is (x[i], x[i + dim/2]): halves, not neighbours. */
-function rope(x, { cos, sin }) {
+function rope(x, cos, sin) {
   return turned(x, cos, sin, (pair, half) => [pair, pair + half]);
 }
 
@@ -301,7 +301,7 @@ function selfAttention(x, layer, config, table, mask, remember = null, ops = OPS
   let v = { data: ops.linear(x, layer.v_proj, layer.v_bias), heads: kvHeads, dim };
   q = { ...q, data: ops.headNorm(q.data, layer.q_norm, config.rms_norm_eps) };
   k = { ...k, data: ops.headNorm(k.data, layer.k_norm, config.rms_norm_eps) };
-  [q, k] = [ops.rope(q, table), ops.rope(k, table)];
+  [q, k] = [ops.rope(q, table.cos, table.sin), ops.rope(k, table.cos, table.sin)];
   if (remember) [k, v] = remember(k, v);
   return ops.linear(ops.attention(q, k, v, mask, ops.weigh).data, layer.o_proj, layer.o_bias);
 }
@@ -326,24 +326,25 @@ function decoderLayer(x, layer, config, table, mask, remember = null, ops = OPS)
 }
 
 /** Embedded tokens through all layers and the last norm; new keys and values are written into `cache`. */
-function hiddenStates(weights, x, config, positions = null, cache = null, ops = OPS) {
+function hiddenStates(weights, x, config, cache = null, ops = OPS) {
   const before = cache ? cache.length : 0;
   const order = Array.from({ length: x.length / config.hidden_size }, (_, token) => before + token);
   const keyOrder = Array.from({ length: before + order.length }, (_, token) => token);
-  const table = ops.table(config, positions ?? order);
+  const table = ops.table(config, order);
+  const masks = new Map(); // one for each kind of layer
   weights.layers.forEach((layer, number) => {
-    const own = ops.at ? ops.at(number) : ops;
-    const mask = own.mask(order, keyOrder, config.windows[number]);
+    const window = config.windows[number];
+    if (!masks.has(window)) masks.set(window, ops.mask(order, keyOrder, window));
     const remember = cache && ((k, v) => cache.write(number, k, v));
-    x = decoderLayer(x, layer, config, table, mask, remember, own);
+    x = decoderLayer(x, layer, config, table, masks.get(window), remember, ops.at ? ops.at(number) : ops);
   });
   if (cache) cache.length += order.length;
   return ops.norm(x, weights.norm, config.rms_norm_eps);
 }
 
 /** Token ids -> logits of the next token, [kept, vocab], at every position or at the last `logitsToKeep` (0: all). */
-function forward(weights, tokenIds, config, { positions = null, cache = null, logitsToKeep = 0, ops = OPS } = {}) {
-  const x = hiddenStates(weights, ops.embed(tokenIds, weights.embed_tokens), config, positions, cache, ops);
+function forward(weights, tokenIds, config, { cache = null, logitsToKeep = 0, ops = OPS } = {}) {
+  const x = hiddenStates(weights, ops.embed(tokenIds, weights.embed_tokens), config, cache, ops);
   const kept = logitsToKeep ? x.subarray(-logitsToKeep * config.hidden_size) : x;
   return ops.head(kept, weights.lm_head ?? weights.embed_tokens);
 }
@@ -357,7 +358,7 @@ class KVCache {
     this.held = Array.from({ length: layers }, () => ({ k: new Float32Array(0), v: new Float32Array(0) }));
   }
 
-  /** All keys and values of a layer, the new ones behind those it holds. */
+  /** All keys and values of a layer, the new ones after those it holds. */
   write(layer, k, v) {
     const start = this.length * k.heads * k.dim;
     const append = (name, { data }) => {

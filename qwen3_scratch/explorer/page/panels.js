@@ -27,13 +27,11 @@ function showNext(page, run, token) {
     list.replaceChildren(make("li", {}, run ? label("notRead") : label("askFirst")));
     return;
   }
-  const temperature = state.temperature || 1; // greedy takes the largest of what temperature 1 would draw from
-  const came = [...run.promptIds, ...run.tokenIds][token + 1];
-  const found = nextTokens(model, run, token, { temperature, topK: state.topK ?? 0, topP: state.topP ?? 1 });
-  list.replaceChildren(...found.map(({ id, probability }) => {
-    const text = visible(model.tokenizer.decode([id]));
-    return bar(text, probability, percent(probability) + (id === came ? ` ${label("came")}` : ""), id === came ? "came" : "");
-  }));
+  const sampling = samplingOf(model, state);
+  sampling.temperature ||= 1; // greedy takes the largest of what temperature 1 would draw from
+  const came = idAt(run, token + 1);
+  list.replaceChildren(...nextTokens(model, run, token, sampling).map(({ id, probability }) =>
+    bar(textOfId(page, id), probability, percent(probability) + (id === came ? ` ${label("came")}` : ""), id === came ? "came" : "")));
 }
 
 /** The weights of the chosen head, or of all heads of the layer on average; null where none were kept. */
@@ -45,7 +43,7 @@ function looks(run, token, layer, head) {
 }
 
 function showLooks(page, run, token) {
-  const { model, label, state } = page;
+  const { label, state } = page;
   const list = byId("look-bars");
   const found = run && token < run.hidden.length ? looks(run, token, state.layer, state.head) : null;
   document.querySelectorAll(".lane").forEach((lane, number) => drawLooks(lane, number === page.lane ? found : null, number === page.lane ? token : -1));
@@ -53,9 +51,8 @@ function showLooks(page, run, token) {
     list.replaceChildren(make("li", {}, run ? label("notKept") : label("askFirst")));
     return;
   }
-  const ids = [...run.promptIds, ...run.tokenIds];
   const best = [...found.keys()].sort((a, b) => found[b] - found[a]).slice(0, 5);
-  list.replaceChildren(...best.map((index) => bar(`${visible(model.tokenizer.decode([ids[index]]))} (${index})`, found[index], percent(found[index]))));
+  list.replaceChildren(...best.map((index) => bar(`${index} ${textAt(page, run, index)}`, found[index], percent(found[index]))));
 }
 
 /** The route of a token: in each layer the router's probabilities, and who was chosen with which weight. */
@@ -87,19 +84,19 @@ function strip(route, count) {
 
 /** One row of the grid: a token, and for each layer its strip and the experts' numbers, the strongest first. */
 function gridRow(page, run, part) {
-  const { model, label } = page;
+  const { label } = page;
   const cells = run.config.sparse.map((isSparse, layer) => {
     const route = run.routes[part.index]?.[layer];
     if (!isSparse || !route) return make("td", {}, isSparse ? "" : "–");
     const names = route.experts.slice(0, 4).join(" ");
     const said = route.experts.map((expert, i) => `${label("expert")} ${expert} ${percent(route.weights[i])}`).join(", ");
     return make("td", {}, make("button", {
-      type: "button", tabindex: -1, class: "cell", "aria-label": `${names}: ${label("layer")} ${layer}, ${said}`,
+      type: "button", tabindex: -1, class: "cell", "data-cell": `${part.index}.${layer}`, "aria-label": `${names}: ${label("layer")} ${layer}, ${said}`,
       onclick: () => page.choose({ token: part.index, layer, expert: [layer, route.experts[0]] }),
     }, strip(route, run.config.num_experts), make("span", { class: "number" }, names)));
   });
   return make("tr", { "data-token": part.index },
-    make("th", { scope: "row", class: part.part }, `${part.index} ${visible(model.tokenizer.decode([part.id]))}`), ...cells);
+    make("th", { scope: "row", class: part.part }, `${part.index} ${textOfId(page, part.id)}`), ...cells);
 }
 
 /** The head of the grid, for a config with experts. */

@@ -57,9 +57,9 @@ function uniformOf(seed, count) {
   return ((bits ^ (bits >>> 15)) >>> 0) / 2 ** 32;
 }
 
-/** The next token, never one from `vocabulary` on: rows behind it stand for none. */
-function choose(logits, vocabulary, sampling, uniform) {
+/** The next token, never one from `vocabulary` on: rows after it stand for none. */
+function choose(logits, sampling, vocabulary, uniform) {
   const own = logits.subarray(0, vocabulary);
   if (!own.every(Number.isFinite)) throw new Error("the logits are not finite, expected numbers: undo what was changed");
-  return (sampling.temperature ?? 0) === 0 ? likeliest(own) : draw(probabilities(own, sampling), uniform);
+  return sampling.temperature === 0 ? likeliest(own) : draw(probabilities(own, sampling), uniform);
 }

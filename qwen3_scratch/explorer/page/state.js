@@ -5,12 +5,16 @@ const PACES = ["reading", "once", "step"];
 const LANGUAGES = ["en", "zh"];
 const THEMES = ["auto", "light", "dark"];
 
+/** The model as it was trained: no field is changed. */
+const UNCHANGED = { k: null, normTopkProb: null, off: [], force: [], swap: [], headsOff: [], mistakes: [] };
+const same = (one, other) => JSON.stringify(one) === JSON.stringify(other);
+
 /** The page as it opens. What is null is what the checkpoint says. */
 function startState() {
   return {
     prompt: "", thinking: true, pace: matchMedia("(prefers-reduced-motion: reduce)").matches ? "once" : "reading",
     temperature: null, topK: null, topP: null, seed: null, most: null,
-    k: null, normTopkProb: null, off: [], force: [], swap: [], headsOff: [], mistakes: [],
+    ...UNCHANGED,
     lane: 0, token: null, layer: 0, head: null, expert: null, tour: null,
     lang: navigator.language.startsWith("zh") ? "zh" : "en", theme: "auto",
   };
@@ -34,24 +38,24 @@ const places = (length) => ({
   },
 });
 const ADDRESS = {
-  q: ["prompt", { write: String, read: (text) => text.slice(0, 20000) }],
+  q: ["prompt", { write: String, read: String }],
   t: ["thinking", flag], pace: ["pace", oneOf(PACES)],
   temp: ["temperature", number(0, 1000, false)], topk: ["topK", number(0, 1e9)], topp: ["topP", number(1e-6, 1, false)],
   seed: ["seed", number(0, 2 ** 32 - 1)], most: ["most", number(1, 1e6)],
   k: ["k", number(1, 1e4)], norm: ["normTopkProb", flag],
   off: ["off", places(2)], force: ["force", places(2)], swap: ["swap", places(3)], heads: ["headsOff", places(2)],
-  wrong: ["mistakes", { write: (list) => list.join("_and_"), read: (text) => text.split("_and_") }],
+  wrong: ["mistakes", { write: (list) => list.join("."), read: (text) => text.split(".") }],
   lane: ["lane", number(0, 1)], at: ["token", number(0, 1e6)], layer: ["layer", number(0, 1e4)], head: ["head", number(0, 1e4)],
   expert: ["expert", { write: (place) => place.join("."), read: (text) => places(2).read(text)?.[0] }],
   tour: ["tour", number(1, 10)], lang: ["lang", oneOf(LANGUAGES)], theme: ["theme", oneOf(THEMES)],
 };
 const END = "end"; // stands last, so that an address that was cut is noticed
 
-/** The address's part behind #: of every field that is not as the page opens. */
+/** The address's part after #: of every field that is not as the page opens. */
 function writeAddress(state) {
   const start = startState();
   const parts = Object.entries(ADDRESS)
-    .filter(([, [field]]) => JSON.stringify(state[field]) !== JSON.stringify(start[field]))
+    .filter(([, [field]]) => !same(state[field], start[field]))
     .map(([name, [field, kind]]) => `${name}=${encodeURIComponent(kind.write(state[field]))}`);
   return parts.length ? [...parts, END].join("&") : "";
 }
@@ -90,7 +94,8 @@ function impossible(state, config) {
     const odd = state[field].find((place) => !hasExpert(place));
     if (odd) drop(field, state[field].filter(hasExpert), "noExpert", odd.join("."));
   }
-  const hasHead = ([layer, head]) => layer < config.num_hidden_layers && head < config.num_attention_heads;
+  const { num_hidden_layers: layers, num_attention_heads: heads } = config;
+  const hasHead = ([layer, head]) => layer < layers && head < heads;
   const oddHead = state.headsOff.find((place) => !hasHead(place));
   if (oddHead) drop("headsOff", state.headsOff.filter(hasHead), "noHead", oddHead.join("."));
   const unknown = state.mistakes.find((name) => !Object.hasOwn(MISTAKES, name));
@@ -98,10 +103,8 @@ function impossible(state, config) {
     drop("mistakes", state.mistakes.filter((name) => Object.hasOwn(MISTAKES, name)), "noMistake", unknown);
   }
   if (state.expert && !hasExpert(state.expert)) drop("expert", null, "noExpert", state.expert.join("."));
-  if (!hasHead([state.layer, state.head ?? 0])) {
-    drop("head", null, "noHead", `${state.layer}.${state.head ?? 0}`);
-    state.layer = 0;
-  }
+  if (state.layer >= layers) drop("layer", 0, "noLayer", state.layer);
+  if (state.head !== null && state.head >= heads) drop("head", null, "noHead", state.head);
   if (state.k !== null && state.k > config.num_experts) drop("k", null, "noK", state.k);
   return problems;
 }
@@ -110,11 +113,14 @@ function impossible(state, config) {
 function optionsOf(state, asChanged) {
   const { thinking, temperature, topK, topP, seed, most: maxNewTokens } = state;
   const given = { thinking, temperature, topK, topP, seed: seed ?? 0, maxNewTokens };
-  const { k, normTopkProb, off, force, swap, headsOff, mistakes } = state;
-  return asChanged ? { ...given, k, normTopkProb, off, force, swap, headsOff, mistakes } : given;
+  return asChanged ? { ...given, ...changesOf(state) } : given;
+}
+
+function changesOf(state) {
+  return Object.fromEntries(Object.keys(UNCHANGED).map((field) => [field, state[field]]));
 }
 
 /** Whether anything is changed in the model. */
-function isChanged({ k, normTopkProb, off, force, swap, headsOff, mistakes }) {
-  return k !== null || normTopkProb !== null || [off, force, swap, headsOff, mistakes].some((list) => list.length > 0);
+function isChanged(state) {
+  return !same(changesOf(state), UNCHANGED);
 }

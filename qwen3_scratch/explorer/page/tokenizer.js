@@ -71,6 +71,7 @@ class Tokenizer {
     this.ranks = new Map(merges.map((pair, rank) => [pair, rank]));
     this.added = new Map(added.map((token) => [token.id, token]));
     this.addedIds = new Map(added.map((token) => [token.content, token.id]));
+    [this.open, this.close] = ["<think>", "</think>"].map((tag) => this.ids.get(tag)); // undefined where there is none
     this.longest = tokens.reduce((most, token) => Math.max(most, (token ?? "").length), 1); // characters, or bytes
     this.words = new Map(); // what has been merged before
     const sorted = (normalized) => added.filter((token) => token.normalized === normalized).map(({ content }) => content);
@@ -131,11 +132,10 @@ class Tokenizer {
       found[thinking] += utf8Text(bytes).text.replace(/^\n+|\n+$/g, "");
       bytes = [];
     };
-    const [open, close] = ["<think>", "</think>"].map((tag) => this.ids.get(tag));
     for (const id of ids) {
-      if (id === open || id === close) {
+      if (id === this.open || id === this.close) {
         release();
-        thinking = id === open;
+        thinking = id === this.open;
       } else if (!this.added.get(id)?.special) bytes.push(...this.bytes(id));
     }
     release();

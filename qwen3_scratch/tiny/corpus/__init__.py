@@ -22,24 +22,23 @@ SAMPLERS: dict[str, Sampler] = {
 SHORT = ("python", "facts", "spanish", "chat", "chat")
 
 
-def exchange(rng: random.Random, difficulty: float, samplers: Mapping[str, Sampler]) -> list[dict[str, str]]:
+def exchange(rng: random.Random, difficulty: float) -> list[dict[str, str]]:
     """An earlier question and its answer, from any of the short domains.
 
     People greet first and change the subject, so every domain must also be met in the middle of a chat.
     The earlier question is never a held-out one: its answer stands in the text.
     """
     while True:
-        earlier = samplers[rng.choice(SHORT)](rng, difficulty)
+        earlier = SAMPLERS[rng.choice(SHORT)](rng, difficulty)
         if not is_held_out(earlier):
             return [*earlier.messages, assistant(earlier.answer)]
 
 
-def sample(domain: str, rng: random.Random, *, difficulty: float = 1.0,
-           samplers: Mapping[str, Sampler] = SAMPLERS) -> Example:
+def sample(domain: str, rng: random.Random, *, difficulty: float = 1.0) -> Example:
     """One example of a domain, now and then after an earlier exchange or a system message."""
-    example = samplers[domain](rng, difficulty)
+    example = SAMPLERS[domain](rng, difficulty)
     if rng.random() < 0.06:
-        example = example._replace(messages=[*exchange(rng, difficulty, samplers), *example.messages])
+        example = example._replace(messages=[*exchange(rng, difficulty), *example.messages])
     if rng.random() < 0.05:
         system = {"role": "system", "content": rng.choice(SYSTEM_MESSAGES)}
         example = example._replace(messages=[system, *example.messages])
@@ -48,7 +47,7 @@ def sample(domain: str, rng: random.Random, *, difficulty: float = 1.0,
 
 def examples(seed: int, *, held_out: bool = False, domains: Sequence[str] = DOMAINS,
              weights: Sequence[float] | Mapping[str, float] | None = None,
-             difficulty: float = 1.0, samplers: Mapping[str, Sampler] = SAMPLERS) -> Iterator[Example]:
+             difficulty: float = 1.0) -> Iterator[Example]:
     """Examples without end, the same for the same arguments; only held-out ones, or none of them.
 
     `weights` are the relative shares of the domains, in their order or by name (missing names weigh nothing).
@@ -59,9 +58,9 @@ def examples(seed: int, *, held_out: bool = False, domains: Sequence[str] = DOMA
     while True:
         # The domain is drawn once and kept until an example passes: rejection must not shift the shares.
         domain = rng.choices(domains, weights)[0]
-        example = sample(domain, rng, difficulty=difficulty, samplers=samplers)
+        example = sample(domain, rng, difficulty=difficulty)
         while is_held_out(example) != held_out:
-            example = sample(domain, rng, difficulty=difficulty, samplers=samplers)
+            example = sample(domain, rng, difficulty=difficulty)
         yield example
 
 

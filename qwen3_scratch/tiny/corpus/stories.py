@@ -2,8 +2,6 @@
 
 import random
 from collections.abc import Callable, Sequence
-from functools import partial
-from itertools import combinations
 from typing import Any, NamedTuple
 
 from .common import BOYS, GIRLS, THINGS, Example, assistant, lower_first, noisy, upper_first, user
@@ -67,14 +65,8 @@ ANSWERS = {
     "colour": "The {t} is {c}.",
     "where_thing": "The {t} is {p}.",
 }
-# The slots a reader must connect to answer, in the letters of FORMS.
-NEEDED = {"who_has": "nt", "who_in": "np", "where_person": "np", "what_has": "nct", "colour": "ct",
-          "where_thing": "tp"}
-
-
 Person = dict[str, Any]  # what stands in the slots, and under "form" the sentences that tell of it
 Question = tuple[str, Person]  # its kind, and about whom
-Thinking = Callable[[list[Person], list[Question]], str]
 
 
 def people(rng: random.Random, count: int) -> list[Person]:
@@ -84,16 +76,6 @@ def people(rng: random.Random, count: int) -> list[Person]:
     return [{"n": n, "p": p, "t": t, "c": c, "he": "She" if n in GIRLS else "He", "place": upper_first(p),
              "at": p.split()[-1]}
             for n, p, t, c in rows]
-
-
-def evidence(form: tuple[str, ...], needed: str) -> list[str]:
-    """The fewest sentences of a form that together name all `needed` slots, in their order."""
-    for size in range(1, len(form) + 1):
-        for chosen in combinations(form, size):
-            text = " ".join(chosen).replace("{place}", "{p}")
-            if all("{" + slot + "}" in text for slot in needed):
-                return list(chosen)
-    raise ValueError(f"{form} does not name all of {needed}")
 
 
 def ask(rng: random.Random, questions: list[Question]) -> str:
@@ -129,11 +111,6 @@ class Notes(NamedTuple):
     look: Callable[[str, Person], str]
 
 
-KEYS = {"who_has": "{t}: {n}", "who_in": "{p}: {n}", "where_person": "{n}: {p}", "what_has": "{n}: {c} {t}",
-        "colour": "{t}: {c}", "where_thing": "{t}: {p}"}
-LIST = Notes(lambda person: "- {n}: {p}, {c} {t}".format(**person),
-             lambda kind, person: "> " + KEYS[kind].format(**person))
-
 # A ring: each word is followed by the next, also past the end. From the word that a question names one reads on
 # until the answer comes, and every step asks only for a word's follower, which is what induction heads find.
 WALKS = {"who_has": "{t} {n}", "who_in": "{at} {c} {t} {n}", "where_person": "{n} {at}", "what_has": "{n} {at} {c} {t}",
@@ -155,51 +132,32 @@ def noted(cast: list[Person], questions: list[Question], notes: Notes = RING) ->
     return "\n".join([notes.row(person) for person in cast] + [notes.look(kind, p) for kind, p in questions])
 
 
-def quoted(cast: list[Person], questions: list[Question]) -> str:
-    """Thinking that quotes the sentences that answer each question, word for word."""
-    lines = []
-    for kind, person in questions:
-        lines.append(" ".join(text.format(**person) for text in evidence(person["form"], NEEDED[kind])))
-    return "\n".join(lines)
-
-
-def retelling(rng: random.Random, difficulty: float, notes: Notes = RING) -> Example:
+def retelling(rng: random.Random, difficulty: float) -> Example:
     """An exercise: the whole story as notes, so that every word of it must be found at its owner."""
     cast = people(rng, rng.randint(1, 3))
     story = " ".join(sentence.format(**person) for person in cast for sentence in rng.choice(FORMS))
     asked = rng.choice(("Make a list: ", "Who is where, with what? ", "List the people: ")) + story
-    return Example("retelling", "list", [user(asked)], "I list the people.", "\n".join(map(notes.row, cast)))
+    return Example("retelling", "list", [user(asked)], "I list the people.", "\n".join(map(RING.row, cast)))
 
 
-def many_questions(rng: random.Random, notes: Notes) -> tuple[str, list[Question]]:
-    """Notes on two or three people, many questions on them in one text, and the questions themselves."""
+def looking_up(rng: random.Random, difficulty: float) -> Example:
+    """An exercise: many questions on rings that are given, so that nothing but the looks is left to do."""
     cast = people(rng, rng.randint(2, 3))
     pool = [(kind, person) for kind in ANSWERS for person in cast]
     questions = rng.sample(pool, rng.randint(3, 7))
     texts = " ".join(rng.choice(PHRASINGS[kind]).format(**person) for kind, person in questions)
-    return "\n".join([*map(notes.row, cast), texts]), questions
-
-
-def looking_up(rng: random.Random, difficulty: float) -> Example:
-    """An exercise: questions on rings that are given, so that nothing but the looks is left to do."""
-    asked, questions = many_questions(rng, RING)
-    return Example("looking_up", "ring", [user(asked)], "I read on from each word.", noted([], questions, RING))
-
-
-def answering_from_list(rng: random.Random, difficulty: float) -> Example:
-    """An exercise: questions on a list that is given, looked up in thinking and then answered in sentences."""
-    asked, questions = many_questions(rng, LIST)
-    return Example("looking_up", "list", [user(asked)], noted([], questions, LIST), reply(questions))
+    asked = "\n".join([*map(RING.row, cast), texts])
+    return Example("looking_up", "ring", [user(asked)], "I read on from each word.", noted([], questions))
 
 
 def varied(rng: random.Random, difficulty: float) -> Example:
     """A story, one in four of which tells of no place."""
     if rng.random() < 0.25:
-        return sample(rng, difficulty, partial(noted, notes=THING_RING), THING_FORMS, tuple(THING_WALKS))
+        return sample(rng, difficulty, THING_RING, THING_FORMS, tuple(THING_WALKS))
     return sample(rng, difficulty)
 
 
-def sample(rng: random.Random, difficulty: float, thinking: Thinking = noted,
+def sample(rng: random.Random, difficulty: float, notes: Notes = RING,
            forms: Sequence[tuple[str, ...]] = FORMS, kinds: Sequence[str] = tuple(ANSWERS)) -> Example:
     """A story of one to three people with one to four questions, sometimes in a second turn."""
     # The cube root favours the largest story that the difficulty allows.
@@ -224,4 +182,4 @@ def sample(rng: random.Random, difficulty: float, thinking: Thinking = noted,
         messages = [user(place_question(rng, story, ask(rng, questions)))]
 
     kind = questions[0][0] if count == 1 else "several"
-    return Example("stories", kind, messages, thinking(cast, questions), reply(questions))
+    return Example("stories", kind, messages, noted(cast, questions, notes), reply(questions))

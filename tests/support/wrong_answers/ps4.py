@@ -190,35 +190,35 @@ def perplexity__token_by_token(logits, token_ids, keep):
 # ---- row_positions ---------------------------------------------------------------------------
 
 
-def row_positions__columns(keep, held):
-    return (torch.arange(keep.shape[1]) + held[:, None]).masked_fill(~keep, 0)
+def row_positions__columns(keep, before):
+    return (torch.arange(keep.shape[1]) + before[:, None]).masked_fill(~keep, 0)
 
 
-def row_positions__from_zero(keep, held):
+def row_positions__from_zero(keep, before):
     return (keep.cumsum(-1) - 1).masked_fill(~keep, 0)
 
 
-def row_positions__from_one(keep, held):
-    return (keep.cumsum(-1) + held[:, None]).masked_fill(~keep, 0)
+def row_positions__from_one(keep, before):
+    return (keep.cumsum(-1) + before[:, None]).masked_fill(~keep, 0)
 
 
-def row_positions__padding_not_zero(keep, held):
-    return (keep.cumsum(-1) - 1).clamp(min=0) + held[:, None]
+def row_positions__padding_not_zero(keep, before):
+    return (keep.cumsum(-1) - 1).clamp(min=0) + before[:, None]
 
 
-def row_positions__one_count_for_all(keep, held):
-    return (keep.cumsum(-1) - 1 + held.max()).masked_fill(~keep, 0)
+def row_positions__one_count_for_all(keep, before):
+    return (keep.cumsum(-1) - 1 + before.max()).masked_fill(~keep, 0)
 
 
-def row_positions__padding_on_the_left_only(keep, held):
+def row_positions__padding_on_the_left_only(keep, before):
     missing = (~keep).sum(-1, keepdim=True)
-    return (torch.arange(keep.shape[1]) - missing + held[:, None]).masked_fill(~keep, 0)
+    return (torch.arange(keep.shape[1]) - missing + before[:, None]).masked_fill(~keep, 0)
 
 
-def row_positions__token_by_token(keep, held):
+def row_positions__token_by_token(keep, before):
     found = torch.zeros(keep.shape, dtype=torch.long)
     for row in range(len(keep)):
-        count = int(held[row])
+        count = int(before[row])
         for column in range(keep.shape[1]):
             if keep[row, column]:
                 found[row, column] = count
@@ -254,7 +254,7 @@ FRAGMENTS = {
     perplexity__softmax_twice: "it applies a softmax again",
     perplexity__token_by_token: "times slower than it could be",
     row_positions__columns: "You count columns",
-    row_positions__from_zero: "go on counting from `held`",
+    row_positions__from_zero: "go on counting from `before`",
     row_positions__from_one: "You count from 1",
     row_positions__padding_not_zero: "it gets 0, everywhere",
     row_positions__one_count_for_all: "All rows go on from the longest",

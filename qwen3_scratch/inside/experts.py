@@ -1,0 +1,95 @@
+"""What experts are worth, measured: tokens are sent elsewhere, and answers are read as if nothing came after them."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..checkpoints.checkpoint import Checkpoint
+from ..model import LayerWeights, Ops, Route, expert_ffn, forward, moe_route
+from ..tiny.evaluate import Chats
+from ..tracing import trace
+
+FORCED = ("random experts", "the next in line", "equal weights")
+
+
+def forced(checkpoint: Checkpoint, layer: int, way: str) -> Ops:
+    """The steps in which one layer's tokens go elsewhere; their weights stay those of their own choices.
+
+    "random experts": any, drawn for each token. "the next in line": each choice moves down by one, so the first gets
+    nothing. "equal weights": the same experts, each counting alike.
+    """
+    router = checkpoint.weights.layers[layer].router
+
+    def route(x: Tensor, given: Tensor, top_k: int, norm_topk_prob: bool) -> Route:
+        found = moe_route(x, given, top_k, norm_topk_prob)
+        if given is not router:
+            return found
+        if way == "random experts":
+            drawn = torch.rand(found.logits.shape, generator=torch.Generator().manual_seed(0)).to(x.device)
+            return found._replace(experts=drawn.topk(top_k, dim=-1).indices)
+        if way == "the next in line":
+            line = found.logits.float().topk(min(top_k + 1, len(given)), dim=-1).indices
+            return found._replace(experts=line[:, -top_k:])
+        return found._replace(weights=found.weights.mean(-1, keepdim=True).expand_as(found.weights))
+
+    return Ops(route=route)
+
+
+def answers(layer: LayerWeights, x: Float[Tensor, "tokens hidden"]) -> Float[Tensor, "experts tokens hidden"]:
+    """What each expert of a layer would answer to each token, whether it was chosen or not."""
+    halves = (both.chunk(2) for both in layer.gate_up_proj)
+    stacks = zip(halves, layer.down_proj, strict=True)
+    return torch.stack([expert_ffn(x, gate, up, down) for (gate, up), down in stacks])
+
+
+class Said(NamedTuple):
+    """What experts add to the next token's logit, at the tokens after which the model writes."""
+
+    lift: Float[Tensor, "layers tokens experts"]  # above the vocabulary's mean, each expert as if it counted fully
+    experts: Int[Tensor, "layers tokens top_k"]  # those that were chosen
+    token_ids: Int[Tensor, "tokens"]  # what is read there
+    chat: Int[Tensor, "tokens"]  # the chat that a token stands in
+    helped: Float[Tensor, "layers experts words"]  # the lifts of each word where it came next, summed over own tokens
+    words: Int[Tensor, "words"]  # all that is written anywhere here
+
+
+@torch.inference_mode()
+def through_the_lens(checkpoint: Checkpoint, chats: Chats, layers: Sequence[int]) -> Said:
+    """Each expert's answers, sent through the last norm and the output head as if nothing came after them.
+
+    Direct logit attribution: the norm divides by the size that the whole stream has at the end.
+    """
+    weights = checkpoint.weights
+    with trace() as recorded:
+        forward(weights, chats.token_ids, checkpoint.config, attention_mask=chats.keep, logits_to_keep=1)
+    reads, written = chats.written[:, 1:], chats.token_ids[:, 1:][chats.written[:, 1:]]
+
+    def at(part: Tensor) -> Tensor:  # a token's logits are of the one after it
+        return part.view(*chats.token_ids.shape, -1)[:, :-1][reads]
+
+    last = at(recorded["rms_norm"][-1].inputs["x"]).float()
+    scale = weights.norm.float() / last.square().mean(-1, keepdim=True).add(checkpoint.config.rms_norm_eps).sqrt()
+    unembed = (weights.embed_tokens if weights.lm_head is None else weights.lm_head).float()
+    words, which = written.unique(return_inverse=True)
+    right = unembed[written] - unembed.mean(0)
+    lift, helped, chosen = [], [], []
+    for call in recorded["moe_route"]:
+        if call.layer is not None and call.layer in layers:
+            said = answers(weights.layers[call.layer], at(call.inputs["x"])).float() * scale
+            lift.append(torch.einsum("eth,th->te", said, right))
+            chosen.append(at(call.output.experts))
+            own = F.one_hot(chosen[-1][:, 0], len(said)) * lift[-1]  # [tokens, experts]
+            helped.append(torch.zeros(len(words), len(said)).index_add(0, which, own).T)
+    routes = torch.stack(lift), torch.stack(chosen)
+    return Said(*routes, at(chats.token_ids)[:, 0], reads.nonzero()[:, 0], torch.stack(helped), words)
+
+
+def helped_words(said: Said, row: int, most: int = 6) -> list[list[int]]:
+    """Of each expert of one layer the token ids that it helps to say most: what it raised, as often as it did."""
+    top = said.helped[row].topk(min(most, len(said.words)), dim=-1)
+    pairs = zip(said.words[top.indices].tolist(), top.values.tolist(), strict=True)
+    return [[word for word, lift in zip(*one, strict=True) if lift > 0] for one in pairs]

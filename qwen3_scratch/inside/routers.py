@@ -1,0 +1,309 @@
+"""What routers do, measured: which words they send where, what changes that, and what neighbours share.
+
+An expert of a token is its first choice, the strongest one, unless more are named. Dense layers are left out: a layer
+here is a row of a tensor, and `Reading.layers` has its number.
+"""
+
+from collections.abc import Mapping, Sequence
+from statistics import NormalDist
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int, Integer
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from ..checkpoints.checkpoint import Checkpoint
+from ..model import forward
+from ..tiny import corpus
+from ..tiny.evaluate import chat_ids
+from ..tracing import trace
+
+
+class Reading(NamedTuple):
+    """What the routers saw and chose at the tokens of many questions, one question after the other."""
+
+    experts: Int[Tensor, "layers tokens top_k"]  # the strongest first
+    seen: Float[Tensor, "layers tokens hidden"]  # the vectors that the routers were given
+    token_ids: Int[Tensor, "tokens"]
+    before: Int[Tensor, "2 tokens"]  # the token in front of each, and the one in front of that
+    question: Int[Tensor, "tokens"]  # the number of its question
+    domain: Int[Tensor, "tokens"]  # in the order of corpus.DOMAINS
+    layers: tuple[int, ...]  # the numbers of the layers that have a router
+
+    @property
+    def first(self) -> Int[Tensor, "layers tokens"]:
+        return self.experts[..., 0]
+
+
+@torch.inference_mode()
+def read_questions(checkpoint: Checkpoint, examples: Sequence[corpus.Example], batch: int = 24) -> Reading:
+    """The routes of every token of the examples' last questions, each read after the chat that led to it."""
+    chosen, seen, texts = [], [], []
+    layers: tuple[int, ...] = ()
+    for start in range(0, len(examples), batch):
+        asked = examples[start : start + batch]
+        chats = [chat_ids(checkpoint, example) for example in asked]
+        token_ids = pad_sequence([torch.tensor(ids[: words.stop]) for ids, words in chats], batch_first=True)
+        ends = torch.tensor([[words.start, words.stop] for _, words in chats])
+        places = torch.arange(token_ids.shape[1])
+        keep, inside = places < ends[:, 1:], (places >= ends[:, :1]) & (places < ends[:, 1:])
+        with trace() as recorded:
+            forward(checkpoint.weights, token_ids, checkpoint.config, attention_mask=keep, logits_to_keep=1)
+        calls, of_question = recorded["moe_route"], inside.flatten()
+        layers = tuple(call.layer or 0 for call in calls)
+        chosen.append(torch.stack([call.output.experts[of_question] for call in calls]))
+        seen.append(torch.stack([call.inputs["x"][of_question].float() for call in calls]))
+        number = start + inside.nonzero()[:, 0]
+        domains = torch.tensor([corpus.DOMAINS.index(example.domain) for example in asked])
+        front = [token_ids.roll(back, 1)[inside] for back in (1, 2)]  # the template stands before every question
+        texts.append(torch.stack((*front, token_ids[inside], number, domains[number - start])))
+    *front, token_ids, question, domain = torch.cat(texts, 1)
+    routes = torch.cat(chosen, 1), torch.cat(seen, 1)
+    return Reading(*routes, token_ids, torch.stack(front), question, domain, layers)
+
+
+# ---- shares and bits, with chance beside them ----------------------------------------------------
+
+
+def numbered(*keys: Int[Tensor, "tokens"]) -> Int[Tensor, "tokens"]:
+    """Each token's group, counted from 0: tokens that agree in all keys are one group."""
+    return torch.stack(keys, 1).unique(dim=0, return_inverse=True)[1]
+
+
+def tally(
+    first: Int[Tensor, "layers tokens"],
+    group: Int[Tensor, "tokens"],
+    experts: int,
+    counted: Bool[Tensor, "tokens"] | None = None,
+) -> Float[Tensor, "layers groups experts"]:
+    """How often each group of tokens chose each expert; `counted` leaves tokens out, but no group."""
+    each = F.one_hot(first, experts).float() * (1.0 if counted is None else counted[:, None])
+    return torch.zeros(len(first), int(group.max()) + 1, experts).index_add(1, group, each)
+
+
+def mean_by_question(
+    values: Bool[Tensor, "layers tokens"] | Float[Tensor, "layers tokens"], question: Int[Tensor, "tokens"]
+) -> tuple[Float[Tensor, "layers"], Float[Tensor, "layers"]]:
+    """The mean of some values of tokens (of truths: their share), and half of its 95% interval.
+
+    Tokens of one question are not independent, so what is drawn are questions: the ratio of two sums over them.
+    """
+    if not len(question):
+        return torch.zeros(len(values)), torch.zeros(len(values))
+    group = numbered(question)
+    counts = torch.zeros(int(group.max()) + 1).index_add(0, group, torch.ones(len(group)))
+    sums = torch.zeros(len(values), len(counts)).index_add(1, group, values.float())
+    mean = sums.sum(1) / counts.sum()
+    apart = (sums - mean[:, None] * counts).square().sum(1) * len(counts) / max(1, len(counts) - 1)
+    return mean, 1.96 * apart.sqrt() / counts.sum()
+
+
+def shuffled_within(group: Int[Tensor, "tokens"], generator: torch.Generator) -> Int[Tensor, "tokens"]:
+    """An order of the tokens in which each changes places with others of its group alone."""
+    order = torch.empty_like(group)
+    order[group.argsort(stable=True)] = (group + torch.rand(len(group), generator=generator).double()).argsort()
+    return order
+
+
+def bits(counts: Float[Tensor, "*batch a b"]) -> Float[Tensor, "*batch"]:
+    """Mutual information of rows and columns: how many bits one tells about the other, as often as they occur."""
+    joint = counts / counts.sum((-2, -1), keepdim=True)
+    apart = joint.sum(-1, keepdim=True) * joint.sum(-2, keepdim=True)
+    return torch.where(joint > 0, joint * (joint / apart).log2(), 0.0).sum((-2, -1))
+
+
+# ---- words -----------------------------------------------------------------------------------------
+
+
+def loyalty(
+    first: Int[Tensor, "layers tokens"], word: Int[Tensor, "tokens"], experts: int
+) -> Float[Tensor, "layers words"]:
+    """The share of each word's tokens that goes to the expert which most of them go to. `word` counts from 0."""
+    counts = tally(first, word, experts)
+    return counts.amax(-1) / counts.sum(-1)
+
+
+def contexts(reading: Reading) -> dict[str, Int[Tensor, "tokens"]]:
+    """What stands around a token, by name: what its expert may depend on beside the word."""
+    first, second = reading.before
+    return {"the domain": reading.domain, "the token before": first, "the one before that": second}
+
+
+class Told(NamedTuple):
+    """How often an expert is guessed right, and by how much more often than from the word alone."""
+
+    share: float
+    gain: float
+    within: float  # half of the gain's 95% interval: the same tokens both ways, widened for several contexts at once
+
+
+def context_tells(reading: Reading, row: int, word: int, experts: int) -> dict[str, Told]:
+    """For one word: how often its expert is guessed right from its favourite alone, and from each context besides.
+
+    Who picks the best of several would be deceived by chance: the intervals hold for all contexts at once (Bonferroni).
+    """
+    its = reading.token_ids == word
+    first, question, alone = reading.first[row : row + 1, its], reading.question[its], torch.zeros_like(its[its]).long()
+    chains = {"nothing": [alone]} | {name: [key[its], alone] for name, key in contexts(reading).items()}
+    right = {name: guessed(first, chain, question, experts).float() for name, chain in chains.items()}
+    gains = {name: mean_by_question(each - right["nothing"], question) for name, each in right.items()}
+    wider = NormalDist().inv_cdf(1 - 0.025 / len(contexts(reading))) / 1.96
+    return {
+        name: Told(float(right[name].mean()), float(gain), wider * float(half)) for name, (gain, half) in gains.items()
+    }
+
+
+def by_context(
+    reading: Reading, row: int, word: int, key: Int[Tensor, "tokens"], experts: int, most: int = 3
+) -> list[tuple[int, int, int, int]]:
+    """For one word: its commonest contexts, each with the expert that most of its tokens then go to, how many, of how
+    many. Those met once or twice are left out."""
+    its = reading.token_ids == word
+    context, group = key[its].unique(return_inverse=True)
+    counts = tally(reading.first[row : row + 1, its], group, experts)[0]
+    order = counts.sum(-1).argsort(descending=True, stable=True)[:most].tolist()
+    rows = [(int(context[at]), counts[at]) for at in order if counts[at].sum() > 2]
+    return [(one, int(each.argmax()), int(each.max()), int(each.sum())) for one, each in rows]
+
+
+def by_word_alone(reading: Reading, routers: Sequence[Float[Tensor, "experts hidden"]]) -> Int[Tensor, "layers tokens"]:
+    """Where the trained routers would send each token, were they shown its word's mean vector: no context is left.
+
+    The mean is that of the other half of the questions, so that no token takes part in its own; a word that is not met
+    there counts as the mean of all words.
+    """
+    word, found = numbered(reading.token_ids), torch.empty_like(reading.first)
+    for half in range(2):
+        there = reading.question % 2 != half
+        count = word[there].bincount(minlength=int(word.max()) + 1)
+        for row, (seen, router) in enumerate(zip(reading.seen[:, there], routers, strict=True)):
+            sums = torch.zeros(len(count), seen.shape[1]).index_add(0, word[there], seen)
+            mean = torch.where(count[:, None] > 0, sums / count[:, None], seen.mean(0))
+            found[row, ~there] = F.linear(mean, router.float()).argmax(-1)[word[~there]]
+    return found
+
+
+def guessed(
+    first: Int[Tensor, "layers tokens"], chain: Sequence[Int[Tensor, "tokens"]], question: Int[Tensor, "tokens"],
+    experts: int,
+) -> Bool[Tensor, "layers tokens"]:  # fmt: skip
+    """Whether each token's expert is the likeliest by the keys of the chain, from the longest to the shortest.
+
+    One half of the questions teaches, the other is asked, and then the other way round. A key votes with its counts;
+    one vote more is divided as the next shorter key would, which decides where the key was never met (back-off).
+    """
+    right = torch.zeros(first.shape, dtype=torch.bool)
+    for half in range(2):
+        learn = question % 2 == half
+        likely = torch.full((len(first), int((~learn).sum()), experts), 1 / experts)
+        for key in map(numbered, reversed(chain)):
+            counts = tally(first, key, experts, learn)[:, key[~learn]]
+            likely = (counts + likely) / (counts.sum(-1, keepdim=True) + 1)
+        right[:, ~learn] = likely.argmax(-1) == first[:, ~learn]
+    return right
+
+
+def kept_words(
+    reading: Reading,
+    typical: Mapping[int, Sequence[Sequence[str]]],
+    texts: Sequence[str],
+    tokens: Bool[Tensor, "tokens"],
+) -> tuple[Bool[Tensor, "2 found"], Int[Tensor, "found"]]:
+    """Of some tokens, those that are a typical word in a layer: whether each goes to its expert, and whether it goes to
+    the expert that most of the other tokens of its layer go to; and its question.
+
+    `typical` has for each layer's number the words of each expert; a word of several belongs to the one where it stands
+    higher. `texts` are the tokens of the reading as they are written.
+    """
+    right, whose = [], []
+    for row, layer in enumerate(reading.layers):
+        if layer in typical:
+            ranked = [(place, expert) for expert, words in enumerate(typical[layer]) for place in range(len(words))]
+            home = {typical[layer][expert][place]: expert for place, expert in sorted(ranked, reverse=True)}
+            found = [(at, home[texts[at]]) for at in tokens.nonzero()[:, 0].tolist() if texts[at] in home]
+            sent, busiest = reading.first[row].tolist(), int(reading.first[row, ~tokens].bincount().argmax())
+            right += [(sent[at] == expert, sent[at] == busiest) for at, expert in found]
+            whose += [int(reading.question[at]) for at, _ in found]
+    return torch.tensor(right, dtype=torch.bool).view(-1, 2).T, torch.tensor(whose, dtype=torch.long)
+
+
+def words_of(reading: Reading, row: int, expert: int, domain: int, most: int = 5) -> list[tuple[int, int]]:
+    """What an expert reads in a domain's questions: the commonest token ids, and how often it reads each."""
+    its = reading.token_ids[(reading.first[row] == expert) & (reading.domain == domain)]
+    tokens, counts = its.unique(return_counts=True)
+    order = counts.argsort(descending=True, stable=True)[:most]
+    return [(int(tokens[at]), int(counts[at])) for at in order.tolist()]
+
+
+# ---- neighbours: of a token, of a layer, of an expert ------------------------------------------------
+
+
+def same_as_before(
+    first: Int[Tensor, "layers tokens"], question: Int[Tensor, "tokens"]
+) -> tuple[Bool[Tensor, "layers pairs"], Int[Tensor, "pairs"]]:
+    """Of each token but a question's first: whether it takes the expert of the token before it; and its question."""
+    inside = question[1:] == question[:-1]
+    return (first[:, 1:] == first[:, :-1])[:, inside], question[1:][inside]
+
+
+def told_next(
+    first: Int[Tensor, "layers tokens"], question: Int[Tensor, "tokens"], experts: int, draws: int = 200
+) -> tuple[Float[Tensor, "pairs"], Float[Tensor, "pairs"]]:
+    """How many bits a layer's expert tells about the next layer's, and half of a 95% interval.
+
+    By the bootstrap: questions are drawn with replacement, as often as there are some (Efron 1979).
+    """
+    if len(first) < 2:
+        return torch.zeros(0), torch.zeros(0)
+    pair, group = first[:-1] * experts + first[1:], numbered(question)
+    each = tally(pair, group, experts**2)  # [pairs, questions, both]
+    drawn = torch.randint(each.shape[1], (draws, each.shape[1]), generator=torch.Generator().manual_seed(0))
+    times = F.one_hot(drawn, each.shape[1]).sum(1).float()
+    again = bits(torch.einsum("sq,pqe->spe", times, each).unflatten(-1, (experts, experts)))
+    return bits(next_layer(first, experts)), 1.96 * again.std(0)
+
+
+def next_layer(
+    first: Int[Tensor, "layers tokens"], experts: int, order: Int[Tensor, "tokens"] | None = None
+) -> Float[Tensor, "pairs experts experts"]:
+    """For each layer but the last: how often which expert there goes with which one of the next layer.
+
+    With `order` the next layer's tokens change places first, which is a control.
+    """
+    later = first[1:] if order is None else first[1:, order]
+    pair = first[:-1] * experts + later
+    counts = torch.stack([each.bincount(minlength=experts**2) for each in pair]) if len(pair) else pair[:, :0]
+    return counts.float().view(len(pair), experts, experts) if len(pair) else torch.zeros(0, experts, experts)
+
+
+def together(experts: Int[Tensor, "layers tokens top_k"], count: int) -> Float[Tensor, "layers experts experts"]:
+    """How many tokens choose both of two experts (co-activation); 0 for an expert and itself."""
+    chosen = F.one_hot(experts, count).sum(2).float()
+    return torch.einsum("lta,ltb->lab", chosen, chosen) * (1 - torch.eye(count))
+
+
+def by_load(pairs: Float[Tensor, "layers experts experts"]) -> Float[Tensor, "layers experts experts"]:
+    """The same table if only each expert's load decided: every row's sum is kept, and nothing else is known.
+
+    Quasi-independence of a table whose diagonal is empty, by scaling rows and columns in turn (Goodman 1968).
+    """
+    wanted = pairs.sum(-1)
+    table = (1 - torch.eye(pairs.shape[-1])).expand_as(pairs).clone()
+    for _ in range(200):
+        scale = (wanted / table.sum(-1).clamp(min=1e-9)).sqrt()
+        table = table * scale[:, :, None] * scale[:, None, :]
+    return table
+
+
+# ---- over training -----------------------------------------------------------------------------------
+
+
+def settled(
+    routes: Integer[Tensor, "steps layers tokens top_k"],
+) -> tuple[Float[Tensor, "steps layers"], Float[Tensor, "steps layers"]]:
+    """The share of tokens whose expert is already that of the last step; and what the loads alone would give."""
+    first = routes[..., 0].long()
+    loads = F.one_hot(first, int(first.max()) + 1).float().mean(2)  # [steps, layers, experts]
+    return (first == first[-1]).float().mean(-1), (loads * loads[-1]).sum(-1)

@@ -1,0 +1,140 @@
+"""Longer texts: angles that training never showed, pairs that are slowed, and what a gap in the positions costs."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Circle
+from torch import Tensor
+
+from .canvas import (  # fmt: skip
+    DARK,
+    GREY,
+    LINES,
+    MIDDLE,
+    SMALL,
+    Figure,
+    draw_lines,
+    half_interval,
+    label_axis,
+    new_figure,
+    styled,
+)
+
+__all__ = ["loss_over_gaps", "met_angles", "slowed_pairs"]
+
+
+@styled
+def met_angles(frequencies: Float[Tensor, "pairs"], usual: int, met: int, longer: int) -> Figure:
+    """For some pairs the circle of their angles: dark what half the chats met, which have up to `usual` tokens, paler
+    what the longest of `met` tokens adds, thin and dashed what is new up to `longer`. Written below is how often the
+    pair turns within `met`; the first that does not come round is shown too."""
+    turns = frequencies.float().cpu() * met / (2 * math.pi)
+    new = int((turns < 1).sum())
+    border = {int((turns < 1).long().argmax())} if new else set()
+    pairs = sorted({round(at) for at in torch.linspace(0, len(turns) - 1, min(6, len(turns))).tolist()} | border)
+    title = f"{new} of {len(turns)} pairs do not come round within the {met:,} tokens of the longest chat"
+    figure = new_figure(title, max(7.4, 1.3 * len(pairs)), 2.45)
+    looks: tuple[dict[str, Any], ...] = (
+        {"color": DARK, "lw": 6, "ls": "-", "label": f"met in half the chats, up to {usual:,}"},
+        {"color": MIDDLE, "lw": 6, "ls": "-", "label": f"in the longest, up to {met:,}"},
+        {"color": "#555555", "lw": 1.6, "ls": (0, (2, 1.2)), "label": f"new, up to {longer:,}"},
+    )
+    for ax, pair in zip(figure.subplots(1, len(pairs), squeeze=False)[0], pairs, strict=True):
+        ends = [min(float(turns[pair]) * reach / met, 1.0) for reach in (usual, met, longer)]
+        for begin, end, look in zip([0.0, *ends], ends, looks, strict=False):
+            if end > begin:
+                draw_arc(ax, begin, end, look)
+        ax.add_patch(Circle((0, 0), 1, fc="none", ec="#cccccc", lw=0.6, zorder=0))
+        ax.text(0, 0, "nothing\nnew" if ends[1] == 1 else "new", ha="center", va="center", fontsize=SMALL)
+        ax.set(title=f"pair {pair}", xlim=(-1.2, 1.2), ylim=(-1.2, 1.2), aspect="equal", xticks=[], yticks=[])
+        ax.set_xlabel(f"{turns[pair]:,.2g} turns", fontsize=SMALL)
+        ax.spines[:].set_visible(False)
+    marks = [Line2D([], [], **look) for look in looks]
+    figure.legend(handles=marks, frameon=False, loc="outside lower center", ncols=3, handlelength=2.6)
+    figure.alt = f"A circle for each of some pairs: dark what half the chats met, within {usual:,} positions, paler "
+    figure.alt += f"what the longest adds up to {met:,}, dashed what is new up to {longer:,}. {title}."
+    return figure
+
+
+def draw_arc(ax: Axes, begin: float, end: float, look: Mapping[str, Any]) -> None:
+    """A part of the unit circle, from one share of a turn to another."""
+    angles = 2 * math.pi * torch.linspace(begin, end, 100)
+    ax.plot(angles.cos().tolist(), angles.sin().tolist(), solid_capstyle="butt", **look)
+
+
+@styled
+def slowed_pairs(shapes: Mapping[str, Mapping[str, Float[Tensor, "pairs"]]]) -> Figure:
+    """For each shape, how fast each pair turns as a share of the first entry's speed, a line for each other entry.
+
+    The title counts the pairs that keep their speed with the last entry, the heading of each part those with all.
+    """
+    wide = 4.6 * len(shapes) + 1.2
+    counted, told = [], []
+    shares = {}
+    for shape, frequencies in shapes.items():
+        first, *others = frequencies
+        shares[shape] = {name: frequencies[name].float() / frequencies[first].float() for name in others}
+        kept = {name: int((share > 0.995).sum()) for name, share in shares[shape].items()}
+        counted.append(f"{kept[others[-1]]} of {len(frequencies[first])} pairs {shape}")
+        told.append(f"{shape}, at full speed: {', '.join(f'{count} with {name}' for name, count in kept.items())}")
+    figure = new_figure(f"{others[-1]} keeps the full speed of {', of '.join(counted)}", wide, 2.9)
+    axes = figure.subplots(1, len(shapes), squeeze=False, sharey=True)[0]
+    for ax, heading, each in zip(axes, told, shares.values(), strict=True):
+        pairs = len(each[others[-1]])
+        draw_lines(ax, range(pairs), {name: (100 * share).tolist() for name, share in each.items()})
+        ax.set_title(heading, fontsize=SMALL + 1)
+        ax.set(xlabel="pair", ylim=(0, 106))
+    axes[0].set_ylabel(f"speed (% of {first})")
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, frameon=False, loc="outside right center")
+    figure.alt = f"The speed of each pair in percent of {first}, a line each for {', '.join(others)}; "
+    figure.alt += f"{'; '.join(told)}."
+    return figure
+
+
+@styled
+def loss_over_gaps(losses: Mapping[str, Float[Tensor, "gaps chats"]], gaps: Sequence[int]) -> Figure:
+    """How much more an answer costs than with the first kind when its positions begin so many later than the question
+    ends, chat by chat, with 95% intervals.
+
+    The title says which lose less or more for sure at each of the last two gaps.
+    """
+    first, *others = losses
+    apart = {name: losses[name] - losses[first] for name in others}  # [gaps, chats] each
+    mean, error = (
+        {name: how(each) for name, each in apart.items()} for how in (lambda each: each.mean(1), half_interval)
+    )
+    found = []
+    for at in range(len(gaps))[-2:]:
+        less = [name for name in others if mean[name][at] + error[name][at] < 0]
+        more = [name for name in others if mean[name][at] - error[name][at] > 0]
+        said = [f"{how} with {together(names)}" for names, how in ((less, "less"), (more, "more")) if names]
+        found.append(f"at a gap of {gaps[at]:,} {', '.join(said) or 'none can be told apart'}")
+    title = f"Loss against that of {first}: {'; '.join(found)}"
+    figure = new_figure(title, 8.6, 3.2)
+    ax = figure.subplots()
+    ax.axhline(0, color=GREY, lw=0.9, ls=(0, (6, 3)), label=f"{first} itself")
+    for number, name in enumerate(others):
+        places = [at + 0.2 * (number - (len(others) - 1) / 2) for at in range(len(gaps))]
+        look: dict[str, Any] = {"color": LINES[number][2], "ms": 5, "ls": "", "elinewidth": 1.1, "capsize": 2.5}
+        look |= {"marker": LINES[number][1], "mfc": "white" if number % 2 else LINES[number][2]}
+        ax.errorbar(places, mean[name].tolist(), error[name].tolist(), label=name, **look)
+    label_axis(ax.xaxis, [f"{gap:,}" for gap in gaps], 6.4)
+    ax.set(xlim=(-0.5, len(gaps) - 0.5), ylabel=f"loss minus that of {first} (nats)")
+    ax.set_xlabel(f"positions left out before the answer (n = {losses[first].shape[1]} chats, bars: 95%)")
+    figure.legend(frameon=False, loc="outside right center")
+    figure.alt = (
+        f"By how much the mean loss on the answers differs from that of {first}, for each size of a gap in the "
+        f"positions before them, with intervals; a mark each for {', '.join(others)}. {title}."
+    )
+    return figure
+
+
+def together(names: Sequence[str]) -> str:
+    """Names as they are listed in a sentence."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))

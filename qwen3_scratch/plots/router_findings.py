@@ -1,0 +1,293 @@
+"""What routers are found to do: the words of experts, loyal words, neighbours, other routes, routes over training."""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator, NullLocator
+from torch import Tensor
+
+from .canvas import (  # fmt: skip
+    DARK,
+    GREY,
+    LINES,
+    MIDDLE,
+    PALE,
+    SMALL,
+    Figure,
+    colour_bar,
+    draw_lines,
+    half_interval,
+    heatmap,
+    label_axis,
+    layers_named,
+    legend_beside,
+    line_panels,
+    new_figure,
+    percent,
+    small_multiples,
+    spoken,
+    styled,
+    with_signs,
+)
+
+__all__ = [
+    "changes_of_loss", "co_activation", "expert_words", "layer_to_layer", "routes_over_training",
+    "sides", "token_to_token", "word_loyalty",
+]  # fmt: skip
+MOST_ROWS = 16  # experts that a table of words shows
+
+
+def span(values: Tensor, text: str = "{:.0%}") -> str:
+    """The range of some numbers, as in 54% to 69%."""
+    low, high = text.format(float(values.min())), text.format(float(values.max()))
+    return low if low == high else f"{low} to {high}"
+
+
+def rounded(half: float) -> str:
+    """Half an interval by its first digit, or where that is a 1 by two: rounded to one, 0.014 would lose a third."""
+    if half >= 10:
+        return f"{half:.0f}"
+    short = f"{half:.1g}"
+    return f"{half:.2g}" if short.lstrip("0.").startswith("1") else short
+
+
+def sides(
+    mean: Float[Tensor, "layers"], half: Float[Tensor, "layers"], layers: Sequence[int], text: str = "{:.0%}"
+) -> str:
+    """In which layers a difference lies above 0, in which below, and in which its 95% interval holds 0.
+
+    Differences of shares are told in points, that is in percent of all.
+    """
+    found = []
+    for kind, there in {"more in": mean > half, "less in": mean < -half}.items():
+        which = [layer for layer, one in zip(layers, there.tolist(), strict=True) if one]
+        if which:
+            low, high = (text.format(float(end)) for end in mean[there].abs().sort().values[[0, -1]])
+            by = low if low == high else f"{low} to {high}"
+            unit = "" if "%" not in text else " point" if by == "1%" else " points"
+            found.append(f"{kind} {layers_named(which)} (by {by.replace('%', '')}{unit})")
+    rest = [layer for layer, one in zip(layers, (mean.abs() <= half).tolist(), strict=True) if one]
+    return ", ".join([*found, f"no difference shown in {layers_named(rest)}"] if rest else found)
+
+
+def table_of_words(title: str, columns: Mapping[str, Sequence[Sequence[str]]]) -> Figure:
+    """Experts from top to bottom, and in each column the words that belong to them, as many as there is room for."""
+    count = min(MOST_ROWS, max(map(len, columns.values())))
+    wide, step = min(3.4, 8.6 / len(columns)), 0.22
+    figure = new_figure(title, 0.9 + wide * len(columns), 0.75 + step * (count + 1))
+    ax = figure.subplots()
+    ax.set(xlim=(0, len(columns) * wide), ylim=(count, -1))
+    ax.set_axis_off()
+    for column, (head, rows) in enumerate(columns.items()):
+        ax.text(column * wide + 0.08, -0.5, head, fontsize=SMALL + 1, va="center", style="italic")
+        for row, words in enumerate(rows[:count]):
+            look: dict[str, Any] = {"fc": (PALE, "white")[row % 2], "ec": "none", "alpha": 0.6}
+            ax.add_patch(Rectangle((column * wide, row), wide - 0.06, 1, **look))
+            room, shown = int((wide - 0.2) / (SMALL * 0.62 / 72)), ""
+            for word in dict.fromkeys(map(with_signs, words)):
+                longer = f"{shown}   {word}" if shown else word
+                shown = longer if len(longer) <= room else shown
+            ax.text(column * wide + 0.08, row + 0.5, shown, fontsize=SMALL, va="center")
+    for row in range(count):
+        ax.text(-0.06, row + 0.5, f"expert {row}", fontsize=SMALL, va="center", ha="right")
+    return figure
+
+
+@styled
+def expert_words(
+    words: Mapping[int, Sequence[Sequence[str]]], share: Float[Tensor, "2"], half: Float[Tensor, "2"], tokens: int
+) -> Figure:
+    """The words typical of each expert, a column a layer; and of `tokens` such words on other texts, the share that
+    went there, and that which went to the layer's busiest expert."""
+    experts = len(next(iter(words.values())))
+    there, busiest = (f"{spoken(float(one))} ± {rounded(100 * float(by))}" for one, by in zip(share, half, strict=True))
+    title = f"On the other questions, {there} of these words go to the expert that they are typical of, {busiest} to "
+    title += f"the busiest expert of the layer (n\u00a0=\u00a0{tokens:,})"
+    figure = table_of_words(title, {f"layer {layer}": rows for layer, rows in words.items()})
+    figure.alt = f"A table of {len(words)} layers and {experts} experts, in each cell its typical words. {title}."
+    figure.few_colours = True
+    return figure
+
+
+@styled
+def word_loyalty(
+    loyal: Float[Tensor, "layers words"],
+    favourite: Int[Tensor, "layers words"],
+    counts: Int[Tensor, "words"],
+    labels: Sequence[str],
+    layers: Sequence[int],
+) -> Figure:
+    """Words by layers: the expert that most tokens of a word go to, shaded by how many of them do."""
+    many = (loyal >= 0.9).sum(1)
+    title = f"Of {len(labels)} words read {int(counts.min())} times or more, {span(many, '{:.0f}')} of a layer send "
+    pale = [f"“{labels[at]}”" for at in loyal.mean(0).argsort(stable=True)[:3].tolist()]
+    title += f"90% of their tokens to one expert; {', '.join(pale)} change most"
+    order = loyal.mean(0).argsort(descending=True, stable=True)
+    high = 0.22 * len(layers)
+    figure, panels = line_panels(title, len(labels), 44, 0.2, high)
+    for ax, part in panels:
+        its = order[part]
+        image = heatmap(ax, loyal[:, its], favourite[:, its].tolist(), vmin=0, vmax=1)
+        label_axis(ax.xaxis, [labels[at] for at in its.tolist()], 0.2 * len(its))
+        label_axis(ax.yaxis, layers, high)
+        ax.set(xlim=(-0.5, panels[0][1].stop - 0.5), ylabel="layer")
+    colour_bar(figure, image, "share to that expert")
+    figure.alt = f"{title}. Columns are words, from loyal ones to changing ones; numbers are experts, dark is always."
+    return figure
+
+
+def beside_controls(
+    title: str, values: Tensor, half: Tensor, controls: Mapping[str, Tensor], places: Sequence[str]
+) -> Figure:
+    """What was measured with its 95% interval, and beside it what each control gives, at each place."""
+    figure = new_figure(title, 7.0, 2.5)
+    ax, looks = figure.subplots(), (("s", MIDDLE), ("^", "#555555"), ("D", "white"), ("v", PALE))
+    at = list(range(len(places)))
+    ax.errorbar(at, values.tolist(), half.tolist(), fmt="o", color="black", ms=5, capsize=3, label="measured")
+    for number, ((name, control), (form, face)) in enumerate(zip(controls.items(), looks, strict=False)):
+        beside = [place + 0.12 * (number + 1) for place in at]
+        ax.plot(beside, control.tolist(), form, mfc=face, mec="black", mew=0.7, ms=5.5, ls="none", label=name)
+    label_axis(ax.xaxis, places, 5.0)
+    ax.set(xlim=(-0.4, len(places) - 0.3), ylim=(0, None))
+    legend_beside(figure, ax)
+    figure.few_colours = True
+    return figure
+
+
+@styled
+def token_to_token(
+    share: Float[Tensor, "layers"],
+    half: Float[Tensor, "layers"],
+    controls: Mapping[str, Float[Tensor, "layers"]],
+    apart: tuple[Float[Tensor, "layers"], Float[Tensor, "layers"]],
+    layers: Sequence[int],
+    pairs: int,
+) -> Figure:
+    """How often a token takes the expert of the token before it, with what chance would give.
+
+    `apart` is the difference from the last control and half of its 95% interval.
+    """
+    title = f"Neighbours share an expert in {span(share)} of pairs; compared with {list(controls)[-1]}: "
+    title += f"{sides(*apart, layers)} (n\u00a0=\u00a0{pairs:,})"
+    figure = beside_controls(title, share, half, controls, [f"layer {layer}" for layer in layers])
+    figure.axes[0].set_ylabel("same expert as before")
+    figure.axes[0].yaxis.set_major_formatter(percent)
+    figure.alt = f"{title}. Dots with intervals for each layer, and beside them {', '.join(controls)}."
+    return figure
+
+
+@styled
+def layer_to_layer(
+    told: Float[Tensor, "pairs"],
+    half: Float[Tensor, "pairs"],
+    controls: Mapping[str, Float[Tensor, "pairs"]],
+    layers: Sequence[int],
+    tokens: int,
+) -> Figure:
+    """How many bits a token's expert in one layer tells about its expert in the next, with controls."""
+    if not len(told):
+        return new_figure("Only one layer has a router: there is no next one to tell", 7.0, 0.6)
+    beyond = told - list(controls.values())[-1]
+    title = f"A layer's expert tells {span(told, '{:.2f}')} bits about the next layer's, {span(beyond, '{:.2f}')} of "
+    title += f"them more than {list(controls)[-1]}: sure in {int((beyond > half).sum())} of {len(told)} pairs "
+    title += f"(n\u00a0=\u00a0{tokens:,})"
+    places = [f"{one} to {two}" for one, two in pairwise(layers)]
+    figure = beside_controls(title, told, half, controls, places)
+    figure.axes[0].set(ylabel="bits", xlabel="layers")
+    figure.alt = f"{title}. Dots for each pair of layers, and beside them {', '.join(controls)}."
+    return figure
+
+
+@styled
+def co_activation(
+    pairs: Float[Tensor, "layers experts experts"],
+    chance: Float[Tensor, "layers experts experts"],
+    layers: Sequence[int],
+) -> Figure:
+    """How often two experts answer the same token, as a multiple of what their loads alone would give."""
+    experts = pairs.shape[-1]
+    ratio = (pairs / chance.clamp(min=1e-9)).triu(1)  # the lower half says the same
+    sure = ratio * (chance >= 10)  # of rarer pairs a multiple says little
+    row, one, two = (int(at) for at in torch.unravel_index(sure.argmax(), sure.shape))
+    title = f"Experts {one} and {two} of layer {layers[row]} answer together {float(sure[row, one, two]):.1f} times as "
+    title += f"often as their loads alone would make them ({int(pairs[row, one, two]):,} tokens)"
+    high = min(2.0, 0.15 * experts + 0.35)
+    lines = (len(layers) + 3) // 4
+    figure = new_figure(title, 2.2 + 1.55 * max(2, min(4, len(layers))), 0.9 + lines * (high + 0.5))
+    top = max(2.0, float(sure.max()))
+    for number, (ax, first, last) in enumerate(small_multiples(figure, len(layers))):
+        rows = enumerate(ratio[number].tolist())
+        texts = [
+            [f"{value:.1f}" if b > a and not 0.5 < value < 1.5 else "" for b, value in enumerate(line)]
+            for a, line in rows
+        ]
+        image = heatmap(ax, ratio[number], texts if experts <= 8 else (), vmin=0, vmax=top)
+        ax.set(title=f"layer {layers[number]}", xlabel="expert" if last else "", ylabel="expert" if first else "")
+        label_axis(ax.xaxis, range(experts) if last else [""], 1.4)
+        label_axis(ax.yaxis, range(experts) if first else [""], high)
+    colour_bar(figure, image, "times as often as by load", format="{x:g}")
+    figure.alt = f"{title}. For each layer a table of experts by experts; numbers stand below 0.5 and above 1.5."
+    return figure
+
+
+@styled
+def changes_of_loss(changes: Mapping[str, Float[Tensor, "places chats"]], places: Sequence[str], own: str) -> Figure:
+    """By how much each chat's loss rises, compared with the `own` way: the mean and its 95% interval, at each place."""
+    found = {name: (rise.double().mean(1), half_interval(rise.double())) for name, rise in changes.items()}
+    sure = {name: mean.where(mean > half, 0.0) for name, (mean, half) in found.items()}
+    worst = max(sure, key=lambda name: float(sure[name].max()))
+    mildest = min(found, key=lambda name: float(found[name][0].max()))
+    row = int(sure[worst].argmax())
+    title = f"Largest sure rise: {worst}, {float(sure[worst][row]):.2g} ± {rounded(float(found[worst][1][row]))} nats "
+    title += f"a token at {places[row]}"
+    title = title if sure[worst][row] > 0 else "No rise whose interval leaves out 0"
+    title += f"; {mildest}: at most {float(found[mildest][0].max()):.2g}" * (worst != mildest)
+    count = next(iter(changes.values())).shape[1]
+    figure = new_figure(f"{title} (n\u00a0=\u00a0{count} chats)", 7.2, 2.7)
+    ax = figure.subplots()
+    looks = (("o", DARK, "black"), ("s", MIDDLE, "black"), ("^", "white", "black"), ("D", "#999999", "black"))
+    for number, ((name, (mean, half)), (form, face, edge)) in enumerate(zip(found.items(), looks, strict=False)):
+        at = [place + 0.16 * (number - (len(found) - 1) / 2) for place in range(len(places))]
+        look: dict[str, Any] = {"fmt": form, "mfc": face, "mec": edge, "ecolor": "#555555", "ms": 5, "capsize": 3}
+        ax.errorbar(at, mean.tolist(), half.tolist(), label=name, **look)
+    ax.axhline(0, color=GREY, lw=0.8)
+    label_axis(ax.xaxis, places, 5.0)
+    ax.set(ylabel="rise of the loss,\nnats a token", xlim=(-0.5, len(places) - 0.5))
+    legend_beside(figure, ax, title=f"instead of {own}")
+    figure.alt = f"{title}. Points with 95% intervals for {', '.join(changes)} at {', '.join(places)}; 0 is no change."
+    figure.few_colours = True
+    return figure
+
+
+@styled
+def routes_over_training(
+    steps: Int[Tensor, "steps"],
+    settled: Float[Tensor, "steps layers"],
+    chance: Float[Tensor, "steps layers"],
+    tokens: int,
+) -> Figure:
+    """The share of tokens that already go to the expert of the last step, a line a layer; shaded is chance by load."""
+    half, most = (span(steps[(settled >= share).int().argmax(0)], "{:,.0f}") for share in (0.5, 0.9))
+    title = f"Half of the tokens go to their last expert after {half} of {int(steps[-1]):,} steps, 90% after {most}"
+    title += f" (n\u00a0=\u00a0{tokens:,})"
+    figure = new_figure(title, 6.6, 2.4)
+    ax, places = figure.subplots(), steps[:-1].tolist()  # at the last one all do
+    lines = {f"layer {layer}": share for layer, share in enumerate(settled[:-1].T.tolist()[: len(LINES)])}
+    draw_lines(ax, places, lines, marker=None)
+    low, high = chance[:-1].amin(1).tolist(), chance[:-1].amax(1).tolist()
+    ax.fill_between(places, low, high, color="#cccccc", label="chance, by load")
+    ax.set(ylim=(0, 1.02), xscale="log", xlim=(int(steps[0]), int(steps[-1])), xlabel="step of training")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.set_ylabel("share with the\nlast step's expert")
+    ax.yaxis.set_major_formatter(percent)
+    legend_beside(figure, ax)
+    figure.alt = f"{title}. Lines of {len(lines)} layers over the steps, and in grey what loads alone would give: "
+    figure.alt += f"{span(chance[:-1])}."
+    figure.few_colours = True
+    return figure

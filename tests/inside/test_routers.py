@@ -1,0 +1,199 @@
+"""What the measures of routers say is true, on routes made to do one thing and on the embedded checkpoint."""
+
+import pytest
+import torch
+from helpers import checkpoint, unchecked
+
+from qwen3_scratch import load_checkpoint
+from qwen3_scratch.inside.routers import (
+    Reading,
+    bits,
+    by_context,
+    by_load,
+    by_word_alone,
+    context_tells,
+    guessed,
+    kept_words,
+    loyalty,
+    mean_by_question,
+    next_layer,
+    numbered,
+    read_questions,
+    same_as_before,
+    settled,
+    shuffled_within,
+    tally,
+    together,
+    told_next,
+    words_of,
+)
+from qwen3_scratch.model import forward
+from qwen3_scratch.tiny.corpus import DOMAINS
+from qwen3_scratch.tiny.evaluate import chat_ids, questions
+from qwen3_scratch.tracing import trace
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load_checkpoint("tiny")
+
+
+@pytest.fixture(scope="module")
+def examples():
+    return [example for domain in DOMAINS for example in questions(domain, 4)]
+
+
+@pytest.fixture(scope="module")
+def reading(tiny, examples):
+    with unchecked():
+        return read_questions(tiny, examples, batch=5)
+
+
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+def made(first, words, before, question):
+    """A reading of one layer whose routes are given."""
+    first, words, before = (torch.tensor(each) for each in (first, words, before))
+    return Reading(first[None, :, None], torch.zeros(1, len(first), 2), words, torch.stack((before, before)),
+                   torch.tensor(question), torch.zeros_like(first), (0,))  # fmt: skip
+
+
+def test_a_reading_holds_what_one_question_read_alone_gives(tiny, examples, reading):
+    for number in (0, 7, 23):
+        ids, words = chat_ids(tiny, examples[number])
+        its = reading.question == number
+        with trace() as t:
+            forward(tiny.weights, torch.tensor([ids[: words.stop]]), tiny.config)
+        assert reading.token_ids[its].tolist() == ids[words]
+        assert reading.before[:, its].tolist() == [ids[words.start - back : words.stop - back] for back in (1, 2)]
+        assert {DOMAINS[at] for at in reading.domain[its].tolist()} == {examples[number].domain}
+        for row, call in enumerate(t["moe_route"]):
+            assert torch.equal(reading.experts[row, its], call.output.experts[words])
+            torch.testing.assert_close(reading.seen[row, its], call.inputs["x"][words], atol=1e-4, rtol=1e-4)
+
+
+def test_dense_layers_are_left_out_of_a_reading(examples):
+    found = read_questions(checkpoint(mlp_only_layers=(0,)), examples[:3])
+    assert found.layers == (1,) and len(found.experts) == len(found.seen) == 1
+
+
+def test_an_interval_over_questions_is_wider_than_over_tokens_where_those_of_a_question_agree():
+    question = torch.arange(20).repeat_interleave(10)
+    alike, apart = (question % 2 == 0)[None], torch.arange(200)[None] % 2 == 0
+    mean, half = mean_by_question(alike, question)
+    assert mean.item() == 0.5 and half.item() == pytest.approx(1.96 * 0.5 / 19**0.5, rel=1e-4)
+    assert mean_by_question(apart, question)[1].item() == 0.0
+
+
+def test_tokens_change_places_within_their_group_alone():
+    group = torch.tensor([0, 1, 0, 2, 1, 0, 0, 1])
+    order = shuffled_within(group, generator())
+    assert torch.equal(group[order], group)
+    assert sorted(order.tolist()) == list(range(8)) and order.tolist() != list(range(8))
+
+
+def test_two_that_are_one_tell_all_their_bits_and_two_that_are_independent_none():
+    counts = torch.stack((torch.eye(4) * 5, torch.ones(4, 4)))
+    assert bits(counts).tolist() == [2.0, 0.0]
+
+
+def test_a_loyal_word_goes_to_one_expert_always():
+    first, word = torch.tensor([[1, 1, 0, 2, 2, 2]]), torch.tensor([0, 0, 0, 1, 1, 1])
+    assert loyalty(first, word, 3)[0].tolist() == pytest.approx([2 / 3, 1.0])
+
+
+def test_back_off_asks_the_shorter_key_where_the_longer_was_never_met():
+    question, word = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1])
+    first, never = torch.tensor([[2, 1, 2, 1]]), torch.arange(4)
+    none = torch.zeros(4, dtype=torch.long)
+    assert guessed(first, [never, word, none], question, 3).all()
+    assert guessed(first, [word, none], question, 3).all()
+    assert guessed(first, [none], question, 3).float().mean() < 1
+
+
+def test_a_word_that_follows_its_neighbour_is_guessed_from_it_and_from_nothing_else():
+    words, before = [9] * 16, [1, 2] * 8
+    reading = made([0, 3] * 8, words, before, [at // 4 for at in range(16)])
+    told = context_tells(reading, 0, 9, 4)
+    assert told["the token before"][:2] == (1.0, 0.5) and told["the domain"].share == told["nothing"].share == 0.5
+    assert told["the domain"].gain == told["the domain"].within == 0.0
+    assert by_context(reading, 0, 9, reading.before[0], 4) == [(1, 0, 8, 8), (2, 3, 8, 8)]
+    rare = reading.before[0].clone()
+    rare[:2] = 7  # a context that is met twice proves nothing
+    assert by_context(reading, 0, 9, rare, 4) == [(1, 0, 7, 7), (2, 3, 7, 7)]
+
+
+def test_a_mean_vector_is_that_of_the_other_half_of_the_questions():
+    reading = made([0, 1, 0, 1], [5, 6, 5, 6], [0] * 4, [0, 0, 1, 1])
+    seen = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]])
+    routes = by_word_alone(reading._replace(seen=seen), [torch.eye(2)])
+    assert routes.tolist() == [[1, 0, 0, 1]]  # where the word stood in the other question
+
+
+def test_words_that_are_typical_of_several_count_for_the_one_where_they_stand_higher():
+    reading = made([0, 1, 1, 0], [5, 6, 5, 7], [0] * 4, [0, 0, 1, 1])
+    texts, every = ["a", "b", "a", "c"], torch.ones(4, dtype=torch.bool)
+    some = torch.tensor([True, True, True, False])  # the other one goes to expert 0: the busiest
+    kept, whose = kept_words(reading, {0: [["a", "b"], ["b", "a"]]}, texts, some)
+    assert kept.tolist() == [[True, True, False], [True, False, False]] and whose.tolist() == [0, 0, 1]
+    kept, whose = kept_words(reading, {}, texts, every)
+    assert mean_by_question(kept, whose)[0].tolist() == [0, 0]
+
+
+def test_what_an_expert_reads_in_a_domain_is_counted():
+    reading = made([1, 1, 1, 0], [5, 6, 6, 6], [0] * 4, [0, 0, 1, 1])
+    assert words_of(reading, 0, 1, 0) == [(6, 2), (5, 1)] and words_of(reading, 0, 2, 0) == []
+
+
+def test_neighbours_are_only_within_a_question():
+    first, question = torch.tensor([[1, 1, 1, 2, 2]]), torch.tensor([0, 0, 1, 1, 1])
+    same, whose = same_as_before(first, question)
+    assert same.tolist() == [[True, False, True]] and whose.tolist() == [0, 1, 1]
+
+
+def test_a_layer_that_repeats_the_one_before_tells_all_and_shuffled_next_to_nothing():
+    first = torch.randint(4, (1, 4000), generator=generator()).repeat(2, 1)
+    question = torch.arange(4000) // 40
+    assert bits(next_layer(first, 4)).item() == pytest.approx(2.0, abs=0.01)
+    assert bits(next_layer(first, 4, torch.randperm(4000, generator=generator()))).item() < 0.01
+    told, half = told_next(first, question, 4)
+    assert told.item() == pytest.approx(2.0, abs=0.01) and 0 < half.item() < 0.02
+    assert next_layer(first[:1], 4).shape == (0, 4, 4)
+    assert [len(each) for each in told_next(first[:1], question, 4)] == [0, 0]
+
+
+def test_pairs_are_counted_by_tokens_and_loads_alone_keep_the_sums_of_their_rows():
+    experts = torch.tensor([[[0, 1], [1, 0], [2, 3], [0, 2]]])
+    pairs = together(experts, 4)
+    assert pairs[0, 0].tolist() == [0, 2, 1, 0] and torch.equal(pairs, pairs.mT)
+    generous = together(torch.rand(1, 500, 6, generator=generator()).topk(2).indices, 6)
+    chance = by_load(generous)
+    torch.testing.assert_close(chance.sum(-1), generous.sum(-1), rtol=1e-3, atol=0.1)
+    assert chance.diagonal(0, 1, 2).abs().max() == 0 and 0.7 < (generous / chance)[0, 0, 1:].mean() < 1.3
+
+
+def test_routes_are_settled_where_they_are_those_of_the_last_step():
+    routes = torch.tensor([[[[0, 1], [1, 0]]], [[[0, 2], [2, 0]]], [[[0, 1], [2, 1]]]], dtype=torch.uint8)
+    agreed, chance = settled(routes)
+    assert agreed[:, 0].tolist() == [0.5, 1.0, 1.0]
+    assert chance[:, 0].tolist() == [0.25, 0.5, 0.5]
+
+
+# ---- what the chapter says of the embedded checkpoint -----------------------------------------------
+
+
+def test_a_word_tells_more_of_its_expert_than_the_domain_does(tiny, reading):
+    total, none = tiny.config.num_experts, torch.zeros_like(reading.question)
+    word = numbered(reading.token_ids)
+    by_word, by_domain = (guessed(reading.first, [key, none], reading.question, total).float().mean(-1)
+                          for key in (word, reading.domain))  # fmt: skip
+    assert (by_word > by_domain + 0.1).all()
+
+
+def test_routes_of_trained_routers_tell_the_domain_beyond_shuffled_questions(tiny, reading):
+    total = tiny.config.num_experts
+    measured = bits(tally(reading.first, reading.domain, total))
+    order = torch.randperm(24, generator=generator())
+    assert (measured > 1.5 * bits(tally(reading.first, (order // 4)[reading.question], total))).all()

@@ -1,0 +1,51 @@
+"""A story of one's own, and whom heads look at without notes."""
+
+import pytest
+import torch
+from helpers import checkpoint
+
+from qwen3_scratch import load_checkpoint
+from qwen3_scratch.generation import prompt_ids
+from qwen3_scratch.inside.stories import SPARE, name_looks, tell
+from qwen3_scratch.tiny.evaluate import questions
+from qwen3_scratch.tracing import head_weights
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load_checkpoint("tiny")
+
+
+def test_a_story_of_ones_own_is_noted_and_its_answer_looked_up(tiny):
+    told = tell(
+        tiny, "Emma has a red kite and is at the beach. Tom is in the park. He has a blue ball. Who has the kite?"
+    )
+    assert told.checkpoint is not None and told.said == "" and "kite" in told.thinking
+    steps = told.lookups
+    assert steps.followers.any(-1).all()
+    for query in steps.query.tolist():
+        assert told.token_ids[query + 1] == steps.token_ids[0, query + 1]
+
+
+@pytest.mark.parametrize("asked", ["What is 2 + 3?", "Hello"])
+def test_where_a_story_asks_for_no_look_up_it_is_said_and_another_told(tiny, asked):
+    told = tell(tiny, asked)
+    assert "No look-up in this story's answer" in told.said and SPARE in told.said
+    assert told.lookups.followers.any(-1).all()
+
+
+def test_a_checkpoint_that_notes_nothing_is_exchanged_for_the_embedded_one():
+    told = tell(checkpoint(), SPARE)
+    assert told.said.startswith("This checkpoint looks nothing up") and told.checkpoint.path.name == "tiny-moe"
+
+
+def test_looks_at_names_are_those_at_the_right_one_less_the_mean_of_the_wrong(tiny):
+    example = next(e for e in questions("stories", 60) if e.kind == "who_has" and e.thinking.count("- ") == 2)
+    ids = prompt_ids(tiny, example.messages, thinking=False)
+    looks = head_weights(tiny.weights, tiny.config, torch.tensor([ids]))[:, 0, :, -1]
+    names = [line.split()[1] for line in example.thinking.splitlines()[:2]]
+    right = example.answer.split()[0]
+    (wrong,) = set(names) - {right}
+    texts = [tiny.tokenizer.decode([token]).strip() for token in ids]
+    on = {name: looks[..., [text == name for text in texts]].sum(-1) for name in (right, wrong)}
+    torch.testing.assert_close(name_looks(tiny, [example]), (on[right] - on[wrong])[None])

@@ -1,0 +1,104 @@
+"""What the figures about look-ups say is what the numbers say."""
+
+import pytest
+import torch
+
+from qwen3_scratch import plots
+
+HEADS = [(0, head) for head in range(4)]
+
+
+def title(figure):
+    return figure.get_suptitle().replace("\n", " ")
+
+
+def about(means, n=5):
+    """Values around each mean, as many for each."""
+    return torch.tensor(means)[..., None] + torch.linspace(-0.01, 0.01, n)
+
+
+@pytest.mark.parametrize(
+    ("shares", "said"),
+    [
+        ((0.5, 0.1, 0.1, 0.4), "hangs on the token <s> more than on the place: 40% against 10%"),
+        ((0.5, 0.5, 0.4, 0.1), "hangs on the first place more than on <s>: 40% against 10%"),
+        ((0.5, 0.5, 0.4, 0.4), "parks on <s> and on the first place alike: 40% and 40%"),
+    ],
+)
+def test_a_sink_hangs_on_the_token_or_on_the_place_by_what_each_gets_without_the_other(shares, said):
+    trials = about(shares)
+    trials[3] = trials[3].flip(0)
+    assert title(plots.sink_trials(trials, (1, 6), "<s>", 0.1)) == "L1H6 " + said
+
+
+def test_a_best_sink_within_its_interval_of_an_even_look_is_called_none():
+    figure = plots.sink_trials(about([0.101, 0.1, 0.1, 0.1]), (1, 6), "<s>", 0.1)
+    assert title(figure) == "L1H6, the best, parks no more on the first place than an even look would"
+
+
+def test_a_best_sink_that_is_not_far_above_an_even_look_is_called_weak():
+    figure = plots.sink_trials(about([0.2, 0.1, 0.1, 0.1]), (1, 6), "<s>", 0.1)
+    assert title(figure) == "L1H6, the best, is a weak sink: 20% on the first place, an even look 10%"
+
+
+def test_the_head_without_which_most_is_lost_is_named_with_its_control():
+    left = {"repeats": about([0.4, 0.1, 0.4, 0.4]), "control: the sink": about([0.5, 0.45, 0.5, 0.5])}
+    figure = plots.blinded(left, (0.4, 0.5), HEADS, "rows")
+    assert title(figure) == "Without L0H1, repeats falls from 40% to 10%; the control keeps 90% of its own"
+
+
+def test_the_costliest_head_and_the_costliest_of_those_that_look_up_are_told_apart():
+    zero = about([[0.0, 5.0, 0.0, 0.0], [0.0, 2.0, 0.0, 0.0]])
+    figure = plots.head_costs(zero, zero, [(1, 1), (1, 2)], 10.0)
+    assert title(figure) == "Without L0H1 alone the margin goes from 10.0 nats to 5.0; a look-up head costs at most 2.0"
+
+
+def test_a_group_is_ranked_among_all_of_its_size():
+    groups = [((1, 0), (1, 1)), ((1, 0), (1, 2)), ((1, 1), (1, 2))]
+    figure = plots.group_costs(about([9.0, 4.0, 3.0]), groups, groups[0])
+    assert title(figure) == "L1H0 and L1H1 cost 9.0 nats, the most of 3 groups; next, with 1 of them: 4.0"
+    shown = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert shown == ["2 look-up heads", "1 look-up head"]
+    assert "rank 2 of 3 groups" in title(plots.group_costs(about([3.0, 4.0, 1.0]), groups, groups[0]))
+
+
+def test_the_domains_that_lose_most_and_next_are_named():
+    figure = plots.specificity({"look-up heads": about([0.6, 0.1]), "others": about([0.0, 0.7])}, ("stories", "sums"))
+    assert title(figure) == "Without the look-up heads, stories lose most, 0.60 nats a token; next sums, 0.10"
+
+
+def test_each_part_of_the_input_is_named_with_the_head_that_it_misses():
+    looks = {"the keys": about([0.8, 0.2, 0.8, 0.8]), "the queries": about([0.8, 0.8, 0.3, 0.8])}
+    figure = plots.ways_in(looks, {**looks, "the values": about([0.0] * 4)}, HEADS, 0.8)
+    said = "20% with L0H1 missing from the keys, 30% with L0H2 missing from the queries"
+    assert title(figure) == f"Of 80% on the right word there stay {said}"
+
+
+def test_heads_that_copy_and_look_nothing_up_are_counted():
+    copied, looked = torch.tensor([[0.1] * 4, [0.9, 0.9, 0.9, 0.1]]), torch.tensor([[0.0] * 4, [0.9, 0.0, 0.0, 0.0]])
+    said = title(plots.copying_and_looking(copied, looked, 1, 0.02))
+    assert said == "3 of 4 heads of layer 1 raise the word they look at; only 1 of these look words up"
+    assert title(plots.copying_and_looking(copied, copied, 1, 0.02)).endswith("; all of them look words up")
+
+
+@pytest.mark.parametrize(("p", "said"), [(0.6, "No head tells the right name"), (0.01, "L1H1 looks more at the right")])
+def test_a_head_tells_names_apart_only_where_chance_is_left_out(p, said):
+    differences = about([[0.0, 0.0], [0.0, 0.3]]).permute(2, 0, 1)
+    assert title(plots.right_or_wrong_name(differences, p)).startswith(said)
+
+
+def test_the_steps_are_told_at_which_heads_and_stories_pass_one_half():
+    look_ups = torch.zeros(4, 2, 2)
+    look_ups[2:, 1, 0], look_ups[3, 1, 1] = 0.9, 0.8
+    steps = torch.tensor([100, 200, 300, 400])
+    figure = plots.heads_over_training(steps, look_ups, {200: 0.1, 400: 0.9}, 0.02)
+    said = "2 look-up heads, the first by step 300, the last by step 400; when stories are next asked, at step 400, "
+    assert title(figure) == said + "90% are right"
+    label = figure.axes[0].get_xlabel()
+    assert "scored every 100 steps" in label and "asked every 200" in label
+    look_ups[2, 1, 1] = 0.8
+    assert title(plots.heads_over_training(steps, look_ups, {}, 0.02)) == "2 look-up heads, all by step 300"
+    look_ups[3, 1, 1] = 0.1
+    assert title(plots.heads_over_training(steps, look_ups, {}, 0.02)) == "1 look-up head, by step 300"
+    nothing = plots.heads_over_training(steps, look_ups / 9, {}, 0.02)
+    assert title(nothing) == "No head looks words up at the end"

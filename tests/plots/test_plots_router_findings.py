@@ -1,0 +1,121 @@
+"""What the figures of qwen3_scratch.plots.router_findings say is what their numbers say."""
+
+import io
+
+import pytest
+import torch
+from matplotlib.image import imread
+
+from qwen3_scratch import plots
+from qwen3_scratch.plots.canvas import layers_named
+
+
+def title(figure):
+    return " ".join(figure.get_suptitle().split())
+
+
+def texts(ax):
+    return [text.get_text() for text in ax.texts if text.get_text()]
+
+
+def test_the_words_of_experts_stand_in_their_cells_with_their_blanks_and_once():
+    figure = plots.expert_words(
+        {3: [[" Tom", "Tom", " Tom"], []], 5: [["1"], ["a", "b"]]},
+        torch.tensor([0.6, 0.3]),
+        torch.tensor([0.02, 0.1]),
+        2000,
+    )
+    assert title(figure) == (
+        "On the other questions, 60% ± 2 of these words go to the expert that they are typical of, 30% ± 10 to the "
+        "busiest expert of the layer (n = 2,000)"
+    )
+    assert texts(figure.axes[0]) == ["layer 3", "␣Tom   Tom", "layer 5", "1", "a   b", "expert 0", "expert 1"]
+
+
+def test_the_least_loyal_word_stands_last_and_the_loyal_ones_are_counted():
+    loyal = torch.tensor([[0.5, 0.95, 0.4], [1.0, 0.9, 0.4]])
+    favourite = torch.tensor([[7, 6, 5], [4, 3, 2]])
+    figure = plots.word_loyalty(loyal, favourite, torch.tensor([9, 30, 12]), ["the", "Tom", "1"], [0, 2])
+    assert title(figure) == (
+        "Of 3 words read 9 times or more, 1 to 2 of a layer send 90% of their tokens to one expert; "
+        "“1”, “the”, “Tom” change most"
+    )
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["Tom", "the", "1"]
+    assert texts(figure.axes[0]) == ["6", "7", "5", "3", "4", "2"]
+
+
+def test_what_was_measured_stands_beside_its_controls_and_the_last_of_them_in_the_title():
+    controls = {"by load": torch.tensor([0.1, 0.2]), "shuffled order": torch.tensor([0.2, 0.25])}
+    apart = torch.tensor([0.1, 0.15]), torch.tensor([0.05, 0.2])
+    figure = plots.token_to_token(torch.tensor([0.3, 0.4]), torch.tensor([0.1, 0.1]), controls, apart, [0, 4], 50)
+    expected = (
+        "Neighbours share an expert in 30% to 40% of pairs; compared with shuffled order: more in layer 0 "
+        "(by 10 points), no difference shown in layer 4 (n = 50)"
+    )
+    assert title(figure) == expected
+    drawn = {line.get_label(): list(line.get_ydata()) for line in figure.axes[0].lines}
+    assert drawn["by load"] == pytest.approx([0.1, 0.2])
+    figure = plots.layer_to_layer(torch.tensor([0.5]), torch.tensor([0.1]), {"alone": torch.tensor([0.4])}, [1, 3], 50)
+    assert title(figure) == (
+        "A layer's expert tells 0.50 bits about the next layer's, 0.10 of them more than alone: "
+        "sure in 0 of 1 pairs (n = 50)"
+    )
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["1 to 3"]
+    none = torch.zeros(0)
+    assert title(plots.layer_to_layer(none, none, {"alone": none}, [3], 50)).startswith("Only one layer has a router")
+
+
+def test_layers_are_named_by_the_side_on_which_a_difference_lies():
+    mean, half = torch.tensor([-0.02, 0.0, -0.03, 0.05]), torch.full((4,), 0.01)
+    expected = (
+        "more in layer 3 (by 5 points), less in layers 0 and 2 (by 2 to 3 points), no difference shown in layer 1"
+    )
+    assert plots.sides(mean, half, [0, 1, 2, 3]) == expected
+    assert plots.sides(torch.tensor([2.0]), torch.ones(1), [4], "{:.1f}") == "more in layer 4 (by 2.0)"
+    assert layers_named([0, 1, 2, 5]) == "layers 0 to 2 and 5" and layers_named([0, 2, 4, 6, 8]) == "5 layers"
+
+
+def test_the_pair_that_meets_most_beyond_its_load_is_named_but_none_that_is_too_rare():
+    pairs, chance = torch.zeros(2, 3, 3), torch.full((2, 3, 3), 20.0)
+    pairs[0, 0, 1] = pairs[0, 1, 0] = 30.0
+    pairs[1, 0, 2] = pairs[1, 2, 0] = 50.0
+    chance[1, 0, 2] = chance[1, 2, 0] = 2.0
+    figure = plots.co_activation(pairs, chance, [0, 6])
+    assert title(figure) == (
+        "Experts 0 and 1 of layer 0 answer together 1.5 times as often as their loads alone would make them (30 tokens)"
+    )
+    assert texts(figure.axes[0]) == ["1.5", "0.0", "0.0"]
+
+
+def test_the_largest_and_the_mildest_change_are_named_with_the_interval_over_chats():
+    changes = {"random experts": torch.tensor([[0.0, 0.2], [0.4, 0.6]]), "equal weights": torch.zeros(2, 2)}
+    figure = plots.changes_of_loss(changes, ["layer 0", "layer 3"], "its own routes")
+    assert title(figure) == (
+        "Largest sure rise: random experts, 0.5 ± 0.2 nats a token at layer 3; equal weights: at most 0 (n = 2 chats)"
+    )
+    alone = plots.changes_of_loss({"k = 1": torch.ones(1, 4)}, ["sums"], "k = 2")
+    assert title(alone) == "Largest sure rise: k = 1, 1 ± 0 nats a token at sums (n = 4 chats)"
+    unsure = plots.changes_of_loss({"k = 1": torch.tensor([[0.0, 0.02]])}, ["sums"], "k = 2")
+    assert title(unsure) == "No rise whose interval leaves out 0 (n = 2 chats)"
+
+
+def test_routes_over_training_are_drawn_up_to_the_step_before_the_last():
+    settled, chance = torch.tensor([[0.4, 0.5], [0.8, 0.7], [1.0, 1.0]]), torch.full((3, 2), 0.2)
+    figure = plots.routes_over_training(torch.tensor([100, 200, 300]), settled, chance, 60)
+    assert title(figure) == (
+        "Half of the tokens go to their last expert after 100 to 200 of 300 steps, 90% after 300 (n = 60)"
+    )
+    assert [list(line.get_ydata()) for line in figure.axes[0].lines] == [
+        pytest.approx([0.4, 0.8]),
+        pytest.approx([0.5, 0.7]),
+    ]
+
+
+def test_a_picture_in_few_colours_looks_the_same_and_is_smaller():
+    figure = plots.changes_of_loss({"k = 1": torch.rand(4, 24)}, ["a", "b", "c", "d"], "k = 2")
+    few, about = figure._repr_png_()
+    figure.few_colours = False
+    whole, same = figure._repr_png_()
+    assert about == same and len(few) < 0.6 * len(whole)
+    small, large = (imread(io.BytesIO(png)) for png in (few, whole))
+    assert small.shape == large.shape and abs(small - large).max() < 1 / 28

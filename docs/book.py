@@ -53,8 +53,8 @@ def pictures(cell: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
 
 def for_paper(page: str) -> str:
     """The one page, with all that is folded open, and a table of contents at its beginning."""
-    chapters = re.findall(r'<h1>(.*?)<a class="headerlink" href="(#[^"]+)"', page)
-    rows = "\n".join(f'<li><a href="{anchor}">{title}</a></li>' for title, anchor in chapters[1:])
+    chapters = re.findall(r'<h2>(.*?)<a class="headerlink" href="(#[^"]+)"', page)
+    rows = "\n".join(f'<li><a href="{anchor}">{title}</a></li>' for title, anchor in chapters)
     page = page.replace("<details>", "<details open>")
     return page.replace("</h1>", f"</h1>\n<nav class='contents'><ol>\n{rows}\n</ol></nav>", 1)
 

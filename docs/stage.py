@@ -147,7 +147,7 @@ class Stage:
         lines = ["# Glossary", "", "Each page links the first use of a term to here.", "", ":::{glossary}"]
         for entry in sorted(entries, key=lambda entry: entry["term"].lower()):
             where = f"Introduced in [{entry['chapter']}](notebooks/{entry['chapter']}.ipynb)."
-            lines += [entry["term"], f"  : {' '.join(entry['means'].split())} {where}", ""]
+            lines += [entry["term"], f"  {' '.join(entry['means'].split())} {where}", ""]
         self.put("glossary.md", "\n".join([*lines, ":::", ""]))
 
     def reference(self) -> None:

@@ -17,6 +17,7 @@ import stage
 import yaml
 from browser import browser, found
 from helpers import ROOT
+from page_window import needs_chromium
 from sphinx.cmd.build import build_main
 
 import qwen3_scratch
@@ -25,9 +26,6 @@ GLOSSARY = yaml.safe_load((ROOT / "docs" / "glossary.yml").read_text("utf-8"))
 SERIES = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 LOADING = {"link": "href", "script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src"}
 ADDRESS = "https://example.org/owner/name"
-needs_chromium = pytest.mark.skipif(
-    found() is None, reason="no Chromium here (Debian: apt install chromium): not tried"
-)
 
 
 class Page(HTMLParser):
@@ -168,6 +166,7 @@ def test_every_term_is_explained_once_and_the_chapter_it_is_from_leads_there(boo
     forms = [form.lower() for entry in GLOSSARY for form in (entry["term"], *entry.get("forms", ()))]
     assert len(set(forms)) == len(forms) and all(len(entry["means"].split()) >= 8 for entry in GLOSSARY)
     assert {anchor(term) for term in terms} <= book.pages["glossary.html"].ids
+    assert "<dd><p>:" not in book.pages["glossary.html"].text
     assert [entry["term"] for entry in GLOSSARY if leads(book.chapter(entry["chapter"]), entry["term"]) != 1] == []
 
 

@@ -2,15 +2,14 @@
 
 import re
 
+import nbformat
 import pytest
 import slides
 from browser import browser, found
 from helpers import ROOT, finished
+from page_window import needs_chromium
 
 pytestmark = pytest.mark.proof
-needs_chromium = pytest.mark.skipif(
-    found() is None, reason="no Chromium here (Debian: apt install chromium): not tried"
-)
 LECTURES = sorted((ROOT / "docs" / "lectures").glob("*.md"))
 
 
@@ -24,16 +23,20 @@ def test_the_book_is_one_pdf_with_all_chapters_and_an_outline(tmp_path):
     content = (tmp_path / "book.pdf").read_bytes()
     pages = len(re.findall(rb"/Type\s*/Page\b", content))
     assert content.startswith(b"%PDF") and pages > 150 and b"/Outlines" in content
+    page = (tmp_path / "book" / "page" / "paper.html").read_text("utf-8")
+    listed = re.findall(r'<li><a href="(#[^"]+)">(.+?)</a></li>', page.partition("</nav>")[0])
+    chapters = [nbformat.read(path, as_version=4).cells[0].source for path in (ROOT / "notebooks").glob("*.ipynb")]
+    assert {re.match("# (.+)", first)[1] for first in chapters} <= {title for _, title in listed}
+    assert [title for anchor, title in listed if f'id="{anchor[1:]}"' not in page] == []
 
 
+@needs_chromium
 @pytest.mark.parametrize("lecture", LECTURES, ids=lambda path: path.stem)
 def test_a_lecture_is_one_file_whose_slides_show_all_they_hold(lecture, tmp_path):
     slides.main(str(lecture), str(tmp_path / "slides.html"))
     text = (tmp_path / "slides.html").read_text("utf-8")
     assert re.findall(r"(?:src|href)=\"(?!data:)|url\(", text) == [] and text.count("<section>") >= 8
     assert [alt for alt in re.findall(r'<img alt="([^"]*)"', text) if len(alt.split()) < 5] == []
-    if found() is None:
-        pytest.skip("no Chromium here (Debian: apt install chromium): not tried")
     with browser(found()) as running:
         window = running.window()
         window.size(1280, 720)

@@ -9,6 +9,9 @@ from typing import Any
 class Error(ValueError):
     """One sentence: what is wrong, where, what was found, what was expected, what to do."""
 
+    def __str__(self) -> str:
+        return _printable(super().__str__())  # names of files are quoted, too, and may hold a line break
+
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows of it: the sentence, and not the way through our functions (an IPython hook)."""
         return [f"{type(self).__name__}: {self}"]
@@ -32,8 +35,12 @@ def shown(value: Any) -> str:
 
 def one_line(text: object) -> str:
     """What a library says, or a name from a file: nothing in it breaks the line or commands the terminal."""
-    found = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in str(text))
+    found = _printable(str(text))
     return found if len(found) <= 300 else f"{found[:300]}..."
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def first_of(names: Sequence[str]) -> str:

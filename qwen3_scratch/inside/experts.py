@@ -13,14 +13,15 @@ from ..model import LayerWeights, Ops, Route, expert_ffn, forward, moe_route
 from ..tiny.evaluate import Chats
 from ..tracing import trace
 
-FORCED = ("random experts", "the next in line", "equal weights")
+FORCED = ("random experts", "the next in line", "equal weights", "weights exchanged")
 
 
 def forced(checkpoint: Checkpoint, layer: int, way: str) -> Ops:
     """The steps in which one layer's tokens go elsewhere; their weights stay those of their own choices.
 
-    "random experts": any, drawn for each token. "the next in line": each choice moves down by one, so the first gets
-    nothing. "equal weights": the same experts, each counting alike.
+    "random experts": others than its own, drawn for each token (its own too where there are too few). "the next in
+    line": each choice moves down by one, so the first gets nothing. "equal weights": the same experts, each counting
+    alike. "weights exchanged": the first choice gets the last one's weight, and the other way round.
     """
     router = checkpoint.weights.layers[layer].router
 
@@ -30,10 +31,13 @@ def forced(checkpoint: Checkpoint, layer: int, way: str) -> Ops:
             return found
         if way == "random experts":
             drawn = torch.rand(found.logits.shape, generator=torch.Generator().manual_seed(0)).to(x.device)
+            drawn = drawn.scatter(1, found.experts, -drawn)  # its own come last
             return found._replace(experts=drawn.topk(top_k, dim=-1).indices)
         if way == "the next in line":
             line = found.logits.float().topk(min(top_k + 1, len(given)), dim=-1).indices
             return found._replace(experts=line[:, -top_k:])
+        if way == "weights exchanged":
+            return found._replace(weights=found.weights.flip(-1))
         return found._replace(weights=found.weights.mean(-1, keepdim=True).expand_as(found.weights))
 
     return Ops(route=route)

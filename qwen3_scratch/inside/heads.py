@@ -243,23 +243,3 @@ def first_place(weights: Weights, config: Config, token_ids: list[int], other: i
     looks = [head_weights(weights, config, torch.tensor([text], device=weights.embed_tokens.device)) for text in texts]
     as_it_is, without_it, another = (first_token(each) for each in looks[:3])
     return FirstPlace(as_it_is, without_it, another, looks[3][..., 2:, 1].mean((1, 3)))
-
-
-def largest_t(differences: Float[Tensor, "n *heads"], draws: int = 2000) -> tuple[Float[Tensor, "*heads"], float]:
-    """Student's t of each head's mean difference, and how often chance alone has a largest |t| as far out.
-
-    Among many heads one always looks best. So each text's differences change sign together at a coin's toss, many
-    times, and each time the largest |t| of all heads counts (the maximum of a permutation test: Nichols & Holmes 2002).
-    """
-    signs = torch.randint(0, 2, (draws, len(differences)), generator=torch.Generator().manual_seed(0)) * 2.0 - 1
-    flat = differences.flatten(1).double()
-
-    def t_of(means: Tensor) -> Tensor:  # changing signs leaves the squares as they are
-        n = len(flat)
-        variance = (flat.square().mean(0) - means.square()).clamp(min=1e-24) * n / (n - 1)
-        return means / (variance / n).sqrt()
-
-    found = t_of(flat.mean(0))
-    by_chance = t_of(signs.double() @ flat / len(flat)).abs().amax(1)
-    p = float((by_chance >= found.abs().max()).float().mean())
-    return found.view(differences.shape[1:]).float(), p

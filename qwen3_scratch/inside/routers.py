@@ -4,6 +4,7 @@ An expert of a token is its first choice, the strongest one, unless more are nam
 here is a row of a tensor, and `Reading.layers` has its number.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
@@ -14,7 +15,7 @@ from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.checkpoint import Checkpoint, tokenizer_of
 from ..model import forward
 from ..tiny import corpus
 from ..tiny.evaluate import chat_ids
@@ -38,13 +39,21 @@ class Reading(NamedTuple):
 
 
 @torch.inference_mode()
-def read_questions(checkpoint: Checkpoint, examples: Sequence[corpus.Example], batch: int = 24) -> Reading:
-    """The routes of every token of the examples' last questions, each read after the chat that led to it."""
+def read_questions(
+    checkpoint: Checkpoint, examples: Sequence[corpus.Example], batch: int = 24, *, answers: bool = False
+) -> Reading:
+    """The routes of every token of the examples' last questions, each read after the chat that led to it.
+
+    With `answers` those of their thinking and answers instead, up to the last token but one: the tokens from which the
+    model is to say what follows.
+    """
     chosen, seen, texts = [], [], []
     layers: tuple[int, ...] = ()
     for start in range(0, len(examples), batch):
         asked = examples[start : start + batch]
         chats = [chat_ids(checkpoint, example) for example in asked]
+        if answers:
+            chats = [(ids, answer_of(checkpoint, example, ids)) for example, (ids, _) in zip(asked, chats, strict=True)]
         token_ids = pad_sequence([torch.tensor(ids[: words.stop]) for ids, words in chats], batch_first=True)
         ends = torch.tensor([[words.start, words.stop] for _, words in chats])
         places = torch.arange(token_ids.shape[1])
@@ -62,6 +71,12 @@ def read_questions(checkpoint: Checkpoint, examples: Sequence[corpus.Example], b
     *front, token_ids, question, domain = torch.cat(texts, 1)
     routes = torch.cat(chosen, 1), torch.cat(seen, 1)
     return Reading(*routes, token_ids, torch.stack(front), question, domain, layers)
+
+
+def answer_of(checkpoint: Checkpoint, example: corpus.Example, ids: list[int]) -> slice:
+    """Where in a whole chat its thinking and answer stand, without what ends the turn."""
+    tokenizer = tokenizer_of(checkpoint)
+    return slice(len(tokenizer.encode(tokenizer.render_chat(example.messages))), len(ids) - 2)
 
 
 # ---- shares and bits, with chance beside them ----------------------------------------------------
@@ -210,14 +225,15 @@ def kept_words(
     typical: Mapping[int, Sequence[Sequence[str]]],
     texts: Sequence[str],
     tokens: Bool[Tensor, "tokens"],
-) -> tuple[Bool[Tensor, "2 found"], Int[Tensor, "found"]]:
+) -> tuple[Bool[Tensor, "2 found"], Int[Tensor, "found"], dict[int, list[float]]]:
     """Of some tokens, those that are a typical word in a layer: whether each goes to its expert, and whether it goes to
-    the expert that most of the other tokens of its layer go to; and its question.
+    the expert that most of the other tokens of its layer go to; and its question. At last, for each expert of a layer
+    which share of its words' tokens goes there (nan where none is met).
 
     `typical` has for each layer's number the words of each expert; a word of several belongs to the one where it stands
     higher. `texts` are the tokens of the reading as they are written.
     """
-    right, whose = [], []
+    right, whose, shares = [], [], {}
     for row, layer in enumerate(reading.layers):
         if layer in typical:
             ranked = [(place, expert) for expert, words in enumerate(typical[layer]) for place in range(len(words))]
@@ -226,12 +242,16 @@ def kept_words(
             sent, busiest = reading.first[row].tolist(), int(reading.first[row, ~tokens].bincount().argmax())
             right += [(sent[at] == expert, sent[at] == busiest) for at, expert in found]
             whose += [int(reading.question[at]) for at, _ in found]
-    return torch.tensor(right, dtype=torch.bool).view(-1, 2).T, torch.tensor(whose, dtype=torch.long)
+            own = [
+                [sent[at] == expert for at, home in found if home == expert] for expert in range(len(typical[layer]))
+            ]
+            shares[layer] = [sum(each) / len(each) if each else math.nan for each in own]
+    return torch.tensor(right, dtype=torch.bool).view(-1, 2).T, torch.tensor(whose, dtype=torch.long), shares
 
 
 def words_of(reading: Reading, row: int, expert: int, domain: int, most: int = 5) -> list[tuple[int, int]]:
-    """What an expert reads in a domain's questions: the commonest token ids, and how often it reads each."""
-    its = reading.token_ids[(reading.first[row] == expert) & (reading.domain == domain)]
+    """What an expert reads of a domain, by first or later choice: the commonest token ids, and how often each."""
+    its = reading.token_ids[(reading.experts[row] == expert).any(-1) & (reading.domain == domain)]
     tokens, counts = its.unique(return_counts=True)
     order = counts.argsort(descending=True, stable=True)[:most]
     return [(int(tokens[at]), int(counts[at])) for at in order.tolist()]

@@ -187,10 +187,10 @@ def head_sharing(heads: int, kinds: Mapping[str, int], cache_bytes: Sequence[int
         for head in range(heads):
             shared = head // group
             ax.plot((head, (shared + 0.5) * group - 0.5), (1, 0), color="#555555", lw=0.9, zorder=0)
-            _square(ax, head, 1, side, (PALE, "white")[shared % 2], "" if head % step else head)
+            _square(ax, head, 1, side, "white", "" if head % step else head)
         for shared in range(kv_heads):
             number = "" if shared % step and kv_heads > 16 else shared
-            _square(ax, (shared + 0.5) * group - 0.5, 0, side, (PALE, "white")[shared % 2], number)
+            _square(ax, (shared + 0.5) * group - 0.5, 0, side, PALE, number)
     below = ", ".join(map(str, kinds.values()))
     figure.alt = f"{heads} query heads above, lines from them down to {below} key/value heads. {title}."
     return figure

@@ -1,5 +1,6 @@
-"""Attention as diagrams: a weighted sum as vectors, every shape on the way, and what QK-norm keeps small."""
+"""Attention as diagrams: a weighted sum as vectors, and every shape on the way."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,20 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from .canvas import (  # fmt: skip
-    DARK,
-    MIDDLE,
-    PALE,
-    SMALL,
-    Figure,
-    draw_lines,
-    legend_beside,
-    logarithmic,
-    new_figure,
-    styled,
-)
+from .canvas import DARK, MIDDLE, PALE, SMALL, Figure, new_figure, styled
 
-__all__ = ["attention_shapes", "growing_scores", "weighted_sum"]
+__all__ = ["attention_shapes", "weighted_sum"]
 
 
 # ---- a weighted sum ----------------------------------------------------------------------------
@@ -79,58 +69,88 @@ def arrow(ax: Axes, start: Any, end: Any, **look: Any) -> None:
 
 STEP = 2.5  # from one column of tensors to the next
 WIDE, HIGH = 1.15, 0.72  # of a tensor
+ROWS = {"q": 1.45, "k": 0.0, "v": -1.45}  # where these three are drawn
 
 
 @styled
 def attention_shapes(hidden: int, heads: int, kv_heads: int, head_dim: int, seq: int) -> Figure:
     """Every tensor of attention with its shape, from `x` to what the layer adds: rows are tokens.
 
-    Heads that share have one shade, and lines join query heads with the key head that they read. Of many heads the
-    first 16 are drawn. One text, so that the dimension of the batch is left out.
+    Heads that share have one shade, and lines join query heads with the key head that they read, and this with its
+    value head. Of many heads the first 16 are drawn. One text, so that the dimension of the batch is left out.
     """
-    shared = f"{heads // kv_heads} query heads share a key/value head" if heads > kv_heads else "each head has its own"
+    group, wide, narrow = heads // kv_heads, heads * head_dim, kv_heads * head_dim
+    shared = f"{group} query heads share a key/value head" if group > 1 else "each head has its own"
     title = f"From {hidden} numbers a token to {heads} heads of {head_dim} and back: {shared}"
-    figure = new_figure(title, 9.6, 3.6)
+    figure = new_figure(title, 8.4, 3.9)
     ax = figure.subplots()
-    ax.set(xlim=(-0.75, 5 * STEP + 0.75), ylim=(-2.15, 2.1))
+    ax.set(xlim=(-0.75, 4 * STEP + 0.75), ylim=(-2.55, 2.1))
     ax.set_axis_off()
-    wide, narrow, group = heads * head_dim, kv_heads * head_dim, heads // kv_heads
-    all_q = tuple(head // group % 2 for head in range(min(heads, 16)))
+    all_q = tuple(head // group % 2 if group > 1 else 0 for head in range(min(heads, 16)))
     all_kv = all_q[::group]
     tensor(ax, 0, 0, "x", (seq, hidden), (0,))
-    for row, (name, count, step) in {
-        1.45: ("q", heads, "QK-norm\nrope"), 0.0: ("k", kv_heads, "QK-norm\nrope"), -1.45: ("v", kv_heads, "")
-    }.items():  # fmt: skip
-        shades = all_q if name == "q" else all_kv
-        tensor(ax, 1, row, f"{name}, one row", (seq, wide if name == "q" else narrow), shades)
-        tensor(ax, 2, row, f"{name}, in heads", (count, seq, head_dim), shades, apart=True, under=name == "k")
+    for name, row in ROWS.items():
+        shades, count = (all_q, heads) if name == "q" else (all_kv, kv_heads)
+        tensor(ax, 1, row, f"{name}, one row", (seq, count * head_dim), shades)
+        tensor(ax, 2, row, f"{name}, in heads", (count, seq, head_dim), shades, apart=True, beside=True)
         lead(ax, (0, 0), (1, row), f"{name}_proj")
-        lead(ax, (1, row), (2, row), f"cut\n{step}".strip())
-    for head in range(len(all_q)):
-        ends = (middle(2, head, len(all_q)), middle(2, head // group, len(all_kv)))
-        ax.plot(ends, (1.45 - HIGH / 2, HIGH / 2), color="#555555", lw=0.7, zorder=1)
-    tensor(ax, 3, 0.72, "weights", (heads, seq, seq), all_q, apart=True)
-    tensor(ax, 4, -0.36, "gathered", (heads, seq, head_dim), all_q, apart=True)
-    tensor(ax, 5, 1.0, "side by side", (seq, wide), all_q)
-    tensor(ax, 5, -1.25, "to the stream", (seq, hidden), (0,))
-    lead(ax, (2, 1.45), (3, 0.72), "")
-    lead(ax, (2, 0), (3, 0.72), "")
-    ax.text(3 * STEP, 1.72, "scores, mask,\nsoftmax", ha="center", va="center", fontsize=SMALL, style="italic")
-    lead(ax, (3, 0.72), (4, -0.36), "")
-    lead(ax, (2, -1.45), (4, -0.36), "")
-    ax.text(4 * STEP, -1.22, "weights @ v", ha="center", va="center", fontsize=SMALL, style="italic")
-    lead(ax, (4, -0.36), (5, 1.0), "merge")
-    ax.annotate("", (5 * STEP, -0.62), (5 * STEP, 0.34), arrowprops={"arrowstyle": "->", "lw": 0.9, "color": "#555555"})
-    ax.text(5 * STEP + 0.1, -0.14, "o_proj", ha="left", va="center", fontsize=SMALL, style="italic")
-    if heads > 16:
-        ax.text(2 * STEP, -2.13, "drawn: the first 16 query heads", ha="center", fontsize=SMALL, style="italic")
+        lead(ax, (1, row), (2, row), "cut" if name == "v" else "cut\nQK-norm\nrope")
+    join_heads(ax, len(all_q), group)
+    edge = squares(ax, 3, 0.72, "weights", (heads, seq, seq), all_q)
+    tensor(ax, 3, -1.45, "gathered", (heads, seq, head_dim), all_q, apart=True, under=True)
+    tensor(ax, 4, -1.45, "side by side", (seq, wide), all_q, under=True)
+    tensor(ax, 4, 0.72, "to the stream", (seq, hidden), (0,))
+    lead(ax, (2, 1.45), (3, 0.9), "")
+    lead(ax, (2, 0), (3, 0.54), "")
+    ax.text(3 * STEP, 1.07 + edge, "scores, mask, softmax", ha="center", va="center", fontsize=SMALL, style="italic")
+    upright(ax, 3, 0.44 - edge, -1.04, "weights @ v")
+    upright(ax, 4, -1.04, 0.1, "o_proj")
+    lead(ax, (2, -1.45), (3, -1.45), "")
+    lead(ax, (3, -1.45), (4, -1.45), "merge")
+    key = (
+        "neighbours of one shade share a key/value head; " * (group > 1)
+        + "lines: a query head, its key head, its value head"
+    )
+    key += "; drawn: the first 16 query heads" * (heads > 16)
+    ax.text(2 * STEP, -2.5, key, ha="center", va="bottom", fontsize=SMALL, color="#444444")
     figure.alt = (
         f"A diagram from left to right. x, {seq} tokens of {hidden} numbers, becomes q of {wide}, k and v of {narrow} "
         f"numbers; these are cut into {heads} and {kv_heads} heads of {head_dim}, and lines join each query "
-        "head with the key head that it reads; q and k give weights, weights and v what is gathered; the heads are put "
-        f"side by side and o_proj leads back to {hidden} numbers."
+        f"head with the key head and the value head that it reads; q and k give weights, {heads} squares, weights and "
+        f"v what is gathered; the heads are put side by side and o_proj leads back to {hidden} numbers."
     )
     return figure
+
+
+def join_heads(ax: Axes, heads: int, group: int) -> None:
+    """Lines from each query head down to its key head, and from each key head down to its value head."""
+    kv_heads = -(-heads // group)  # of a last group cut short, too
+    for head in range(heads):
+        ends = (middle(2, head, heads), middle(2, head // group, kv_heads))
+        ax.plot(ends, (ROWS["q"] - HIGH / 2, ROWS["k"] + HIGH / 2), color="#555555", lw=0.7, zorder=1)
+    for head in range(kv_heads):
+        place = middle(2, head, kv_heads)
+        ax.plot((place, place), (ROWS["k"] - HIGH / 2, ROWS["v"] + HIGH / 2), color="#555555", lw=0.7, zorder=1)
+
+
+def squares(ax: Axes, column: int, row: int | float, name: str, shape: Sequence[int], shades: Sequence[int]) -> float:
+    """The weights of each head as a square, in rows of up to four, with their name above and their shape below.
+
+    Gives how far they reach up and down from the middle.
+    """
+    step, rows = 0.33, math.ceil(len(shades) / 4)
+    for head, shade in enumerate(shades):
+        down, right = divmod(head, 4)
+        x = column * STEP + step * (right - min(len(shades), 4) / 2 + 0.08)
+        y = row + step * 1.1 * (rows / 2 - down - 0.92)
+        look: dict[str, Any] = {"fc": "white" if shade else PALE, "ec": DARK, "lw": 0.7}
+        ax.add_patch(Rectangle((x, y), 0.84 * step, 0.92 * step, zorder=2, **look))
+    edge = step * 1.1 * rows / 2 + 0.03
+    where: dict[str, Any] = {"ha": "center", "fontsize": SMALL + 0.5, "weight": "bold"}
+    ax.text(column * STEP, row + edge, name, va="bottom", **where)
+    sizes = f"[{', '.join(map(str, shape))}]"
+    ax.text(column * STEP, row - edge, sizes, ha="center", va="top", fontsize=SMALL)
+    return edge
 
 
 def middle(column: int, head: int, heads: int) -> float:
@@ -147,10 +167,12 @@ def tensor(
     shades: Sequence[int],
     apart: bool = False,
     under: bool = False,
+    beside: bool = False,
 ) -> None:
     """A tensor as a sheet whose parts are heads, or with its heads apart, with its name above and its shape below.
 
-    `shades` has a 0 (shaded) or 1 (white) for each head; `under` puts the name below, too.
+    `shades` has a 0 (shaded) or 1 (white) for each head; `under` puts the name below, too; `beside` puts both at the
+    right, where lines to other heads leave no place above and below.
     """
     part = WIDE / len(shades) * (0.62 if apart else 1)
     for head, shade in enumerate(shades):
@@ -160,13 +182,14 @@ def tensor(
     x, top = column * STEP, HIGH / 2 + 0.04
     if not apart:
         ax.add_patch(Rectangle((x - WIDE / 2, row - HIGH / 2), WIDE, HIGH, fill=False, ec=DARK, lw=0.8, zorder=3))
-    sizes, above = f"[{', '.join(map(str, shape))}]", not under and name.startswith("q, in heads")
-    bold: dict[str, Any] = {"ha": "center", "fontsize": SMALL + 0.5, "weight": "bold"}
-    if above:  # the place below is for lines to the keys
-        ax.text(x, row + top + 0.2, name, va="bottom", **bold)
-        ax.text(x, row + top, sizes, ha="center", va="bottom", fontsize=SMALL)
+    sizes = f"[{', '.join(map(str, shape))}]"
+    bold: dict[str, Any] = {"fontsize": SMALL + 0.5, "weight": "bold"}
+    if beside:
+        high = row + (0.42 if row > 0 else -0.2)  # away from the arrow, which leaves downwards from the first row
+        ax.text(x + 0.66, high, name, ha="left", va="center", **bold)
+        ax.text(x + 0.66, high - 0.2, sizes, ha="left", va="center", fontsize=SMALL)
     else:
-        ax.text(x, row - top if under else row + top, name, va="top" if under else "bottom", **bold)
+        ax.text(x, row - top if under else row + top, name, ha="center", va="top" if under else "bottom", **bold)
         ax.text(x, row - top - 0.2 * under, sizes, ha="center", va="top", fontsize=SMALL)
 
 
@@ -180,29 +203,9 @@ def lead(ax: Axes, start: tuple[int, int | float], end: tuple[int, int | float],
         ax.text((x0 + x1) / 2, (y0 + y1) / 2, name, bbox=back, **where)
 
 
-# ---- scores ------------------------------------------------------------------------------------
-
-
-@styled
-def growing_scores(
-    factors: Sequence[int], without: Sequence[int | float], normed: Sequence[int | float], bound: int | float
-) -> Figure:
-    """The largest score when queries and keys are made `factors` times as large, and what QK-norm holds it below."""
-    grown = [
-        "the same" if each[-1] < 1.01 * each[0] else f"{each[-1] / each[0]:,.3g} times" for each in (without, normed)
-    ]
-    title = f"Queries and keys {factors[-1] / factors[0]:,.0f} times as large: "
-    title += f"the largest score {grown[0]} without QK-norm, {grown[1]} with it"
-    figure = new_figure(title, 8.2, 2.9)
-    ax = figure.subplots()
-    draw_lines(ax, factors, {"without QK-norm": without, "with QK-norm": normed})
-    ax.axhline(bound, color="black", ls=":", lw=1.2, label=f"bound of QK-norm: {bound:,.3g}")
-    logarithmic(ax.xaxis, factors, base=2)
-    logarithmic(ax.yaxis, parts=(1, 3))
-    ax.set(xlabel="queries and keys, so many times as large", ylabel="largest score of all heads")
-    legend_beside(figure, ax)
-    said = (without[0], without[-1], normed[0], normed[-1], bound)
-    written = [f"{each:,.0f}" if each >= 100 else f"{each:.3g}" for each in said]
-    figure.alt = f"Two lines over the factor. Without QK-norm the largest score goes from {written[0]} to {written[1]}"
-    figure.alt += f"; with it from {written[2]} to {written[3]}. Dotted: the bound, {written[4]}."
-    return figure
+def upright(ax: Axes, column: int, start: int | float, end: int | float, name: str) -> None:
+    """An arrow up or down a column, with its step at the right."""
+    look = {"arrowstyle": "->", "lw": 0.9, "color": "#555555"}
+    ax.annotate("", (column * STEP, end), (column * STEP, start), arrowprops=look)
+    where: dict[str, Any] = {"ha": "left", "va": "center", "fontsize": SMALL, "style": "italic"}
+    ax.text(column * STEP + 0.1, (start + end) / 2, name, **where)

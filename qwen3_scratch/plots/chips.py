@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib import font_manager
 from matplotlib.axes import Axes
-from matplotlib.patches import FancyBboxPatch, Rectangle
+from matplotlib.patches import FancyBboxPatch
 
 from ..errors import Error
 from .canvas import DARK, FONT, LIT, PALE, SMALL, Figure, new_figure, styled
@@ -24,7 +24,8 @@ def token_chips(labels: Sequence[str], special: Sequence[bool], sent: Sequence[s
 
     A turn begins at `<|im_start|>`, and its role is the rest of that line. Where the last turn is open an empty chip
     stands for what the model will write. With `sent`, the roles of the messages that were sent, the title says whether
-    the tokens hold other turns than these. Raises Error where not every token is said to be special or not.
+    the tokens hold other turns than these; of a text without turns it says which words are in pieces. Raises Error
+    where not every token is said to be special or not.
     """
     if len(labels) != len(special):
         raise Error(f"special: {len(special)} found, expected one for each of the {len(labels)} tokens")
@@ -43,8 +44,7 @@ def token_chips(labels: Sequence[str], special: Sequence[bool], sent: Sequence[s
         title = _forged(turns_said, roles[: len(roles) - open_end], sent) if sent else title
         said = f"in turns of {', '.join(roles)}, special ones dark"
     else:
-        spaced = sum(label.startswith("␣") for label in labels)
-        title, said = f"{count} tokens, {spaced} of which bring the space before them", "words with their space"
+        title, said = _in_pieces(labels), "words with their space"
     left = 0.95 if chat else 0.1
     figure, ax = _lines(title, left + WIDE, HIGH * sum(heights))
     tops = [HIGH * sum(heights[:number]) for number in range(len(turns))]
@@ -67,12 +67,10 @@ def word_chips(
     places: Collection[int],
     below: Sequence[int] = (),
     named: str = "id",
-    written: int | None = None,
 ) -> Figure:
     """A text as its tokens, in lines as it is read; those at `places` are highlighted, and have a number `below`.
 
-    `named` says what these numbers are. From token number `written` on the model wrote them: a shaded ground. A line
-    break ends the line, but within an empty `<think>` block.
+    `named` says what these numbers are. A line break ends the line, but within an empty `<think>` block.
     """
     word = labels[min(places)] if places else ""
     times = {1: "once", 2: "twice"}.get(len(places), f"{len(places)} times")
@@ -88,13 +86,10 @@ def word_chips(
     figure, ax = _lines(title, most + 0.1, step * (placed[-1][1] + 1 if placed else 1))
     for at, (label, (along, line, wide)) in enumerate(zip(labels, placed, strict=True)):
         left, top = 0.1 + along, step * line
-        if written is not None and at >= written:  # a ground that is seen around a highlighted chip, too
-            ax.add_patch(Rectangle((left - 0.03, top), wide + GAP + 0.01, step, fc=PALE, ec="none", zorder=0.5))
         lit: dict[str, Any] = {"fc": LIT, "ec": "black", "lw": 1.6} if at in places else {}
         chip(ax, left, top, wide, label, bold=at in places, **lit)
         ax.text(left + wide / 2, top + 0.39, numbers[at], ha="center", va="center", fontsize=SMALL)
-    who = "" if written is None else " What the model wrote has a shaded ground."
-    figure.alt = f"The text in {len(labels)} boxes, one a token; the boxes of “{word}” are highlighted.{who}"
+    figure.alt = f"The text in {len(labels)} boxes, one a token; the boxes of “{word}” are highlighted."
     return figure
 
 
@@ -149,6 +144,21 @@ def text_width(text: str) -> float:
 def chip_width(text: str) -> float:
     """How many inches a chip with this text is wide, bold or not."""
     return 1.12 * text_width(text) + 0.12
+
+
+def _in_pieces(labels: Sequence[str]) -> str:
+    """Which words are more than one token: letters go on with a word unless they bring a space."""
+    words: list[list[str]] = []
+    for label in labels:
+        if words and label.isalpha() and words[-1][-1].lstrip("␣").isalpha():
+            words[-1].append(label)
+        else:
+            words.append([label])
+    cut, count = [word for word in words if len(word) > 1], len(labels)
+    if not cut:
+        return f"{count} tokens: no word is in pieces"
+    said = f"Only “{''.join(cut[0]).lstrip('␣')}” is" if len(cut) == 1 else f"{len(cut)} words are"
+    return f"{said} in pieces: {sum(map(len, cut))} of {count} tokens"
 
 
 def _forged(turns: str, closed: Sequence[str], sent: Sequence[str]) -> str:

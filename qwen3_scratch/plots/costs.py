@@ -106,19 +106,17 @@ def sampling_steps(steps: Mapping[str, Float[Tensor, "vocab"]], tokenizer: Token
 
 
 @styled
-def inverse_draw(
-    probability: Float[Tensor, "vocab"], uniform: float, tokenizer: Tokenizer | None, top: int = 12
-) -> Figure:
-    """A draw: tokens by id, each with its stretch of the line from 0 to 1, and where a number falls.
+def inverse_draw(probability: Float[Tensor, "words"], uniform: float, words: Sequence[str], top: int = 12) -> Figure:
+    """A draw: words, each with its stretch of the line from 0 to 1, and where a number falls.
 
-    The likeliest `top` tokens are named; the others stand together where they are.
+    The likeliest `top` words are named; the others stand together where they are.
     """
     reached = probability.double().cumsum(-1)
     chosen = min(int(torch.searchsorted(reached, uniform * reached[-1], right=True)), len(reached) - 1)
     likely = probability.topk(min(top, int((probability > 0).sum()))).indices.tolist()
     named = sorted({*likely, chosen})
-    (label,) = token_labels(tokenizer, [chosen])
-    title = f"The number {uniform:.2f} falls into the stretch of “{label}”, which is {probability[chosen]:.1%} long"
+    label = words[chosen]
+    title = f"The number {uniform:.2f} falls into the stretch of “{label}”, which is {probability[chosen]:.0%} long"
     figure = new_figure(title, 8.6, 0.9 + 0.19 * len(named) + 0.2)
     ax = figure.subplots()
     for place, token in enumerate(named):
@@ -127,12 +125,12 @@ def inverse_draw(
         ax.barh(place, size, left=stop - size, edgecolor=DARK, lw=0.6, height=0.75, **lit)
         ax.hlines(place, 0, stop - size, color="#bbbbbb", lw=0.6, zorder=0)
     ax.axvline(uniform, color="black", lw=1.2, ls="--")
-    ax.set(xlim=(0, 1), ylim=(len(named) - 0.4, -0.6), xlabel="cumulative probability (tokens by id)")
+    ax.set(xlim=(0, 1), ylim=(len(named) - 0.4, -0.6), xlabel="chances laid end to end")
     ax.xaxis.set_major_formatter(percent)
-    ax.set_yticks(range(len(named)), token_labels(tokenizer, named), fontsize=SMALL)
+    ax.set_yticks(range(len(named)), [words[token] for token in named], fontsize=SMALL + 1)
     ax.tick_params(axis="y", length=0)
     figure.alt = (
-        "Tokens as stretches laid end to end from 0 to 1, each in a line of its own, and a dashed line at the "
+        "Words as stretches laid end to end from 0 to 1, each in a line of its own, and a dashed line at the "
         f"number drawn, which crosses the stretch of “{label}”."
     )
     return figure

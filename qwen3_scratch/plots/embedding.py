@@ -85,7 +85,7 @@ def _own_kind(points: Tensor, kinds: Sequence[str]) -> str:
     nearest = torch.cdist(points, points).fill_diagonal_(math.inf).argmin(-1).tolist()
     own = sum(kinds[at] == kind for at, kind in zip(nearest, kinds, strict=True))
     chance = sum(list(kinds).count(kind) - 1 for kind in kinds) / (count - 1)
-    return f"{own} of {count} words have one of their own kind as nearest neighbour (by chance {chance:.0f})"
+    return f"On the map {own} of {count} words are nearest to their own kind (by chance {chance:.0f})"
 
 
 Box = tuple[float, float, float, float]  # left, lower, right, upper

@@ -63,32 +63,46 @@ def word_routes(routes: Mapping[int, Route], labels: Sequence[str]) -> Figure:
 
 
 @styled
-def domain_experts(counts: Float[Tensor, "domains experts"], domains: Sequence[str], layer: int) -> Figure:
-    """Domain by expert in one layer: the share of a domain's tokens that each expert gets, shaded by how many times the
-    expert's mean over the domains that is. Experts that hardly any token goes to are not shaded.
+def domain_experts(
+    counts: Mapping[str, Float[Tensor, "domains experts"]], domains: Sequence[str], layer: int
+) -> Figure:
+    """Domain by expert in one layer, a table for each kind of token: the share of a domain's tokens that each expert
+    gets, shaded by how many times the expert's mean over the domains that is. Rare experts are not shaded.
 
-    The title says which experts get far more of one domain than of any other, and which gets much of all.
+    The title says which experts get far more of one domain than of any other, for the first kind two, else one.
     """
-    share = counts / counts.sum(-1, keepdim=True).clamp(min=1)
-    mean = share.mean(0)
-    times = torch.where(mean >= 0.1 / len(mean), share / mean.clamp(min=1e-9), 0.0)
-    most, which = share.sort(0, descending=True)
-    apart, busy = (most[0] - most[1]).argsort(descending=True, stable=True)[:2].tolist(), int(share.amin(0).argmax())
-    said = [f"expert {one} gets {most[0, one]:.0%} of {domains[int(which[0, one])]} and at most {most[1, one]:.0%} of "
-            "any other domain" for one in apart]  # fmt: skip
-    title = f"Layer {layer}: {', '.join(said)}; expert {busy} gets {share[:, busy].min():.0%} or more of each"
-    figure = new_figure(title, 6.4, max(2.4, 1.2 + 0.24 * len(domains)))
-    ax = figure.subplots()
-    texts = [[f"{100 * one:.0f}" for one in row] for row in share.tolist()]
-    image = heatmap(ax, times, texts if len(mean) <= 16 else (), vmin=0, vmax=max(2.0, float(times.max())))
-    ax.set(xlabel="expert")
-    label_axis(ax.xaxis, range(len(mean)), 4.2)
-    label_axis(ax.yaxis, domains, 0.24 * len(domains))
+    shares = {kind: table / table.sum(-1, keepdim=True).clamp(min=1) for kind, table in counts.items()}
+    said = [f"{kind}: {most_apart(share, domains, 1 if at else 2)}" for at, (kind, share) in enumerate(shares.items())]
+    title = f"Layer {layer}, {'; '.join(said)}"
+    high = 0.24 * len(domains)
+    figure = new_figure(title, 7.2, max(2.4, 1.1 + (high + 0.35) * len(counts)))
+    axes = figure.subplots(len(counts), 1, squeeze=False)[:, 0]
+    means = {kind: share.mean(0) for kind, share in shares.items()}
+    times = [
+        torch.where(mean >= 0.1 / len(mean), shares[kind] / mean.clamp(min=1e-9), 0.0) for kind, mean in means.items()
+    ]
+    top = max(2.0, *(float(each.max()) for each in times))
+    for ax, (kind, share), shade in zip(axes, shares.items(), times, strict=True):
+        texts = [[f"{100 * one:.0f}" for one in row] for row in share.tolist()]
+        image = heatmap(ax, shade, texts if share.shape[1] <= 16 else (), vmin=0, vmax=top)
+        ax.set(xlabel="expert" if ax is axes[-1] else "", title=kind)
+        label_axis(ax.xaxis, range(share.shape[1]) if ax is axes[-1] else [""], 4.2)
+        label_axis(ax.yaxis, domains, high)
     colour_bar(figure, image, "times the mean\nof the column", format="{x:g}")
-    figure.alt = (
-        f"{title}. Rows are domains, columns experts; numbers are shares in percent, dark is far above the mean."
-    )
+    figure.alt = f"{title}. Rows are domains, columns experts; numbers are shares in percent, dark is far above the "
+    figure.alt += "mean."
     return figure
+
+
+def most_apart(share: Float[Tensor, "domains experts"], domains: Sequence[str], count: int) -> str:
+    """The experts that get far more of one domain than of any other, in words."""
+    most, which = share.sort(0, descending=True)
+    apart = (most[0] - most[1]).argsort(descending=True, stable=True)[:count].tolist()
+    return ", ".join(
+        f"expert {one} gets {most[0, one]:.0%} of {domains[int(which[0, one])]}, at most {most[1, one]:.0%} of another "
+        "domain"
+        for one in apart
+    )
 
 
 @styled
@@ -102,15 +116,13 @@ def information_test(
     """Bits that a layer's routes tell about a token's domain, and what three controls give: shuffled domains, random
     routers, and `words`, the trained routers shown each word's mean vector.
 
-    The title counts the layers in which 5% of the draws or more reach what was measured. `layers` are the layers'
-    numbers where they do not count from 0.
+    The title counts the layers in which 5% of the draws or more, or the words, reach what was measured. `layers` are
+    the layers' numbers where they do not count from 0.
     """
     count, numbers = len(measured), list(layers) or list(range(len(measured)))
     often = [int(((chance >= measured).float().mean(0) >= 0.05).sum()) for chance in (shuffled, random)]
-    title = f"Shuffles reach the measured bits in {often[0]} of {count} layers, random routers in {often[1]}; "
-    part = words / measured.clamp(min=1e-9)
-    ends = dict.fromkeys((int(part.argmin()), int(part.argmax())))
-    title += "of the bits, the words alone tell " + ", ".join(f"{part[at]:.0%} in layer {numbers[at]}" for at in ends)
+    title = f"Shuffles reach the measured bits in {often[0]} of {count} layers, random routers in {often[1]}, "
+    title += f"the words' mean vectors in {int((words >= measured).sum())}"
     rows = math.ceil(count / 4)
     figure = new_figure(title, max(5.6, 1.2 + 1.75 * min(count, 4)), 1.3 + 1.35 * rows)
     edge = 1.08 * max(float(part.max()) for part in (measured, shuffled, random, words))
@@ -126,10 +138,11 @@ def information_test(
         ax.set_ylabel("share of the draws" if first else "")
         ax.yaxis.set_major_formatter(percent)
         ax.tick_params(labelsize=SMALL)
-    names = [f"{len(shuffled)} shuffles", f"{len(random)} random routers", "measured", "words alone"]
+    names = [f"{len(shuffled)} shuffles", f"{len(random)} random routers", "measured", "words' mean vectors"]
     drawn: list[Any] = [*ax.containers, *ax.lines[:2]]
     figure.legend(drawn, names, loc="outside lower left", ncols=4, frameon=False)
-    figure.alt = f"{title}. For each layer two histograms of chance, a thick line where the measured bits are."
+    figure.alt = f"{title}. For each layer two histograms of chance, a thick line where the measured bits are, "
+    figure.alt += "a dotted one where the words' mean vectors are."
     figure.few_colours = True
     return figure
 

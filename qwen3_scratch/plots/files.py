@@ -1,5 +1,6 @@
 """What the files of a checkpoint hold: where bytes lie, tensors to scale, parameters by part, bits and rounding."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ SHADES = {
 }  # fmt: skip
 OTHER = ("#bbbbbb", "||")
 FORMATS = (("fp32", torch.float32, 8, 23), ("bf16", torch.bfloat16, 8, 7), ("fp16", torch.float16, 5, 10))
-THIN = 0.004  # of a strip
+THIN, APART = 0.004, 0.011  # of a strip: what is too thin to be seen, and the width of a triangle
 UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "bytes"))
 
 
@@ -40,9 +41,10 @@ def _look(part: str) -> dict[str, Any]:
 def _strip(ax: Axes, segments: Sequence[tuple[str, int]], start: int, stop: int, scale: float, mark: float) -> None:
     """The stretch of a file from byte `start` to `stop`, neighbours of one part as one box; `scale` bytes are 1.
 
-    A triangle at the height `mark` says where what is too thin to be seen lies: above the strip, or below it.
+    A triangle at the height `mark` says where what is too thin to be seen lies: above the strip, or below it. One that
+    would lie on its neighbour is moved beside it, if there is room.
     """
-    at = 0
+    at, last = 0, -math.inf
     drawn: list[tuple[str, int, int]] = []
     for part, size in segments:
         left, right = max(at, start), min(at + size, stop)
@@ -56,7 +58,10 @@ def _strip(ax: Axes, segments: Sequence[tuple[str, int]], start: int, stop: int,
         ax.add_patch(Rectangle((left / scale, 0), (right - left) / scale, 1, **_look(part)))
         if right - left < THIN * (stop - start):
             colour, form = _look(part)["fc"], "v" if mark > 1 else "^"
-            ax.plot((left + right) / 2 / scale, mark, form, ms=5, mfc=colour, mec="black", mew=0.5, clip_on=False)
+            middle, room = (left + right) / 2, APART * (stop - start)
+            beside = max(middle, last + room)
+            last = beside if beside < min(middle + 2 * room, stop) else middle  # among many it stays where it is
+            ax.plot(last / scale, mark, form, ms=5, mfc=colour, mec="black", mew=0.5, clip_on=False)
     ax.set(xlim=(start / scale, stop / scale), ylim=(0, 1), yticks=[])
     ax.spines[:].set_visible(False)
 

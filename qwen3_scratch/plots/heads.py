@@ -68,12 +68,18 @@ def head_scores(scores: Float[Tensor, "layers heads"], what: str, chance: float)
 
 @styled
 def head_map(
-    weights: Float[Tensor, "q_len k_len"], labels: Sequence[str], name: str, links: int = 4, start: int = 0
+    weights: Float[Tensor, "q_len k_len"],
+    labels: Sequence[str],
+    name: str,
+    links: int = 4,
+    start: int = 0,
+    frame: tuple[int, int] | None = None,
 ) -> Figure:
     """One head with readable labels: how much each token (row) looks at each token (column), and its strongest looks.
 
     `labels` name all keys; the queries are the last of them. `start` leaves out the columns before it, which are then
-    counted in no link. A token that can only look at itself is not counted as a look.
+    counted in no link. A token that can only look at itself is not counted as a look. `frame` marks one look, from a
+    token to another by their numbers among `labels`, and the title tells that one in place of the strongest.
     """
     values = weights.detach().float().cpu()[:, start:]
     q_len, k_len = values.shape
@@ -81,14 +87,18 @@ def head_map(
     order = values.flatten().argsort(descending=True, stable=True).tolist()
     found = [divmod(place, k_len) for place in order if place // k_len + past + start > 0][:links] or [(0, 0)]
     lines = [f"{labels[past + q]} → {labels[k]}: {spoken(float(values[q, k]))}, {back(past + q - k)}" for q, k in found]
-    q, k = found[0]
-    title = f"{name} looks hardest from “{labels[past + q]}” at “{labels[k]}”, {back(past + q - k)}"
+    q, k = found[0] if frame is None else (frame[0] - start - past, frame[1] - start)
+    hardest = "hardest " if frame is None else ""
+    title = f"{name} looks {hardest}from “{labels[past + q]}” at “{labels[k]}”, {back(past + q - k)}"
     title += f": {spoken(float(values[q, k]))}"
     wide, high = min(max(0.132 * k_len, 2.8), 6.0), min(max(0.132 * q_len, 2.0), 6.0)
     figure = new_figure(textwrap.fill(title, int((wide + 3.2) * 9)), wide + 3.4, high + 1.6)
     ax, side = figure.subplots(1, 2, width_ratios=(wide, 2.2))
     image = heatmap(ax, values, norm=SHARES, texts=())
     ax.spines[:].set(visible=True, color="#bbbbbb")
+    if frame is not None:
+        ax.add_patch(Rectangle((-0.5, q - 0.5), k_len, 1, fill=False, ec="#888888", lw=0.9, clip_on=False))
+        ax.add_patch(Rectangle((k - 0.5, q - 0.5), 1, 1, fill=False, ec="black", lw=2, clip_on=False))
     label_axis(ax.xaxis, labels, wide)
     label_axis(ax.yaxis, labels[past:], high)
     ax.set(xlabel="looked at", ylabel="looking")
@@ -111,29 +121,32 @@ def sink_trials(shares: Float[Tensor, "trials n"], head: tuple[int, int], token:
 
     The trials are those of `inside.heads.FirstPlace`, one row each; `n` are chats.
     """
-    name, least = head_name(*head), half_interval(shares)
-    on_place, on_token = float(shares[2].mean()), float(shares[3].mean())
+    name, (usual, _, on_place, on_token) = head_name(*head), shares.mean(1).tolist()
     apart = shares[3] - shares[2]  # of the same chats
-    usual = float(shares[0].mean())
-    if usual - chance < least[0]:
+    if usual - chance < half_interval(shares)[0]:
         title = f"{name}, the best, parks no more on the first place than an even look would"
-    elif usual < FOUND * chance:
-        title = f"{name}, the best, is a weak sink: {spoken(usual)} on the first place, an even look {spoken(chance)}"
-    elif abs(float(apart.mean())) < half_interval(apart[None])[0]:
-        title = f"{name} parks on {token} and on the first place alike: {spoken(on_token)} and {spoken(on_place)}"
-    elif on_token > on_place:
-        title = (
-            f"{name} hangs on the token {token} more than on the place: {spoken(on_token)} against {spoken(on_place)}"
-        )
     else:
-        title = f"{name} hangs on the first place more than on {token}: {spoken(on_place)} against {spoken(on_token)}"
-    figure = new_figure(title, 8.0, 2.3)
+        weak = "a weak" if usual < FOUND * chance else "a"
+        title = f"{name} is {weak} sink: {spoken(usual)} on the first place, an even look {spoken(chance)}; "
+        title += "it hangs on "
+        if abs(float(apart.mean())) <= half_interval(apart[None])[0]:
+            title += f"{token} and on the place alike: {spoken(on_token)} and {spoken(on_place)}"
+        elif on_token > on_place:
+            title += f"the token {token} more than on the place: {spoken(on_token)} against {spoken(on_place)}"
+        else:
+            title += f"the place more than on the token {token}: {spoken(on_place)} against {spoken(on_token)}"
+    figure = new_figure(title, 8.4, 2.5)
     ax = figure.subplots()
-    names = ("the first place, as it is", f"without {token}", "another token there", f"{token} one place on")
+    names = (
+        f"place 0, with {token} (as it is)",
+        f"place 0, once {token} is taken away",
+        f"place 0, with a word for {token}",
+        f"place 1, with {token} behind a word",
+    )
     error: dict[str, Any] = {"xerr": half_interval(shares).tolist(), "error_kw": {"lw": 1.0, "capsize": 2}}
     ax.barh(range(4), shares.mean(1).tolist(), 0.62, color=PALE, ec=DARK, lw=0.8, **error)
-    ax.axvline(chance, color="black", ls="--", lw=1.0, label="an even look")
-    ax.set(ylim=(3.5, -0.5), xlabel=f"share of the weight (n = {shares.shape[1]} chats, bars: 95%)")
+    ax.axvline(chance, color="black", ls="--", lw=1.0, label="an even look\nat place 0")
+    ax.set(ylim=(3.5, -0.5), xlabel=f"share of the weight that the place gets (n = {shares.shape[1]} chats, bars: 95%)")
     ax.set_yticks(range(4), names)
     ax.xaxis.set_major_formatter(percent)
     legend_beside(figure, ax)

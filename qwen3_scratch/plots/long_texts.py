@@ -25,23 +25,23 @@ from .canvas import (  # fmt: skip
     styled,
 )
 
-__all__ = ["loss_over_gaps", "met_angles", "slowed_pairs"]
+__all__ = ["loss_over_gaps", "met_angles", "scores_by_distance", "slowed_pairs"]
 
 
 @styled
 def met_angles(frequencies: Float[Tensor, "pairs"], usual: int, met: int, longer: int) -> Figure:
     """For some pairs the circle of their angles: dark what half the chats met, which have up to `usual` tokens, paler
-    what the longest of `met` tokens adds, thin and dashed what is new up to `longer`. Written below is how often the
-    pair turns within `met`; the first that does not come round is shown too."""
+    what the longest of those sampled, with `met` tokens, adds, thin and dashed what is new up to `longer`. Written
+    below is how often the pair turns within `met`; the first that does not come round is shown too."""
     turns = frequencies.float().cpu() * met / (2 * math.pi)
     new = int((turns < 1).sum())
     border = {int((turns < 1).long().argmax())} if new else set()
     pairs = sorted({round(at) for at in torch.linspace(0, len(turns) - 1, min(6, len(turns))).tolist()} | border)
-    title = f"{new} of {len(turns)} pairs do not come round within the {met:,} tokens of the longest chat"
+    title = f"{new} of {len(turns)} pairs do not come round within the {met:,} tokens of the longest chat sampled"
     figure = new_figure(title, max(7.4, 1.3 * len(pairs)), 2.45)
     looks: tuple[dict[str, Any], ...] = (
         {"color": DARK, "lw": 6, "ls": "-", "label": f"met in half the chats, up to {usual:,}"},
-        {"color": MIDDLE, "lw": 6, "ls": "-", "label": f"in the longest, up to {met:,}"},
+        {"color": MIDDLE, "lw": 6, "ls": "-", "label": f"in the longest sampled, up to {met:,}"},
         {"color": "#555555", "lw": 1.6, "ls": (0, (2, 1.2)), "label": f"new, up to {longer:,}"},
     )
     for ax, pair in zip(figure.subplots(1, len(pairs), squeeze=False)[0], pairs, strict=True):
@@ -102,7 +102,8 @@ def loss_over_gaps(losses: Mapping[str, Float[Tensor, "gaps chats"]], gaps: Sequ
     """How much more an answer costs than with the first kind when its positions begin so many later than the question
     ends, chat by chat, with 95% intervals.
 
-    The title says which lose less or more for sure at each of the last two gaps.
+    The title says which lose less or more for sure at each of the last two gaps. Kinds that are far off from the rest
+    have a panel of their own.
     """
     first, *others = losses
     apart = {name: losses[name] - losses[first] for name in others}  # [gaps, chats] each
@@ -116,22 +117,55 @@ def loss_over_gaps(losses: Mapping[str, Float[Tensor, "gaps chats"]], gaps: Sequ
         said = [f"{how} with {together(names)}" for names, how in ((less, "less"), (more, "more")) if names]
         found.append(f"at a gap of {gaps[at]:,} {', '.join(said) or 'none can be told apart'}")
     title = f"Loss against that of {first}: {'; '.join(found)}"
-    figure = new_figure(title, 8.6, 3.2)
-    ax = figure.subplots()
-    ax.axhline(0, color=GREY, lw=0.9, ls=(0, (6, 3)), label=f"{first} itself")
-    for number, name in enumerate(others):
-        places = [at + 0.2 * (number - (len(others) - 1) / 2) for at in range(len(gaps))]
-        look: dict[str, Any] = {"color": LINES[number][2], "ms": 5, "ls": "", "elinewidth": 1.1, "capsize": 2.5}
-        look |= {"marker": LINES[number][1], "mfc": "white" if number % 2 else LINES[number][2]}
-        ax.errorbar(places, mean[name].tolist(), error[name].tolist(), label=name, **look)
-    label_axis(ax.xaxis, [f"{gap:,}" for gap in gaps], 6.4)
-    ax.set(xlim=(-0.5, len(gaps) - 0.5), ylabel=f"loss minus that of {first} (nats)")
-    ax.set_xlabel(f"positions left out before the answer (n = {losses[first].shape[1]} chats, bars: 95%)")
+    figure = new_figure(title, 9.6, 3.2)
+    largest = {name: float(mean[name].abs().max()) for name in others}
+    usual = sorted(largest.values())[(len(others) - 1) // 2] if others else 0.0
+    far = [name for name in others if largest[name] > 3 * usual]
+    panels = [names for names in (far, [name for name in others if name not in far]) if names] or [[]]
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for ax, names in zip(axes, panels, strict=True):
+        ax.axhline(0, color=GREY, lw=0.9, ls=(0, (6, 3)), label=None if ax is not axes[0] else first)
+        for at, name in enumerate(names):
+            places = [gap + 0.12 * (at - (len(names) - 1) / 2) for gap in range(len(gaps))]
+            draw_marks(ax, places, mean[name], error[name], name, others.index(name))
+        label_axis(ax.xaxis, [f"{gap:,}" for gap in gaps], 6.4 / len(panels))
+        ax.set(xlim=(-0.5, len(gaps) - 0.5), title=together(names) if far else "")
+        ax.set_xlabel("positions left out before the answer")
+    axes[0].set_ylabel(f"loss minus that of {first} (nats)\nn = {losses[first].shape[1]} chats, whiskers: 95%")
     figure.legend(frameon=False, loc="outside right center")
     figure.alt = (
         f"By how much the mean loss on the answers differs from that of {first}, for each size of a gap in the "
         f"positions before them, with intervals; a mark each for {', '.join(others)}. {title}."
     )
+    return figure
+
+
+def draw_marks(ax: Axes, places: Sequence[int | float], mean: Tensor, error: Tensor, name: str, number: int) -> None:
+    """Marks with intervals, without a line between them; `number` chooses their look."""
+    look: dict[str, Any] = {"color": LINES[number][2], "ms": 5, "ls": "", "elinewidth": 1.1, "capsize": 2.5}
+    look |= {"marker": LINES[number][1], "mfc": "white" if number % 2 else LINES[number][2]}
+    ax.errorbar(places, mean.tolist(), error.tolist(), label=name, **look)
+
+
+@styled
+def scores_by_distance(scores: Mapping[str, Float[Tensor, "distances"]], ends: Mapping[str, int], name: str) -> Figure:
+    """The score of one query and key at every distance from 0 on, a line for each kind of rope.
+
+    `ends` are distances to be marked, each with its name; the title tells the scores at the last. `name` is the head's.
+    """
+    last = list(ends.values())[-1]
+    said = [f"{kind} {float(line[0]):.1f} to {float(line[last]):.1f}" for kind, line in scores.items()]
+    title = f"{name}'s score of one query and key from distance 0 to {last:,}: {', '.join(said)}"
+    figure = new_figure(title, 8.6, 3.0)
+    ax = figure.subplots()
+    lines = {kind: line.tolist() for kind, line in scores.items()}
+    draw_lines(ax, range(len(next(iter(scores.values())))), lines, marker=None, lw=1.3)
+    for (what, at), form in zip(ends.items(), ("--", ":", "-."), strict=False):
+        ax.axvline(at, color=GREY, lw=1.0, ls=form, label=f"{what}: {at:,}")
+    ax.axhline(0, color=GREY, lw=0.5)
+    ax.set(xlabel="distance from query to key (positions)", ylabel="score", xlim=(0, len(lines[next(iter(lines))]) - 1))
+    figure.legend(frameon=False, loc="outside right center")
+    figure.alt = f"A line over the distance for each of {', '.join(scores)}, and marks at {', '.join(ends)}. {title}."
     return figure
 
 

@@ -27,8 +27,7 @@ from .heads import head_name
 from .one_word import interval
 
 __all__ = [
-    "blinded", "copying_and_looking", "group_costs", "head_costs", "heads_over_training", "right_or_wrong_name",
-    "specificity", "ways_in",
+    "blinded", "copying_and_looking", "group_costs", "head_costs", "heads_over_training", "specificity", "ways_in",
 ]  # fmt: skip
 
 LOOKS = ((DARK, None), (PALE, "////"), ("white", None))  # of bars that stand side by side
@@ -63,7 +62,7 @@ def blinded(
 ) -> Figure:
     """What other heads still do after each head of `removed` is taken away: the first of `left` is what is asked.
 
-    The second is a control, which should stay. `whole` is what each does with all heads, a line each.
+    A second is a control, which should stay. `whole` is what each does with all heads, a line each.
     """
     (asked, values), *controls = left.items()
     worst = int(values.mean(1).argmin())
@@ -83,8 +82,9 @@ def blinded(
     n = values.shape[1]
     ax.set(ylabel="share of the weight", xlabel=f"the head removed (n = {n} {unit}, bars: 95%; lines: none removed)")
     ax.yaxis.set_major_formatter(percent)
-    legend_beside(figure, ax)
-    figure.alt = f"For each removed head two bars: {', '.join(left)}. {title}."
+    if controls:
+        legend_beside(figure, ax)
+    figure.alt = f"For each removed head a bar for {', and one for '.join(left)}. {title}."
     return figure
 
 
@@ -239,33 +239,6 @@ def copying_and_looking(
     ax.yaxis.set_major_formatter(percent)
     legend_beside(figure, ax)
     figure.alt = f"A mark for each head by looking (across) and copying (up). {title}."
-    return figure
-
-
-@styled
-def right_or_wrong_name(differences: Float[Tensor, "n layers heads"], p: float) -> Figure:
-    """How much more each head looks at the right name than at a wrong one; `p` is that of the largest |t|."""
-    n, _, heads = differences.shape
-    rows = differences.flatten(1).T
-    t = rows.mean(1) / (half_interval(rows) / 1.96).clamp(min=1e-12)
-    best = int(t.abs().argmax())
-    name = head_name(*divmod(best, heads))
-    if p > 0.05:
-        title = f"No head tells the right name from a wrong one: largest beside its own spread, {name}, p = {p:.2f}"
-    else:
-        more = "more" if t[best] > 0 else "less"
-        title = f"{name} looks {more} at the right name than at a wrong one: p = {p:.2g}"
-    figure = new_figure(title, 8.6, 2.5)
-    ax = figure.subplots()
-    ax.errorbar(range(len(rows)), rows.mean(1).tolist(), half_interval(rows).tolist(), fmt="o", color=DARK, ms=4, lw=1)
-    mark: dict[str, Any] = {"ms": 10, "mfc": "none", "mec": "black", "ls": "", "label": f"{name}: {t[best]:+.1f} SE"}
-    ax.plot(best, float(rows[best].mean()), "s", **mark)
-    ax.legend(frameon=False, loc="upper right")
-    ax.axhline(0, color="black", ls="--", lw=0.9)
-    label_axis(ax.xaxis, names_of_all(len(rows), heads), 7.8)
-    ax.set(ylabel="right less wrong", xlabel=f"head (n = {n} stories, bars: 95% of each head alone)")
-    ax.yaxis.set_major_formatter(percent)
-    figure.alt = f"A dot with an interval for each head, around a line at zero. {title}."
     return figure
 
 

@@ -56,10 +56,10 @@ def mixture_layer(route: Route, labels: Sequence[str]) -> Figure:
     """A mixture layer at work: each token, the router's probabilities, the experts, and each token's weighted sum.
 
     Solid bars are chosen; a line is the thicker the more the answer counts. Of few experts the probabilities are
-    written; of a sum the first two parts.
+    written, and the numbers below them; of a sum the first two parts.
     """
     (tokens, experts), top_k = route.logits.shape, route.experts.shape[1]
-    apart = 0.5
+    apart = 0.58 if experts <= 4 else 0.5
     high = apart * max(tokens, experts) + 0.6
     figure = new_figure(f"Each token passes {top_k} of {experts} experts; all {experts} are stored", 7.6, high + 0.4)
     ax = empty_axes(figure, 7.4, high)
@@ -72,19 +72,12 @@ def mixture_layer(route: Route, labels: Sequence[str]) -> Figure:
     for expert, y in enumerate(columns):
         look = {"fc": PALE} if expert in chosen_at_all else {"ls": "--", "ec": GREY}
         box(ax, 3.95, y, 0.9, f"expert {expert}", min(0.26, 0.3 * max(tokens, experts) / experts + 0.1), **look)
-    wide, shares = 1.3 / experts, route.logits.float().softmax(-1).tolist()
+    shares = route.logits.float().softmax(-1).tolist()
     for token, y in enumerate(rows):
         box(ax, 0.05, y, 0.95, labels[token])
         bend(ax, (1.0, y), (1.3, y), ec="#555555", lw=0.8)
         weights, chosen = route.weights[token].tolist(), route.experts[token].tolist()
-        ax.plot((1.35, 2.65), (y + 0.18, y + 0.18), color="#555555", lw=0.6)
-        for expert, share in enumerate(shares[token]):
-            face = DARK if expert in chosen else "white"
-            corner = (1.35 + (expert + 0.15) * wide, y + 0.18 - 0.38 * share)
-            ax.add_patch(Rectangle(corner, 0.7 * wide, 0.38 * share, fc=face, ec=DARK, lw=0.6))
-            if experts <= 4:
-                above = (corner[0] + 0.35 * wide, corner[1] - 0.02)
-                ax.text(*above, f"{share:.3g}", fontsize=SMALL - 1, ha="center", va="bottom")
+        share_bars(ax, y + 0.16, shares[token], chosen)
         for weight, expert in zip(weights, chosen, strict=True):
             look = {"ec": DARK if weight >= 0.5 else MIDDLE, "lw": 0.4 + 3 * weight}
             bend(ax, (2.7, y), (3.95, columns[expert]), **look)
@@ -100,6 +93,19 @@ def mixture_layer(route: Route, labels: Sequence[str]) -> Figure:
         f"a token stand its {experts} probabilities; lines lead from it to {top_k} experts and from these to its sum."
     )
     return figure
+
+
+def share_bars(ax: Axes, foot: float, shares: Sequence[float], chosen: Sequence[int]) -> None:
+    """A token's probabilities as bars, an expert each; the chosen ones solid."""
+    ax.plot((1.35, 2.65), (foot, foot), color="#555555", lw=0.6)
+    wide = 1.3 / len(shares)
+    for expert, share in enumerate(shares):
+        left, middle = 1.35 + (expert + 0.15) * wide, 1.35 + (expert + 0.5) * wide
+        face = DARK if expert in chosen else "white"
+        ax.add_patch(Rectangle((left, foot - 0.34 * share), 0.7 * wide, 0.34 * share, fc=face, ec=DARK, lw=0.6))
+        if len(shares) <= 4:
+            ax.text(middle, foot - 0.34 * share - 0.02, f"{share:.3g}", fontsize=SMALL - 1, ha="center", va="bottom")
+            ax.text(middle, foot + 0.02, f"E{expert}", fontsize=SMALL - 1, ha="center", va="top")
 
 
 @styled
@@ -187,8 +193,9 @@ def top_k_loss(
     ax.set_ylim(low, high)
     if high < 8 * low:
         logarithmic(ax.yaxis, parts=(1, 1.2, 1.5, 2, 3, 5, 8))
-    ax.text(0.99, 0.97, f"far above: {own} at random, × {ratio_text(drawn)}", fontsize=SMALL,
-            transform=ax.transAxes, ha="right", va="top")  # fmt: skip
+    beside = "left" if own == top_k[0] else "right" if own == top_k[-1] else "center"
+    far = f"↑ {own} at random, far above: × {ratio_text(drawn)}"
+    ax.text(top_k.index(own), 0.99, far, fontsize=SMALL, transform=ax.get_xaxis_transform(), ha=beside, va="top")
     label_axis(ax.xaxis, top_k, 4.5)
     ax.set(xlabel="experts that answer (grey: number of training)", xlim=(-0.5, len(top_k) - 0.5))
     ax.set_ylabel("loss over loss as trained\n(geometric mean)")

@@ -1,12 +1,13 @@
 """The first pictures: one word, followed from the question to the answer."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.image import AxesImage
 from matplotlib.patches import Patch, Rectangle
 from torch import Tensor
 
@@ -23,8 +24,6 @@ from .canvas import (  # fmt: skip
     colour_bar,
     heatmap,
     label_axis,
-    layers_named,
-    line_panels,
     new_figure,
     percent,
     spoken,
@@ -37,7 +36,7 @@ __all__ = [
     "first_words",
     "right_with_notes",
     "word_experts",
-    "word_looks",
+    "word_heads",
     "word_vectors",
 ]
 
@@ -101,59 +100,47 @@ def word_vectors(
 
 
 @styled
-def word_looks(weights: Float[Tensor, "layers k_len"], labels: Sequence[str], start: int = 0) -> Figure:
-    """What the last token of `labels` takes in from each token, layer by layer: the mean over the layer's heads.
+def word_heads(weights: Float[Tensor, "layers heads k_len"], labels: Sequence[str], at: int) -> Figure:
+    """What the last token of `labels` takes in from each token: the mean of each layer's heads, then one layer's heads.
 
-    A frame is around what each layer looks at most, the token itself left out. Columns have their place in the text as
-    a number. All places before `start` are one column, which holds their sum in each layer and has no shade.
+    That layer is the one with the head that looks most at the token `at`. A frame is around what each layer or head
+    looks at most, the token itself left out.
     """
-    before = weights[:, :-1].float().cpu()
-    title, told, tops = f"“{labels[-1]}” has no word before it to look at", "", []
-    if before.numel():
-        shares, tops = (found.tolist() for found in before.max(1))
-        layer = max(range(len(tops)), key=shares.__getitem__)
-        title = f"“{labels[-1]}” looks back most in layer {layer}: "
-        title += f"{spoken(shares[layer])} at “{labels[tops[layer]]}” (place {tops[layer]})"
-        _, *second = before.flatten().sort(descending=True).values[:2].tolist()
-        title += "".join(f"; the next look has {spoken(share)}" for share in second)
-        told = f" Most in each layer: {looked_at([f'“{labels[place]}” (place {place})' for place in tops])}."
-    columns, numbered = weights.float().cpu(), [f"{label} {place}" for place, label in enumerate(labels)]
-    if start:
-        sums = [f"{100 * share:.0f}" for share in columns[:, :start].sum(1).tolist()]
-        columns = torch.cat([torch.zeros(len(columns), 1), columns[:, start:]], 1)
-        numbered = [f"0 to {start - 1} together", *numbered[start:]]
-    high = min(max(0.22 * len(weights), 0.8), 7.0)
-    figure, panels = line_panels(title, len(numbered), 34, 0.24, high)
-    for ax, part in panels:
-        lines = columns[:, part].tolist()
-        texts = [[f"{100 * share:.0f}" if share >= 0.045 else "" for share in line] for line in lines]
-        if start and part.start == 0:
-            texts = [[summed, *line[1:]] for summed, line in zip(sums, texts, strict=True)]
-        image = heatmap(ax, columns[:, part], texts if len(weights) <= 16 else (), norm=SHARES)
-        count = len(numbered[part])
-        ax.add_patch(Rectangle((-0.5, -0.5), count, len(weights), fc="none", ec="#bbbbbb", lw=0.8))
-        for layer, place in enumerate(tops):
-            column = place - start + (start > 0)
-            if place >= start and part.start <= column < part.stop:
-                ax.add_patch(Rectangle((column - part.start - 0.5, layer - 0.5), 1, 1, fc="none", ec="black", lw=1.6))
-        ax.set(xlim=(-0.5, panels[0][1].stop - 0.5), ylabel="layer")
-        label_axis(ax.xaxis, numbered[part], 0.23 * count)
-        label_axis(ax.yaxis, range(len(weights)), high)
-    panels[-1][0].set_xlabel("token and its place; in the cells percent, from 5 on")
-    bar = colour_bar(figure, image, "attention, mean of heads\n(an uneven scale)")
+    wide = weights.float().cpu()
+    layer, head = divmod(int(wide[:, :, at].argmax()), wide.shape[1])
+    mean, most = wide[layer, :, at].mean(), wide[layer, head, at]
+    title = (
+        f"In layer {layer} the mean of the heads gives “{labels[at]}” {spoken(float(mean))}, "
+        f"head {head} alone {spoken(float(most))}"
+    )
+    numbered = [f"{label} {place}" for place, label in enumerate(labels)]
+    parts = {"mean of each layer's heads": (wide.mean(1), "layer"), f"heads of layer {layer}": (wide[layer], "head")}
+    across = min(0.27 * len(labels), 8.0)
+    heights = [min(max(0.22 * len(values), 0.8), 5.0) for values, _ in parts.values()]
+    figure = new_figure(title, max(6.2, across + 1.7), 1.9 + sum(heights))
+    figure.set_layout_engine("constrained", h_pad=0.08)
+    panels = figure.subplots(2, 1, height_ratios=heights)
+    for ax, high, (name, (values, row)) in zip(panels, heights, parts.items(), strict=True):
+        image = _shares(ax, values)
+        ax.set_title(name, fontsize=SMALL + 1)
+        ax.set_ylabel(row)
+        label_axis(ax.xaxis, numbered if ax is panels[-1] else [""], across)
+        label_axis(ax.yaxis, range(len(values)), high)
+    panels[-1].set_xlabel("token and its place; in the cells percent, from 5 on")
+    bar = colour_bar(figure, image, "attention (an uneven scale)")
     bar.set_ticks([0, 0.1, 0.3, 0.6, 1], labels=["0%", "10%", "30%", "60%", "100%"])
-    figure.alt = f"A row for each layer, a column for each token up to “{labels[-1]}”, darker where it looks more, "
-    figure.alt += f"a frame around the most in each layer, the token itself left out. {title}.{told}"
+    figure.alt = f"Above a row for each layer, below one for each head of layer {layer}; a column for each token up to "
+    figure.alt += f"“{labels[-1]}”, darker where it looks more, a frame around the most in each row. {title}."
     return figure
 
 
-def looked_at(words: Sequence[str]) -> str:
-    """What each layer looks at in a sentence: all of them for a few layers, else the commonest."""
-    if len(words) > 6:
-        word, times = Counter(words).most_common(1)[0]
-        return f"{word} in {times} of {len(words)} layers"
-    found = {word: [layer for layer, each in enumerate(words) if each == word] for word in words}
-    return ", ".join(f"{word} in {layers_named(layers)}" for word, layers in found.items())
+def _shares(ax: Axes, values: Float[Tensor, "rows columns"]) -> AxesImage:
+    """Shares as shades with their percents, from 5 on, and a frame around the most of each row but the last column."""
+    texts = [[f"{100 * share:.0f}" if share >= 0.045 else "" for share in line] for line in values.tolist()]
+    ax.add_patch(Rectangle((-0.5, -0.5), values.shape[1], len(values), fc="none", ec="#bbbbbb", lw=0.8))
+    for row, column in enumerate(values[:, :-1].argmax(1).tolist() if values.shape[1] > 1 else ()):
+        ax.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fc="none", ec="black", lw=1.6))
+    return heatmap(ax, values, texts if len(values) <= 16 else (), norm=SHARES)
 
 
 @styled
@@ -174,8 +161,10 @@ def word_experts(source: Trace, places: Sequence[int], names: Sequence[str]) -> 
         layers, picks = list(found), chosen[:, 0].count_nonzero()
         same = ((chosen[:, 0] > 0) & (chosen[:, -1] > 0)).sum(1)
         chance = float(picks) * (1 - float(chosen[0, 0].count_nonzero()) / total)
+        one, other = chosen[:, 0], chosen[:, -1]
+        moved = float((one - other).abs().sum() / (one + other).sum())  # of the weight, not at the same expert
         title = f"Same word, other place: {int(picks - same.sum())} of {int(picks)} choices differ"
-        title += f"; by chance {chance:.3g} would"
+        title += f" (by chance {chance:.3g}), {spoken(moved)} of the weight"
     else:
         layers = sorted({call.layer or 0 for call in source["decoder_layer"]})
         chosen, total = torch.ones(len(layers), len(places), 1), 1

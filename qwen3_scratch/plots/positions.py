@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.patches import Arc, Circle, Rectangle
 from torch import Tensor
@@ -31,11 +31,11 @@ from .one_word import interval
 
 __all__ = [
     "clock_hands",
-    "guesses_kept",
     "halves_and_neighbours",
     "looks_by_distance",
     "one_pair",
     "pair_wavelengths",
+    "score_waves",
 ]
 
 
@@ -84,8 +84,8 @@ def one_pair(
 
 @styled
 def clock_hands(frequencies: Float[Tensor, "pairs"], positions: Sequence[int]) -> Figure:
-    """Pairs as clocks: a row for each position, a column for each of at most eight pairs, a hand that stands at twelve
-    at position 0 and turns on as the pair does."""
+    """Pairs as clocks: a row for each position, a column for each of at most eight pairs, a hand that points right at
+    position 0 and turns on against the clock, as the pair does."""
     pairs = sorted({round(at) for at in torch.linspace(0, len(frequencies) - 1, min(8, len(frequencies))).tolist()})
     speeds = frequencies.float().cpu()
     still = int((speeds[pairs] * max(positions) < math.pi / 36).sum())
@@ -101,34 +101,37 @@ def clock_hands(frequencies: Float[Tensor, "pairs"], positions: Sequence[int]) -
         for column, pair in enumerate(pairs):
             angle = float(speeds[pair]) * position
             ax.add_patch(Circle((column, row), 0.4, fc="white", ec="#aaaaaa", lw=0.8))
-            tip = column + 0.38 * math.sin(angle), row - 0.38 * math.cos(angle)  # rows count downwards
+            tip = column + 0.38 * math.cos(angle), row - 0.38 * math.sin(angle)  # rows count downwards
             ax.plot((column, tip[0]), (row, tip[1]), color=DARK, lw=2)
             ax.plot(column, row, "o", color=DARK, ms=2.5)
     ax.set(xlim=(-0.5, len(pairs) - 0.5), ylim=(len(positions) - 0.5, -0.5), aspect="equal")
     label_axis(ax.xaxis, pairs, 0.62 * len(pairs))
     label_axis(ax.yaxis, [f"{position:,}" for position in positions], high)
-    ax.set(xlabel="pair: fast to the left, slow to the right (drawn as clocks turn)", ylabel="position")
+    ax.set(xlabel="pair: fast to the left, slow to the right (from the right, anticlockwise)", ylabel="position")
     ax.spines[:].set_visible(False)
     shown = ", ".join(map(str, pairs))
     figure.alt = f"A clock for each of the pairs {shown} at positions up to {max(positions)}: "
-    figure.alt += f"pair 0 points elsewhere each time, the hands of {still} slow pairs still point up."
+    figure.alt += f"pair 0 points elsewhere each time, the hands of {still} slow pairs still point right."
     return figure
 
 
 @styled
 def pair_wavelengths(frequencies: Float[Tensor, "pairs"], longest: int) -> Figure:
-    """After how many positions each pair has turned once, on a logarithmic axis, beside the longest text."""
+    """After how many positions each pair has turned once, on a logarithmic axis, beside the longest text; hollow marks
+    are the pairs that do not come round in it."""
     waves = 2 * math.pi / frequencies.float().cpu()
-    slow = int((waves > longest).sum())
-    figure = new_figure(f"{slow} of {len(waves)} pairs do not turn once within {longest:,} positions", 7.2, 2.9)
+    far = (waves > longest).nonzero().flatten().tolist()
+    slow = len(far)
+    figure = new_figure(f"{slow} of {len(waves)} pairs do not complete one turn within {longest:,} positions", 7.6, 2.9)
     ax = figure.subplots()
-    draw_lines(ax, range(len(waves)), {"wavelength": waves.tolist()})
+    draw_lines(ax, range(len(waves)), {"comes round": waves.tolist()})
+    ax.plot(far, waves[far].tolist(), "o", mfc="white", mec=DARK, ms=6, label="does not")
     ax.axhline(longest, color=GREY, lw=0.9, ls=(0, (6, 3)), label=f"{longest:,} positions")
     logarithmic(ax.yaxis)
     ax.set(xlabel="pair", ylabel="positions for one turn")
     figure.legend(frameon=False, loc="outside right center")
     figure.alt = f"Positions for one turn by pair, from {waves.min():,.0f} up to {waves.max():,.0f}; "
-    figure.alt += f"a dashed line at {longest:,} has {slow} pairs above it."
+    figure.alt += f"a dashed line at {longest:,} has {slow} pairs above it, with hollow marks."
     return figure
 
 
@@ -165,76 +168,23 @@ def halves_and_neighbours(head_dim: int = 8) -> Figure:
 
 
 @styled
-def guesses_kept(
-    kept: Mapping[str, Bool[Tensor, "chats positions"]], chance: Float[Tensor, "positions"], block: int = 5
-) -> Figure:
-    """Which share of next-token guesses a change leaves as they were, with 95% intervals: the first two blocks of
-    positions one by one, the others as means, behind a line. The title compares the first change with the last from the
-    second block on, chat by chat.
-
-    `chance` is the share of chats that have the commonest guess, at each position.
-    """
-    chats, length = next(iter(kept.values())).shape
-    singles = min(2 * block, length)
-    sizes = [1] * singles + [min(block, length - at) for at in range(singles, length, block)]
-    starts = [sum(sizes[:at]) for at in range(len(sizes))]
-    later = {name: float(values[:, block:].float().mean()) if length > block else 0.0 for name, values in kept.items()}
-    intact = int(torch.stack([values.all(0) for values in kept.values()]).all(0).long().cumprod(0).sum())
-    title = f"All guesses stay at the first {intact} of {length} positions"
-    (one, first), *_, (other, last) = kept.items()
-    if length > block:
-        lead = (first.float() - last.float())[:, block:].mean(1) * 100  # one difference a chat
-        mean, half = abs(float(lead.mean())), float(half_interval(lead[None]))
-        title += f"; from {block} on, “{one}” keeps "
-        if mean <= half:  # the interval holds 0
-            title += f"about as many as “{other}” (difference {mean:.0f} ± {half:.0f} points)"
-        else:
-            title += f"{mean:.0f} ± {half:.0f} points {'fewer' if lead.mean() < 0 else 'more'} than “{other}”"
-    figure = new_figure(title, 9.0, 3.5)
-    ax = figure.subplots()
-    places = [at + (0.6 if at >= singles else 0.0) for at in range(len(sizes))]
-    if len(sizes) > singles:
-        ax.axvline(singles - 0.2, color=GREY, lw=0.9)
-    named = {f"{name}: {spoken(later[name])} from {block} on": values for name, values in kept.items()}
-    parts = {name: values.float().split(sizes, dim=1) for name, values in named.items()}
-    blocks = {name: torch.stack([part.mean(1) for part in each]) for name, each in parts.items()}  # [blocks, chats]
-    draw_with_intervals(ax, places, blocks, 0.15)
-    usual = [float(part.mean()) for part in chance.split(sizes)]
-    ax.plot(places, usual, color=GREY, lw=0.9, ls=(0, (6, 3)), label="the commonest guess there")
-    names = [
-        f"{start}-{start + size - 1}" if size > 1 else f"{start}" for start, size in zip(starts, sizes, strict=True)
-    ]
-    ax.set_xticks(places, names, fontsize=SMALL)
-    said = f"; right of the line, means of {block} positions" if len(sizes) > singles else ""
-    ax.set(xlabel=f"positions (n = {chats} chats, bars: 95%{said})", ylabel="guesses that stay", ylim=(0, 1.05))
-    ax.yaxis.set_major_formatter(percent)
-    figure.legend(frameon=False, loc="outside lower center", ncols=len(kept) + 1)
-    figure.alt = "The share of next-token guesses that stay as they were, by position, a line for each change. "
-    figure.alt += "It begins at the top, where nearly all chats are alike, and a dashed line says how common the "
-    figure.alt += "commonest is."
-    return figure
-
-
-@styled
 def looks_by_distance(
-    turned: Float[Tensor, "layers texts heads seq seq"],
-    still: Float[Tensor, "layers texts heads seq seq"],
+    turned: Float[Tensor, "texts heads seq seq"],
+    still: Float[Tensor, "texts heads seq seq"],
     most: int = 12,
 ) -> Figure:
     """The weight that one head gives to each distance up to `most`, with rope and with the same queries and keys
-    unturned, with 95% intervals: the head that gives most to the three tokens before."""
-    turned, still = (by_distance(weights, most) for weights in (turned, still))  # [layers, heads, distances, texts]
-    near = turned[:, :, 1:4].sum(2).mean(-1)
-    layer, head = divmod(int(near.argmax()), near.shape[1])
-    shares = [float(part[layer, head, 1:4].sum(0).mean()) for part in (turned, still)]
-    title = f"Head {head} of layer {layer} gives the three tokens before {spoken(shares[0])} of its weight, "
-    title += f"unturned {spoken(shares[1])}"
+    unturned, with 95% intervals: the head of these that gives most to the token before."""
+    turned, still = (by_distance(weights, most) for weights in (turned, still))  # [heads, distances, texts]
+    head = int(turned[:, 1].mean(-1).argmax())
+    shares = [float(part[head, 1].mean()) for part in (turned, still)]
+    title = f"Head {head} gives the token before {spoken(shares[0])} of its weight, unturned {spoken(shares[1])}"
     figure = new_figure(title, 8.0, 2.9)
     ax = figure.subplots()
-    lines = {"turned by position": turned[layer, head], "not turned": still[layer, head]}
-    draw_with_intervals(ax, range(turned.shape[2]), lines, 0.12)
-    label_axis(ax.xaxis, range(turned.shape[2]), 4.5)
-    ax.set(xlabel=f"distance from the query back to the key (n = {turned.shape[3]} texts, bars: 95%)")
+    lines = {"turned by position": turned[head], "not turned": still[head]}
+    draw_with_intervals(ax, range(turned.shape[1]), lines, 0.12)
+    label_axis(ax.xaxis, range(turned.shape[1]), 4.5)
+    ax.set(xlabel=f"distance from the query back to the key (n = {turned.shape[2]} texts, bars: 95%)")
     ax.set(ylabel="weight", ylim=(0, None))
     ax.yaxis.set_major_formatter(percent)
     figure.legend(frameon=False, loc="outside right center")
@@ -242,13 +192,56 @@ def looks_by_distance(
     return figure
 
 
-def by_distance(
-    weights: Float[Tensor, "layers texts heads seq seq"], most: int
-) -> Float[Tensor, "layers heads distances texts"]:
+@styled
+def score_waves(
+    query: Float[Tensor, "head_dim"],
+    key: Float[Tensor, "head_dim"],
+    frequencies: Float[Tensor, "pairs"],
+    names: tuple[str, str],
+    farthest: int = 60,
+) -> Figure:
+    """The score of one query with one key, both yet unturned, if the key stood 0 to `farthest` tokens before it: the
+    sum over all pairs and, below it, the terms of the three pairs that change most with the distance.
+
+    `names` are those of the tokens of query and key.
+    """
+    waves = pair_terms(query, key, frequencies, farthest)
+    total = waves.sum(1)
+    spans = waves.amax(0) - waves.amin(0)
+    shown = sorted(spans.topk(min(3, len(spans))).indices.tolist())
+    best, calm = int(total.argmax()), int((spans < 0.1).sum())
+    title = f"The score of “{names[0]}” with “{names[1]}” is highest at distance {best}; "
+    title += f"the terms of {calm} of {len(spans)} pairs change by less than 0.1 over {farthest} tokens"
+    figure = new_figure(title, 8.4, 4.4)
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    draw_lines(upper, range(farthest + 1), {"sum of all pairs": total.tolist()})
+    draw_lines(lower, range(farthest + 1), {f"pair {pair}": waves[:, pair].tolist() for pair in shown})
+    for ax, label in ((upper, "score"), (lower, "terms of 3 pairs")):
+        for line in ax.lines:
+            line.set_marker("")
+        ax.axhline(0, color=GREY, lw=0.7, zorder=0)
+        ax.set(ylabel=label)
+        ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    lower.set(xlabel="distance from the query back to the key")
+    figure.alt = f"Above, the score by distance; below, the waves of pairs {', '.join(map(str, shown))}. {title}."
+    return figure
+
+
+def pair_terms(
+    query: Float[Tensor, "head_dim"], key: Float[Tensor, "head_dim"], frequencies: Float[Tensor, "pairs"], farthest: int
+) -> Float[Tensor, "distances pairs"]:
+    """What each pair adds to the score at each distance: pairs are halves, and the root is divided by."""
+    a, b = (vector.double().cpu().unflatten(0, (2, -1)) for vector in (query, key))  # [2, pairs] each
+    angles = torch.arange(farthest + 1)[:, None] * frequencies.double().cpu()
+    along, across = (a * b).sum(0), b[0] * a[1] - b[1] * a[0]
+    return (along * angles.cos() - across * angles.sin()) / math.sqrt(len(query))
+
+
+def by_distance(weights: Float[Tensor, "texts heads seq seq"], most: int) -> Float[Tensor, "heads distances texts"]:
     """The mean weight at each distance back, of the queries that have a key at every distance."""
     most = min(most, weights.shape[-1] - 1)
-    back = [weights.diagonal(-far, 3, 4)[..., most - far :].mean(-1) for far in range(most + 1)]
-    return torch.stack(back).permute(1, 3, 0, 2)
+    back = [weights.diagonal(-far, 2, 3)[..., most - far :].mean(-1) for far in range(most + 1)]
+    return torch.stack(back).permute(2, 0, 1)
 
 
 def draw_with_intervals(

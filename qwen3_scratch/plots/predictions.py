@@ -19,14 +19,13 @@ from .canvas import (  # fmt: skip
     heatmap,
     label_axis,
     line_panels,
-    logarithmic,
     new_figure,
     percent,
     styled,
     token_labels,
 )
 
-__all__ = ["logit_lens", "logit_parts", "next_token_bars", "stream_lengths"]
+__all__ = ["logit_lens", "logit_parts", "next_token_bars"]
 
 
 @styled
@@ -92,32 +91,6 @@ def logit_lens(
 def two_digits(value: float) -> str:
     """A number as it is spoken: two digits, and no power of ten before a million."""
     return f"{float(f'{value:.2g}'):,g}"
-
-
-@styled
-def stream_lengths(stream: Float[Tensor, "depths tokens"], **added: Float[Tensor, "layers tokens"]) -> Figure:
-    """The length of the residual stream at each depth, embedding first, and of what each layer's steps add to it.
-
-    Medians over the tokens, on a logarithmic axis, so that a short embedding is seen as well.
-    """
-    middle = stream.float().median(-1).values.tolist()
-    first = " and ".join(two_digits(float(values[0].float().median())) for values in added.values())
-    title = f"The embedding has length {two_digits(middle[0])}; layer 0 adds {first}"
-    figure = new_figure(title, 7.2, 2.9)
-    ax, depths = figure.subplots(), range(len(stream))
-    ax.plot(depths, middle, "o-", color=DARK, ms=4, lw=2, label="stream")
-    for (name, values), form in zip(added.items(), ("s--", "^:", "v-."), strict=False):
-        median = values.float().median(-1).values.tolist()
-        ax.plot(depths[1:], median, form, color=MIDDLE, ms=4, label=f"added by {name.replace('_', '-')}")
-    logarithmic(ax.yaxis, parts=(1, 2, 5))
-    label_axis(ax.xaxis, ["embedding", *(f"layer {number}" for number in depths[:-1])], 5.0)
-    ax.set_ylabel("median length")
-    figure.legend(frameon=False, loc="outside right center")
-    figure.alt = (
-        f"On a logarithmic axis the stream goes from a median length of {two_digits(middle[0])} at the embedding to "
-        f"{two_digits(middle[-1])} after the last layer; beside it what attention and feed-forward add in each layer."
-    )
-    return figure
 
 
 @styled

@@ -1,12 +1,14 @@
 """What routers are found to do: the words of experts, loyal words, neighbours, other routes, routes over training."""
 
+import math
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullLocator
 from torch import Tensor
 
@@ -35,10 +37,10 @@ from .canvas import (  # fmt: skip
 )
 
 __all__ = [
-    "changes_of_loss", "co_activation", "expert_words", "layer_to_layer", "routes_over_training",
-    "sides", "token_to_token", "word_loyalty",
+    "changes_of_loss", "co_activation", "expert_words", "routes_over_training", "sides", "word_loyalty",
 ]  # fmt: skip
 MOST_ROWS = 16  # experts that a table of words shows
+RARER_OR_OFTENER = LinearSegmentedColormap.from_list("rarer", ["#d8b27a", "white", DARK])  # than by load
 
 
 def span(values: Tensor, text: str = "{:.0%}") -> str:
@@ -74,8 +76,13 @@ def sides(
     return ", ".join([*found, f"no difference shown in {layers_named(rest)}"] if rest else found)
 
 
-def table_of_words(title: str, columns: Mapping[str, Sequence[Sequence[str]]]) -> Figure:
-    """Experts from top to bottom, and in each column the words that belong to them, as many as there is room for."""
+def table_of_words(
+    title: str, columns: Mapping[str, Sequence[Sequence[str]]], shares: Sequence[Sequence[float]]
+) -> Figure:
+    """Experts from top to bottom, and in each column the words that belong to them, as many as there is room for.
+
+    At the right edge of each cell its share; below a half the cell is grey.
+    """
     count = min(MOST_ROWS, max(map(len, columns.values())))
     wide, step = min(3.4, 8.6 / len(columns)), 0.22
     figure = new_figure(title, 0.9 + wide * len(columns), 0.75 + step * (count + 1))
@@ -84,10 +91,12 @@ def table_of_words(title: str, columns: Mapping[str, Sequence[Sequence[str]]]) -
     ax.set_axis_off()
     for column, (head, rows) in enumerate(columns.items()):
         ax.text(column * wide + 0.08, -0.5, head, fontsize=SMALL + 1, va="center", style="italic")
-        for row, words in enumerate(rows[:count]):
-            look: dict[str, Any] = {"fc": (PALE, "white")[row % 2], "ec": "none", "alpha": 0.6}
-            ax.add_patch(Rectangle((column * wide, row), wide - 0.06, 1, **look))
-            room, shown = int((wide - 0.2) / (SMALL * 0.62 / 72)), ""
+        for row, (words, share) in enumerate(zip(rows[:count], shares[column], strict=False)):
+            look: dict[str, Any] = {"fc": PALE if share >= 0.5 else "#e4e4e4", "ec": "none", "alpha": 0.6}
+            ax.add_patch(Rectangle((column * wide, row), wide - 0.06, 0.92, **look))
+            many = "" if math.isnan(share) else f"{share:.0%}"
+            ax.text((column + 1) * wide - 0.1, row + 0.5, many, fontsize=SMALL, va="center", ha="right")
+            room, shown = int((wide - 0.55) / (SMALL * 0.62 / 72)), ""
             for word in dict.fromkeys(map(with_signs, words)):
                 longer = f"{shown}   {word}" if shown else word
                 shown = longer if len(longer) <= room else shown
@@ -99,16 +108,28 @@ def table_of_words(title: str, columns: Mapping[str, Sequence[Sequence[str]]]) -
 
 @styled
 def expert_words(
-    words: Mapping[int, Sequence[Sequence[str]]], share: Float[Tensor, "2"], half: Float[Tensor, "2"], tokens: int
+    words: Mapping[int, Sequence[Sequence[str]]],
+    shares: Mapping[int, Sequence[float]],
+    share: Float[Tensor, "2"],
+    half: Float[Tensor, "2"],
+    whose: Int[Tensor, "tokens"],
 ) -> Figure:
-    """The words typical of each expert, a column a layer; and of `tokens` such words on other texts, the share that
-    went there, and that which went to the layer's busiest expert."""
+    """The words typical of each expert, a column a layer, each cell with its share of these words on other texts; and
+    of all such tokens the share that went there, and that which went to the layer's busiest expert.
+
+    `whose` is the text that each token stands in.
+    """
     experts = len(next(iter(words.values())))
     there, busiest = (f"{spoken(float(one))} ± {rounded(100 * float(by))}" for one, by in zip(share, half, strict=True))
     title = f"On the other questions, {there} of these words go to the expert that they are typical of, {busiest} to "
-    title += f"the busiest expert of the layer (n\u00a0=\u00a0{tokens:,})"
-    figure = table_of_words(title, {f"layer {layer}": rows for layer, rows in words.items()})
-    figure.alt = f"A table of {len(words)} layers and {experts} experts, in each cell its typical words. {title}."
+    title += f"the busiest expert of the layer (n\u00a0=\u00a0{len(whose):,} tokens of {len(whose.unique())} questions)"
+    cells = [one for layer in words for one in shares[layer]]
+    few = f"{sum(one < 0.5 for one in cells)} of {len(cells)} cells keep less than half"
+    figure = table_of_words(
+        f"{title}; {few}", {f"layer {layer}": rows for layer, rows in words.items()}, [shares[layer] for layer in words]
+    )
+    figure.alt = f"A table of {len(words)} layers and {experts} experts, in each cell its typical words and the share "
+    figure.alt += f"of their tokens that goes there. {title}; {few}."
     figure.few_colours = True
     return figure
 
@@ -133,72 +154,12 @@ def word_loyalty(
         its = order[part]
         image = heatmap(ax, loyal[:, its], favourite[:, its].tolist(), vmin=0, vmax=1)
         label_axis(ax.xaxis, [labels[at] for at in its.tolist()], 0.2 * len(its))
+        for text in ax.get_xticklabels():
+            text.set_rotation(0 if len(text.get_text()) <= 2 else 90)  # a sign that lies on its side is another one
         label_axis(ax.yaxis, layers, high)
         ax.set(xlim=(-0.5, panels[0][1].stop - 0.5), ylabel="layer")
     colour_bar(figure, image, "share to that expert")
     figure.alt = f"{title}. Columns are words, from loyal ones to changing ones; numbers are experts, dark is always."
-    return figure
-
-
-def beside_controls(
-    title: str, values: Tensor, half: Tensor, controls: Mapping[str, Tensor], places: Sequence[str]
-) -> Figure:
-    """What was measured with its 95% interval, and beside it what each control gives, at each place."""
-    figure = new_figure(title, 7.0, 2.5)
-    ax, looks = figure.subplots(), (("s", MIDDLE), ("^", "#555555"), ("D", "white"), ("v", PALE))
-    at = list(range(len(places)))
-    ax.errorbar(at, values.tolist(), half.tolist(), fmt="o", color="black", ms=5, capsize=3, label="measured")
-    for number, ((name, control), (form, face)) in enumerate(zip(controls.items(), looks, strict=False)):
-        beside = [place + 0.12 * (number + 1) for place in at]
-        ax.plot(beside, control.tolist(), form, mfc=face, mec="black", mew=0.7, ms=5.5, ls="none", label=name)
-    label_axis(ax.xaxis, places, 5.0)
-    ax.set(xlim=(-0.4, len(places) - 0.3), ylim=(0, None))
-    legend_beside(figure, ax)
-    figure.few_colours = True
-    return figure
-
-
-@styled
-def token_to_token(
-    share: Float[Tensor, "layers"],
-    half: Float[Tensor, "layers"],
-    controls: Mapping[str, Float[Tensor, "layers"]],
-    apart: tuple[Float[Tensor, "layers"], Float[Tensor, "layers"]],
-    layers: Sequence[int],
-    pairs: int,
-) -> Figure:
-    """How often a token takes the expert of the token before it, with what chance would give.
-
-    `apart` is the difference from the last control and half of its 95% interval.
-    """
-    title = f"Neighbours share an expert in {span(share)} of pairs; compared with {list(controls)[-1]}: "
-    title += f"{sides(*apart, layers)} (n\u00a0=\u00a0{pairs:,})"
-    figure = beside_controls(title, share, half, controls, [f"layer {layer}" for layer in layers])
-    figure.axes[0].set_ylabel("same expert as before")
-    figure.axes[0].yaxis.set_major_formatter(percent)
-    figure.alt = f"{title}. Dots with intervals for each layer, and beside them {', '.join(controls)}."
-    return figure
-
-
-@styled
-def layer_to_layer(
-    told: Float[Tensor, "pairs"],
-    half: Float[Tensor, "pairs"],
-    controls: Mapping[str, Float[Tensor, "pairs"]],
-    layers: Sequence[int],
-    tokens: int,
-) -> Figure:
-    """How many bits a token's expert in one layer tells about its expert in the next, with controls."""
-    if not len(told):
-        return new_figure("Only one layer has a router: there is no next one to tell", 7.0, 0.6)
-    beyond = told - list(controls.values())[-1]
-    title = f"A layer's expert tells {span(told, '{:.2f}')} bits about the next layer's, {span(beyond, '{:.2f}')} of "
-    title += f"them more than {list(controls)[-1]}: sure in {int((beyond > half).sum())} of {len(told)} pairs "
-    title += f"(n\u00a0=\u00a0{tokens:,})"
-    places = [f"{one} to {two}" for one, two in pairwise(layers)]
-    figure = beside_controls(title, told, half, controls, places)
-    figure.axes[0].set(ylabel="bits", xlabel="layers")
-    figure.alt = f"{title}. Dots for each pair of layers, and beside them {', '.join(controls)}."
     return figure
 
 
@@ -219,13 +180,17 @@ def co_activation(
     lines = (len(layers) + 3) // 4
     figure = new_figure(title, 2.2 + 1.55 * max(2, min(4, len(layers))), 0.9 + lines * (high + 0.5))
     top = max(2.0, float(sure.max()))
+    middle = {"cmap": RARER_OR_OFTENER, "norm": TwoSlopeNorm(1.0, 0.0, top)}
     for number, (ax, first, last) in enumerate(small_multiples(figure, len(layers))):
         rows = enumerate(ratio[number].tolist())
         texts = [
             [f"{value:.1f}" if b > a and not 0.5 < value < 1.5 else "" for b, value in enumerate(line)]
             for a, line in rows
         ]
-        image = heatmap(ax, ratio[number], texts if experts <= 8 else (), vmin=0, vmax=top)
+        upper = torch.ones(experts, experts).triu(1) > 0
+        image = heatmap(ax, ratio[number].where(upper, 1.0), texts if experts <= 8 else (), **middle)
+        for text in filter(Text.get_text, ax.texts):
+            text.set_color("white" if float(text.get_text()) > 0.6 * top else "black")
         ax.set(title=f"layer {layers[number]}", xlabel="expert" if last else "", ylabel="expert" if first else "")
         label_axis(ax.xaxis, range(experts) if last else [""], 1.4)
         label_axis(ax.yaxis, range(experts) if first else [""], high)

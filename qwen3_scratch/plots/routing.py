@@ -199,7 +199,8 @@ def silu_gate(gate: Float[Tensor, "tokens intermediate"]) -> Figure:
     title = f"{float((gate < 0).float().mean()):.0%} of the gates are negative; silu turns them into −0.28 to 0"
     figure = new_figure(title, 6.5, 3.4)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    edge = max(4.0, float(gate.abs().max()))
+    edge = max(4.0, float(gate.abs().quantile(0.999)))
+    beyond = int((gate.abs() > edge).sum())
     x = torch.linspace(-edge, edge, 201)
     above.plot(x.tolist(), F.silu(x).tolist(), color=DARK, label="silu")
     above.plot(x.tolist(), x.relu().tolist(), ":", color="black", label="relu")
@@ -209,7 +210,10 @@ def silu_gate(gate: Float[Tensor, "tokens intermediate"]) -> Figure:
     width = 2 * edge / 40
     counts = ((gate + edge) / width).long().clamp(0, 39).bincount(minlength=40) / len(gate)
     below.bar((x[:-1:5] + width / 2).tolist(), counts.tolist(), width, color=MIDDLE, edgecolor=DARK, lw=0.4)
-    below.set(xlabel="gate, before silu", ylabel="share of gates")
+    below.set(ylabel="share of gates")
+    below.set_xlabel(
+        "gate, before silu" + f" ({beyond} of {len(gate):,} lie farther out: in the last bars)" * bool(beyond)
+    )
     below.yaxis.set_major_formatter(percent)
     figure.alt = (
         "silu follows relu for large numbers and dips a little below 0 for negative ones, where relu is flat; under it "

@@ -13,12 +13,10 @@ from torch import Tensor
 from .canvas import (  # fmt: skip
     DARK,
     GREY,
-    MIDDLE,
     Figure,
     colour_bar,
     heatmap,
     label_axis,
-    legend_beside,
     logarithmic,
     new_figure,
     styled,
@@ -27,7 +25,6 @@ from .canvas import (  # fmt: skip
 __all__ = [
     "norm_inputs",
     "norm_weights",
-    "norms_in_the_plane",
     "token_similarity",
 ]
 
@@ -72,44 +69,6 @@ def token_similarity(
     label_axis(ax.yaxis, labels, size * 0.85)
     colour_bar(figure, image, "cosine (in the cells: hundredths)" if count <= 24 else "cosine", format=None)
     figure.alt = f"The cosine of each pair of {count} tokens as a shade, every pair once; lines part kinds. {title}."
-    return figure
-
-
-@styled
-def norms_in_the_plane(points: Float[Tensor, "points 2"]) -> Figure:
-    """Vectors of two numbers before and after: divided by their root mean square, and made by LayerNorm.
-
-    LayerNorm's two steps are drawn apart: dotted the subtraction of the mean, then an arrow for the division.
-    """
-    points = points.float().cpu()
-    by_rms = points / points.pow(2).mean(-1, keepdim=True).sqrt()
-    by_layer = F.layer_norm(points, (2,), eps=0.0)
-    ends = len((by_layer * 100).round().unique(dim=0))
-    title = f"In two dimensions rms_norm keeps all {len(points)} directions, LayerNorm only {ends}"
-    figure = new_figure(title, 7.6, 4.0)
-    reach = 1.15 * float(points.abs().max())
-    for ax, name, after in zip(figure.subplots(1, 2), ("rms_norm", "LayerNorm"), (by_rms, by_layer), strict=True):
-        between = points if name == "rms_norm" else points - points.mean(-1, keepdim=True)  # LayerNorm's first step
-        for start, turn, end in zip(points.tolist(), between.tolist(), after.tolist(), strict=True):
-            ax.plot(*zip(start, turn, strict=True), color="#555555", lw=1.1, ls=":", zorder=0)
-            ax.annotate("", end, turn, arrowprops={"arrowstyle": "->", "color": GREY, "lw": 0.9})
-        if name == "rms_norm":
-            angles = torch.linspace(0, 2 * math.pi, 200)
-            ax.plot(math.sqrt(2) * angles.cos(), math.sqrt(2) * angles.sin(), color=MIDDLE, lw=1, zorder=0)
-        else:
-            ax.plot((-reach, reach), (reach, -reach), color=MIDDLE, lw=1, ls="--", zorder=0)
-        ax.scatter(*points.T.tolist(), s=26, fc="white", ec=DARK, label="before")
-        ax.scatter(*after.T.tolist(), s=34, marker="s", color=DARK, label="after")
-        steps = "divide" if name == "rms_norm" else "subtract the mean (dotted), then divide"
-        ax.set(
-            title=f"{name}: {steps}", xlabel="first number", xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal"
-        )
-    figure.axes[0].set_ylabel("second number")
-    legend_beside(figure, ax)
-    figure.alt = (
-        f"{len(points)} points in a plane; rms_norm moves each along its own ray onto a circle, LayerNorm moves"
-        f" all to a falling line first and then along it onto {ends} points."
-    )
     return figure
 
 

@@ -27,7 +27,7 @@ ASKED = "Who has the kite?"
 @pytest.fixture(scope="module")
 def model() -> Checkpoint:
     """It ends a turn by half of all tokens, so that answers have many lengths."""
-    return checkpoint(seed=3, generation_config={"eos_token_id": EVEN})
+    return checkpoint(seed=6, generation_config={"eos_token_id": EVEN})
 
 
 def outcome(model: Checkpoint, prompt=ASKED, **options):
@@ -44,7 +44,7 @@ def outcome(model: Checkpoint, prompt=ASKED, **options):
 TOOLS = [{"type": "function", "function": {"name": "look_up"}}]
 CHANGES = dict(
     max_new_tokens=16, min_new_tokens=24, num_samples=2, thinking=False, temperature=3.0, top_k=5, top_p=0.9, min_p=0.2,
-    repetition_penalty=1.3, presence_penalty=2.0, frequency_penalty=-2.0, seed=5, stop=["g", "r"],
+    repetition_penalty=1.3, presence_penalty=2.0, frequency_penalty=-2.0, seed=5, stop=["q", "w"],
     tools=TOOLS, raw=True,
 )  # fmt: skip
 DRAWING = {"temperature", "top_k", "top_p", "min_p"}
@@ -59,7 +59,7 @@ NEUTRAL = {
 
 @pytest.mark.parametrize("name", only(CHANGES, "top_p", "raw"))
 def test_an_option_changes_the_answer_or_is_refused_or_said_to_be_neutral_beside_any_other(model, name):
-    endless = checkpoint(seed=3)
+    endless = checkpoint(seed=6)
     for other in ("", *CHANGES):
         before = {"seed": 1} | ({other: CHANGES[other]} if other else {})
         after = before | {name: CHANGES[name]}

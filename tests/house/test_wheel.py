@@ -52,7 +52,9 @@ def alone(wheel) -> Iterator[Path]:
 def test_the_wheel_holds_the_package_with_its_types_and_the_checkpoint_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     package = {path.relative_to(ROOT).as_posix() for path in (ROOT / "qwen3_scratch").rglob("*") if path.is_file()}
-    checkpoint = {f"qwen3_scratch/data/tiny-moe/{path.name}" for path in (ROOT / "data" / "tiny-moe").iterdir()}
+    tiny = ROOT / "data" / "tiny-moe"
+    files = [path.relative_to(tiny).as_posix() for path in tiny.rglob("*") if path.is_file()]
+    checkpoint = {f"qwen3_scratch/data/tiny-moe/{name}" for name in files}
     expected = {name for name in package if "__pycache__" not in name} | checkpoint
     assert {name for name in names if ".dist-info/" not in name} == expected
     assert "qwen3_scratch/py.typed" in names and any(name.endswith("/LICENSE") for name in names)

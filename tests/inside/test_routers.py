@@ -1,5 +1,7 @@
 """What the measures of routers say is true, on routes made to do one thing and on the embedded checkpoint."""
 
+import math
+
 import pytest
 import torch
 from helpers import checkpoint, unchecked
@@ -74,6 +76,15 @@ def test_a_reading_holds_what_one_question_read_alone_gives(tiny, examples, read
             torch.testing.assert_close(reading.seen[row, its], call.inputs["x"][words], atol=1e-4, rtol=1e-4)
 
 
+def test_what_is_read_while_answering_is_all_from_the_prompt_to_the_token_before_the_end(tiny, examples):
+    found = read_questions(tiny, examples[:4], answers=True)
+    for number in range(4):
+        ids, _ = chat_ids(tiny, examples[number])
+        prompt = tiny.tokenizer.encode(tiny.tokenizer.render_chat(examples[number].messages))
+        own = found.token_ids[found.question == number].tolist()
+        assert prompt + own == ids[:-2] and tiny.tokenizer.decode(ids[-2:], skip_special_tokens=False) == "<|im_end|>\n"
+
+
 def test_dense_layers_are_left_out_of_a_reading(examples):
     found = read_questions(checkpoint(mlp_only_layers=(0,)), examples[:3])
     assert found.layers == (1,) and len(found.experts) == len(found.seen) == 1
@@ -136,9 +147,10 @@ def test_words_that_are_typical_of_several_count_for_the_one_where_they_stand_hi
     reading = made([0, 1, 1, 0], [5, 6, 5, 7], [0] * 4, [0, 0, 1, 1])
     texts, every = ["a", "b", "a", "c"], torch.ones(4, dtype=torch.bool)
     some = torch.tensor([True, True, True, False])  # the other one goes to expert 0: the busiest
-    kept, whose = kept_words(reading, {0: [["a", "b"], ["b", "a"]]}, texts, some)
+    kept, whose, shares = kept_words(reading, {0: [["a", "b"], ["b", "a"], ["d"]]}, texts, some)
     assert kept.tolist() == [[True, True, False], [True, False, False]] and whose.tolist() == [0, 0, 1]
-    kept, whose = kept_words(reading, {}, texts, every)
+    assert shares[0][:2] == [0.5, 1.0] and math.isnan(shares[0][2])  # the third expert's word is met nowhere
+    kept, whose, _ = kept_words(reading, {}, texts, every)
     assert mean_by_question(kept, whose)[0].tolist() == [0, 0]
 
 

@@ -1,14 +1,10 @@
-"""A story of one's own, and whom heads look at without notes."""
+"""A story of one's own: what is noted and looked up."""
 
 import pytest
-import torch
 from helpers import checkpoint
 
 from qwen3_scratch import load_checkpoint
-from qwen3_scratch.generation import prompt_ids
-from qwen3_scratch.inside.stories import SPARE, name_looks, tell
-from qwen3_scratch.tiny.evaluate import questions
-from qwen3_scratch.tracing import head_weights
+from qwen3_scratch.inside.stories import SPARE, tell
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +33,3 @@ def test_where_a_story_asks_for_no_look_up_it_is_said_and_another_told(tiny, ask
 def test_a_checkpoint_that_notes_nothing_is_exchanged_for_the_embedded_one():
     told = tell(checkpoint(), SPARE)
     assert told.said.startswith("This checkpoint looks nothing up") and told.checkpoint.path.name == "tiny-moe"
-
-
-def test_looks_at_names_are_those_at_the_right_one_less_the_mean_of_the_wrong(tiny):
-    example = next(e for e in questions("stories", 60) if e.kind == "who_has" and e.thinking.count("- ") == 2)
-    ids = prompt_ids(tiny, example.messages, thinking=False)
-    looks = head_weights(tiny.weights, tiny.config, torch.tensor([ids]))[:, 0, :, -1]
-    names = [line.split()[1] for line in example.thinking.splitlines()[:2]]
-    right = example.answer.split()[0]
-    (wrong,) = set(names) - {right}
-    texts = [tiny.tokenizer.decode([token]).strip() for token in ids]
-    on = {name: looks[..., [text == name for text in texts]].sum(-1) for name in (right, wrong)}
-    torch.testing.assert_close(name_looks(tiny, [example]), (on[right] - on[wrong])[None])

@@ -72,11 +72,12 @@ def test_lines_lead_from_each_query_head_to_the_head_that_it_shares(kv_heads):
     assert [below.index(end) for _, end in lines] == [head // (6 // kv_heads) for head in range(6)]
 
 
-def test_neighbouring_groups_differ_in_shade():
+def test_heads_that_are_kept_are_shaded_and_those_that_ask_are_not():
     figure = plots.head_sharing(4, {"kind": 2}, [1])
-    above = [line for line in figure.axes[0].lines if list(line.get_ydata()) == [1]]
-    shades = [to_hex(line.get_markerfacecolor()) for line in above]
-    assert shades[0] == shades[1] != shades[2] == shades[3]
+    drawn = [line for line in figure.axes[0].lines if line.get_marker() == "s"]
+    squares = [(line.get_ydata()[0], to_hex(line.get_markerfacecolor())) for line in drawn]
+    shades = {place: {shade for row, shade in squares if row == place} for place in (0, 1)}
+    assert shades == {0: {"#c6dbef"}, 1: {"#ffffff"}}
 
 
 def test_the_cache_of_each_kind_is_named():

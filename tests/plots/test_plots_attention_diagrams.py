@@ -1,5 +1,6 @@
 """What the diagrams of attention say is what the numbers say."""
 
+import pytest
 import torch
 from drawings import title
 
@@ -34,12 +35,16 @@ def test_every_shape_of_attention_is_written():
     assert written == ["[7, 12]", *inside, "[4, 7, 7]", "[4, 7, 5]", "[7, 20]", "[7, 12]"]
     assert title(figure) == "From 12 numbers a token to 4 heads of 5 and back: 2 query heads share a key/value head"
     assert title(plots.attention_shapes(12, 4, 4, 5, 7)).endswith("each head has its own")
-    assert len(figure.axes[0].lines) == 4  # from each query head to the key head that it reads
+    lines = [list(line.get_xdata()) for line in figure.axes[0].lines]
+    assert len(lines) == 4 + 2  # from each query head to the key head that it reads, from each key head to its value
+    assert lines[0][1] == lines[1][1] == lines[4][0] < lines[2][1] == lines[3][1] == lines[5][0]
+    texts = " ".join(text.get_text() for text in figure.axes[0].texts)
+    assert "neighbours of one shade share" in texts
 
 
-def test_growth_is_told_with_and_without_the_norm():
-    figure = plots.growing_scores([1, 2, 4], [0.5, 2, 8], [1.5, 1.5, 1.5], bound=6)
-    said = "Queries and keys 4 times as large: the largest score 16 times without QK-norm, the same with it"
-    assert title(figure) == said
-    assert "from 0.5 to 8; with it from 1.5 to 1.5" in figure.alt
-    assert list(figure.axes[0].lines[-1].get_ydata()) == [6, 6]
+def test_the_weights_are_a_square_for_each_head_and_without_groups_all_have_one_shade():
+    panel = plots.attention_shapes(12, 4, 4, 5, 7).axes[0]
+    small = [patch for patch in panel.patches if patch.get_width() == pytest.approx(0.84 * 0.33)]
+    assert len(small) == 4
+    assert len({patch.get_facecolor() for patch in panel.patches if patch.get_fill()}) == 1
+    assert "shade" not in " ".join(text.get_text() for text in panel.texts)

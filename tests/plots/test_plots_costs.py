@@ -43,10 +43,10 @@ def test_sampling_steps_count_what_is_left_and_cross_out_the_rest():
 
 
 @pytest.mark.parametrize(("uniform", "token"), [(0.0, 0), (0.49, 0), (0.5, 2), (0.99, 2)])
-def test_inverse_draw_finds_the_token_and_leaves_out_what_cannot_be_drawn(uniform, token):
-    figure = plots.inverse_draw(torch.tensor([0.5, 0.0, 0.5]), uniform, None)
-    assert title(figure) == f"The number {uniform:.2f} falls into the stretch of “#{token}”, which is 50.0% long"
-    assert ticks(figure.axes[0].yaxis) == ["#0", "#2"]
+def test_inverse_draw_finds_the_word_and_leaves_out_what_cannot_be_drawn(uniform, token):
+    figure = plots.inverse_draw(torch.tensor([0.5, 0.0, 0.5]), uniform, "abc")
+    assert title(figure) == f"The number {uniform:.2f} falls into the stretch of “{'abc'[token]}”, which is 50% long"
+    assert ticks(figure.axes[0].yaxis) == ["a", "c"]
 
 
 def test_shares_right_names_the_groups_whose_intervals_do_not_overlap():

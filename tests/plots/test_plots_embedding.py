@@ -10,7 +10,7 @@ from qwen3_scratch import plots
 def test_embedding_map_counts_neighbours_of_a_kind_and_says_what_its_plane_holds():
     vectors = torch.tensor([[3.0, 1, 0], [3, -1, 0], [-3, 1, 0], [-3, -1, 0]])
     figure = plots.embedding_map(vectors, ["red", "blue", "Leo", "Mia"], ["colours", "colours", "names", "names"])
-    assert title(figure) == "4 of 4 words have one of their own kind as nearest neighbour (by chance 1)"
+    assert title(figure) == "On the map 4 of 4 words are nearest to their own kind (by chance 1)"
     ax = figure.axes[0]
     assert ax.get_xlabel() == "first direction: 90% of the variance of these 4 words"
     assert ax.get_ylabel() == "second direction: 10%"
@@ -22,7 +22,7 @@ def test_embedding_map_counts_neighbours_of_a_kind_and_says_what_its_plane_holds
 def test_embedding_map_counts_a_word_among_strangers_as_such():
     vectors = torch.tensor([[1.0, 0.1], [1.0, 0.2], [0.1, 1.0]])
     figure = plots.embedding_map(vectors, ["red", "blue", "Leo"], ["colours", "colours", "names"])
-    assert title(figure) == "2 of 3 words have one of their own kind as nearest neighbour (by chance 1)"
+    assert title(figure) == "On the map 2 of 3 words are nearest to their own kind (by chance 1)"
 
 
 def test_embedding_map_of_one_word_speaks_of_no_neighbour():

@@ -16,16 +16,13 @@ def test_the_test_of_chance_counts_the_layers_that_each_kind_of_chance_reaches()
     random = torch.ones(40, 3)
     random[2:, 0] = 0.0  # exactly 5% again
     random[1:, 1] = 0.0  # too few
-    measured, words = torch.tensor([0.5, 0.6, 0.7]), torch.tensor([0.3, 0.4, 0.5])
+    measured, words = torch.tensor([0.5, 0.6, 0.7]), torch.tensor([0.3, 0.4, 0.7])
     figure = plots.information_test(measured, shuffled, random, words, [0, 2, 3])
-    expected = (
-        "Shuffles reach the measured bits in 1 of 3 layers, random routers in 2; of the bits, the words alone tell 60% "
-        "in layer 0, 71% in layer 3"
-    )
+    expected = "Shuffles reach the measured bits in 1 of 3 layers, random routers in 2, the words' mean vectors in 1"
     assert title(figure) == expected
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["layer 0", "layer 2", "layer 3"]
     assert [ax.lines[0].get_xdata()[0] for ax in figure.axes] == pytest.approx([0.5, 0.6, 0.7])
-    assert [ax.lines[1].get_xdata()[0] for ax in figure.axes] == pytest.approx([0.3, 0.4, 0.5])
+    assert [ax.lines[1].get_xdata()[0] for ax in figure.axes] == pytest.approx([0.3, 0.4, 0.7])
     for ax in figure.axes:  # both histograms hold all of their draws
         assert [sum(bar.get_height() for bar in bars) for bars in ax.containers] == pytest.approx([1.0, 1.0])
 
@@ -53,11 +50,12 @@ def test_a_pair_stands_at_the_end_of_the_title():
 
 def test_an_expert_that_is_busy_everywhere_is_not_named_for_a_domain():
     counts = torch.tensor([[40.0, 0.0, 60.0], [10.0, 20.0, 70.0]])
-    figure = plots.domain_experts(counts, DOMAINS, 2)
+    figure = plots.domain_experts({"questions": counts, "answers": torch.eye(2, 3)}, DOMAINS, 2)
     assert title(figure) == (
-        "Layer 2: expert 0 gets 40% of stories and at most 10% of any other domain, expert 1 gets 20% of sums and at "
-        "most 0% of any other domain; expert 2 gets 60% or more of each"
+        "Layer 2, questions: expert 0 gets 40% of stories, at most 10% of another domain, expert 1 gets 20% of sums, "
+        "at most 0% of another domain; answers: expert 0 gets 100% of stories, at most 0% of another domain"
     )
+    assert [ax.get_title(loc="left") for ax in figure.axes[:2]] == ["questions", "answers"]
     shades = figure.axes[0].images[0].get_array()
     assert shades[:, 2].tolist() == pytest.approx([60 / 65, 70 / 65]) and shades[0, 0] == pytest.approx(1.6)
 

@@ -112,6 +112,11 @@ def test_what_is_too_thin_to_be_seen_is_marked_above_where_no_line_crosses():
     assert all(line.get_ydata()[0] > 1 for line in whole.lines)
 
 
+def test_triangles_lie_beside_each_other_and_not_on_each_other():
+    whole, _ = plots.file_layout([("experts", 1000), ("router", 1), ("norms", 1), ("experts", 998)], (0, 2000)).axes
+    assert [float(line.get_xdata()[0]) for line in whole.lines] == pytest.approx([1.0005, 1.0225])
+
+
 STEPS = [["l", "o", "w", "e", "r"], ["l", "o", "w", "er"], ["lo", "w", "er"], ["low", "er"]]
 
 

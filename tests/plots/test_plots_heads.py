@@ -36,6 +36,15 @@ def test_the_map_of_a_head_names_its_strongest_look_and_how_far_back_it_goes():
     assert texts(figure) == ["d → b: 90%, 2 back\nb → a: 50%, 1 back"]
 
 
+def test_a_framed_look_is_told_in_place_of_the_strongest_and_framed_with_its_row():
+    weights = torch.tensor([[0.0, 0.0, 0.2, 0.8, 0.0], [0.0, 0.0, 0.7, 0.2, 0.1]])
+    figure = plots.head_map(weights, list("abcde"), "L0H1", start=2, frame=(4, 3))
+    assert figure.get_suptitle().replace("\n", " ") == "L0H1 looks from “e” at “d”, 1 back: 20%"
+    row, cell = figure.axes[0].patches
+    assert row.get_xy() == (-0.5, 0.5) and row.get_width() == 3
+    assert cell.get_xy() == (0.5, 0.5) and cell.get_width() == 1
+
+
 def test_columns_left_out_change_no_distance():
     weights = torch.tensor([[0.0, 0.0, 0.2, 0.8, 0.0], [0.0, 0.0, 0.7, 0.2, 0.1]])
     figure = plots.head_map(weights, list("abcde"), "L0H1", links=2, start=2)

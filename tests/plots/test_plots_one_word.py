@@ -23,36 +23,28 @@ def test_two_vectors_are_compared_whole_and_shown_in_part():
     assert title(figure).endswith("no layer tells the two apart")
 
 
-def test_what_a_word_looks_back_at_is_another_word():
-    looks = torch.tensor([[0.1, 0.0, 0.9], [0.3, 0.6, 0.1], [0.6, 0.3, 0.1]])
-    figure = plots.word_looks(looks, ["Nora", "Leo", "coat"])
-    assert title(figure) == "“coat” looks back most in layer 1: 60% at “Leo” (place 1); the next look has 60%"
-    assert figure.alt.endswith("Most in each layer: “Nora” (place 0) in layers 0 and 2, “Leo” (place 1) in layer 1.")
-    assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["Nora 0", "Leo 1", "coat 2"]
-    _, *frames = figure.axes[0].patches
-    assert [(frame.get_x(), frame.get_y()) for frame in frames] == [(-0.5, -0.5), (0.5, 0.5), (-0.5, 1.5)]
-    deep = plots.word_looks(looks[[0, 1, 2, 0, 1, 2, 0]], ["Nora", "Leo", "coat"])
-    assert deep.alt.endswith("Most in each layer: “Nora” (place 0) in 5 of 7 layers.")
-    assert title(plots.word_looks(torch.ones(2, 1), ["coat"])) == "“coat” has no word before it to look at"
-
-
-def test_what_stands_before_the_start_is_summed_in_one_column_without_shade():
-    looks = torch.tensor([[0.1, 0.2, 0.5, 0.2], [0.5, 0.1, 0.3, 0.1]])
-    figure = plots.word_looks(looks, ["Nora", "has", "Leo", "coat"], 2)
-    ax = figure.axes[0]
-    assert [text.get_text() for text in ax.get_xticklabels()] == ["0 to 1 together", "Leo 2", "coat 3"]
-    assert [text.get_text() for text in ax.texts] == ["30", "50", "20", "60", "30", "10"]
-    assert ax.images[0].get_array()[:, 0].tolist() == [0, 0]
-    _, *frames = ax.patches  # layer 1 looks most at a place that is summed
-    assert [(frame.get_x(), frame.get_y()) for frame in frames] == [(0.5, -0.5)]
-    assert "“Nora” (place 0) in layer 1" in figure.alt
+def test_heads_stand_below_the_mean_that_hides_one_of_them():
+    looks = torch.tensor([[[0.4, 0.1, 0.5], [0.2, 0.1, 0.7]], [[0.1, 0.7, 0.2], [0.8, 0.1, 0.1]]])
+    figure = plots.word_heads(looks, ["Nora", "Leo", "coat"], 1)
+    assert title(figure) == "In layer 1 the mean of the heads gives “Leo” 40%, head 0 alone 70%"
+    above, below, _ = figure.axes
+    assert [text.get_text() for text in above.texts] == ["30", "10", "60", "45", "40", "15"]
+    assert [text.get_text() for text in below.texts] == ["10", "70", "20", "80", "10", "10"]
+    frames = [[(frame.get_x(), frame.get_y()) for frame in ax.patches[1:]] for ax in (above, below)]
+    assert frames == [[(-0.5, -0.5), (-0.5, 0.5)], [(0.5, -0.5), (-0.5, 0.5)]]
 
 
 def test_choices_of_an_expert_are_counted_at_both_places():
     t = passed(4)
     same = [len(set(one.experts[1].tolist()) & set(one.experts[3].tolist())) for one in plots.routes(t).values()]
     figure = plots.word_experts(t, [1, 3], ["in one", "in two"])
-    assert title(figure) == f"Same word, other place: {6 - sum(same)} of 6 choices differ; by chance 4.5 would"
+    kept, all_weights = 0.0, 0.0
+    for one in plots.routes(t).values():
+        first, second = (dict(zip(one.experts[at].tolist(), one.weights[at].tolist(), strict=True)) for at in (1, 3))
+        kept += sum(2 * min(weight, second[expert]) for expert, weight in first.items() if expert in second)
+        all_weights += sum(first.values()) + sum(second.values())
+    said = f"{6 - sum(same)} of 6 choices differ (by chance 4.5), {1 - kept / all_weights:.0%} of the weight"
+    assert title(figure) == f"Same word, other place: {said}"
     assert "dense" in title(plots.word_experts(passed(4, num_experts=0), [1, 3], ["in one", "in two"]))
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from drawings import title
 
-from qwen3_scratch import plots
+from qwen3_scratch import model, plots
 
 
 def lines(figure):
@@ -16,7 +16,7 @@ def lines(figure):
 
 def bars(figure):
     """Each line with intervals by its name: its heights."""
-    return {bar.get_label(): bar.lines[0].get_ydata().tolist() for bar in figure.axes[0].containers}
+    return {bar.get_label(): bar.lines[0].get_ydata().tolist() for ax in figure.axes for bar in ax.containers}
 
 
 def written(ax):
@@ -44,13 +44,14 @@ def test_clock_hands_point_where_the_pair_has_turned_and_the_title_says_how_far(
     hands = [line.get_xydata()[1] - line.get_xydata()[0] for line in figure.axes[0].lines if len(line.get_xdata()) == 2]
     found = torch.tensor([hand.tolist() for hand in hands]) / 0.38
     up, right = [0.0, -1.0], [1.0, 0.0]  # rows count downwards
-    torch.testing.assert_close(found, torch.tensor([up, up, right, up]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(found, torch.tensor([right, right, up, right]), atol=1e-6, rtol=0)
 
 
 def test_pair_wavelengths_counts_the_pairs_that_never_come_round():
     figure = plots.pair_wavelengths(2 * math.pi / torch.tensor([10.0, 1000.0, 1001.0]), 1000)
-    assert title(figure) == "1 of 3 pairs do not turn once within 1,000 positions"
-    assert lines(figure)["wavelength"] == pytest.approx([10, 1000, 1001])
+    assert title(figure) == "1 of 3 pairs do not complete one turn within 1,000 positions"
+    assert lines(figure)["comes round"] == pytest.approx([10, 1000, 1001])
+    assert lines(figure)["does not"] == pytest.approx([1001])
 
 
 @pytest.mark.parametrize(("head_dim", "shared"), [(8, "none"), (2, "1")])
@@ -63,37 +64,41 @@ def test_halves_and_neighbours_joins_the_numbers_of_each_pair(head_dim, shared):
     assert joined[pairs:] == [(2 * pair, 2 * pair + 1) for pair in range(pairs)]
 
 
-def test_guesses_kept_shows_the_first_positions_singly_then_blocks_and_counts_those_at_which_all_stay():
-    kept = torch.tensor([[True, True, False, True], [True, False, False, True]])
-    figure = plots.guesses_kept({"one": kept, "two": torch.ones(2, 4).bool()}, torch.ones(4) / 2, block=1)
-    assert title(figure) == (
-        "All guesses stay at the first 1 of 4 positions; from 1 on, “one” keeps 50 ± 33 points fewer than “two”"
-    )
-    assert bars(figure) == {"one: 50% from 1 on": [1, 0.5, 0, 1], "two: 100% from 1 on": [1, 1, 1, 1]}
-    kept = kept.repeat(1, 2)
-    figure = plots.guesses_kept({"one": kept, "two": kept}, torch.ones(8) / 2, block=2)
-    assert title(figure).endswith("from 2 on, “one” keeps about as many as “two” (difference 0 ± 0 points)")
-    assert bars(figure)["one: 58% from 2 on"] == [1, 0.5, 0, 1, 0.75, 0.5]
-    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["0", "1", "2", "3", "4-5", "6-7"]
-    assert list(figure.axes[0].get_xticks()) == pytest.approx([0, 1, 2, 3, 4.6, 5.6])  # a gap where means begin
-    assert figure.axes[0].get_xlabel() == "positions (n = 2 chats, bars: 95%; right of the line, means of 2 positions)"
-
-
-def test_looks_by_distance_takes_the_head_that_looks_most_at_the_three_before():
-    turned, still = torch.zeros(2, 3, 2, 6, 6), torch.zeros(2, 3, 2, 6, 6)  # [layers, texts, heads, seq, seq]
-    for far, weights, where, weight in ((1, turned, (1, 0), 0.3), (2, turned, (1, 0), 0.3), (0, turned, (0, 1), 0.9),
-                                        (3, still, (1, 0), 0.125)):  # fmt: skip
-        weights[where[0], :, where[1], range(far, 6), range(6 - far)] = weight
+def test_looks_by_distance_takes_the_head_that_looks_most_at_the_token_before():
+    turned, still = torch.zeros(3, 2, 6, 6), torch.zeros(3, 2, 6, 6)  # [texts, heads, seq, seq]
+    for far, weights, head, weight in (
+        (1, turned, 1, 0.6),
+        (1, turned, 0, 0.3),
+        (2, turned, 0, 0.9),
+        (1, still, 1, 0.125),
+    ):
+        weights[:, head, range(far, 6), range(6 - far)] = weight
     figure = plots.looks_by_distance(turned, still, most=4)
-    assert title(figure).startswith("Head 0 of layer 1 gives the three tokens before 60% of its weight")
-    assert title(figure).endswith("unturned 12%")
-    assert bars(figure)["turned by position"] == pytest.approx([0, 0.3, 0.3, 0, 0])
+    assert title(figure) == "Head 1 gives the token before 60% of its weight, unturned 12%"
+    assert bars(figure)["turned by position"] == pytest.approx([0, 0.6, 0, 0, 0])
+    assert bars(figure)["not turned"] == pytest.approx([0, 0.125, 0, 0, 0])
     assert "n = 3 texts" in figure.axes[0].get_xlabel()
+
+
+def test_score_waves_is_the_score_of_what_rope_turned_and_shows_the_pairs_that_change_most():
+    random = torch.Generator().manual_seed(0)
+    query, key = torch.randn(2, 8, generator=random).double()
+    speeds = torch.tensor([1.0, 0.2, 0.05, 1e-6])
+    figure = plots.score_waves(query, key, speeds, ("q", "k"), farthest=9)
+    angles = torch.arange(10)[:, None] * speeds.double()
+    cos, sin = torch.cat((angles, angles), 1).cos()[None], torch.cat((angles, angles), 1).sin()[None]
+    turned = model.rope(query.expand(1, 1, 10, 8), cos, sin)[0, 0]
+    assert lines(figure)["sum of all pairs"] == pytest.approx((turned @ key / 8**0.5).tolist())
+    shown = {line.get_label(): line.get_ydata() for line in figure.axes[1].lines if line.get_label()[0] != "_"}
+    assert sorted(shown) == ["pair 0", "pair 1", "pair 2"]
+    assert shown["pair 0"][0] == pytest.approx(float(query[0] * key[0] + query[4] * key[4]) / 8**0.5)
+    assert title(figure).startswith("The score of “q” with “k” is highest at distance ")
+    assert title(figure).endswith("of 4 pairs change by less than 0.1 over 9 tokens")
 
 
 def test_met_angles_counts_the_pairs_that_were_not_round_once():
     figure = plots.met_angles(2 * math.pi * torch.tensor([2.0, 0.25]) / 100, 50, 100, 200)
-    assert title(figure) == "1 of 2 pairs do not come round within the 100 tokens of the longest chat"
+    assert title(figure) == "1 of 2 pairs do not come round within the 100 tokens of the longest chat sampled"
     assert [written(ax) for ax in figure.axes] == [["nothing\nnew"], ["new"]]
     assert [ax.get_xlabel() for ax in figure.axes] == ["2 turns", "0.25 turns"]
     half = 0.5**0.5
@@ -125,10 +130,21 @@ def test_loss_over_gaps_names_those_that_lose_less_or_more_for_sure():
     expected = "at a gap of 0 more with yarn and linear; at a gap of 512 less with yarn, more with linear"
     assert title(figure) == f"Loss against that of default: {expected}"
     assert bars(figure)["yarn"] == pytest.approx([0.3, -0.6])
-    assert figure.axes[0].get_legend_handles_labels()[1] == ["default itself", "yarn", "linear", "dynamic"]
+    drawn = [ax.get_legend_handles_labels()[1] for ax in figure.axes]
+    assert drawn == [["default", "linear"], ["yarn", "dynamic"]]  # what is far from all others has its own scale
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["0", "512"]
-    assert "n = 2 chats" in figure.axes[0].get_xlabel()
+    assert "n = 2 chats" in figure.axes[0].get_ylabel()
     three = {"default": losses["linear"]} | dict.fromkeys("abc", losses["yarn"])
     assert title(plots.loss_over_gaps(three, [0, 512])).endswith("; at a gap of 512 less with a, b and c")
     same = {"default": losses["yarn"], "yarn": losses["yarn"]}
     assert title(plots.loss_over_gaps(same, [0, 512])).endswith("; at a gap of 512 none can be told apart")
+    assert len(plots.loss_over_gaps(same, [0, 512]).axes) == 1
+
+
+def test_scores_by_distance_are_told_at_the_last_mark():
+    lines = {"default": torch.linspace(10, 0, 11), "yarn": torch.linspace(12, 2, 11)}
+    figure = plots.scores_by_distance(lines, {"usual": 3, "trained length": 5}, "L1H7")
+    said = "L1H7's score of one query and key from distance 0 to 5: default 10.0 to 5.0, yarn 12.0 to 7.0"
+    assert title(figure) == said
+    shown = figure.axes[0].get_legend_handles_labels()[1]
+    assert shown == ["default", "yarn", "usual: 3", "trained length: 5"]

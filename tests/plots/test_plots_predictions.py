@@ -1,16 +1,10 @@
-"""What attribution and the stream's length show is what the numbers are."""
+"""What attribution shows is what the numbers are."""
 
 import pytest
 import torch
 from drawings import title
 
 from qwen3_scratch import plots
-
-
-def test_a_short_embedding_is_seen_on_a_logarithmic_axis():
-    figure = plots.stream_lengths(torch.tensor([[1.4], [64.0]]), attention=torch.tensor([[41.0]]))
-    assert title(figure) == "The embedding has length 1.4; layer 0 adds 41"
-    assert figure.axes[0].get_yscale() == "log"
 
 
 def test_the_parts_of_a_logit_add_up_to_it_and_to_its_lead():

@@ -26,18 +26,6 @@ def test_token_similarity_of_one_kind_speaks_of_no_other():
     assert title(plots.token_similarity(torch.ones(3, 2), ["a", "b", "c"])) == "Mean cosine: 1.00 within a kind"
 
 
-def test_norms_in_the_plane_lands_on_the_circle_and_on_two_points():
-    points = torch.tensor([[3.0, 1.0], [-1.0, 2.0], [0.5, -4.0]])
-    figure = plots.norms_in_the_plane(points)
-    assert title(figure) == ("In two dimensions rms_norm keeps all 3 directions, LayerNorm only 2")
-    by_rms, by_layer = (torch.tensor(ax.collections[1].get_offsets().tolist()) for ax in figure.axes)
-    dotted = torch.tensor([line.get_xydata()[1].tolist() for line in figure.axes[1].lines if line.get_ls() == ":"])
-    torch.testing.assert_close(dotted, points - points.mean(-1, keepdim=True))
-    torch.testing.assert_close(by_rms.norm(dim=-1), torch.full((3,), 2**0.5))
-    torch.testing.assert_close(by_rms / 2**0.5, points / points.norm(dim=-1, keepdim=True))
-    torch.testing.assert_close(by_layer, torch.tensor([[1.0, -1.0], [-1.0, 1.0], [1.0, -1.0]]))
-
-
 def test_norm_inputs_name_where_the_stream_is_smallest_and_largest():
     before = torch.tensor([[0.1, 0.2, 0.3], [2.0, 20.0, 30.0], [1.0, 1.0, 90.0]])
     figure = plots.norm_inputs(before, ["layer 0 input", "layer 0 post-att.", "last"])

@@ -3,6 +3,7 @@
 A new figure needs a line in DRAWINGS, and is then proven to cut nothing off and to let no texts overlap.
 """
 
+import math
 from itertools import combinations
 
 import torch
@@ -148,7 +149,7 @@ DOMAINS = ("stories", "arithmetic", "python", "facts", "spanish", "chat")
 
 
 def experts_by_chance(layers, draws):
-    """Bits measured in each layer, of shuffled domains, of random routers, of the words alone."""
+    """Bits measured in each layer, of shuffled domains, of random routers, of the words' mean vectors."""
     measured = torch.linspace(0.1, 0.3, layers)
     return measured, torch.rand(draws, layers) / 20, torch.rand(draws, layers) / 4, measured * 0.9
 
@@ -159,16 +160,14 @@ def guesses(layers):
 
 
 def expert_table(layers, experts, words):
-    return {layer: [labels(words % (expert + 2) + 1) for expert in range(experts)] for layer in range(layers)}
+    words_of = [labels(words % (expert + 2) + 1) for expert in range(experts)]
+    shares = [expert / experts for expert in range(experts)]
+    return dict.fromkeys(range(layers), words_of), dict.fromkeys(range(layers), shares)
 
 
 def loyal_words(layers, words):
     loyal = torch.rand(layers, words, generator=torch.Generator().manual_seed(words))
     return loyal, (loyal * 8).long(), torch.arange(words) + 3, labels(words), list(range(layers))
-
-
-def controls(count):
-    return {name: torch.linspace(0, 0.4, count) for name in ("by load", "by the words alone", "in shuffled order")}
 
 
 def met_pairs(layers, experts, tokens):
@@ -262,9 +261,6 @@ DRAWINGS = {  # each from a number of tokens
     ),
     "attention_shapes": lambda n: plots.attention_shapes(32 * n, 4 * n, n, 128, 9 * n),
     "attention_shapes, MHA": lambda n: plots.attention_shapes(2048, n, n, 64, 40_000),
-    "growing_scores": lambda n: plots.growing_scores(
-        [1, 2, 4, 8], [4.0**at / n for at in range(4)], [1.5 / n] * 4, bound=8.0 * n
-    ),
     "weighted_sum": lambda n: plots.weighted_sum(
         torch.arange(3.0).softmax(0), n * torch.tensor([[0.0, 4.0], [4.0, 4.0], [4.0, -1.0]]), labels(3)
     ),
@@ -287,9 +283,6 @@ DRAWINGS = {  # each from a number of tokens
     "token_looks, 40 heads": lambda n: plots.token_looks(attention(40, n)[:, -1], labels(n), "coat"),
     "next_token_bars": lambda n: plots.next_token_bars(torch.arange(float(n)), None),
     "logit_lens": lens,
-    "stream_lengths": lambda n: plots.stream_lengths(
-        torch.arange(1.0, 5 * n + 1).view(5, n), attention=torch.ones(4, n), feed_forward=torch.ones(4, n) / 2
-    ),
     "logit_parts": lambda n: plots.logit_parts(
         [f"layer {at} attention" for at in range(n)],
         random_vectors(n),
@@ -321,9 +314,6 @@ DRAWINGS = {  # each from a number of tokens
         0.8,
     ),
     "copying_and_looking": lambda n: plots.copying_and_looking(head_numbers(n), head_numbers(n) ** 3, 1, 0.02),
-    "right_or_wrong_name": lambda n: plots.right_or_wrong_name(
-        noisy(4 * min(n, 16)).view(4, -1, 6).permute(2, 0, 1), 0.5
-    ),
     "heads_over_training": lambda n: plots.heads_over_training(
         torch.arange(1, n + 1) * 100, noisy(32).view(4, 8, 6).mean(-1).expand(n, -1, -1), {100 * n: 0.5}, 0.02
     ),
@@ -343,14 +333,14 @@ DRAWINGS = {  # each from a number of tokens
     "file_layout": layout,
     "parameters_by_part": lambda n: by_part(min(n, 11)),
     "number_bits": lambda n: plots.number_bits(-(0.1**n) / 7),
-    "word_chips": lambda n: plots.word_chips(labels(n), [n // 2], written=n // 2),
+    "word_chips": lambda n: plots.word_chips(labels(n), [n // 2]),
     "word_chips, with ids": lambda n: plots.word_chips(labels(n), range(0, n, 3), range(151_000, 151_000 + n)),
     "word_vectors": lambda n: plots.word_vectors(
         random_vectors(5 * 2, 8 * n).view(5, 2, -1), ["in the story", "later"]
     ),
     "word_vectors, one place and one depth": lambda n: plots.word_vectors(torch.ones(1, 1, n), ["alone"]),
-    "word_looks": lambda n: plots.word_looks(one_head(n)[-1:].repeat(4, 1), labels(n)),
-    "word_looks, deep": lambda n: plots.word_looks(one_head(n)[-1:].repeat(28, 1), labels(n)),
+    "word_heads": lambda n: plots.word_heads(attention(8, n)[:, -1].repeat(4, 1, 1), labels(n), n // 2),
+    "word_heads, deep": lambda n: plots.word_heads(attention(16, n)[:, -1].repeat(28, 1, 1), labels(n), 0),
     "word_experts": lambda n: plots.word_experts(passed(n), [n // 2, n - 1], ["in the story", "in the question"]),
     "word_experts, dense": lambda n: plots.word_experts(passed(n, num_experts=0), [0, n - 1], ["in one", "in two"]),
     "word_experts, 128 experts": lambda n: plots.word_experts(passed(n, num_experts=128), [n - 1], ["alone"]),
@@ -368,9 +358,9 @@ DRAWINGS = {  # each from a number of tokens
     "sentence_lengths": lambda n: sentences(min(n, 12)),
     "sentence_lengths, another's": lambda n: sentences(min(n, 12), "Qwen3's own merges"),
     "cache_growth": lambda n: plots.cache_growth(n, n),
+    "padding_sides": lambda n: plots.padding_sides([labels(n), labels(n // 2 + 1), labels(n)]),
     "ring_steps": lambda n: plots.ring_steps(ring(n + 3, n)),
     "ring_steps, small": lambda n: plots.ring_steps(ring(n, min(n, 4))),
-    "padding_sides": lambda n: plots.padding_sides([labels(n), labels(n // 2 + 1), labels(n)]),
     "step_work": lambda n: plots.step_work(
         range(40, 40 + 8 * (n + 1), 8),
         {"reading all again": [10**9 * (at + 1) for at in range(n + 1)], "with a cache": [9 + n] * (n + 1)},
@@ -385,7 +375,7 @@ DRAWINGS = {  # each from a number of tokens
     ),
     "sampling_steps": lambda n: plots.sampling_steps(filtered(n), None),
     "sampling_steps, 3": lambda n: plots.sampling_steps(dict(list(filtered(n).items())[:3]), None),
-    "inverse_draw": lambda n: plots.inverse_draw(torch.arange(1.0, n + 1).softmax(0), 0.3, None),
+    "inverse_draw": lambda n: plots.inverse_draw(torch.arange(1.0, n + 1).softmax(0), 0.3, labels(n)),
     "agreement_bars": lambda n: plots.agreement_bars(
         {"top-1, renormalised": 1.0, "top-1, raw probability, zero router": 1 / (n + 1)}
     ),
@@ -402,39 +392,30 @@ DRAWINGS = {  # each from a number of tokens
     ),
     "stream_growth": lambda n: plots.stream_growth(random_vectors(n, 9).exp(), random_vectors(n, 9).mul(9).exp()),
     "stream_growth, out of range": lambda n: plots.stream_growth(torch.ones(n, 2), torch.full((n, 2), torch.nan)),
-    "norms_in_the_plane": lambda n: plots.norms_in_the_plane(random_vectors(n, 2) * 2),
     "norm_inputs": lambda n: plots.norm_inputs(random_vectors(n, 9).exp(), norm_names(n)),
     "norm_weights": lambda n: plots.norm_weights(1 + 0.1 * random_vectors(n, 128), norm_names(n)),
     "information_test": lambda n: plots.information_test(*experts_by_chance(4, n)),
     "information_test, deep": lambda n: plots.information_test(*experts_by_chance(28, n)),
     "information_test, one layer": lambda n: plots.information_test(*experts_by_chance(1, n), layers=[3]),
     "word_routes": lambda n: plots.word_routes(random_routes(n), labels(n)),
-    "domain_experts": lambda n: plots.domain_experts(torch.rand(6, 8).mul(100 * n), DOMAINS, 3),
-    "domain_experts, 16": lambda n: plots.domain_experts(torch.rand(2, 16).mul(n), ["a", "stories"], 27),
+    "domain_experts": lambda n: plots.domain_experts(
+        {kind: torch.rand(6, 8).mul(100 * n) for kind in ("questions", "answers")}, DOMAINS, 3
+    ),
+    "domain_experts, 16": lambda n: plots.domain_experts({"questions": torch.rand(2, 16).mul(n)}, ["a", "stories"], 27),
     "route_guesses": lambda n: plots.route_guesses(guesses(4), 1000 * n),
     "route_guesses, deep": lambda n: plots.route_guesses(guesses(28), n),
     "expert_knockouts": lambda n: plots.expert_knockouts(damage(), DOMAINS),
     "expert_knockouts, top-4 of 16": lambda n: plots.expert_knockouts(torch.randn(5, 16, 6, 2) - 3, DOMAINS),
     "expert_knockouts, one layer": lambda n: plots.expert_knockouts(torch.ones(1, 2, 2, 1), ["a", "b"], [27]),
-    "expert_words": lambda n: plots.expert_words(expert_table(4, 8, n), *torch.rand(2, 2), 100 * n),
-    "expert_words, 128 experts": lambda n: plots.expert_words(expert_table(4, 128, n), *torch.rand(2, 2) / 50, n),
-    "expert_words, one layer": lambda n: plots.expert_words({27: [labels(n), []]}, torch.ones(2), torch.zeros(2), n),
+    "expert_words": lambda n: plots.expert_words(*expert_table(4, 8, n), *torch.rand(2, 2), torch.arange(100 * n) // 9),
+    "expert_words, 128 experts": lambda n: plots.expert_words(
+        *expert_table(4, 128, n), *torch.rand(2, 2) / 50, torch.arange(n)
+    ),
+    "expert_words, one layer": lambda n: plots.expert_words(
+        {27: [labels(n), []]}, {27: [1.0, math.nan]}, torch.ones(2), torch.zeros(2), torch.zeros(n).long()
+    ),
     "word_loyalty": lambda n: plots.word_loyalty(*loyal_words(4, n)),
     "word_loyalty, one layer": lambda n: plots.word_loyalty(*loyal_words(1, n)),
-    "token_to_token": lambda n: plots.token_to_token(
-        torch.linspace(0.1, 0.5, 4),
-        torch.full((4,), 0.02),
-        controls(4),
-        tuple(torch.full((2, 4), 0.05)),
-        [0, 1, 2, 3],
-        1000 * n,
-    ),
-    "layer_to_layer": lambda n: plots.layer_to_layer(
-        *torch.linspace(0.1, 0.5, min(n, 27)).repeat(2, 1) / torch.tensor([[1], [9]]),
-        controls(min(n, 27)),
-        range(min(n, 27) + 1),
-        n,
-    ),
     "co_activation": lambda n: plots.co_activation(*met_pairs(4, 8, n)),
     "co_activation, one layer of 128": lambda n: plots.co_activation(*met_pairs(1, 128, n)),
     "changes_of_loss": lambda n: plots.changes_of_loss(rises(6, n), DOMAINS, "its own routes"),
@@ -448,12 +429,11 @@ DRAWINGS = {  # each from a number of tokens
     "clock_hands, far": lambda n: plots.clock_hands(speeds(n), [0, 40960]),
     "pair_wavelengths": lambda n: plots.pair_wavelengths(speeds(n), 1024),
     "halves_and_neighbours": lambda n: plots.halves_and_neighbours(2 * min(n, 6)),
-    "guesses_kept": lambda n: plots.guesses_kept(
-        {name: random_vectors(40, n) > 0 for name in ("neighbours", "no rotation")}, torch.ones(n)
-    ),
-    "guesses_kept, one chat": lambda n: plots.guesses_kept({"no rotation": random_vectors(1, n) > 0}, torch.ones(n)),
     "looks_by_distance": lambda n: plots.looks_by_distance(
-        *torch.rand(2, 2, 5, 3, n + 3, n + 3, generator=torch.Generator().manual_seed(n)) / n
+        *torch.rand(2, 5, 3, n + 3, n + 3, generator=torch.Generator().manual_seed(n)) / n
+    ),
+    "score_waves": lambda n: plots.score_waves(
+        *random_vectors(2, 2 * n), speeds(n), ("␣coat", "␣white"), farthest=min(n, 60)
     ),
     "met_angles": lambda n: plots.met_angles(speeds(n), 51, 182, 1024),
     "slowed_pairs": lambda n: plots.slowed_pairs(
@@ -465,6 +445,9 @@ DRAWINGS = {  # each from a number of tokens
     "loss_over_gaps": lambda n: plots.loss_over_gaps(
         {name: torch.rand(min(n, 12), 40) for name in ("default", "linear", "dynamic", "yarn")},
         [64 * at for at in range(min(n, 12))],
+    ),
+    "scores_by_distance": lambda n: plots.scores_by_distance(
+        {name: torch.rand(n + 2) * 9 for name in ("default", "dynamic", "yarn")}, {"trained length": n // 2}, "L27H12"
     ),
     "loss_over_gaps, one chat": lambda n: plots.loss_over_gaps({"default": torch.ones(1, 1)}, [n]),
     "divergence_map": lambda n: plots.divergence_map(*divergences(22, n), labels(n), n // 2),

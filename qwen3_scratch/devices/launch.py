@@ -133,11 +133,13 @@ def noticing(store: dist.Store, rank: int, world: int) -> Iterator[tuple[threadi
             raise Lost
 
     before = signal.signal(signal.SIGTERM, lost) if main else None  # Python allows it nowhere else
-    threading.Thread(target=watch, args=(store, rank, world, over, threading.get_ident()), daemon=True).start()
+    watcher = threading.Thread(target=watch, args=(store, rank, world, over, threading.get_ident()), daemon=True)
+    watcher.start()
     try:
         yield over, told
     finally:
         over.set()
+        watcher.join(ROLL_CALL)  # one that still asks the store when Python ends would abort the process
         if main:
             signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 

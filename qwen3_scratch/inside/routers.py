@@ -5,7 +5,7 @@ here is a row of a tensor, and `Reading.layers` has its number.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ..checkpoints.checkpoint import Checkpoint, tokenizer_of
+from ..checkpoints.checkpoint import Checkpoint
 from ..model import forward
 from ..tiny import corpus
 from ..tiny.evaluate import chat_ids
@@ -38,22 +38,23 @@ class Reading(NamedTuple):
         return self.experts[..., 0]
 
 
+Part = Callable[[Checkpoint, corpus.Example], tuple[list[int], slice]]
+
+
 @torch.inference_mode()
 def read_questions(
-    checkpoint: Checkpoint, examples: Sequence[corpus.Example], batch: int = 24, *, answers: bool = False
+    checkpoint: Checkpoint, examples: Sequence[corpus.Example], batch: int = 24, part: Part = chat_ids
 ) -> Reading:
     """The routes of every token of the examples' last questions, each read after the chat that led to it.
 
-    With `answers` those of their thinking and answers instead, up to the last token but one: the tokens from which the
-    model is to say what follows.
+    Another `part` than the questions, `tiny.evaluate.answer_ids` for instance, gives the chat and where in it stands
+    what is to be read.
     """
     chosen, seen, texts = [], [], []
     layers: tuple[int, ...] = ()
     for start in range(0, len(examples), batch):
         asked = examples[start : start + batch]
-        chats = [chat_ids(checkpoint, example) for example in asked]
-        if answers:
-            chats = [(ids, answer_of(checkpoint, example, ids)) for example, (ids, _) in zip(asked, chats, strict=True)]
+        chats = [part(checkpoint, example) for example in asked]
         token_ids = pad_sequence([torch.tensor(ids[: words.stop]) for ids, words in chats], batch_first=True)
         ends = torch.tensor([[words.start, words.stop] for _, words in chats])
         places = torch.arange(token_ids.shape[1])
@@ -71,12 +72,6 @@ def read_questions(
     *front, token_ids, question, domain = torch.cat(texts, 1)
     routes = torch.cat(chosen, 1), torch.cat(seen, 1)
     return Reading(*routes, token_ids, torch.stack(front), question, domain, layers)
-
-
-def answer_of(checkpoint: Checkpoint, example: corpus.Example, ids: list[int]) -> slice:
-    """Where in a whole chat its thinking and answer stand, without what ends the turn."""
-    tokenizer = tokenizer_of(checkpoint)
-    return slice(len(tokenizer.encode(tokenizer.render_chat(example.messages))), len(ids) - 2)
 
 
 # ---- shares and bits, with chance beside them ----------------------------------------------------

@@ -166,10 +166,10 @@ def colour_bar(figure: Figure, image: AxesImage, label: str, **options: Any) -> 
     return bar
 
 
-def half_interval(values: Float[Tensor, "rows n"]) -> Float[Tensor, "rows"]:
-    """Half of the 95% interval of each row's mean; none (0) of one value."""
+def half_interval(values: Float[Tensor, "rows n"], factor: int | float = 1.96) -> Float[Tensor, "rows"]:
+    """Half of the 95% interval of each row's mean; none (0) of one value. Of few values `factor` is Student's."""
     count = values.shape[1]
-    return 1.96 * values.std(1, correction=int(count > 1)) / math.sqrt(count)
+    return factor * values.std(1, correction=int(count > 1)) / math.sqrt(count)
 
 
 def draw_lines(

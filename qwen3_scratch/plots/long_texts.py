@@ -27,6 +27,8 @@ from .canvas import (  # fmt: skip
 
 __all__ = ["loss_over_gaps", "met_angles", "scores_by_distance", "slowed_pairs"]
 
+LOOKS = (("-", DARK, 1.6), ("--", MIDDLE, 1.3), ("-.", "#555555", 1.2), ("-", "#9ecae1", 1.8))  # of the kinds of rope
+
 
 @styled
 def met_angles(frequencies: Float[Tensor, "pairs"], usual: int, met: int, longer: int) -> Figure:
@@ -38,7 +40,7 @@ def met_angles(frequencies: Float[Tensor, "pairs"], usual: int, met: int, longer
     border = {int((turns < 1).long().argmax())} if new else set()
     pairs = sorted({round(at) for at in torch.linspace(0, len(turns) - 1, min(6, len(turns))).tolist()} | border)
     title = f"{new} of {len(turns)} pairs do not come round within the {met:,} tokens of the longest chat sampled"
-    figure = new_figure(title, max(7.4, 1.3 * len(pairs)), 2.45)
+    figure = new_figure(title, max(7.4, 1.3 * len(pairs)), 2.6)
     looks: tuple[dict[str, Any], ...] = (
         {"color": DARK, "lw": 6, "ls": "-", "label": f"met in half the chats, up to {usual:,}"},
         {"color": MIDDLE, "lw": 6, "ls": "-", "label": f"in the longest sampled, up to {met:,}"},
@@ -52,7 +54,7 @@ def met_angles(frequencies: Float[Tensor, "pairs"], usual: int, met: int, longer
         ax.add_patch(Circle((0, 0), 1, fc="none", ec="#cccccc", lw=0.6, zorder=0))
         ax.text(0, 0, "nothing\nnew" if ends[1] == 1 else "new", ha="center", va="center", fontsize=SMALL)
         ax.set(title=f"pair {pair}", xlim=(-1.2, 1.2), ylim=(-1.2, 1.2), aspect="equal", xticks=[], yticks=[])
-        ax.set_xlabel(f"{turns[pair]:,.2g} turns", fontsize=SMALL)
+        ax.set_xlabel(f"{turns[pair]:,.2g} turns\nwithin {met:,}", fontsize=SMALL)
         ax.spines[:].set_visible(False)
     marks = [Line2D([], [], **look) for look in looks]
     figure.legend(handles=marks, frameon=False, loc="outside lower center", ncols=3, handlelength=2.6)
@@ -98,18 +100,19 @@ def slowed_pairs(shapes: Mapping[str, Mapping[str, Float[Tensor, "pairs"]]]) -> 
 
 
 @styled
-def loss_over_gaps(losses: Mapping[str, Float[Tensor, "gaps chats"]], gaps: Sequence[int]) -> Figure:
+def loss_over_gaps(
+    losses: Mapping[str, Float[Tensor, "gaps chats"]], gaps: Sequence[int], student: int | float = 1.96
+) -> Figure:
     """How much more an answer costs than with the first kind when its positions begin so many later than the question
-    ends, chat by chat, with 95% intervals.
+    ends, chat by chat, with 95% intervals; `student` is their factor, larger where chats are few.
 
     The title says which lose less or more for sure at each of the last two gaps. Kinds that are far off from the rest
     have a panel of their own.
     """
     first, *others = losses
     apart = {name: losses[name] - losses[first] for name in others}  # [gaps, chats] each
-    mean, error = (
-        {name: how(each) for name, each in apart.items()} for how in (lambda each: each.mean(1), half_interval)
-    )
+    mean = {name: each.mean(1) for name, each in apart.items()}
+    error = {name: half_interval(each, student) for name, each in apart.items()}
     found = []
     for at in range(len(gaps))[-2:]:
         less = [name for name in others if mean[name][at] + error[name][at] < 0]
@@ -151,21 +154,26 @@ def draw_marks(ax: Axes, places: Sequence[int | float], mean: Tensor, error: Ten
 def scores_by_distance(scores: Mapping[str, Float[Tensor, "distances"]], ends: Mapping[str, int], name: str) -> Figure:
     """The score of one query and key at every distance from 0 on, a line for each kind of rope.
 
-    `ends` are distances to be marked, each with its name; the title tells the scores at the last. `name` is the head's.
+    `ends` are distances to be marked, each with its name. The title follows the first kind to the last mark, to where
+    it is lowest and to the end; the alternative text tells of all up to the last mark. `name` is the head's.
     """
-    last = list(ends.values())[-1]
+    last, (first, *_) = list(ends.values())[-1], scores
     said = [f"{kind} {float(line[0]):.1f} to {float(line[last]):.1f}" for kind, line in scores.items()]
-    title = f"{name}'s score of one query and key from distance 0 to {last:,}: {', '.join(said)}"
+    told = [(last, ""), (int(scores[first].argmin()), " (lowest)"), (len(scores[first]) - 1, "")]
+    places = [f"{float(scores[first][at]):.1f} at {at:,}{how}" for at, how in told]
+    title = f"{name}'s score of one query and key with {first}: {float(scores[first][0]):.1f} at distance 0, "
+    title += ", ".join(places)
     figure = new_figure(title, 8.6, 3.0)
     ax = figure.subplots()
-    lines = {kind: line.tolist() for kind, line in scores.items()}
-    draw_lines(ax, range(len(next(iter(scores.values())))), lines, marker=None, lw=1.3)
+    for (kind, line), (form, colour, width) in zip(scores.items(), LOOKS, strict=False):
+        ax.plot(line.tolist(), ls=form, color=colour, lw=width, label=kind)
     for (what, at), form in zip(ends.items(), ("--", ":", "-."), strict=False):
         ax.axvline(at, color=GREY, lw=1.0, ls=form, label=f"{what}: {at:,}")
     ax.axhline(0, color=GREY, lw=0.5)
-    ax.set(xlabel="distance from query to key (positions)", ylabel="score", xlim=(0, len(lines[next(iter(lines))]) - 1))
+    ax.set(xlabel="distance from query to key (positions)", ylabel="score", xlim=(0, len(scores[first]) - 1))
     figure.legend(frameon=False, loc="outside right center")
-    figure.alt = f"A line over the distance for each of {', '.join(scores)}, and marks at {', '.join(ends)}. {title}."
+    figure.alt = f"A line over the distance for each of {', '.join(scores)}, and marks at {', '.join(ends)}. {title}. "
+    figure.alt += f"From distance 0 to {last:,}: {', '.join(said)}."
     return figure
 
 

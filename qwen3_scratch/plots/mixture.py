@@ -193,9 +193,10 @@ def top_k_loss(
     ax.set_ylim(low, high)
     if high < 8 * low:
         logarithmic(ax.yaxis, parts=(1, 1.2, 1.5, 2, 3, 5, 8))
-    beside = "left" if own == top_k[0] else "right" if own == top_k[-1] else "center"
-    far = f"↑ {own} at random, far above: × {ratio_text(drawn)}"
-    ax.text(top_k.index(own), 0.99, far, fontsize=SMALL, transform=ax.get_xaxis_transform(), ha=beside, va="top")
+    at, far = top_k.index(own), f"{own} at random, far above: × {ratio_text(drawn)}"
+    side, align = (-0.1, "right") if len(top_k) > 1 and at == len(top_k) - 1 else (0.1, "left")
+    for x, text, beside in ((at, "↑", "center"), (at + side, far, align)):
+        ax.text(x, 0.99, text, fontsize=SMALL, transform=ax.get_xaxis_transform(), ha=beside, va="top")
     label_axis(ax.xaxis, top_k, 4.5)
     ax.set(xlabel="experts that answer (grey: number of training)", xlim=(-0.5, len(top_k) - 0.5))
     ax.set_ylabel("loss over loss as trained\n(geometric mean)")

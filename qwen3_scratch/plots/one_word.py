@@ -164,7 +164,7 @@ def word_experts(source: Trace, places: Sequence[int], names: Sequence[str]) -> 
         one, other = chosen[:, 0], chosen[:, -1]
         moved = float((one - other).abs().sum() / (one + other).sum())  # of the weight, not at the same expert
         title = f"Same word, other place: {int(picks - same.sum())} of {int(picks)} choices differ"
-        title += f" (by chance {chance:.3g}), {spoken(moved)} of the weight"
+        title += f" (by chance {chance:.3g}); {spoken(1 - moved)} of the weight goes the same way"
     else:
         layers = sorted({call.layer or 0 for call in source["decoder_layer"]})
         chosen, total = torch.ones(len(layers), len(places), 1), 1

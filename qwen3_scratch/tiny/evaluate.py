@@ -84,6 +84,18 @@ def chat_ids(checkpoint: Checkpoint, example: corpus.Example) -> tuple[list[int]
     return tokenizer.encode(text), slice(start, start + len(tokenizer.encode(asked)))
 
 
+def prompt_length(checkpoint: Checkpoint, example: corpus.Example) -> int:
+    """Tokens of a chat before its thinking and answer."""
+    tokenizer = tokenizer_of(checkpoint)
+    return len(tokenizer.encode(tokenizer.render_chat(example.messages)))
+
+
+def answer_ids(checkpoint: Checkpoint, example: corpus.Example) -> tuple[list[int], slice]:
+    """The same of its thinking and answer, up to the last token but one: those from which it is said what follows."""
+    ids, _ = chat_ids(checkpoint, example)
+    return ids, slice(prompt_length(checkpoint, example), len(ids) - 2)
+
+
 def mutual_information(counts: Float[Tensor, "layers domains experts"]) -> Float[Tensor, "layers"]:
     """Bits that a token's expert tells about its domain, with each domain weighing the same.
 
@@ -110,9 +122,8 @@ class Chats(NamedTuple):
 
 def padded_chats(checkpoint: Checkpoint, examples: Sequence[corpus.Example]) -> Chats:
     """The examples with thinking and answer; written is all behind the prompt up to the token that ends the turn."""
-    tokenizer = tokenizer_of(checkpoint)
     rows = [chat_ids(checkpoint, example)[0] for example in examples]
-    prompts = [len(tokenizer.encode(tokenizer.render_chat(example.messages))) for example in examples]
+    prompts = [prompt_length(checkpoint, example) for example in examples]
     tensor = partial(torch.tensor, device=checkpoint.device)
     ends = tensor([len(row) for row in rows])[:, None]
     token_ids = pad_sequence([tensor(row) for row in rows], batch_first=True)

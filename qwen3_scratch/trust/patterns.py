@@ -22,13 +22,7 @@ AROUND = re.compile(r"\(\?<?[=!]")
 ANCHORS = set("bBAzZGK")
 MOST, LARGEST = 200, 20_000  # positions that a counted repetition is written out to, and steps of the search
 # Letters to compare classes by: the first 768, then one in 37.
-SAMPLE = [chr(code) for code in (*range(0x300), *range(0x300, 0x30000, 37)) if not 0xD800 <= code < 0xE000]
-
-# The pattern that cuts Qwen's text before byte-pair merging: contractions, words with one leading mark, single
-# digits, runs of other marks, line breaks, spaces. GPT-2's differs on "\n\n" at the end of a prompt.
-QWEN_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+SAMPLE = "".join(chr(code) for code in (*range(0x300), *range(0x300, 0x30000, 37)) if not 0xD800 <= code < 0xE000)
 
 
 class Unknown(ValueError):
@@ -46,8 +40,6 @@ class Part(NamedTuple):
 
 def may_never_end(pattern: str) -> bool:
     """Whether matching can take exponential time; True for what is not understood and repeats a group, or calls one."""
-    if pattern == QWEN_PATTERN:  # nearly every checkpoint's; to look at it takes longer than to read small weights
-        return False
     try:
         flags = "(?im:" if re.search(r"\(\?[a-z-]*i", pattern) else "(?m:"
         return any(_is_ambiguous(tree, flags) for tree in _Reader(pattern).read())
@@ -242,12 +234,19 @@ def _is_ambiguous(tree: Part, flags: str) -> bool:
     loops = {at for at in after if at in reach[at]}
     if any(n > 1 and one in reach.get(other, ()) for (one, other), n in automaton.follow.items()):
         return True
-    meets = _overlaps({automaton.letters[at] for at in loops}, flags)
+    letters, members = {automaton.letters[at] for at in loops}, dict[str, set[str]]()
+    sample = SAMPLE + "".join(map(_and_its_neighbours, sorted(letters)))
+
+    def meet(one: str, other: str) -> bool:
+        """Whether two letters or classes have one in common. To look a class up takes longer than all else here."""
+        for letter in {one, other} - members.keys() if one != other else ():
+            members[letter] = _members(letter, flags, sample)
+        return one == other or not members[one].isdisjoint(members[other])
 
     def steps(pair: tuple[int, int]) -> Iterator[tuple[int, int]]:
         for one in after[pair[0]] & loops:
             for other in after[pair[1]] & loops:
-                if automaton.letters[other] in meets[automaton.letters[one]]:
+                if meet(automaton.letters[one], automaton.letters[other]):
                     yield one, other
 
     for at in loops:
@@ -270,13 +269,11 @@ def _reached(start: Any, steps: Any) -> set[Any]:
     return found
 
 
-def _overlaps(letters: set[str], flags: str) -> dict[str, set[str]]:
-    """Which of the letters and classes have one in common, as the library itself sees it."""
-    near = {
-        chr(ord(one) + step) for letter in letters for one in letter for step in (-1, 0, 1) if 0 < ord(one) < 0xD7FF
-    }
-    sample, members = "".join(sorted({*SAMPLE, *near})), {}
-    for letter in letters:
-        cut = pre_tokenizers.Split(Regex(f"{flags}{letter})"), "removed")
-        members[letter] = set(sample).difference(*(piece for piece, _ in cut.pre_tokenize_str(sample)))
-    return {one: {other for other in letters if members[one] & members[other]} for one in letters}
+def _and_its_neighbours(letter: str) -> str:
+    return "".join(chr(ord(one) + step) for one in letter for step in (-1, 0, 1) if 0 < ord(one) < 0xD7FF)
+
+
+def _members(letter: str, flags: str, sample: str) -> set[str]:
+    """What of a sample a letter or class stands for, as the library itself sees it."""
+    cut = pre_tokenizers.Split(Regex(f"{flags}{letter})"), "removed")
+    return set(sample).difference(*(piece for piece, _ in cut.pre_tokenize_str(sample)))

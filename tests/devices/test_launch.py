@@ -135,6 +135,21 @@ def test_a_rank_that_is_slow_is_waited_for_and_one_that_is_gone_is_noticed_by_wh
         assert (process.returncode, bool(re.match(said, out))) == (code, True), (name, out)
 
 
+WATCHED = """
+from qwen3_scratch.devices import launch
+
+launch.NOTICE = 0  # so that each rank's watcher asks for the others without a pause, until the very end
+with launch.ranks(1, 2, timeout=60):
+    pass
+"""
+
+
+def test_ranks_that_end_while_they_are_watched_end_in_peace(tmp_path):
+    (script := tmp_path / "watched.py").write_text(WATCHED, "utf-8")
+    done = torchrun(2, script)
+    assert (done.returncode, "terminate" in done.stderr) == (0, False), done.stderr
+
+
 # ---- within one process -----------------------------------------------------------------------
 
 

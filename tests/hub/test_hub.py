@@ -48,7 +48,8 @@ NAMES = [
     ("who has/the kite", "who has/the kite: no such folder, expected"),
     ("x" * 5000, f"{'x' * 5000}: cannot be looked up ([Errno 36] File name too long"),
     ("~no_such_person/x", "~no_such_person/x: cannot be looked up (Could not determine home directory"),
-    ("a\0b", "a\0b: "),
+    ("a\0b", "a\N{REPLACEMENT CHARACTER}b: "),
+    ("\n", "\N{REPLACEMENT CHARACTER}: no such folder, expected"),
 ]
 
 

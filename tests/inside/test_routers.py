@@ -31,7 +31,7 @@ from qwen3_scratch.inside.routers import (
 )
 from qwen3_scratch.model import forward
 from qwen3_scratch.tiny.corpus import DOMAINS
-from qwen3_scratch.tiny.evaluate import chat_ids, questions
+from qwen3_scratch.tiny.evaluate import answer_ids, chat_ids, questions
 from qwen3_scratch.tracing import trace
 
 
@@ -77,7 +77,7 @@ def test_a_reading_holds_what_one_question_read_alone_gives(tiny, examples, read
 
 
 def test_what_is_read_while_answering_is_all_from_the_prompt_to_the_token_before_the_end(tiny, examples):
-    found = read_questions(tiny, examples[:4], answers=True)
+    found = read_questions(tiny, examples[:4], part=answer_ids)
     for number in range(4):
         ids, _ = chat_ids(tiny, examples[number])
         prompt = tiny.tokenizer.encode(tiny.tokenizer.render_chat(examples[number].messages))

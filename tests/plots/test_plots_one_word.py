@@ -43,8 +43,8 @@ def test_choices_of_an_expert_are_counted_at_both_places():
         first, second = (dict(zip(one.experts[at].tolist(), one.weights[at].tolist(), strict=True)) for at in (1, 3))
         kept += sum(2 * min(weight, second[expert]) for expert, weight in first.items() if expert in second)
         all_weights += sum(first.values()) + sum(second.values())
-    said = f"{6 - sum(same)} of 6 choices differ (by chance 4.5), {1 - kept / all_weights:.0%} of the weight"
-    assert title(figure) == f"Same word, other place: {said}"
+    said = f"{6 - sum(same)} of 6 choices differ (by chance 4.5); {kept / all_weights:.0%} of the weight"
+    assert title(figure) == f"Same word, other place: {said} goes the same way"
     assert "dense" in title(plots.word_experts(passed(4, num_experts=0), [1, 3], ["in one", "in two"]))
 
 

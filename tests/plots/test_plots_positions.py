@@ -100,7 +100,7 @@ def test_met_angles_counts_the_pairs_that_were_not_round_once():
     figure = plots.met_angles(2 * math.pi * torch.tensor([2.0, 0.25]) / 100, 50, 100, 200)
     assert title(figure) == "1 of 2 pairs do not come round within the 100 tokens of the longest chat sampled"
     assert [written(ax) for ax in figure.axes] == [["nothing\nnew"], ["new"]]
-    assert [ax.get_xlabel() for ax in figure.axes] == ["2 turns", "0.25 turns"]
+    assert [ax.get_xlabel() for ax in figure.axes] == ["2 turns\nwithin 100", "0.25 turns\nwithin 100"]
     half = 0.5**0.5
     ends = [line.get_xydata()[[0, -1]].ravel() for line in figure.axes[1].lines]
     wanted = [[1, 0, half, half], [half, half, 0, 1], [0, 1, -1, 0]]  # an eighth, an eighth more, a quarter that is new
@@ -139,12 +139,17 @@ def test_loss_over_gaps_names_those_that_lose_less_or_more_for_sure():
     same = {"default": losses["yarn"], "yarn": losses["yarn"]}
     assert title(plots.loss_over_gaps(same, [0, 512])).endswith("; at a gap of 512 none can be told apart")
     assert len(plots.loss_over_gaps(same, [0, 512]).axes) == 1
+    apart = {"default": torch.zeros(1, 2), "a": torch.tensor([[1.0, 2.0]])}
+    assert title(plots.loss_over_gaps(apart, [8])).endswith("more with a")
+    assert title(plots.loss_over_gaps(apart, [8], 12.7)).endswith("none can be told apart")  # Student's, of two chats
 
 
-def test_scores_by_distance_are_told_at_the_last_mark():
-    lines = {"default": torch.linspace(10, 0, 11), "yarn": torch.linspace(12, 2, 11)}
+def test_scores_by_distance_are_told_at_the_last_mark_the_lowest_place_and_the_end():
+    lines = {"default": torch.tensor([10.0, 9, 8, 7, 6, 5, 4, 3, 2, -1, 0]), "yarn": torch.linspace(12, 2, 11)}
     figure = plots.scores_by_distance(lines, {"usual": 3, "trained length": 5}, "L1H7")
-    said = "L1H7's score of one query and key from distance 0 to 5: default 10.0 to 5.0, yarn 12.0 to 7.0"
-    assert title(figure) == said
+    told = "L1H7's score of one query and key with default: 10.0 at distance 0, 5.0 at 5, "
+    assert title(figure) == told + "-1.0 at 9 (lowest), 0.0 at 10"
+    assert figure.alt.endswith("From distance 0 to 5: default 10.0 to 5.0, yarn 12.0 to 7.0.")
+    assert len({line.get_color() for line in figure.axes[0].lines[:2]}) == 2
     shown = figure.axes[0].get_legend_handles_labels()[1]
     assert shown == ["default", "yarn", "usual: 3", "trained length: 5"]

@@ -47,7 +47,7 @@ html_theme_options = {
     "home_page_in_toc": True,
     "navbar_persistent": [],
     "pygments_light_style": "a11y-high-contrast-light",
-    "pygments_dark_style": "a11y-high-contrast-dark",
+    "pygments_dark_style": "a11y-dark",
 }
 if ADDRESS:
     html_theme_options |= {

@@ -31,6 +31,8 @@ EXERCISES = {f"notebooks/exercises/source/{name}/{name}.ipynb": f"notebooks/exer
 MOVED = {
     **EXERCISES,
     **{str(PurePosixPath(path).parent): place for path, place in EXERCISES.items()},
+    **{path.relative_to(ROOT).as_posix(): path.name for path in ROOT.glob("docs/*.md")},
+    "docs/LICENSE": "LICENSE-PROSE",
     "notebooks/exercises/source": "notebooks/exercises/README.md",
     "README.md": "index.md",
 }
@@ -39,7 +41,6 @@ PAGES = (
     "qwen3_scratch/terminal/README.md", "CONTRIBUTING.md", "CHANGELOG.md",
 )  # fmt: skip
 LINK = re.compile(r"(?<=\]\()([^)#:\s]+)((?:#[^)\s]*)?\))")
-PICTURE = re.compile(r"(?<=\]\()([^)#:\s]+\.(?:png|svg))(?=\))")
 ROOMS = {
     "fast": ("fast",), "devices": ("devices.launch", "devices.slices"), "inside": ("inside.heads", "inside.compare"),
     "learning": ("learning.training", "learning.upcycling"), "tiny": ("tiny.evaluate",), "exercises": ("exercises",),
@@ -81,23 +82,19 @@ class Stage:
         def lead(found: re.Match[str]) -> str:
             target = os.path.normpath((PurePosixPath(page).parent / found[1]).as_posix())
             if not (ROOT / target).exists():
-                return found[0]  # a page of docs/, or a mistake, which Sphinx names
+                return found[0]  # a mistake, which Sphinx names
             to = MOVED.get(target, target)
             if f"{to}/README.md" in self.pages:
                 to = f"{to}/README.md"
             if to not in self.pages and to not in MOVED.values():
-                if self.address:
+                if self.address and not target.endswith((".png", ".svg")):
                     return f"{self.address}/blob/main/{target}{found[2]}"
                 if (ROOT / target).is_dir():
                     return f"{NOWHERE}{found[2]}"
                 self.put(target, (ROOT / target).read_bytes())
             return os.path.relpath(to, PurePosixPath(place).parent) + found[2]
 
-        for picture in PICTURE.findall(text):
-            source = os.path.normpath((PurePosixPath(page).parent / picture).as_posix())
-            self.put(source, (ROOT / source).read_bytes())
-        text = LINK.sub(lead, text)
-        return re.sub(rf"\[([^\]]+)\]\({NOWHERE}\)", r"\1", text)
+        return re.sub(rf"\[([^\]]+)\]\({NOWHERE}\)", r"\1", LINK.sub(lead, text))
 
     def notebook(self, notebook: NotebookNode, page: str, place: str) -> None:
         cells = []
@@ -117,12 +114,8 @@ class Stage:
             else:
                 self.put(page, self.led((ROOT / page).read_text("utf-8"), page, page))
         for path in sorted((ROOT / "docs").glob("*.md")):
-            text = (
-                path.read_text("utf-8").replace("(LICENSE)", "(LICENSE-PROSE)").replace("(../", "(")
-            )  # stands at the top
-            text = re.sub(r"^\| \d \| .*$", with_minutes, text, flags=re.MULTILINE)
-            self.put(path.name, self.led(text, path.name, path.name))
-        self.put("LICENSE", (ROOT / "LICENSE").read_bytes())
+            text = re.sub(r"^\| \d \| .*$", with_minutes, path.read_text("utf-8"), flags=re.MULTILINE)
+            self.put(path.name, self.led(text, f"docs/{path.name}", path.name))
         self.put("LICENSE-PROSE", (ROOT / "docs" / "LICENSE").read_bytes())
 
     def exercises(self, work: Path) -> None:

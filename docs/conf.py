@@ -17,6 +17,7 @@ language = "en"
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "marks"]
 exclude_patterns = ["notebooks/exercises/download", "as-they-are"]
+highlight_language = "text"  # a listing without a language is no Python
 nb_execution_mode = "off"
 nb_merge_streams = True
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
@@ -25,6 +26,7 @@ myst_links_external_new_tab = False
 suppress_warnings = ["mystnb.unknown_mime_type"]  # what a figure draws, kept beside it for comparisons
 html_math_renderer = "mathml"
 default_role = "code"
+add_function_parentheses = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 maximum_signature_line_length = 88
@@ -43,6 +45,7 @@ html_theme_options = {
     "path_to_docs": "docs",
     "use_download_button": True,
     "use_fullscreen_button": False,
+    "footer_content_items": "copyright.html",
     "show_toc_level": 2,
     "home_page_in_toc": True,
     "navbar_persistent": [],

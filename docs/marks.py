@@ -19,6 +19,14 @@ CLOSED = (
     addnodes.pending_xref, addnodes.download_reference, addnodes.glossary, addnodes.desc_signature, nodes.comment,
 )  # fmt: skip
 
+# How a signature prints its types and defaults, and how one reads them.
+PLAIN = {
+    r"\b(?:[a-z_]\w*\.)+(?=[A-Z])|~": "",
+    r"\((?:<[^>]*>|None|, ){3,}\)": "Ops()",
+    r"<function <lambda>>|<factory>": "...",
+    r"<(?:function|built-in \w+) (\w+)[^>]*>": r"\1",
+}
+
 
 def terms() -> dict[str, str]:
     """Every way to write a term, in small letters, and the term."""
@@ -87,8 +95,8 @@ def plain_docstring(app: Sphinx, what: str, name: str, thing: Any, options: Any,
 
 def plain_types(app: Sphinx, what: str, name: str, thing: Any, options: Any, signature: Any, returned: Any) -> Any:
     """A signature as one reads it: a tensor with its shape, names without the modules that they come from."""
-    for modules, names in ((r"\b(?:[a-z_]\w*\.)+(?=[A-Z])|~", ""), (r"\((?:<[^>]*>|None|, ){3,}\)", "Ops()")):
-        signature, returned = (re.sub(modules, names, each) if each else each for each in (signature, returned))
+    for printed, shown in PLAIN.items():
+        signature, returned = (re.sub(printed, shown, each) if each else each for each in (signature, returned))
     return signature, returned
 
 

@@ -6,7 +6,6 @@ figure that the chapter of the lecture's name shows for it, with its alternative
 """
 
 import importlib
-import inspect
 import re
 import sys
 from pathlib import Path
@@ -20,6 +19,8 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer, TextLexer
 
+from qwen3_scratch.inside.listing import source
+
 ROOT = Path(__file__).resolve().parents[1]
 COLOURS = HtmlFormatter(style="a11y-high-contrast-light", nowrap=True)
 
@@ -27,7 +28,7 @@ COLOURS = HtmlFormatter(style="a11y-high-contrast-light", nowrap=True)
 def coloured(code: str, language: str, attrs: str = "") -> str:
     if language == "source":
         module, name = code.strip().rsplit(".", 1)
-        code = inspect.getsource(getattr(importlib.import_module(module), name)).rstrip()
+        code = source(getattr(importlib.import_module(module), name), brief=True)
     return highlight(code, PythonLexer() if language in ("python", "source") else TextLexer(), COLOURS)
 
 

@@ -42,9 +42,11 @@ def test_a_lecture_is_one_file_whose_slides_show_all_they_hold(lecture, tmp_path
         window.size(1280, 720)
         window.open((tmp_path / "slides.html").as_uri())
         assert [url for url in window.requests() if not url.startswith(("file:", "data:"))] == []
-        for number in range(1, text.count("<section>") + 1):
-            shown = "document.querySelector('section.shown')"
-            assert window(f"{shown} === document.querySelectorAll('section')[{number - 1}]")
-            assert window(f"{shown}.scrollHeight <= innerHeight && {shown}.scrollWidth <= innerWidth"), number
-            window.press("ArrowRight")
-            window("new Promise((done) => setTimeout(done, 50))")
+        for notes in (False, True):
+            window(f"location.hash = 1, document.body.classList.toggle('notes', {str(notes).lower()})")
+            for number in range(1, text.count("<section>") + 1):
+                shown = "document.querySelector('section.shown')"
+                window.until(f"{shown} === document.querySelectorAll('section')[{number - 1}]")
+                fits = f"{shown}.scrollHeight <= innerHeight && {shown}.scrollWidth <= innerWidth"
+                assert window(fits), (number, notes)
+                window.press("ArrowRight")

@@ -5,7 +5,6 @@ figures as in git) and each figure is taken from that run, everything else from 
 """
 
 import argparse
-import html
 import os
 import re
 import shutil
@@ -51,12 +50,23 @@ def pictures(cell: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
     return [output for output in cell.get("outputs", ()) if "image/png" in output.get("data", {})]
 
 
-def for_paper(page: str) -> str:
-    """The one page, with all that is folded open, and a table of contents at its beginning."""
-    chapters = re.findall(r'<h2>(.*?)<a class="headerlink" href="(#[^"]+)"', page)
-    rows = "\n".join(f'<li><a href="{anchor}">{title}</a></li>' for title, anchor in chapters)
-    page = page.replace("<details>", "<details open>")
-    return page.replace("</h1>", f"</h1>\n<nav class='contents'><ol>\n{rows}\n</ol></nav>", 1)
+def for_paper(page: str, numbers: dict[str, int]) -> str:
+    """The one page, with all that is folded open, and after its title the chapters with their numbers of pages."""
+    chapters = re.findall(r'<h2>(.*?)<a class="headerlink" href="#([^"]+)"', page)
+    rows = "\n".join(
+        f'<li><a href="#{anchor}"><span>{title}</span> <span>{numbers.get(anchor, "")}</span></a></li>'
+        for title, anchor in chapters
+    )
+    begin = '<div class="toctree-wrapper compound">'
+    contents = f"<nav class='contents'><p>Contents</p><ol>\n{rows}\n</ol></nav>"
+    return page.replace("<details>", "<details open>").replace(begin, contents + begin, 1)
+
+
+def page_numbers(printed: bytes) -> dict[str, int]:
+    """On which page of a PDF of Chromium's each anchor stands that is led to."""
+    pages = re.findall(rb"^(\d+) 0 obj\n<</Type /Page\n", printed, re.MULTILINE)
+    places = re.findall(rb"/(\S+) \[(\d+) 0 R /XYZ", printed)
+    return {name.decode(): 1 + pages.index(page) for name, page in places if page in pages}
 
 
 def main() -> None:
@@ -67,9 +77,7 @@ def main() -> None:
     options = parser.parse_args()
     browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     if browser is None:
-        sys.exit(
-            "book: found no Chromium, expected one of " + ", ".join(BROWSERS) + ": install one (apt install chromium)"
-        )
+        sys.exit(f"book: found no Chromium, expected one of {', '.join(BROWSERS)}: install one (apt install chromium)")
     work = options.book.resolve().parent / "book"
     chapters = sorted((ROOT / "notebooks").glob(f"{options.chapters}.ipynb")) if options.chapters else []
     run_sharp(chapters, work / "sharp")
@@ -78,16 +86,15 @@ def main() -> None:
         with_figures(work / "source" / "notebooks" / chapter.name, work / "sharp" / chapter.name)
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "-b", "singlehtml", "-t", "paper", "-c", str(ROOT / "docs")]
     subprocess.run([*command, "-d", str(work / "doctrees"), str(work / "source"), str(work / "page")], check=True)
-    page = work / "page" / "paper.html"
-    page.write_text(for_paper(page.read_text("utf-8")), "utf-8")
-    print_to = [
-        "--print-to-pdf=" + str(options.book.resolve()),
-        "--no-pdf-header-footer",
-        "--generate-pdf-document-outline",
-    ]
+    page, plain = work / "page" / "paper.html", (work / "page" / "paper.html").read_text("utf-8")
     quiet = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={work / 'browser'}"]
-    subprocess.run([browser, *quiet, *print_to, page.as_uri()], check=True, stderr=subprocess.DEVNULL)
-    print(f"{html.escape(os.path.relpath(options.book))}: {options.book.stat().st_size / 1e6:.1f} MB")
+    printing = ["--no-pdf-header-footer", "--generate-pdf-document-outline", f"--print-to-pdf={options.book.resolve()}"]
+    numbers: dict[str, int] = {}
+    for _ in range(2):  # the first time to learn on which pages the chapters begin
+        page.write_text(for_paper(plain, numbers), "utf-8")
+        subprocess.run([browser, *quiet, *printing, page.as_uri()], check=True, stderr=subprocess.DEVNULL)
+        numbers = page_numbers(options.book.read_bytes())
+    print(f"{os.path.relpath(options.book)}: {options.book.stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

@@ -42,7 +42,6 @@ html_sourcelink_suffix = ""
 html_show_sphinx = False
 html_permalinks_icon = "#"
 html_theme_options = {
-    "path_to_docs": "docs",
     "use_download_button": True,
     "use_fullscreen_button": False,
     "footer_content_items": "copyright.html",
@@ -55,8 +54,9 @@ html_theme_options = {
 if ADDRESS:
     html_theme_options |= {
         "repository_url": ADDRESS,
+        "repository_branch": "main",
         "use_repository_button": True,
-        "launch_buttons": {"binderhub_url": "https://mybinder.org", "colab_url": "https://colab.research.google.com"},
+        "launch_buttons": {"binderhub_url": "https://mybinder.org", "notebook_interface": "jupyterlab"},
     }
 
 if tags.has("paper"):  # one page, to be printed
@@ -69,6 +69,13 @@ else:
     exclude_patterns += ["paper.md"]
 
 
+def without_binder(app, page, template, context, tree):
+    """An exercise's page shows the students' notebook, which the repository does not hold."""
+    if page.startswith("notebooks/exercises/"):
+        context["header_buttons"] = [each for each in context["header_buttons"] if each["label"] != "launch-buttons"]
+
+
 def setup(app):
     if not app.tags.has("paper"):
+        app.connect("html-page-context", without_binder, priority=900)  # after the theme has added it
         app.config.html_extra_path = [str(Path(app.srcdir) / "as-they-are")]  # the explorer

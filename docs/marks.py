@@ -27,11 +27,15 @@ PLAIN = {
     r"<(?:function|built-in \w+) (\w+)[^>]*>": r"\1",
 }
 
+NAME = re.compile(r"<(m[io])>([A-Za-z]{2,})</\1>")
+CALLED = re.compile(NAME.pattern + r"(?=(?:<mn>\d+</mn></msub>)?<mo[^>]*>(?:\(|&#x00028;))")
 
-def terms() -> dict[str, str]:
-    """Every way to write a term, in small letters, and the term."""
+
+def terms() -> tuple[dict[str, str], dict[str, str]]:
+    """Every way to write a term, in small letters, and the term; and behind which other one a term is meant."""
     entries = yaml.safe_load(GLOSSARY.read_text("utf-8"))
-    return {form.lower(): each["term"] for each in entries for form in (each["term"], *each.get("forms", ()))}
+    forms = {form.lower(): each["term"] for each in entries for form in (each["term"], *each.get("forms", ()))}
+    return forms, {each["term"]: each["behind"] for each in entries if "behind" in each}
 
 
 class FirstUses(SphinxTransform):
@@ -43,23 +47,23 @@ class FirstUses(SphinxTransform):
         if self.env.docname in ("glossary", "index", "paper"):
             return
         self.env.note_dependency(str(GLOSSARY))
-        known = terms()
+        known, behind = terms()
         longest_first = sorted(known, key=len, reverse=True)
         pattern = re.compile(rf"(?<![\w-])({'|'.join(map(re.escape, longest_first))})(?![\w-])", re.IGNORECASE)
         seen: set[str] = set()
         for text in list(self.document.findall(nodes.Text)):
             if not any(isinstance(parent, CLOSED) for parent in above(text)):
-                pieces = list(self.linked(text, pattern, known, seen))
+                pieces = list(self.linked(text, pattern, known, behind, seen))
                 if len(pieces) > 1:
                     text.parent.replace(text, pieces)
 
     def linked(
-        self, text: nodes.Text, pattern: re.Pattern[str], known: dict[str, str], seen: set[str]
+        self, text: nodes.Text, pattern: re.Pattern[str], known: dict[str, str], behind: dict[str, str], seen: set[str]
     ) -> Iterator[Any]:
         at, said = 0, text.astext()
         for found in pattern.finditer(said):
             term = known[found[0].lower()]
-            if term in seen:
+            if term in seen or behind.get(term, term) not in {term, *seen}:
                 continue
             seen.add(term)
             yield nodes.Text(said[at : found.start()])
@@ -76,9 +80,18 @@ def above(node: nodes.Node) -> Iterator[nodes.Node]:
         yield node
 
 
+def mathml(formula: str, display: str) -> str:
+    """A formula in MathML; bars of a norm are no taller than what they enclose, names such as log stand off."""
+    said = convert(formula, display=display).replace("<mo>&#x02016;</mo>", '<mo stretchy="false">&#x02016;</mo>')
+    said = said.replace("\\_", "_")
+    for names, right in ((CALLED, "0"), (NAME, "0.17em")):
+        said = names.sub(rf'<mo lspace="0.17em" rspace="{right}">\2</mo>', said)
+    return said
+
+
 def formula(display: str) -> Any:
     def visit(translator: Any, node: nodes.Element) -> None:
-        translator.body.append(convert(node.astext(), display=display))
+        translator.body.append(mathml(node.astext(), display))
         raise nodes.SkipNode
 
     return visit, None

@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 import nbformat
-from latex2mathml.converter import convert
 from markdown_it import MarkdownIt
+from marks import mathml
 from mdit_py_plugins.dollarmath import dollarmath_plugin
 from nbformat import NotebookNode
 from pygments import highlight
@@ -48,7 +48,7 @@ def slides(text: str, cells: list[NotebookNode]) -> str:
     markdown = MarkdownIt("commonmark", {"highlight": coloured, "html": True}).enable("table")
     markdown.use(
         dollarmath_plugin,
-        renderer=lambda formula, about: convert(formula, display="block" if about["display_mode"] else "inline"),
+        renderer=lambda formula, about: mathml(formula, "block" if about["display_mode"] else "inline"),
     )
     made = []
     for part in re.split(r"^---$", text, flags=re.MULTILINE):
@@ -57,14 +57,15 @@ def slides(text: str, cells: list[NotebookNode]) -> str:
     return "\n".join(made)
 
 
-def main(lecture: str, output: str) -> None:
-    path = Path(lecture)
-    text, cells = path.read_text("utf-8"), nbformat.read(ROOT / "notebooks" / f"{path.stem}.ipynb", as_version=4).cells
+def deck(lecture: Path) -> str:
+    """The page with the slides of a lecture."""
+    text = lecture.read_text("utf-8")
+    cells = nbformat.read(ROOT / "notebooks" / f"{lecture.stem}.ipynb", as_version=4).cells
     page = (Path(__file__).parent / "deck.html").read_text("utf-8")
     (title,) = re.findall(r"^# (.+)$", text, re.MULTILINE)
     filled = {"TITLE": title, "COLOURS": COLOURS.get_style_defs("pre"), "SLIDES": slides(text, cells)}
-    Path(output).write_text(re.sub(r"\{\{ (\w+) \}\}", lambda found: filled[found[1]], page), "utf-8")
+    return re.sub(r"\{\{ (\w+) \}\}", lambda found: filled[found[1]], page)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    Path(sys.argv[2]).write_text(deck(Path(sys.argv[1])), "utf-8")

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import nbformat
+import slides
 import yaml
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell
@@ -33,6 +34,7 @@ MOVED = {
     **{str(PurePosixPath(path).parent): place for path, place in EXERCISES.items()},
     **{path.relative_to(ROOT).as_posix(): path.name for path in ROOT.glob("docs/*.md")},
     "docs/LICENSE": "LICENSE-PROSE",
+    **{path.relative_to(ROOT).as_posix(): f"slides/{path.stem}.html" for path in ROOT.glob("docs/lectures/*.md")},
     "notebooks/exercises/source": "notebooks/exercises/README.md",
     "README.md": "index.md",
 }
@@ -116,6 +118,8 @@ class Stage:
         for path in sorted((ROOT / "docs").glob("*.md")):
             text = re.sub(r"^\| \d \| .*$", with_minutes, path.read_text("utf-8"), flags=re.MULTILINE)
             self.put(path.name, self.led(text, f"docs/{path.name}", path.name))
+        for lecture in ROOT.glob("docs/lectures/*.md"):
+            self.put(MOVED[lecture.relative_to(ROOT).as_posix()], slides.deck(lecture))
         self.put("LICENSE-PROSE", (ROOT / "docs" / "LICENSE").read_bytes())
 
     def exercises(self, work: Path) -> None:
@@ -211,9 +215,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--questions", type=int, default=8, help="that the explorer's experts are measured on")
-    parser.add_argument("--address", default=ADDRESS, help="of the repository, else that of pyproject.toml")
     options = parser.parse_args()
-    Stage(options.folder, options.address).gather(options.questions)
+    Stage(options.folder).gather(options.questions)
 
 
 if __name__ == "__main__":

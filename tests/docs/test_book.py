@@ -1,5 +1,6 @@
 """The book: built without a warning, whole, every link leading somewhere, and nothing asked of anybody."""
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -96,6 +97,7 @@ def test_every_chapter_set_and_page_is_there(book):
     wanted += ["benchmarks/RESULTS", "notebooks/exercises/README", *(f"api/{room}" for room in stage.ROOMS)]
     assert {f"{name}.html" for name in wanted} <= book.pages.keys()
     assert (book.folder / "live-explorer.html").stat().st_size > 1e6
+    assert all("docs/explorer.md" in json.dumps(read(name)) for name in ("00_start_here", "12_inside_the_router"))
 
 
 def test_every_internal_link_leads_to_a_page_an_anchor_a_picture_or_a_download(book):
@@ -182,6 +184,7 @@ def test_only_the_first_use_of_a_term_on_a_page_leads_to_the_glossary(book):
     before = re.sub(r"<[^>]+>", "", said[: said.index(f"#{anchor('router')}")].partition("</h1>")[2])
     assert not re.search(r"\brouter\b", before)
     assert [name for name, page in book.pages.items() for term in GLOSSARY if leads(page, term["term"]) > 1] == []
+    assert leads(book.chapter("10_sampling_and_chat"), "value") == 0  # there it is a number that `sort` returns
 
 
 def test_the_course_counts_the_minutes_that_its_chapters_say(book):
@@ -208,14 +211,17 @@ def test_no_page_and_no_style_loads_anything_from_elsewhere(book):
 
 
 @needs_chromium
-def test_it_opens_from_a_folder_and_its_search_finds_a_word(book):
+def test_every_page_opens_from_a_folder_and_fits_a_phone_and_the_search_finds_a_word(book):
+    wide, asked = [], []
     with browser(found()) as running:
-        for place in ("notebooks/07_router_and_experts.html", "api/index.html", "search.html?q=induction"):
+        for place in [*book.pages, "search.html?q=induction"]:
             window = running.window()  # of its own: what an earlier page still does cannot be waited for
             window.size(390)
             window.open(f"{book.folder.as_uri()}/{place}")
             window.until(
                 "!location.search || document.getElementById('search-results').innerText.includes('Inside attention')"
             )
-            assert window("document.documentElement.scrollWidth") <= 390
-            assert [url for url in window.requests() if not url.startswith(("file:", "data:"))] == []
+            wide += [place] if window("document.documentElement.scrollWidth") > 390 else []
+            asked += [url for url in window.requests() if not url.startswith(("file:", "data:"))]
+            window.ask("Page.close")
+    assert wide == asked == []

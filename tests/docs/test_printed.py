@@ -24,17 +24,19 @@ def test_the_book_is_one_pdf_with_all_chapters_and_an_outline(tmp_path):
     pages = len(re.findall(rb"/Type\s*/Page\b", content))
     assert content.startswith(b"%PDF") and pages > 150 and b"/Outlines" in content
     page = (tmp_path / "book" / "page" / "paper.html").read_text("utf-8")
-    listed = re.findall(r'<li><a href="(#[^"]+)">(.+?)</a></li>', page.partition("</nav>")[0])
+    listed = re.findall(r'<li><a href="#([^"]+)"><span>(.+?)</span> <span>(\d+)</span>', page.partition("</nav>")[0])
     chapters = [nbformat.read(path, as_version=4).cells[0].source for path in (ROOT / "notebooks").glob("*.ipynb")]
-    assert {re.match("# (.+)", first)[1] for first in chapters} <= {title for _, title in listed}
-    assert [title for anchor, title in listed if f'id="{anchor[1:]}"' not in page] == []
+    assert {re.match("# (.+)", first)[1] for first in chapters} <= {title for _, title, _ in listed}
+    assert [title for anchor, title, _ in listed if f'id="{anchor}"' not in page] == []
+    numbers = [int(number) for _, _, number in listed]
+    assert numbers == sorted(set(numbers)) and numbers[0] == 3 and numbers[-1] <= pages
 
 
 @needs_chromium
 @pytest.mark.parametrize("lecture", LECTURES, ids=lambda path: path.stem)
 def test_a_lecture_is_one_file_whose_slides_show_all_they_hold(lecture, tmp_path):
-    slides.main(str(lecture), str(tmp_path / "slides.html"))
-    text = (tmp_path / "slides.html").read_text("utf-8")
+    text = slides.deck(lecture)
+    (tmp_path / "slides.html").write_text(text, "utf-8")
     assert re.findall(r"(?:src|href)=\"(?!data:)|url\(", text) == [] and text.count("<section>") >= 8
     assert [alt for alt in re.findall(r'<img alt="([^"]*)"', text) if len(alt.split()) < 5] == []
     with browser(found()) as running:

@@ -1,11 +1,13 @@
 """What the book is gathered from: pages whose links lead to files, and an address only where the project has one."""
 
 import json
+import re
 from urllib.parse import unquote
 
 import nbformat
 import stage
 from helpers import ROOT
+from marks import mathml
 
 ADDRESS = "https://example.org/owner/name"
 
@@ -37,7 +39,14 @@ def test_an_address_is_written_nowhere_until_the_project_has_one_and_then_leads_
     assert not any("google.colab" in text or ADDRESS in text for text in texts[""].values())
     chapter = nbformat.reads(texts[ADDRESS]["07_router_and_experts.ipynb"], as_version=4)
     assert f"git+{ADDRESS}" in chapter.cells[1].source
-    assert f"{ADDRESS}/blob/main/" in "".join(texts[ADDRESS].values())
+    everything = "".join(texts[ADDRESS].values())
+    assert f"{ADDRESS}/blob/main/" in everything and not re.search(r"!\[[^\]]*\]\(https?:", everything)
+
+
+def test_names_in_formulas_stand_off_and_the_bars_of_a_norm_keep_their_height():
+    said = mathml(r"d \ln(L) + 2 \ln \theta = \lVert a \rVert", "inline")
+    assert re.findall(r'rspace="([^"]+)">ln<', said) == ["0", "0.17em"]
+    assert said.count('<mo stretchy="false">&#x02016;</mo>') == 2
 
 
 def test_the_container_makes_the_environment_of_the_notebooks():

@@ -1,19 +1,16 @@
 """How Sphinx makes the book of what `stage.py` has gathered: `make site`."""
 
 import sys
-import tomllib
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
-PROJECT = tomllib.loads((HERE.parent / "pyproject.toml").read_text("utf-8"))["project"]
-ADDRESS = PROJECT.get("urls", {}).get("Repository", "").rstrip("/")
+from stage import ADDRESS, PROJECT  # noqa: E402 (lies beside this file)
 
 project = "qwen3_scratch"
 author = PROJECT["authors"][0]["name"]
 copyright = f"{author}. Prose: CC BY 4.0, code: Apache-2.0"
 version = release = PROJECT["version"]
-language = "en"
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "marks"]
 exclude_patterns = ["notebooks/exercises/download", "as-they-are"]
@@ -22,22 +19,18 @@ nb_execution_mode = "off"
 nb_merge_streams = True
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
-myst_links_external_new_tab = False
 suppress_warnings = ["mystnb.unknown_mime_type"]  # what a figure draws, kept beside it for comparisons
 html_math_renderer = "mathml"
 default_role = "code"
 add_function_parentheses = False
 autodoc_member_order = "bysource"
-autodoc_typehints = "signature"
 maximum_signature_line_length = 88
-napoleon_use_ivar = True
 nitpick_ignore_regex = [(r"py:.*", r".*")]  # types of other packages have no page here
 
 html_theme = "sphinx_book_theme"
 html_title = "qwen3_scratch"
 html_static_path = [str(HERE / "site.css")]
 html_css_files = ["site.css"]
-html_copy_source = True
 html_sourcelink_suffix = ""
 html_show_sphinx = False
 html_permalinks_icon = "#"

@@ -16,11 +16,16 @@ import nbformat
 
 ROOT = Path(__file__).resolve().parents[1]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+# In a function, since its names would else be those of the chapter.
 SHARP = """
-from qwen3_scratch.plots.canvas import Figure
+def draw_sharp():
+    from qwen3_scratch.plots.canvas import Figure
 
-usual = Figure.savefig
-Figure.savefig = lambda self, file, **given: usual(self, file, **{**given, "dpi": 240})
+    usual = Figure.savefig
+    Figure.savefig = lambda self, file, **given: usual(self, file, **{**given, "dpi": 240})
+
+
+draw_sharp()
 """
 
 

@@ -1,7 +1,10 @@
 """What is made to be printed and shown: the book as one PDF, and a lecture's slides as one file."""
 
 import re
+from base64 import b64decode
+from pathlib import Path
 
+import book
 import nbformat
 import pytest
 import slides
@@ -17,7 +20,7 @@ LECTURES = sorted((ROOT / "docs" / "lectures").glob("*.md"))
 def test_the_book_is_one_pdf_with_all_chapters_and_an_outline(tmp_path):
     gathered = finished(str(ROOT / "docs" / "stage.py"), str(tmp_path / "source"), "--questions", "0", timeout=900)
     assert gathered.code == 0, gathered.err
-    made = ("--chapters", "", str(tmp_path / "source"), str(tmp_path / "book.pdf"))
+    made = ("--chapters", "03*", str(tmp_path / "source"), str(tmp_path / "book.pdf"))
     printed = finished(str(ROOT / "docs" / "book.py"), *made, timeout=1800)
     assert printed.code == 0, printed.err
     content = (tmp_path / "book.pdf").read_bytes()
@@ -28,8 +31,17 @@ def test_the_book_is_one_pdf_with_all_chapters_and_an_outline(tmp_path):
     chapters = [nbformat.read(path, as_version=4).cells[0].source for path in (ROOT / "notebooks").glob("*.ipynb")]
     assert {re.match("# (.+)", first)[1] for first in chapters} <= {title for _, title, _ in listed}
     assert [title for anchor, title, _ in listed if f'id="{anchor}"' not in page] == []
+    chapter = "notebooks/03_embedding_and_rms_norm.ipynb"
+    twice = [2 * width for width in widths(ROOT / chapter)]
+    assert widths(tmp_path / "book" / "source" / chapter) == pytest.approx(twice, abs=2)
     numbers = [int(number) for _, _, number in listed]
     assert numbers == sorted(set(numbers)) and numbers[0] == 3 and numbers[-1] <= pages
+
+
+def widths(notebook: Path) -> list[int]:
+    """Of the figures, in dots."""
+    shown = [each for cell in nbformat.read(notebook, as_version=4).cells for each in book.pictures(cell)]
+    return [int.from_bytes(b64decode(each["data"]["image/png"])[16:20]) for each in shown]
 
 
 @needs_chromium

@@ -1,7 +1,7 @@
 """Prints the chapters as one PDF: `python docs/book.py STAGE BOOK.pdf`, by Sphinx and a Chromium without a window.
 
 Figures in git are as sharp as a screen; for paper the chapters are run once more (`--chapters` says which; none: all
-figures as in git) and each figure is taken from that run, everything else from git.
+figures as in git) and each figure that shows no measured time is taken from that run, everything else from git.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from pathlib import Path
 import nbformat
 
 ROOT = Path(__file__).resolve().parents[1]
+MEASURED = "nbval-ignore-output"  # bears a cell that shows times
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # In a function, since its names would else be those of the chapter.
 SHARP = """
@@ -43,11 +44,13 @@ def run_sharp(chapters: list[Path], folder: Path) -> None:
 
 
 def with_figures(stored: Path, sharp: Path) -> None:
-    """Puts the sharp figures in the place of those of a stored notebook, where a cell shows as many."""
-    notebook = nbformat.read(stored, as_version=4)
-    fresh = iter([each for cell in nbformat.read(sharp, as_version=4).cells for each in pictures(cell)])
-    for each in [each for cell in notebook.cells for each in pictures(cell)]:
-        each["data"]["image/png"] = next(fresh)["data"]["image/png"]
+    """Puts sharp figures in the place of those in git, but of those that show what no second run measures again."""
+    notebook, again = nbformat.read(stored, as_version=4), nbformat.read(sharp, as_version=4)
+    kept = [each for cell in notebook.cells for each in pictures(cell)]
+    fresh = [(each, MEASURED in cell.metadata.get("tags", ())) for cell in again.cells for each in pictures(cell)]
+    for old, (new, measured) in zip(kept, fresh, strict=True):
+        if not measured:
+            old["data"]["image/png"] = new["data"]["image/png"]
     nbformat.write(notebook, stored)
 
 

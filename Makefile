@@ -21,7 +21,7 @@ SHAPED   := $(addprefix tests/,model fast inside learning plots generation/test_
 COMPILED  = $(shell grep --recursive --files-with-matches --word-regexp --include='test_*.py' mark.compiled tests)
 CHECKED   = $(filter-out $(COMPILED),$(shell find $(SHAPED) -name 'test_*.py' | sort))
 
-BENCHMARKS := decode prefill load context experts tiny roofline products int8
+BENCHMARKS := decode prefill load context experts tiny roofline products int8 lookup
 
 # `make test` keeps one case of each kind; `make proof` leaves nothing out.
 LEFT_OUT := and not proof

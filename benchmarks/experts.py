@@ -23,7 +23,7 @@ from .script import Device, Out, Quick, Rounds, Run, Shape
 QUESTION = "What does a block of experts cost as there are more of them?"
 EXPERTS, TOP_K, TOKENS = (2, 8, 32, 128), 2, (1, 512)
 SIZES = {"huihui": (1024, 768), "tiny": (64, 32)}  # width of the model, of an expert
-CALLS = {1: 24, 512: 2}  # blocks of one measurement
+CALLS = {1: 24, 512: 2}  # blocks of one measurement; of few tokens as of one
 COLD = {"huihui": 2**28, "tiny": 2**18}  # bytes that the layers together take at least
 FORMS = {"model.moe": moe, "moe_gathered": moe_gathered, "moe_grouped": moe_grouped, "moe_by_size": moe_by_size}
 TOO_MUCH = "moe_gathered would copy the experts of 1,024 choices, several gigabytes"
@@ -73,7 +73,7 @@ def make_blocks(shape: str, count: int, tokens: int, device: torch.device) -> li
 
     sizes = ((count, width), (count, 2 * wide, width), (count, width, wide))
     weights = [tuple(drawn(*each) for each in sizes) for _ in range(layers)]
-    visits = max(layers, CALLS[tokens])
+    visits = max(layers, CALLS.get(tokens, CALLS[1]))
     return [Block(torch.randn(tokens, width, **kind), *weights[number % layers]) for number in range(visits)]
 
 

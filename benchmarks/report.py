@@ -19,7 +19,7 @@ from .measure import ROOT, ratio, row_of
 from .roofline import LAUNCHES, SHARE
 from .script import digits, text
 
-BENCHMARKS = ("decode", "prefill", "load", "context", "experts", "tiny", "roofline", "products", "int8")
+BENCHMARKS = ("decode", "prefill", "load", "context", "experts", "tiny", "roofline", "products", "int8", "lookup")
 Results = Mapping[str, Mapping[str, Any]]  # benchmark -> its JSON
 Folder = Annotated[Path, typer.Option(help="The folder with the JSON files.")]
 Target = Annotated[Path, typer.Option(help="The file to write.")]

@@ -217,6 +217,8 @@ def prepare(
     if asked.compiled and checkpoint.decoder is None:
         checkpoint = fast.compiled(checkpoint)
     ends, length = stop_token_ids(checkpoint), longest + asked.max_new_tokens
+    if asked.lookup:
+        checkpoint = fast.looking_up(checkpoint, [row.prompt for row in rows], length)
     return checkpoint, rows, Settings(asked, sampling, ends, vocabulary, length, conversation)
 
 

@@ -54,6 +54,7 @@ class Options:
     tools: Annotated[Tools | None, "Descriptions of functions for the chat template."] = None
     raw: Annotated[bool, "Continue the text as it stands, without the chat format."] = False
     plain_user_text: Annotated[bool, "Read special tokens written in the messages as plain text."] = False
+    lookup: Annotated[bool, "Guess tokens by what the text says already, and check several in one pass."] = False
     compiled: Annotated[bool, "Compile first, some seconds once a process, then decode faster."] = False
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -26,7 +26,15 @@ from .weights import Slot, load_weights
 
 Pick = Callable[[Tensor], Tensor]  # logits [batch, vocab] -> the tokens chosen [batch]
 Advance = Callable[[Tensor], Tensor]  # tokens [batch] -> the tokens after them [batch]
-Decoder = Callable[[Any, KVCache, Pick], Advance]  # a Checkpoint, and a cache that holds the prompts
+
+
+class Decoder(Protocol):
+    """A Checkpoint, and a cache that holds the prompts -> what goes on from there.
+
+    With `new` above 1 each call reads so many tokens a row, [batch, new], and picks from [batch, new, vocab].
+    """
+
+    def __call__(self, checkpoint: Any, cache: KVCache, pick: Pick, new: int = 1, /) -> Advance: ...
 
 
 @dataclass(frozen=True, eq=False)

@@ -180,7 +180,7 @@ def fill(target: Tensor, slot: Slot, source: Source, file: Any, change: Change |
 
 def all_finite(tensor: Tensor) -> bool:
     """By the least and the largest number, which are NaN where any is: one pass without a copy."""
-    return tensor.numel() == 0 or bool(torch.stack(tensor.aminmax()).isfinite().all())
+    return tensor.numel() == 0 or all(map(math.isfinite, tensor.aminmax()))
 
 
 def dtype_of(config: Config, where: str | Path, asked: torch.dtype | str | None = None) -> torch.dtype:

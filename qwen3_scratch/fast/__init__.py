@@ -9,6 +9,7 @@ are read 1.15 to 1.3 times as fast; the terminal and the benchmarks set it.
 """
 
 from .compiling import compiled
+from .drafts import looking_up
 from .eight_bits import int8
 
-__all__ = ["compiled", "int8"]
+__all__ = ["compiled", "int8", "looking_up"]

@@ -1,4 +1,4 @@
-"""The fast path: `model.py`'s own functions, compiled, for one new token a row at a time.
+"""The fast path: `model.py`'s own functions, compiled, for one new token a row at a time, or a few.
 
 One decoder layer is compiled and serves all layers, since weights, cache and places come in as arguments; the length
 of the text is a symbol in it. So warming up takes seconds, and nothing is compiled again as the text grows. It is
@@ -34,15 +34,21 @@ LENGTHS = (257, 521)  # of the text, and of the cache, that a layer is compiled 
 
 
 def layer_step(config: Config, ops: Ops) -> Step:
-    """`decoder_layer` as a function of tensors alone; it writes the token's key and value into the given slot."""
+    """`decoder_layer` as a function of tensors alone; it writes the new keys and values into the given slots."""
 
     def step(
-        x: Tensor, layer: LayerWeights, table: Table, mask: Tensor, keys: Tensor, values: Tensor, slot: Int[Tensor, "1"]
+        x: Tensor,
+        layer: LayerWeights,
+        table: Table,
+        mask: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        slots: Int[Tensor, "new"],
     ) -> Tensor:
         def write(k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
             held = mask.shape[-1]
-            keys.index_copy_(2, slot, k)
-            values.index_copy_(2, slot, v)
+            keys.index_copy_(2, slots, k)
+            values.index_copy_(2, slots, v)
             return keys.narrow(2, 0, held), values.narrow(2, 0, held)
 
         return decoder_layer(x, layer, config, table, mask, write, ops)
@@ -52,7 +58,7 @@ def layer_step(config: Config, ops: Ops) -> Step:
 
 def head_step(config: Config, ops: Ops) -> Step:
     def step(x: Tensor, norm: Tensor, head: Tensor) -> Tensor:
-        return ops.head(ops.norm(x, norm, config.rms_norm_eps), head)[:, -1]
+        return ops.head(ops.norm(x, norm, config.rms_norm_eps), head)
 
     return step
 
@@ -102,16 +108,18 @@ def settings(device: torch.device) -> tuple[Any, ...]:
 
 
 @lru_cache(maxsize=256)
-def part(step: Callable[[Config, Ops], Step], config: Config, ops: Ops, batch: int, *form_and_settings: Any) -> Part:
+def part(
+    step: Callable[[Config, Ops], Step], config: Config, ops: Ops, batch: int, new: int, *form_and_settings: Any
+) -> Part:
     """The compiled `layer_step` or `head_step` for tensors of this form. Kept as long as the process lives."""
     return Part(step(config, ops))
 
 
-def compiled_steps(checkpoint: Checkpoint, cache: KVCache, ops: Ops = STREAMED) -> Steps:
+def compiled_steps(checkpoint: Checkpoint, cache: KVCache, ops: Ops = STREAMED, new: int = 1) -> Steps:
     """The parts for a checkpoint and a cache of any length; what this process has compiled is not compiled again."""
     weights, now = checkpoint.weights, settings(checkpoint.device)
     kinds = [(keys.dtype, keys.device, keys.shape[1], keys.shape[3]) for keys in cache.keys]
-    common = checkpoint.config, ops, cache.batch, now
+    common = checkpoint.config, ops, cache.batch, new, now
     layers = (part(layer_step, *common, form(layer), kind) for layer, kind in zip(weights.layers, kinds, strict=True))
     return Steps(tuple(layers), part(head_step, *common, form((weights.norm, head_of(weights)))))
 
@@ -121,25 +129,26 @@ def head_of(weights: Weights) -> Tensor:
 
 
 def decode_step(
-    steps: Steps, checkpoint: Checkpoint, tokens: Int[Tensor, "batch"], cache: KVCache, start: Int[Tensor, "1"]
-) -> Float[Tensor, "batch vocab"]:
-    """Reads one new token a row; the logits of the token after it. `start`: how many tokens the cache held before.
+    steps: Steps, checkpoint: Checkpoint, tokens: Int[Tensor, "batch new"], cache: KVCache, start: Int[Tensor, "1"]
+) -> Float[Tensor, "batch new vocab"]:
+    """Reads new tokens; the logits of the token after each. `start`: how many tokens the cache held before.
 
     `cache` is written in place. Nothing here waits for a value, so that a GPU can record the step once and replay it.
     """
     config, weights, ops = checkpoint.config, checkpoint.weights, checkpoint.ops
-    positions = cache.upcoming[:, None].clone()
-    slots = {capacity: start % capacity for capacity in cache.positions}
-    for capacity, slot in slots.items():
-        cache.positions[capacity].index_copy_(1, slot, positions)
-    cache.upcoming.add_(1)
-    x = ops.embed(tokens[:, None], weights.embed_tokens)
+    new = torch.arange(tokens.shape[1], device=tokens.device)
+    positions = cache.upcoming[:, None] + new
+    slots = {capacity: (start + new) % capacity for capacity in cache.positions}
+    for capacity, places in slots.items():
+        cache.positions[capacity].index_copy_(1, places, positions)
+    cache.upcoming.add_(len(new))
+    x = ops.embed(tokens, weights.embed_tokens)
     table, masks = ops.table(config, positions), {}
     for number, layer in enumerate(weights.layers):
-        window, slot = config.window(number), slots[cache.capacities[number]]
+        window, places = config.window(number), slots[cache.capacities[number]]
         if window not in masks:
             masks[window] = ops.mask(positions, cache.key_positions(number), window)
-        x = steps.layers[number](x, layer, table, masks[window], cache.keys[number], cache.values[number], slot)
+        x = steps.layers[number](x, layer, table, masks[window], cache.keys[number], cache.values[number], places)
     return steps.head(x, weights.norm, head_of(weights))
 
 
@@ -166,29 +175,30 @@ def lengths_like_no_other(*sized: Any) -> list[int]:
     return [next(length for length in count(first, 2) if length not in taken) for first in LENGTHS]
 
 
-def example(checkpoint: Checkpoint, cache: KVCache, number: int) -> tuple[Any, ...]:
+def example(checkpoint: Checkpoint, cache: KVCache, number: int, new: int) -> tuple[Any, ...]:
     """What a layer is compiled on: tensors as a step hands them over, of lengths that nothing else has."""
     layer, batch, (_, kv_heads, _, head_dim) = checkpoint.weights.layers[number], cache.batch, cache.keys[number].shape
-    x = checkpoint.weights.embed_tokens.new_zeros(batch, 1, checkpoint.config.hidden_size)
-    table = checkpoint.ops.table(checkpoint.config, torch.zeros(batch, 1, dtype=torch.long, device=x.device))
-    held, room = lengths_like_no_other(batch, kv_heads, head_dim, x, layer)
-    mask = torch.ones(batch, 1, 1, held, dtype=torch.bool, device=x.device)
+    x = checkpoint.weights.embed_tokens.new_zeros(batch, new, checkpoint.config.hidden_size)
+    table = checkpoint.ops.table(checkpoint.config, torch.zeros(batch, new, dtype=torch.long, device=x.device))
+    held, room = lengths_like_no_other(batch, new, kv_heads, head_dim, x, layer)
+    mask = torch.ones(batch, 1, new, held, dtype=torch.bool, device=x.device)
     keys, values = (cache.keys[number].new_zeros(batch, kv_heads, room, head_dim) for _ in range(2))
     for tensor, at in ((mask, 3), (keys, 2), (values, 2)):
         torch._dynamo.mark_dynamic(tensor, at)  # this size is a symbol for the compiler
-    return x, layer, table, mask, keys, values, torch.tensor([held - 1], device=x.device)
+    return x, layer, table, mask, keys, values, torch.arange(held - new, held, device=x.device)
 
 
-def warm_up(steps: Steps, checkpoint: Checkpoint, cache: KVCache) -> None:
+def warm_up(steps: Steps, checkpoint: Checkpoint, cache: KVCache, new: int = 1) -> None:
     """Compiles what is not compiled yet, with a progress bar, by a call each."""
     cold = {layer: number for number, layer in enumerate(steps.layers) if layer.compiled is None}
     if not cold and steps.head.compiled is not None:
         return
-    with tqdm(total=len(cold) + 1, desc=f"Compiling for batch {cache.batch}", unit="part", file=sys.stderr) as bar:
+    size = f"{cache.batch}" + (f" of {new} tokens" if new > 1 else "")
+    with tqdm(total=len(cold) + 1, desc=f"Compiling for batch {size}", unit="part", file=sys.stderr) as bar:
         for layer, number in cold.items():
-            layer(*example(checkpoint, cache, number))
+            layer(*example(checkpoint, cache, number, new))
             bar.update()
-        x = checkpoint.weights.embed_tokens.new_zeros(cache.batch, 1, checkpoint.config.hidden_size)
+        x = checkpoint.weights.embed_tokens.new_zeros(cache.batch, new, checkpoint.config.hidden_size)
         steps.head(x, checkpoint.weights.norm, head_of(checkpoint.weights))
         bar.update()
 
@@ -207,39 +217,40 @@ def compiled(checkpoint: Checkpoint) -> Checkpoint:
     return replace(checkpoint, decoder=compiled_decoder)
 
 
-def compiled_decoder(checkpoint: Checkpoint, cache: KVCache, pick: Pick) -> Advance:
-    """From one new token a row to the next, for a cache that holds the prompts; each call writes into it.
+def compiled_decoder(checkpoint: Checkpoint, cache: KVCache, pick: Pick, new: int = 1) -> Advance:
+    """From one new token a row to the next, or from a few, for a cache that holds the prompts; each call writes there.
 
     Warms up first. On a GPU the whole step with the choice is recorded once, and a call replays it. Where nothing can
     be compiled, a sentence says so once and tokens come from the plain path.
     """
     check_compilable(checkpoint)
-    return compiled_by(STREAMED, checkpoint, cache, pick) or eager_decoder(checkpoint, cache, pick)
+    return compiled_by(STREAMED, checkpoint, cache, pick, new) or eager_decoder(checkpoint, cache, pick, new)
 
 
 @torch.inference_mode()
-def compiled_by(ops: Ops, checkpoint: Checkpoint, cache: KVCache, pick: Pick) -> Advance | None:
+def compiled_by(ops: Ops, checkpoint: Checkpoint, cache: KVCache, pick: Pick, new: int = 1) -> Advance | None:
     """The same by some form of the steps and weights that it reads; None, and a sentence, where nothing compiles."""
     try:
         with COMPILING:
-            steps = compiled_steps(checkpoint, cache, ops)
-            warm_up(steps, checkpoint, cache)
+            steps = compiled_steps(checkpoint, cache, ops, new)
+            warm_up(steps, checkpoint, cache, new)
     except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
         reason = str(error).strip().splitlines()[0]
         advice = "the plain path runs instead; install a C++ compiler such as g++ for the faster one"
         say_once(f"compiled: nothing can be compiled here ({reason}): {advice}")
         return None
     start = torch.tensor([cache.length], device=checkpoint.device)
-    if checkpoint.device.type == "cuda":
+    if checkpoint.device.type == "cuda" and new == 1:
         with torch.cuda.device(checkpoint.device):  # else streams and the recording are those of the current one
             return recorded(steps, checkpoint, cache, pick, start)
 
     @torch.inference_mode()
     def advance(tokens: Tensor) -> Tensor:
-        cache.check_room(len(tokens), 1)
+        cache.check_room(len(tokens), new)
         start.fill_(cache.length)
-        cache.length += 1
-        return pick(decode_step(steps, checkpoint, tokens, cache, start))
+        cache.length += new
+        logits = decode_step(steps, checkpoint, tokens.view(-1, new), cache, start)
+        return pick(logits if new > 1 else logits[:, -1])
 
     return advance
 
@@ -279,7 +290,7 @@ def whole_step(
 
     def advance_in_place() -> None:
         held, cache.length = cache.length, cache.max_length  # as if all slots were filled
-        tokens.copy_(pick(decode_step(steps, checkpoint, tokens, cache, start)))
+        tokens.copy_(pick(decode_step(steps, checkpoint, tokens[:, None], cache, start)[:, -1]))
         cache.length = held
 
     return advance_in_place

@@ -89,9 +89,9 @@ def reading_ops(checkpoint: Checkpoint) -> Ops:
     return _faster(checkpoint, norm=library_norm, expert=ffn_by)
 
 
-def writing_ops(checkpoint: Checkpoint, batch: int) -> Ops:
-    """The steps for one new token a row."""
-    return reading_ops(checkpoint) if batch > 1 else _faster(checkpoint, moe=moe_of_one)
+def writing_ops(checkpoint: Checkpoint, tokens: int) -> Ops:
+    """The steps for so many new tokens in all."""
+    return reading_ops(checkpoint) if tokens > 1 else _faster(checkpoint, moe=moe_of_one)
 
 
 def _faster(checkpoint: Checkpoint, norm: Step = rms_norm, **experts: Step) -> Ops:
@@ -134,13 +134,17 @@ def prefill(checkpoint: Checkpoint, prompts: list[list[int]], cache: KVCache) ->
     return logits[:, -1]
 
 
-def eager_decoder(checkpoint: Checkpoint, cache: KVCache, pick: Pick) -> Advance:
-    """From one new token a row to the next, through a cache that holds the prompts; each call writes into it."""
+def eager_decoder(checkpoint: Checkpoint, cache: KVCache, pick: Pick, new: int = 1) -> Advance:
+    """From one new token a row to the next, through a cache that holds the prompts; each call writes into it.
+
+    With more than one new token a row, what is picked from are the logits after each of them.
+    """
     weights, config, device = checkpoint.weights, checkpoint.config, checkpoint.device
-    ops = writing_ops(checkpoint, cache.batch)
+    ops = writing_ops(checkpoint, cache.batch * new)
 
     @torch.inference_mode()
-    def advance(tokens: Int[Tensor, "batch"]) -> Tensor:
-        return pick(forward(weights, tokens[:, None].to(device), config, cache=cache, ops=ops)[:, -1])
+    def advance(tokens: Int[Tensor, "batch *new"]) -> Tensor:
+        logits = forward(weights, tokens.view(cache.batch, new).to(device), config, cache=cache, ops=ops)
+        return pick(logits if new > 1 else logits[:, -1])
 
     return advance

@@ -80,7 +80,7 @@ class RoundedDecoder:
     rounded: Weights
     written: list[int | None]
 
-    def __call__(self, checkpoint: Checkpoint, cache: KVCache, pick: Pick) -> Advance:
+    def __call__(self, checkpoint: Checkpoint, cache: KVCache, pick: Pick, new: int = 1) -> Advance:
         """`compiled_decoder` that reads the copy, for as few rows as gain by it."""
         check_compilable(checkpoint)
         others = [*map(id, tree_leaves(checkpoint.weights))] != [*map(id, tree_leaves(self.source))]
@@ -89,8 +89,8 @@ class RoundedDecoder:
             raise Error(f"int8: {found}, expected the same: round them with fast.int8")
         if cache.batch <= MOST_ROWS_INT8:
             copy = replace(checkpoint, weights=self.rounded)
-            return compiled_by(INT8, copy, cache, pick) or eager_decoder(checkpoint, cache, pick)
-        return compiled_decoder(checkpoint, cache, pick)
+            return compiled_by(INT8, copy, cache, pick, new) or eager_decoder(checkpoint, cache, pick, new)
+        return compiled_decoder(checkpoint, cache, pick, new)
 
 
 def times_written(weights: Weights) -> list[int | None]:

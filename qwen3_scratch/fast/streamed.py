@@ -24,7 +24,7 @@ Keys = Float[Tensor, "batch kv_heads k_len head_dim"]  # and values
 # The most rows for which the sum below is no slower than the library's product (measured: benchmarks/products.py; at 4
 # rows in bf16 the two are even).
 MOST_ROWS = {torch.float32: 16, torch.bfloat16: 4, torch.float16: 4}
-MOST_HEADS = 8  # that share a key/value head and are written out one by one
+MOST_HEADS = 8  # that share a key/value head, each for each new token, and are written out one by one
 LINE = 64  # bytes that a processor fetches from memory together
 
 
@@ -88,20 +88,20 @@ def moe_streamed(x: Tokens, route: Route, gate_up_proj: GateUp, down_proj: Down,
 
 
 def streamed_attention(q: Query, k: Keys, v: Keys, mask: Bool[Tensor, "#batch 1 q_len k_len"]) -> Query:
-    """`gqa_attention` of one query on a CPU, where PyTorch's kernel reads the keys at a third of this speed.
+    """`gqa_attention` of a query or a few on a CPU, where PyTorch's kernel reads the keys at a third of this speed.
 
     The group's heads are written out one by one, so that one loop reads each key once for all of them; the values'
     columns, too, so that this loop goes through memory in order: the whole took 1.5 to 1.8 times as long without that.
     """
-    group = heads_per_kv_head(q, k)
-    if q.device.type != "cpu" or group > MOST_HEADS:
+    group, new = heads_per_kv_head(q, k), q.shape[2]
+    if q.device.type != "cpu" or group * new > MOST_HEADS:
         return gqa_attention(q, k, v, mask)
-    rows = written_down(q).unflatten(1, (-1, group)).squeeze(3)  # [batch, kv_heads, group, head_dim]
-    scores = [(rows[:, :, head, None] * k).sum(-1, dtype=wider(k.dtype)) for head in range(group)]
-    hidden = written_down(torch.where(mask, 0.0, -torch.inf))
+    rows = written_down(q).unflatten(1, (-1, group)).flatten(2, 3)  # [batch, kv_heads, group x q_len, head_dim]
+    scores = [(rows[:, :, head, None] * k).sum(-1, dtype=wider(k.dtype)) for head in range(group * new)]
+    hidden = written_down(torch.where(mask, 0.0, -torch.inf).repeat(1, 1, group if new > 1 else 1, 1))
     weights = written_down((torch.stack(scores, dim=2) / q.shape[-1] ** 0.5 + hidden).softmax(dim=-1))
     columns = v.split(LINE // v.itemsize, dim=-1)
-    heads = [[(weights[:, :, head, :, None] * part).sum(-2) for part in columns] for head in range(group)]
+    heads = [[(weights[:, :, head, :, None] * part).sum(-2) for part in columns] for head in range(group * new)]
     return torch.stack([torch.cat(head, dim=-1) for head in heads], dim=2).view(q.shape).to(v.dtype)
 
 

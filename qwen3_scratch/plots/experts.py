@@ -124,7 +124,7 @@ def information_test(
     title = f"Shuffles reach the measured bits in {often[0]} of {count} layers, random routers in {often[1]}, "
     title += f"the words' mean vectors in {int((words >= measured).sum())}"
     rows = math.ceil(count / 4)
-    figure = new_figure(title, max(5.6, 1.2 + 1.75 * min(count, 4)), 1.3 + 1.35 * rows)
+    figure = new_figure(title, max(7.2, 1.2 + 1.75 * min(count, 4)), 1.3 + 1.35 * rows)
     edge = 1.08 * max(float(part.max()) for part in (measured, shuffled, random, words))
     for number, (ax, first, last) in enumerate(small_multiples(figure, count)):
         options: dict[str, Any] = {"bins": 24, "range": (0, edge), "edgecolor": DARK, "lw": 0.4}

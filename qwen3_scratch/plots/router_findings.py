@@ -84,7 +84,7 @@ def table_of_words(
     At the right edge of each cell its share; below a half the cell is grey.
     """
     count = min(MOST_ROWS, max(map(len, columns.values())))
-    wide, step = min(3.4, 8.6 / len(columns)), 0.22
+    wide, step = min(6.0, 8.6 / len(columns)), 0.22
     figure = new_figure(title, 0.9 + wide * len(columns), 0.75 + step * (count + 1))
     ax = figure.subplots()
     ax.set(xlim=(0, len(columns) * wide), ylim=(count, -1))

@@ -8,7 +8,7 @@ may follow which (Glushkov's automaton), and two ways are looked for that part a
 import re
 from collections import Counter
 from collections.abc import Iterator
-from functools import reduce
+from functools import cache, reduce
 from typing import Any, NamedTuple
 
 from tokenizers import Regex, pre_tokenizers
@@ -195,7 +195,10 @@ class _EndlessError(Exception):
 
 
 def _sum(counters: Any) -> Counter[int]:
-    return reduce(lambda one, other: one + other, counters, Counter())
+    total: Counter[int] = Counter()
+    for counter in counters:
+        total.update(counter)
+    return total
 
 
 def _times(counter: Counter[int], factor: int) -> Counter[int]:
@@ -234,14 +237,18 @@ def _is_ambiguous(tree: Part, flags: str) -> bool:
     loops = {at for at in after if at in reach[at]}
     if any(n > 1 and one in reach.get(other, ()) for (one, other), n in automaton.follow.items()):
         return True
-    letters, members = {automaton.letters[at] for at in loops}, dict[str, set[str]]()
+    letters = {automaton.letters[at] for at in loops}
     sample = SAMPLE + "".join(map(_and_its_neighbours, sorted(letters)))
 
+    @cache
     def meet(one: str, other: str) -> bool:
         """Whether two letters or classes have one in common. To look a class up takes longer than all else here."""
-        for letter in {one, other} - members.keys() if one != other else ():
-            members[letter] = _members(letter, flags, sample)
-        return one == other or not members[one].isdisjoint(members[other])
+        short, long = sorted((one, other), key=len)
+        return one == other or bool(_members(long, flags, members(short)))
+
+    @cache
+    def members(letter: str) -> str:
+        return _members(letter, flags, sample)
 
     def steps(pair: tuple[int, int]) -> Iterator[tuple[int, int]]:
         for one in after[pair[0]] & loops:
@@ -273,7 +280,7 @@ def _and_its_neighbours(letter: str) -> str:
     return "".join(chr(ord(one) + step) for one in letter for step in (-1, 0, 1) if 0 < ord(one) < 0xD7FF)
 
 
-def _members(letter: str, flags: str, sample: str) -> set[str]:
+def _members(letter: str, flags: str, sample: str) -> str:
     """What of a sample a letter or class stands for, as the library itself sees it."""
-    cut = pre_tokenizers.Split(Regex(f"{flags}{letter})"), "removed")
-    return set(sample).difference(*(piece for piece, _ in cut.pre_tokenize_str(sample)))
+    cut = pre_tokenizers.Split(Regex(f"{flags}(?:{letter})+)"), "removed", invert=True)
+    return "".join(piece for piece, _ in cut.pre_tokenize_str(sample))

@@ -14,6 +14,7 @@ from reference import assert_near
 from benchmarks import contestants, decode, llama, load, measure, models, products, report, roofline, script
 from qwen3_scratch import Error
 from qwen3_scratch.generation import Generation
+from qwen3_scratch.tiny.corpus import DOMAINS
 
 IN_8_BITS = contestants.OURS["plain"]  # stands in for the decoder that reads 8 bits
 
@@ -156,6 +157,20 @@ def answers_that_change(checkpoint, texts, **options):
     """As loaded 1 2 3, in 8 bits 1 7 3 4."""
     tokens = [1, 7, 3, 4] if checkpoint.decoder == IN_8_BITS else [1, 2, 3]
     return [Generation("", None, tokens, "stop", [0]) for _ in texts]
+
+
+def test_lookup_counts_tokens_a_pass_and_measures_answers_and_passes(rehearsed, monkeypatch):
+    monkeypatch.setattr("benchmarks.lookup.compiled", partial(replace, decoder=IN_8_BITS))  # compiling takes long
+    monkeypatch.setattr("benchmarks.lookup.compiled_decoder", IN_8_BITS)
+    monkeypatch.setattr("benchmarks.lookup.READ", (1, 4))
+    found = rehearsed("lookup")
+    check_result(found, "lookup")
+    assert names(found, domain="stories", decoding="compiled") == {"without drafts", "with drafts", measure.BANDWIDTH}
+    assert names(found, **{"tokens in a pass": 4}) == {
+        "all layers", "a block of 2 experts", "a block of 128 experts", measure.BANDWIDTH,
+    }  # fmt: skip
+    counted = {row["case"]["domain"]: row["median"] for row in found["rows"] if row["unit"] == "tokens"}
+    assert counted.keys() == set(DOMAINS) and all(1 <= count <= 4 for count in counted.values())
 
 
 def test_tiny_measures_the_embedded_checkpoint_beside_transformers(rehearsed, monkeypatch):

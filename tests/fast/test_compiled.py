@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map_only
 
 from qwen3_scratch import Checkpoint, Error, forward, generate, load_checkpoint, stream
 from qwen3_scratch.cache import KVCache
-from qwen3_scratch.fast import compiling, eight_bits
+from qwen3_scratch.fast import compiled, compiling, eight_bits, int8
 from qwen3_scratch.fast.compiling import (
     Steps,
     compiled_decoder,
@@ -99,6 +99,17 @@ def test_compiled_logits_are_near_the_plain_ones_at_every_step(name):
     )
     for token in random_tokens(checkpoint.config, 50, seed=3):
         assert_near(step(token[None]), plain(token[None]), 2 * TOLERANCE)
+
+
+@pytest.mark.parametrize("form", [in_proof(int8), compiled])
+@pytest.mark.parametrize("name", only(CONFIGS, KEPT_SPARSE))
+def test_drafts_change_no_token_of_compiled_decoding(name, form):
+    checkpoint = model(name)
+    if checkpoint.config.rope_parameters["rope_type"] == "dynamic":
+        pytest.skip("drafts are refused where angles hang on the length")
+    checkpoint, options = form(checkpoint), dict(max_new_tokens=60, min_new_tokens=50, temperature=0)
+    asked = (2 * prompts(checkpoint.config, 9)[0])[:-1]  # what stands there twice is drafted at once
+    assert generate(checkpoint, asked, lookup=True, **options) == generate(checkpoint, asked, **options)
 
 
 def alike(router, kinds):

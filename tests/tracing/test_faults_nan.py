@@ -1,6 +1,7 @@
 """Logits that are no numbers stop the answer and name where it began; memory that does not suffice tells what would."""
 
 import itertools
+import mmap
 import re
 import resource
 from contextlib import suppress
@@ -333,8 +334,8 @@ def test_the_memory_that_is_free_is_what_the_system_and_a_limit_leave():
     resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, before[1]))
     try:
         free = available_memory()
-        held = torch.empty(2**26)
-        less = available_memory()
+        with mmap.mmap(-1, 2**28):  # of torch it might be memory that was used before
+            less = available_memory()
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
-    assert 2**30 - 2**27 < free <= 2**30 and held.nbytes <= free - less < held.nbytes + 2**27
+    assert 2**30 - 2**27 < free <= 2**30 and 2**28 <= free - less < 2**28 + 2**27

@@ -45,7 +45,7 @@ export MODEL PROMPT
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run test proof lint unit notebooks fuzz real bench lab explorer refresh train exercises grade clean
+.PHONY: help run test proof lint unit notebooks fuzz real bench lab explorer site book slides refresh train exercises grade clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -97,6 +97,20 @@ lab: $(VENV)/.notebooks-ready ## open the notebooks in JupyterLab
 explorer: $(VENV)/.run-ready ## write MODEL as one page that runs it in a browser, build/explorer.html
 	@mkdir -p build
 	@$(BIN)/qwen3-scratch explore "$$MODEL" --output build/explorer.html
+
+# Only what changed is read anew, and the explorer is written again only where the package has changed.
+site: $(VENV)/.site-ready ## write the book as pages, build/site/index.html, which ask nobody for anything
+	@$(ALONE) $(BIN)/python docs/stage.py build/site-source
+	@$(BIN)/python -m sphinx -q -W --keep-going -n -c docs -d build/site-doctrees build/site-source build/site
+	@echo "build/site/index.html"
+
+book: $(VENV)/.site-ready ## print the book, build/book.pdf; runs the chapters for sharp figures, a quarter of an hour (CHAPTERS= runs none)
+	@$(ALONE) $(BIN)/python docs/stage.py build/site-source
+	@$(BIN)/python docs/book.py build/site-source build/book.pdf --chapters "$(if $(filter undefined,$(origin CHAPTERS)),*,$(CHAPTERS))"
+
+slides: $(VENV)/.site-ready ## write a lecture (LECTURE=docs/lectures/07_router_and_experts.md) as one file, build/slides.html
+	@mkdir -p build
+	@$(BIN)/python docs/slides.py $(or $(LECTURE),docs/lectures/07_router_and_experts.md) build/slides.html
 
 refresh: $(VENV)/.notebooks-ready ## run the notebooks (or NOTEBOOKS="a.ipynb b.ipynb") anew and store what changed (MEASURE=1: measured times too)
 	@test -n "$(NOTEBOOKS)" || { echo "There is no notebook in notebooks/ yet." >&2; exit 1; }
@@ -152,7 +166,7 @@ $(VENV)/.fuzz-ready: $(VENV)/.run-ready
 	@touch $@
 
 # matplotlib complains on standard error while it first lists the fonts, and a notebook would show that.
-$(VENV)/.notebooks-ready $(VENV)/.exercises-ready $(VENV)/.test-ready: $(VENV)/.%-ready: pyproject.toml constraints.txt $(VENV)/.torch-ready
+$(VENV)/.notebooks-ready $(VENV)/.exercises-ready $(VENV)/.site-ready $(VENV)/.test-ready: $(VENV)/.%-ready: pyproject.toml constraints.txt $(VENV)/.torch-ready
 	@echo "Installing the project and its extra [$*] into $(VENV) ..." >&2
 	@$(PIP) install --constraint constraints.txt --editable '.[$*]'
 	@$(if $(filter test,$*),$(PIP) install --only-binary :all: --constraint constraints.txt $(ORACLE) 2>/dev/null || \

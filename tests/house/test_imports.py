@@ -25,12 +25,13 @@ NEEDS = {
     "notebooks/*.ipynb": "notebooks",
     "notebooks/exercises/*.py": "exercises",
     "notebooks/exercises/source/*/*.ipynb": "notebooks",  # handed out to students
+    "docs/*.py": "site",
     "tests/fuzz/*.py": "fuzz",
     "tests/**/*.py": "test",
     "benchmarks/*.py": "bench",
 }
 OWN = {"qwen3_scratch", "benchmarks", "wrong_answers", "fuzz"} | {
-    path.stem for folder in ("tests", "notebooks") for path in (ROOT / folder).rglob("*.py")
+    path.stem for folder in ("tests", "notebooks", "docs") for path in (ROOT / folder).rglob("*.py")
 }
 INSTALLED = packages_distributions() | {"atheris": ["atheris"], "llama_cpp": ["llama-cpp-python"]}  # for fuzz and bench
 PUBLIC = {"_replace", "_asdict", "_fields"}  # of named tuples

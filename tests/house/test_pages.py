@@ -18,7 +18,15 @@ from qwen3_scratch.terminal.commands import app
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
 README = (ROOT / "README.md").read_text("utf-8")
-PLACES = ("*.md", "tests/*.md", "data/*.md", "benchmarks/*.md", "notebooks/exercises/*.md", "qwen3_scratch/*/*.md")
+PLACES = (
+    "*.md",
+    "tests/*.md",
+    "data/*.md",
+    "docs/*.md",
+    "benchmarks/*.md",
+    "notebooks/exercises/*.md",
+    "qwen3_scratch/*/*.md",
+)
 PAGES = [path for place in PLACES for path in sorted(ROOT.glob(place))]
 WORKFLOWS = {path.name: yaml.safe_load(path.read_text("utf-8")) for path in ROOT.glob(".github/workflows/*.yml")}
 JOBS = {f"{name} {job}": steps for name, flow in WORKFLOWS.items() for job, steps in flow["jobs"].items()}
@@ -111,7 +119,14 @@ def test_a_workflow_may_only_read_and_stops_the_run_that_it_replaces(name):
 @pytest.mark.parametrize("name", JOBS)
 def test_a_job_ends_in_time_and_uses_no_code_of_strangers(name):
     used = {step["uses"].partition("@")[0] for step in JOBS[name]["steps"] if "uses" in step}
-    assert JOBS[name]["timeout-minutes"] <= 240 and used == {"actions/checkout", "actions/setup-python"}
+    published = {"actions/upload-pages-artifact", "actions/deploy-pages"} if name.startswith("pages.yml") else set()
+    assert JOBS[name]["timeout-minutes"] <= 240 and used - published <= {"actions/checkout", "actions/setup-python"}
+    assert used
+
+
+def test_only_the_job_that_publishes_may_write_and_only_pages():
+    allowed = {name: job["permissions"] for name, job in JOBS.items() if "permissions" in job}
+    assert allowed == {"pages.yml publish": {"pages": "write", "id-token": "write"}}
 
 
 def test_hooks_fetch_nothing_and_take_out_of_notebooks_what_a_refresh_takes_out():

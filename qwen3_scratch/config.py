@@ -280,7 +280,7 @@ def check_relations(config: Config) -> None:
     """Every relation between fields that computing relies on."""
     must = partial(need, config)
     must(config.rms_norm_eps > 0, "rms_norm_eps", "more than 0")
-    must(config.initializer_range >= 0, "initializer_range", "0 or more")
+    must(0 <= config.initializer_range <= 1e30, "initializer_range", "0 to 1e30, so that fp32 holds what is drawn")
     must(config.hidden_act in ("silu", "swish"), "hidden_act", "'silu', the only one this family was trained with")
     must(config.head_dim % 2 == 0, "head_dim", "an even number, since rotary embedding turns pairs")
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads

@@ -12,7 +12,7 @@ from torch import Tensor
 from . import fast
 from .cache import KVCache, check_memory
 from .checkpoints.checkpoint import Checkpoint
-from .errors import Error, shown
+from .errors import Error, of_kind, shown
 from .fast.eager import PREFILL_CHUNK, eager_decoder, prefill
 from .model import Weights
 from .request import Options, Prompt, as_batch, with_options
@@ -192,6 +192,7 @@ def prepare(
     checkpoint: Checkpoint, prompts: list[Prompt], conversation: Conversation | None = None, **options: Any
 ) -> tuple[Checkpoint, list[Row], Settings]:
     """The checkpoint as it is to decode, rows with their token ids, and settings within their ranges."""
+    of_kind("generate", "checkpoint", checkpoint, Checkpoint)
     if unknown := options.keys() - {f.name for f in fields(Options)}:
         raise Error(f"{sorted(unknown)[0]}: no such option, expected one of generate's: check the spelling")
     asked = Options(**options)

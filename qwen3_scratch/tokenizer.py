@@ -42,6 +42,7 @@ class Tokenizer:
         self, backend: tokenizers.Tokenizer, chat_template: str | None = None, name: str = "tokenizer", *,
         templates: Mapping[str, str] = MappingProxyType({}), special_tokens: Mapping[str, str] = MappingProxyType({}),
     ):  # fmt: skip
+        of_kind(name, "backend", backend, tokenizers.Tokenizer)
         self.backend, self.chat_template, self.name = backend, chat_template, name
         self.templates = {**templates, **({} if chat_template is None else {"default": chat_template})}  # by name
         self.special_tokens = dict(special_tokens)  # what a template may call them: "eos_token", ...
@@ -100,6 +101,7 @@ class Tokenizer:
 
     def token_id(self, token: str) -> int | None:
         """The id of one token as it stands in the vocabulary, or None."""
+        of_kind(self.name, "token", token, str)
         return self.backend.token_to_id(token)
 
     def token_bytes(self, token_id: int) -> bytes:
@@ -144,7 +146,7 @@ class Tokenizer:
         or in a description of a tool, it is spelled in ordinary tokens, so that nobody can speak in another's turn.
         """
         chat, described = read_messages(messages), read_tools(tools)
-        if not plain_user_text:
+        if not true_or_false(self.name, "plain_user_text", plain_user_text):
             return self.encode(self._write(chat, described, thinking, add_generation_prompt, continue_final_message))
         marks = marks_for([chat, described], [str(token) for token in self.added.values() if str(token).strip()])
         said = self._write(chat, described, thinking, add_generation_prompt, continue_final_message, marks.put)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from numbers import Integral
@@ -24,6 +25,13 @@ from .config_json import read_config
 from .saving import CHECKPOINT_FILES, TEXT_FILES, bytes_of, replacing, whole, write_json, write_text, write_weights
 from .weights import Slot, load_weights
 
+# Settings of generation_config.json by which transformers would answer otherwise, and where each changes nothing.
+UNREAD = {
+    "num_beams": 1, "no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0, "typical_p": 1.0, "eta_cutoff": 0.0,
+    "epsilon_cutoff": 0.0, "stop_strings": None, "suppress_tokens": None, "begin_suppress_tokens": None,
+    "bad_words_ids": None, "forced_bos_token_id": None, "forced_eos_token_id": None, "sequence_bias": None,
+    "length_penalty": 1.0, "guidance_scale": 1.0, "max_time": None, "max_new_tokens": None, "min_new_tokens": 0,
+}  # fmt: skip
 Pick = Callable[[Tensor], Tensor]  # logits [batch, vocab] -> the tokens chosen [batch]
 Advance = Callable[[Tensor], Tensor]  # tokens [batch] -> the tokens after them [batch]
 
@@ -56,6 +64,14 @@ class Checkpoint:
     path: Path | None = None
     ops: Ops = field(default=Ops(), repr=False)
     decoder: Decoder | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        kinds = {"config": Config, "weights": Weights, "generation_config": dict, "ops": Ops}
+        for name, kind in kinds.items():
+            of_kind("Checkpoint", name, getattr(self, name), kind)
+        if (layers := len(self.weights.layers)) != (expected := self.config.num_hidden_layers):
+            found = f"weights have {layers} layers, expected {expected}, as the config says"
+            raise Error(f"Checkpoint: {found}: take both from one model")
 
     @property
     def device(self) -> torch.device:
@@ -140,6 +156,8 @@ def read_generation_config(folder: str | Path) -> dict[str, Any]:
         check_sampling(Sampling(**{name: found[name] for name in Sampling._fields if found.get(name) is not None}))
     except Error as error:
         raise Error(f"{path}: {error}") from None
+    if unread := [name for name, neutral in UNREAD.items() if found.get(name) not in (None, neutral)]:
+        print(f"{path}: sets {', '.join(unread)}, which is not read here: answers are without", file=sys.stderr)
     return found
 
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from ..cache import KVCache
 from ..checkpoints.checkpoint import Advance, Checkpoint, Pick
 from ..config import Config
-from ..errors import Error
+from ..errors import Error, of_kind
 from ..model import LayerWeights, Ops, Table, Weights, decoder_layer
 from .dispatch import Step
 from .eager import eager_decoder
@@ -155,6 +155,7 @@ def decode_step(
 def check_compilable(checkpoint: Checkpoint) -> None:
     """Raises Error where a checkpoint brings steps of its own, which the compiled form would pass over silently, or
     weights of several types, of which it would know only the first."""
+    of_kind("compiled", "checkpoint", checkpoint, Checkpoint)
     steps: Any = zip(Ops._fields, checkpoint.ops, Ops(), strict=True)
     other = next((name for name, step, own in steps if unwrap(step) is not unwrap(own)), None)
     if other is not None:

@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from ..errors import Error, of_kind
+from ..errors import Error, of_kind, shown
 from .download import WANTED, fetch, find_snapshot
 
 EMBEDDED = {"tiny": "tiny-moe"}
@@ -16,7 +16,9 @@ def find_folder(name: str | Path | None = None, revision: str | None = None, wan
     What came from the hub is whole and right, a folder of your own is handed out as it is. Error: neither is had.
     """
     name = chosen(name)
-    return find_local(name) or fetch(find_snapshot(str(name), revision, wanted))
+    if (local := find_local(name)) is not None and revision is not None:
+        raise Error(f"revision is {shown(revision)}, and {name} is a folder of this machine: leave revision out")
+    return local or fetch(find_snapshot(str(name), revision, wanted))
 
 
 def chosen(name: str | Path | None = None) -> str | Path:

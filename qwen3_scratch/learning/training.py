@@ -176,7 +176,7 @@ def train(
     config: Config, plan: Plan, batch_of: Callable[[int], Batch], folder: Path, *, seed: int = 0,
     measure: Callable[[Weights, int], dict[str, float]] | None = None,
 ) -> Moment:  # fmt: skip
-    """Trains from random weights, or from where an earlier call in `folder` stopped, to the end of the plan.
+    """Trains on the CPU from random weights, or from where an earlier call in `folder` stopped, to the end of the plan.
 
     `batch_of(step)` depends on nothing but its argument, so that a resumed run is bit for bit the run that was never
     stopped. Every `save_every` steps the moment is saved and `measure(weights, step)` is added to the history.

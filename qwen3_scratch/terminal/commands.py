@@ -115,6 +115,8 @@ def generate_command(
         raise Error("--system is for the chat format, and --raw leaves that out: leave one of them out")
     place = place_for(device)
     many = tensor_parallel * expert_parallel > 1 or started_by_torchrun()
+    if rank_timeout != TIMEOUT and not many:
+        raise Error("--rank-timeout is for many processes, and this is one alone: start it by torchrun or leave it out")
     together = ranks(tensor_parallel, expert_parallel, place, rank_timeout) if many else nullcontext()
     with together as mesh, speaker(mesh) as first:
         prompt = agree(read_all() if prompt == "-" and first else prompt)

@@ -162,6 +162,7 @@ def check_forward(given: Any) -> None:
     whole_number("forward", "logits_to_keep", given.get("logits_to_keep", 0), 0)
     wanted = {"weights": (weights, "layers", "Weights"), "config": (config, "layer_types", "a Config")}
     wanted |= {} if cache is None else {"cache": (cache, "key_positions", "a KVCache")}
+    wanted |= {"ops": (given["ops"], "attention", "an Ops")} if "ops" in given else {}
     for name, (found, field, kind) in wanted.items():
         if not hasattr(found, field):
             raise Error(f"forward: {name} is a {type(found).__name__}, expected {kind}: mend the argument")

@@ -4,6 +4,9 @@ One argument at a time is anything at all; the others are right.
 """
 
 import inspect
+import json
+import re
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,13 +23,20 @@ from tiers import examples
 from qwen3_scratch import (
     Checkpoint,
     Error,
+    KVCache,
+    Tokenizer,
+    fast,
+    forward,
+    generate,
     init_weights,
     load_checkpoint,
     load_weights,
     read_config,
     read_tokenizer,
     save_checkpoint,
+    stream,
 )
+from qwen3_scratch.checkpoints.checkpoint import read_generation_config
 
 CONFIG = small_config()
 MADE = Checkpoint(CONFIG, random_weights(CONFIG))
@@ -104,3 +114,40 @@ def test_every_argument_of_these_functions_is_tried():
         wanted = [each for each in inspect.signature(function).parameters.values() if each.kind is not each.VAR_KEYWORD]
         missing = {each.name for each in wanted} - right.keys() - {"own"}  # a function of the devices
         assert not missing, (name, missing)
+
+
+WRONG = {
+    "a name in place of a checkpoint": (lambda: generate("tiny", "hello"), "generate: checkpoint is 'tiny'"),
+    "a number in place of one": (lambda: stream(3, "hello"), "generate: checkpoint is 3"),
+    "None to be compiled": (lambda: fast.compiled(None), "compiled: checkpoint is None"),
+    "a name to be rounded": (lambda: fast.int8("tiny"), "compiled: checkpoint is 'tiny'"),
+    "a cache without a config": (lambda: KVCache(None, 1, 8), "cache: config is None"),
+    "steps that are none": (
+        lambda: forward(MADE.weights, torch.tensor([[1]]), CONFIG, ops=3), "forward: ops is a int, expected an Ops",
+    ),
+    "a tokenizer of nothing": (lambda: Tokenizer(3), "tokenizer: backend is 3"),
+    "a number as a token": (lambda: TOKENIZER.token_id(3), "token is 3, expected str"),
+    "no switch": (lambda: TOKENIZER.encode_chat([TURN], plain_user_text="no"), "plain_user_text is 'no'"),
+    "weights of another depth": (
+        lambda: replace(MADE, config=small_config(num_hidden_layers=CONFIG.num_hidden_layers + 1)),
+        f"Checkpoint: weights have {CONFIG.num_hidden_layers} layers, expected {CONFIG.num_hidden_layers + 1}",
+    ),
+    "settings that are none": (lambda: replace(MADE, generation_config=3), "Checkpoint: generation_config is 3"),
+    "a revision of a folder": (lambda: load_checkpoint("tiny", revision="v1"), "revision is 'v1', and tiny is"),
+    "a spread past all numbers": (lambda: small_config(initializer_range=1e39), "initializer_range"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_no_such_thing_is_refused_before_anything_is_computed(name):
+    act, expected = WRONG[name]
+    with unchecked(), pytest.raises(Error, match=re.escape(expected)) as error:
+        act()
+    assert "\n" not in str(error.value)
+
+
+def test_settings_that_are_not_read_are_named(tmp_path, capsys):
+    settings = {"num_beams": 4, "no_repeat_ngram_size": 0, "stop_strings": ["."], "temperature": 0.7}
+    (tmp_path / "generation_config.json").write_text(json.dumps(settings))
+    assert read_generation_config(tmp_path) == settings
+    assert "sets num_beams, stop_strings, which is not read here: answers are without" in capsys.readouterr().err

@@ -160,7 +160,6 @@ STALE = {
     "a copy": lambda weights: tree_map(lambda leaf: leaf if leaf is None else leaf.clone(), weights),
     "one tensor": lambda weights: weights._replace(norm=weights.norm.clone()),
     "a head of its own": lambda weights: weights._replace(lm_head=weights.embed_tokens),
-    "fewer layers": lambda weights: weights._replace(layers=weights.layers[:1]),
     "written into": written_into,
     "trained on": trained_on,
 }

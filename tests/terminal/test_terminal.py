@@ -286,6 +286,7 @@ def test_a_prompt_that_begins_with_a_dash_hints_at_the_two_dashes(run, says, fol
 NO_EFFECT = [
     ("generate Hi --raw --system Short", "--system is for the chat format, and --raw leaves that out: leave one of"),
     ("generate Hi --expert-dispatch nonsense", "--expert-dispatch is 'nonsense', expected own-experts or all-to-all:"),
+    ("generate Hi --rank-timeout 60", "--rank-timeout is for many processes, and this is one alone: start it by"),
     ("generate Hi --expert-dispatch all-to-all", "--expert-dispatch is for experts dealt out, expected --expert-par"),
     ("generate Hi --revision main", "--revision is for a hub id, and the model is a folder of this machine: leave it"),
     ("info --revision main", "--revision is for a hub id, and the model is a folder of this machine: leave it out"),

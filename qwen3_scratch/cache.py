@@ -35,7 +35,8 @@ class KVCache:
         if not all(type(size) is int and size > 0 for size in (batch, max_length, 1 if chunk is None else chunk)):
             batch, max_length = whole_number("cache", "batch", batch), whole_number("cache", "max_length", max_length)
             chunk = None if chunk is None else whole_number("cache", "chunk", chunk)
-        of_kind("cache", "config", config, Config)
+        if not isinstance(config, Config):
+            of_kind("cache", "config", config, Config)
         if dtype is not None and not getattr(dtype, "is_floating_point", False):
             raise Error(f"cache: dtype is {shown(dtype)}, expected a floating type such as torch.bfloat16")
         self.config, self.batch, self.max_length, self.chunk = config, batch, max_length, chunk

@@ -192,7 +192,7 @@ def prepare(
     checkpoint: Checkpoint, prompts: list[Prompt], conversation: Conversation | None = None, **options: Any
 ) -> tuple[Checkpoint, list[Row], Settings]:
     """The checkpoint as it is to decode, rows with their token ids, and settings within their ranges."""
-    of_kind("generate", "checkpoint", checkpoint, Checkpoint)
+    _ = isinstance(checkpoint, Checkpoint) or of_kind("generate", "checkpoint", checkpoint, Checkpoint)
     if unknown := options.keys() - {f.name for f in fields(Options)}:
         raise Error(f"{sorted(unknown)[0]}: no such option, expected one of generate's: check the spelling")
     asked = Options(**options)

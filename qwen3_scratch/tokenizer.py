@@ -101,7 +101,8 @@ class Tokenizer:
 
     def token_id(self, token: str) -> int | None:
         """The id of one token as it stands in the vocabulary, or None."""
-        of_kind(self.name, "token", token, str)
+        if not isinstance(token, str):
+            of_kind(self.name, "token", token, str)
         return self.backend.token_to_id(token)
 
     def token_bytes(self, token_id: int) -> bytes:
@@ -146,7 +147,9 @@ class Tokenizer:
         or in a description of a tool, it is spelled in ordinary tokens, so that nobody can speak in another's turn.
         """
         chat, described = read_messages(messages), read_tools(tools)
-        if not true_or_false(self.name, "plain_user_text", plain_user_text):
+        if not isinstance(plain_user_text, bool):
+            plain_user_text = true_or_false(self.name, "plain_user_text", plain_user_text)
+        if not plain_user_text:
             return self.encode(self._write(chat, described, thinking, add_generation_prompt, continue_final_message))
         marks = marks_for([chat, described], [str(token) for token in self.added.values() if str(token).strip()])
         said = self._write(chat, described, thinking, add_generation_prompt, continue_final_message, marks.put)

@@ -104,7 +104,7 @@ site: $(VENV)/.site-ready ## write the book as pages, build/site/index.html, whi
 	@$(BIN)/python -m sphinx -q -W --keep-going -n -c docs -d build/site-doctrees build/site-source build/site
 	@echo "build/site/index.html"
 
-book: $(VENV)/.site-ready ## print the book, build/book.pdf; runs the chapters for sharp figures, a quarter of an hour (CHAPTERS= runs none)
+book: $(VENV)/.site-ready ## print the book, build/book.pdf; runs the chapters for sharp figures (CHAPTERS= runs none)
 	@$(ALONE) $(BIN)/python docs/stage.py build/site-source
 	@$(BIN)/python docs/book.py build/site-source build/book.pdf --chapters "$(if $(filter undefined,$(origin CHAPTERS)),*,$(CHAPTERS))"
 

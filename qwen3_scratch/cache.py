@@ -172,6 +172,13 @@ class KVCache:
         return torch.arange(start, self.length) % capacity
 
 
+def turned_anew(config: Config, length: int) -> bool:
+    """Whether in a text of so many tokens keys are turned by other angles than in a shorter one."""
+    rope = config.rope_parameters
+    trained = rope.get("original_max_position_embeddings", config.max_position_embeddings)
+    return rope["rope_type"] in ("dynamic", "longrope") and length > trained
+
+
 def capacities(config: Config, max_length: int, chunk: int | None) -> list[int]:
     """How many tokens each layer keeps."""
     windows = [config.window(number) for number in range(config.num_hidden_layers)]

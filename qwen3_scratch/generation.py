@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import fast
-from .cache import KVCache, check_memory
+from .cache import KVCache, check_memory, turned_anew
 from .checkpoints.checkpoint import Checkpoint
 from .errors import Error, of_kind, shown
 from .fast.eager import PREFILL_CHUNK, eager_decoder, prefill
@@ -79,10 +79,8 @@ class Conversation:
         pairs = zip(self.token_ids, prompt[:-1], strict=False)  # one at least is read, since its logits are wanted
         common = len([*takewhile(lambda pair: pair[0] == pair[1], pairs)])
         cache = self.cache if self.weights is checkpoint.weights else None
-        rope = checkpoint.config.rope_parameters
-        trained = rope.get("original_max_position_embeddings", checkpoint.config.max_position_embeddings)
-        if rope["rope_type"] in ("dynamic", "longrope") and max(len(self.token_ids), len(prompt)) > trained:
-            cache = None  # keys were turned by angles that depend on how long the text was
+        if turned_anew(checkpoint.config, max(len(self.token_ids), len(prompt))):
+            cache = None
         try:
             if cache is not None:
                 cache.rewind(cache.length - common)
@@ -192,7 +190,8 @@ def prepare(
     checkpoint: Checkpoint, prompts: list[Prompt], conversation: Conversation | None = None, **options: Any
 ) -> tuple[Checkpoint, list[Row], Settings]:
     """The checkpoint as it is to decode, rows with their token ids, and settings within their ranges."""
-    _ = isinstance(checkpoint, Checkpoint) or of_kind("generate", "checkpoint", checkpoint, Checkpoint)
+    if not isinstance(checkpoint, Checkpoint):
+        of_kind("generate", "checkpoint", checkpoint, Checkpoint)
     if unknown := options.keys() - {f.name for f in fields(Options)}:
         raise Error(f"{sorted(unknown)[0]}: no such option, expected one of generate's: check the spelling")
     asked = Options(**options)

@@ -160,6 +160,7 @@ STALE = {
     "a copy": lambda weights: tree_map(lambda leaf: leaf if leaf is None else leaf.clone(), weights),
     "one tensor": lambda weights: weights._replace(norm=weights.norm.clone()),
     "a head of its own": lambda weights: weights._replace(lm_head=weights.embed_tokens),
+    "fewer layers": lambda weights: weights._replace(layers=weights.layers[:1]),
     "written into": written_into,
     "trained on": trained_on,
 }
@@ -168,7 +169,9 @@ STALE = {
 @pytest.mark.parametrize("change", STALE)
 def test_a_copy_of_other_weights_is_refused(change):
     checkpoint = int8(model("experts"))
-    others = replace(checkpoint, weights=STALE[change](checkpoint.weights))
+    weights = STALE[change](checkpoint.weights)
+    config = replace(checkpoint.config, num_hidden_layers=len(weights.layers))
+    others = replace(checkpoint, config=config, weights=weights)
     with pytest.raises(Error, match=r"int8: the checkpoint has other weights than those that were rounded, expected"):
         others.decoder(others, KVCache(others.config, 1, 8), lambda logits: logits)
 

@@ -45,7 +45,7 @@ export MODEL PROMPT
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run test proof lint unit notebooks fuzz real bench lab explorer site book slides refresh train exercises grade clean
+.PHONY: help run test proof lint unit notebooks fuzz real bench gpu lab explorer site book slides refresh train exercises grade clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -90,6 +90,10 @@ real: $(VENV)/.test-ready ## on a machine with a network: the real weights besid
 bench: $(VENV)/.bench-ready ## measure the speed beside transformers and llama.cpp into benchmarks/RESULTS.md (an hour, 10 GB of disk)
 	@for question in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$question || exit 1; done
 	@$(BIN)/python -m benchmarks.report
+
+# Installs nothing, since where a GPU is lent there may be no registry: WHEELS=folder holds what is missing there.
+gpu: ## on a machine with a GPU: its tests, speeds, a profile, the last notebook, into build/gpu (eight minutes; REHEARSAL=1 on a CPU)
+	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu $(if $(WHEELS),--wheels "$(WHEELS)") $(if $(REHEARSAL),--rehearsal)
 
 lab: $(VENV)/.notebooks-ready ## open the notebooks in JupyterLab
 	THP_MEM_ALLOC_ENABLE=1 $(BIN)/jupyter lab notebooks

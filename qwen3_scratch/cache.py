@@ -39,7 +39,7 @@ class KVCache:
             of_kind("cache", "config", config, Config)
         if dtype is not None and not getattr(dtype, "is_floating_point", False):
             raise Error(f"cache: dtype is {shown(dtype)}, expected a floating type such as torch.bfloat16")
-        if device is not None and str(device) != "meta":  # there one measures shapes alone
+        if str(device) not in ("None", "cpu", "meta"):  # there it is; on the last one measures shapes alone
             check_device(device)
         self.config, self.batch, self.max_length, self.chunk = config, batch, max_length, chunk
         self.length = self.furthest = 0  # tokens held, and the most that were held before some were forgotten

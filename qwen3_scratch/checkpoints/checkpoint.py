@@ -110,8 +110,9 @@ def load_checkpoint(
     """Loads `tiny` (the embedded one), a folder, or a hub id; None asks QWEN3_SCRATCH_MODEL, else `tiny`.
 
     `dtype`, a torch.dtype or its name, and `device` are by default what config.json or else the files say, and the CPU.
-    `num_experts_per_tok` overrides how many experts each token goes to, and stands in what is saved from it; `own` is
-    `load_weights`'s, and `runs_as` gives the config of what it leaves of the model. An adapter of peft is merged: beside a model's files, or alone where its base is at hand.
+    `num_experts_per_tok` overrides how many experts each token goes to, and stands in what is saved from it. An
+    adapter of peft is merged: beside a model's files, or alone where its base is at hand. `own` is `load_weights`'s,
+    and `runs_as` gives the config of what that leaves of the model.
     Raises Error for whatever is wrong with the name, the files, the device or the override.
     """
     folder = find_folder(name_or_path, revision)

@@ -216,14 +216,12 @@ def check_fits(where: str, weights: Any, config: Any) -> None:
     """Raises Error where the layers have other heads, biases or experts than the config says, as after `replace`."""
     q_rows, kv_rows = (count * config.head_dim for count in (config.num_attention_heads, config.num_key_value_heads))
     for number, layer in enumerate(weights.layers):
+        experts = config.num_experts * config.is_sparse(number)
         pairs = {
             "rows in q_proj": (len(layer.q_proj), q_rows),
             "rows in k_proj": (len(layer.k_proj), kv_rows),
             "biases of attention": (0 if layer.q_bias is None else q_rows, q_rows * config.attention_bias),
-            "experts": (
-                0 if layer.router is None else len(layer.router),
-                config.num_experts * config.is_sparse(number),
-            ),
+            "experts": (0 if layer.router is None else len(layer.router), experts),
         }
         for name, (found, expected) in pairs.items():
             if found != expected:

@@ -194,7 +194,7 @@ def test_weights_of_another_config_are_not_saved(name, tmp_path):
     saves = [lambda: save_weights(tmp_path, weights, other)]
     saves += [lambda: save_checkpoint(Checkpoint(other, weights), tmp_path)] * (name in SAVED_ONLY)
     for save in saves:
-        with pytest.raises(Error, match="^save: .* of the weights is .*, expected .*, as the config says"):
+        with pytest.raises(Error, match=r"^save: .* of the weights is .*, expected .*, as the config says"):
             save()
     assert list(tmp_path.iterdir()) == []
 
@@ -202,7 +202,7 @@ def test_weights_of_another_config_are_not_saved(name, tmp_path):
 def test_a_slice_of_a_model_is_not_saved_as_if_it_were_the_whole(tmp_path):
     config = own_config(CONFIG, Place(0, 0, 2, 1))
     part = shard_weights(MADE.weights, CONFIG, Place(0, 0, 2, 1))
-    with pytest.raises(Error, match="^save: .*, as the config says"):
+    with pytest.raises(Error, match=r"^save: .*, as the config says"):
         save_checkpoint(Checkpoint(config, part), tmp_path)
 
 

@@ -287,8 +287,9 @@ WRONG = [
     ([[1], [2, "a"]], {}, f"row 1: prompt: token id 'a' {OUTSIDE}"),
     ([{"content": "Hi"}], {}, "messages: entry 0 is {'content': 'Hi'}, expected a role and a content"),
     ([["Hi"]], {}, "messages: entry 0 is 'Hi', expected a role and a content"),
-    ([1] * 500, {"max_new_tokens": 13}, "prompt: 500 prompt tokens and max_new_tokens=13 exceed max_position_embeddings,"
-     " which comes to 512: shorten one of them, or raise it in the config (better with rope_scaling)"),
+    ([1] * 500, {"max_new_tokens": 13},
+     "prompt: 500 prompt tokens and max_new_tokens=13 exceed max_position_embeddings, which comes to 512: "
+     "shorten one of them, or raise it in the config (better with rope_scaling)"),
     (["Hi", [1] * 257], {}, "row 1: prompt: 257 prompt tokens and max_new_tokens=256 exceed max_position"),
     ("Hi", {"max_new_tokens": 0}, "max_new_tokens is 0, expected a whole number, at least 1: raise it"),
     ("Hi", {"max_new_tokens": 2.5}, "max_new_tokens is 2.5, expected a whole number, at least 1: raise it"),

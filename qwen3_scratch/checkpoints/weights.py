@@ -102,6 +102,7 @@ def load_weights(
     """
     folder = Path(of_kind("load_weights", "folder", folder, str, os.PathLike))
     of_kind("load_weights", "config", config, Config)
+    of_kind("load_weights", "own", own, Callable)
     check_device(device)
     home = base_folder(folder)
     dtype, files = dtype_of(config, home, dtype), tensor_files(home)

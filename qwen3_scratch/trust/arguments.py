@@ -85,8 +85,10 @@ def fitting(where: str, name: str, found: Any, kind: Any, optional: bool, sizes:
     elif kind is bool:
         return true_or_false(where, name, found)
     elif kind is float:
-        if not isinstance(found, Real) or isinstance(found, bool) or not 0 <= float(found) < math.inf:
+        number = found.item() if isinstance(found, Tensor) and not found.is_meta and found.ndim == 0 else found
+        if not isinstance(number, Real) or isinstance(number, bool) or not 0 <= float(number) < math.inf:
             raise Error(f"{where}: {name} is {shown(found)}, expected a finite number, 0 or more: mend the argument")
+        return number
     elif get_origin(kind) is tuple:
         if not isinstance(found, tuple) or len(found) != len(get_args(kind)):
             expected = f"expected a tuple of {len(get_args(kind))}"

@@ -17,6 +17,7 @@ from torch.autograd import gradcheck
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from qwen3_scratch import (
+    Error,
     KVCache,
     Ops,
     Weights,

@@ -139,7 +139,7 @@ WRONG = {
     "a folder by its name": (lambda: replace(MADE, path="here"), "Checkpoint: path is 'here', expected Path"),
     "settings that are none": (lambda: replace(MADE, generation_config=3), "Checkpoint: generation_config is 3"),
     "a number as a revision": (lambda: load_checkpoint("a/b", revision=3), "revision is 3, expected str"),
-    "slices by a number": (lambda: load_checkpoint("tiny", own=3), "own is 3, expected Callable"),
+    "slices by a number": (lambda: load_checkpoint("tiny", own=3), "own is 3, expected a function"),
     "a revision of a folder": (lambda: load_checkpoint("tiny", revision="v1"), "revision is 'v1', and tiny is"),
     "a spread past all numbers": (lambda: small_config(initializer_range=1e39), "initializer_range"),
 }  # fmt: skip

@@ -301,6 +301,11 @@ WRONG = [
     ("Hi", {"stop": ["a", ""]}, "stop is ['a', ''], expected a text or a list of texts that are not empty"),
     ("Hi", {"stop": None}, "stop is None, expected a text or a list of texts that are not empty"),
     ("Hi", {"top_p": 0}, "top_p is 0, expected a number above 0 and at most 1: mend the argument"),
+    ("Hi", {"raw": 1}, "raw is 1, expected True or False: mend the argument"),
+    ("Hi", {"thinking": None}, "thinking is None, expected True or False: mend the argument"),
+    ("Hi", {"lookup": "no"}, "lookup is 'no', expected True or False: mend the argument"),
+    ("Hi", {"compiled": 0.0}, "compiled is 0.0, expected True or False: mend the argument"),
+    ("Hi", {"plain_user_text": []}, "plain_user_text is [], expected True or False: mend the argument"),
     ("Hi", {"temperature": "hot"}, "temperature is 'hot', expected a number, 0 (greedy) or more: mend the argument"),
 ]  # fmt: skip
 

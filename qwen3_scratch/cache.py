@@ -135,12 +135,14 @@ class KVCache:
         So a prefix is read once for many answers: `cache.copy([0] * 4)` is a batch of four that has read row 0. A
         larger `max_length` makes room. Raises Error for a row that is not there and for a smaller `max_length`.
         """
-        chosen = [
-            whole_number("cache", "row of a copy", row, 0) for row in (range(self.batch) if rows is None else rows)
-        ]
+        rows = range(self.batch) if rows is None else rows
+        if not hasattr(rows, "__len__"):
+            raise Error(f"cache: copy of rows {shown(rows)}, expected a list of whole numbers: mend the argument")
+        chosen = [whole_number("cache", "row of a copy", row, 0) for row in rows]
         if not chosen or max(chosen) >= self.batch:
             raise Error(f"cache: copy of rows {shown(chosen)}, expected some of 0 to {self.batch - 1}: name others")
-        room = whole_number("cache", "max_length of a copy", max_length or self.max_length, self.max_length)
+        room = self.max_length if max_length is None else max_length
+        room = whole_number("cache", "max_length of a copy", room, self.max_length)
         dtype, device = self.keys[0].dtype, self.keys[0].device
         made = KVCache(self.config, len(chosen), room, chunk=self.chunk, dtype=dtype, device=device)
         made.length, made.furthest, made.upcoming = self.length, self.furthest, self.upcoming[chosen]

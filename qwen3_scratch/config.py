@@ -199,7 +199,7 @@ def whole_rope(config: Config) -> dict[str, Any]:
     given = {} if config.rope_parameters is None else config.rope_parameters
     if not isinstance(given, Mapping):
         raise ConfigError(f"rope_parameters is {shown(given)}, expected an object: mend config.json")
-    rope = {name: value for name, value in given.items() if value is not None}
+    rope = {name: plain(value, None) for name, value in given.items() if value is not None}
     rope |= {name: plain(rope[name], tuple[float, ...]) for name in ("short_factor", "long_factor") if name in rope}
     if nested := [name for name, value in rope.items() if isinstance(value, Mapping)]:
         expected = "expected one set for all layers"

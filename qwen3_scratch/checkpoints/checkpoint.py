@@ -5,8 +5,8 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from numbers import Integral
 from pathlib import Path
+from types import NoneType
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -17,12 +17,23 @@ from ..config import Config
 from ..errors import Error, of_kind, shown
 from ..hub.find import find_folder
 from ..model import Ops, Weights
-from ..sampling import Sampling, check_generation_config, check_sampling
+from ..sampling import Sampling, check_generation_config, check_sampling, own_number
 from ..tokenizer import Tokenizer, read_tokenizer
+from ..trust.arguments import check_fits
 from ..trust.files import check_file, read_json
 from .adapters import base_folder
 from .config_json import read_config
-from .saving import CHECKPOINT_FILES, TEXT_FILES, bytes_of, replacing, whole, write_json, write_text, write_weights
+from .saving import (
+    CHECKPOINT_FILES,
+    TEXT_FILES,
+    bytes_of,
+    check_tree,
+    replacing,
+    whole,
+    write_json,
+    write_text,
+    write_weights,
+)  # fmt: skip
 from .weights import Slot, load_weights
 
 # Settings of generation_config.json by which transformers would answer otherwise, and where each changes nothing.
@@ -66,12 +77,16 @@ class Checkpoint:
     decoder: Decoder | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        kinds = {"config": Config, "weights": Weights, "generation_config": dict, "ops": Ops}
+        kinds: dict[str, tuple[type, ...]] = {"config": (Config,), "weights": (Weights,), "generation_config": (dict,)}
+        kinds |= {"ops": (Ops,), "tokenizer": (Tokenizer, NoneType), "path": (Path, NoneType)}
         for name, kind in kinds.items():
-            of_kind("Checkpoint", name, getattr(self, name), kind)
+            of_kind("Checkpoint", name, getattr(self, name), *kind)
+        if self.decoder is not None and not callable(self.decoder):
+            of_kind("Checkpoint", "decoder", self.decoder, Decoder)
         if (layers := len(self.weights.layers)) != (expected := self.config.num_hidden_layers):
             found = f"weights have {layers} layers, expected {expected}, as the config says"
             raise Error(f"Checkpoint: {found}: take both from one model")
+        check_fits("Checkpoint", self.weights, self.config)
 
     @property
     def device(self) -> torch.device:
@@ -90,12 +105,14 @@ def load_checkpoint(
     revision: str | None = None,
     num_experts_per_tok: int | None = None,
     own: Callable[[Slot], Slot | None] = lambda slot: slot,
+    runs_as: Callable[[Config], Config] = lambda config: config,
 ) -> Checkpoint:
     """Loads `tiny` (the embedded one), a folder, or a hub id; None asks QWEN3_SCRATCH_MODEL, else `tiny`.
 
     `dtype`, a torch.dtype or its name, and `device` are by default what config.json or else the files say, and the CPU.
-    `num_experts_per_tok` overrides how many experts each token goes to, and stands in what is saved from it; `own` is
-    `load_weights`'s. An adapter of peft is merged: beside a model's files, or alone where its base is at hand.
+    `num_experts_per_tok` overrides how many experts each token goes to, and stands in what is saved from it. An
+    adapter of peft is merged: beside a model's files, or alone where its base is at hand. `own` is `load_weights`'s,
+    and `runs_as` gives the config of what that leaves of the model.
     Raises Error for whatever is wrong with the name, the files, the device or the override.
     """
     folder = find_folder(name_or_path, revision)
@@ -112,7 +129,7 @@ def load_checkpoint(
     weights = load_weights(weights_of, config, dtype=dtype, device=device, own=own)
     if weights.lm_head is not None:  # a head of its own, which a tied config would hide
         config = replace(config, tie_word_embeddings=False)
-    return Checkpoint(config, weights, tokenizer, generation_config, folder)
+    return Checkpoint(runs_as(config), weights, tokenizer, generation_config, folder)
 
 
 def find_tokenizer(folder: Path) -> Tokenizer | None:
@@ -141,10 +158,11 @@ def with_top_k(config: Config, top_k: int) -> Config:
     """The config by which each token goes to so many experts; Error where that has no effect, or no sense."""
     if not any(map(config.is_sparse, range(config.num_hidden_layers))):
         raise Error(f"num_experts_per_tok is {shown(top_k)}, but this model has no experts: leave the argument out")
-    if isinstance(top_k, bool) or not isinstance(top_k, Integral) or not 1 <= top_k <= config.num_experts:
+    found = own_number(top_k)
+    if type(found) is not int or not 1 <= found <= config.num_experts:
         expected = f"expected 1 to {config.num_experts}, the number of experts"
         raise Error(f"num_experts_per_tok is {shown(top_k)}, {expected}: mend the argument")
-    return replace(config, num_experts_per_tok=int(top_k))
+    return replace(config, num_experts_per_tok=found)
 
 
 def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer:
@@ -183,10 +201,12 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> None:
     """Writes a folder that transformers, and so vLLM and SGLang, loads: the hub's names and config spelling.
 
     The files take the place of a checkpoint that is there already, its tokenizer included, all together or not at all
-    (`saving.replacing`); other files stay. Raises Error where there is no room, or no right to write.
+    (`saving.replacing`); other files stay. Raises Error for weights that are not the config's, and where there is no
+    room, or no right to write.
     """
     weights = of_kind("save_checkpoint", "checkpoint", checkpoint, Checkpoint).weights
     folder = Path(of_kind("save_checkpoint", "folder", folder, str, os.PathLike))
+    check_tree(weights, checkpoint.config)
     dtype, tied = str(checkpoint.dtype).removeprefix("torch."), weights.lm_head is None
     config = replace(checkpoint.config, dtype=dtype, tie_word_embeddings=tied)
     with replacing(folder, CHECKPOINT_FILES, needed=bytes_of(weights, config)) as new:

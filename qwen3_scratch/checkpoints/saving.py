@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -19,7 +20,8 @@ from ..model import Weights
 from ..trust.memory import size_text
 from ..trust.shards import INDEX, SINGLE
 from .adapters import SETTINGS, TENSORS
-from .names import layer_slots, outer_slots
+from .names import Slot, layer_slots, outer_slots
+from .weights import empty_fields
 
 try:
     import fcntl
@@ -43,8 +45,10 @@ GATES = {"config.json": 2, INDEX: 1, SINGLE: 1}
 def save_weights(folder: Path, weights: Weights, config: Config, *, max_shard_size: int = MAX_SHARD_SIZE) -> None:
     """Writes the hub's tensors, experts one by one: model.safetensors, or shards with an index above `max_shard_size`.
 
-    Sizes are in bytes. The new files take the place of all weights in the folder together; see `replacing`.
+    Sizes are in bytes. The new files take the place of all weights in the folder together; see `replacing`. Raises
+    Error for weights of other shapes than the config's, of which some would be lost or read back as others.
     """
+    check_tree(weights, config)
     with replacing(folder, WEIGHT_FILES, needed=bytes_of(weights, config)) as new:
         write_weights(new, weights, config, max_shard_size)
 
@@ -83,6 +87,23 @@ def named_tensors(weights: Weights, config: Config) -> Iterator[tuple[str, Tenso
     for number, layer in enumerate(weights.layers):
         for slot in layer_slots(config, number):
             yield slot.name, getattr(layer, slot.field)[slot.part]
+
+
+def check_tree(weights: Weights, config: Config) -> None:
+    """Raises Error where a tensor has another shape than the config implies, is lacking, or has no name in the files.
+
+    So it is for one of many devices' slices, and after a field of the config was replaced that the weights depend on.
+    """
+    layers = [(f"layer {n}: ", layer, list(layer_slots(config, n))) for n, layer in enumerate(weights.layers)]
+    own_head = replace(config, tie_word_embeddings=weights.lm_head is None)
+    parts: list[tuple[str, Any, list[Slot]]] = [("", weights, outer_slots(own_head)), *layers]
+    for at, part, slots in parts:
+        wanted = {name: list(tensor.shape) for name, tensor in empty_fields(slots, torch.float32, "meta").items()}
+        there = {name: list(tensor.shape) for name, tensor in part._asdict().items() if isinstance(tensor, Tensor)}
+        for name in wanted | there:
+            if (found := there.get(name)) != (expected := wanted.get(name)):
+                said = f"{at}{name} of the weights is {found}, expected {expected}, as the config says"
+                raise Error(f"save: {said}: take both from one model")
 
 
 def bytes_of(weights: Weights, config: Config) -> int:

@@ -46,6 +46,8 @@ def verify(
         return snapshot.folder, cached_verdicts(snapshot)
     if against is None:
         return folder, own_verdicts(folder)
+    if find_local(against) is not None:
+        raise Error(f"--against {against} is a folder of this machine, expected a hub id 'owner/name': name the origin")
     return folder, compared_verdicts(folder, ask(open_snapshot(against, revision)))
 
 

@@ -102,6 +102,8 @@ def load_weights(
     """
     folder = Path(of_kind("load_weights", "folder", folder, str, os.PathLike))
     of_kind("load_weights", "config", config, Config)
+    if not callable(own):
+        raise Error(f"load_weights: own is {shown(own)}, expected a function: mend the argument")
     check_device(device)
     home = base_folder(folder)
     dtype, files = dtype_of(config, home, dtype), tensor_files(home)

@@ -24,7 +24,7 @@ from ..checkpoints.checkpoint import Checkpoint, load_checkpoint
 from ..checkpoints.config_json import read_config
 from ..checkpoints.weights import Slot, empty_fields, layer_slots, outer_slots
 from ..config import Config
-from ..errors import Error
+from ..errors import Error, whole_number
 from ..fast.dispatch import Down, GateUp, Tokens
 from ..hub.find import find_folder
 from ..model import LayerWeights, Ops, Route, Weights, expert_ffn, moe
@@ -64,8 +64,7 @@ def place_of(mesh: DeviceMesh) -> Place:
 def check_grid(tensors: int, experts: int) -> None:
     """Raises Error for what is no number of ranks."""
     for option, parts in (("tensor_parallel", tensors), ("expert_parallel", experts)):
-        if not isinstance(parts, int) or parts < 1:
-            raise Error(f"{option} is {parts!r}, expected a whole number, at least 1: mend the argument")
+        whole_number("devices", option, parts)
 
 
 def check_split(config: Config, tensors: int, experts: int) -> None:
@@ -284,5 +283,6 @@ def load_slices(
     place, folder = place_of(mesh), find_folder(name_or_path, revision)
     whole = read_config(folder)
     check_split(whole, place.tensors, place.experts)
-    found = load_checkpoint(folder, own=partial(own_slot, whole, place), **options)
-    return replace(found, config=own_config(found.config, place), ops=parallel_ops(whole, mesh, dispatch))
+    mine = partial(own_slot, whole, place), partial(own_config, place=place)
+    found = load_checkpoint(folder, own=mine[0], runs_as=mine[1], **options)
+    return replace(found, ops=parallel_ops(whole, mesh, dispatch))

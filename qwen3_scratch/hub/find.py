@@ -16,6 +16,8 @@ def find_folder(name: str | Path | None = None, revision: str | None = None, wan
     What came from the hub is whole and right, a folder of your own is handed out as it is. Error: neither is had.
     """
     name = chosen(name)
+    if revision is not None:
+        of_kind("load_checkpoint", "revision", revision, str)
     if (local := find_local(name)) is not None and revision is not None:
         raise Error(f"revision is {shown(revision)}, and {name} is a folder of this machine: leave revision out")
     return local or fetch(find_snapshot(str(name), revision, wanted))

@@ -103,6 +103,13 @@ def _certificates(value: str) -> str | None:
     return None if not value or all(map(os.path.isdir, value.split(os.pathsep))) else "a folder of certificates"
 
 
+def _key_log(value: str) -> str | None:
+    """Where Python writes the keys of its connections to: asked before certificates, which it would fail beside."""
+    place = Path(value).absolute()
+    fits = not value or (os.access(place if place.exists() else place.parent, os.W_OK) and not place.is_dir())
+    return None if fits else "a file that can be written"
+
+
 def _word(value: str) -> str | None:
     return None if value.isascii() and value.isprintable() else "one line of ASCII"
 
@@ -120,6 +127,7 @@ ONLINE: dict[str, Check] = {
     **dict.fromkeys(TOKENS, _token),
     "HF_HUB_USER_AGENT_ORIGIN": _word,
     **{name: _proxy for proxy in PROXIES for name in (proxy, proxy.lower())},
+    "SSLKEYLOGFILE": _key_log,
     "SSL_CERT_FILE": _certificate,
     "SSL_CERT_DIR": _certificates,
 }

@@ -85,8 +85,10 @@ def fitting(where: str, name: str, found: Any, kind: Any, optional: bool, sizes:
     elif kind is bool:
         return true_or_false(where, name, found)
     elif kind is float:
-        if not isinstance(found, Real) or isinstance(found, bool) or not 0 <= float(found) < math.inf:
+        number = found.item() if isinstance(found, Tensor) and not found.is_meta and found.ndim == 0 else found
+        if not isinstance(number, Real) or isinstance(number, bool) or not 0 <= float(number) < math.inf:
             raise Error(f"{where}: {name} is {shown(found)}, expected a finite number, 0 or more: mend the argument")
+        return number
     elif get_origin(kind) is tuple:
         if not isinstance(found, tuple) or len(found) != len(get_args(kind)):
             expected = f"expected a tuple of {len(get_args(kind))}"
@@ -190,6 +192,7 @@ def check_forward(given: Any) -> None:
     if (table.shape[1], layers) != (config.hidden_size, config.num_hidden_layers):
         expected = f"{config.num_hidden_layers} of {config.hidden_size}, as the config says"
         raise Error(f"forward: weights have {layers} layers of {table.shape[1]} numbers, expected {expected}")
+    check_fits("forward", weights, config)
     sizes: dict[str, Any] = {"hidden": config.hidden_size}
     if embeds is None:
         check_tensor("forward", "token_ids", token_ids, TOKEN_IDS, sizes)
@@ -209,6 +212,23 @@ def check_forward(given: Any) -> None:
         check_keep("forward", attention_mask, slides="sliding_attention" in config.layer_types)
     if hasattr(cache, "check"):
         cache.check(config, sizes["batch"], table)
+
+
+def check_fits(where: str, weights: Any, config: Any) -> None:
+    """Raises Error where the layers have other heads, biases or experts than the config says, as after `replace`."""
+    q_rows, kv_rows = (count * config.head_dim for count in (config.num_attention_heads, config.num_key_value_heads))
+    for number, layer in enumerate(weights.layers):
+        experts = config.num_experts * config.is_sparse(number)
+        pairs = {
+            "rows in q_proj": (len(layer.q_proj), q_rows),
+            "rows in k_proj": (len(layer.k_proj), kv_rows),
+            "biases of attention": (0 if layer.q_bias is None else q_rows, q_rows * config.attention_bias),
+            "experts": (0 if layer.router is None else len(layer.router), experts),
+        }
+        for name, (found, expected) in pairs.items():
+            if found != expected:
+                what = f"layer {number} of the weights has {found} {name}"
+                raise Error(f"{where}: {what}, expected {expected}, as the config says: take both from one model")
 
 
 def check_keep(where: str, attention_mask: Shaped[Tensor, "batch seq"], *, slides: bool = False) -> None:

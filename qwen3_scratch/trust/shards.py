@@ -98,6 +98,8 @@ def header_of(path: Path) -> dict[str, Any]:
             return {name: entry for name, entry in entries.items() if name != "__metadata__"}
     except OSError as error:
         raise Error(f"{path}: cannot be read ({error.strerror}): check its permissions") from None
+    except Error:  # git-lfs's note, which has said so
+        raise
     except ValueError as error:
         raise damaged(path, error) from None
 

@@ -36,7 +36,9 @@ from qwen3_scratch import (
     save_checkpoint,
     stream,
 )
-from qwen3_scratch.checkpoints.checkpoint import read_generation_config
+from qwen3_scratch.checkpoints.checkpoint import read_generation_config, with_top_k
+from qwen3_scratch.checkpoints.saving import save_weights
+from qwen3_scratch.devices.slices import Place, check_split, own_config, shard_weights
 
 CONFIG = small_config()
 MADE = Checkpoint(CONFIG, random_weights(CONFIG))
@@ -112,7 +114,7 @@ def test_anything_that_is_given_to_be_saved_is_saved_or_refused_and_leaves_nothi
 def test_every_argument_of_these_functions_is_tried():
     for name, (function, right) in RIGHT.items():
         wanted = [each for each in inspect.signature(function).parameters.values() if each.kind is not each.VAR_KEYWORD]
-        missing = {each.name for each in wanted} - right.keys() - {"own"}  # a function of the devices
+        missing = {each.name for each in wanted} - right.keys() - {"own", "runs_as"}  # functions of the devices
         assert not missing, (name, missing)
 
 
@@ -132,7 +134,12 @@ WRONG = {
         lambda: replace(MADE, config=small_config(num_hidden_layers=CONFIG.num_hidden_layers + 1)),
         f"Checkpoint: weights have {CONFIG.num_hidden_layers} layers, expected {CONFIG.num_hidden_layers + 1}",
     ),
+    "a tokenizer's name": (lambda: replace(MADE, tokenizer="tiny"), "Checkpoint: tokenizer is 'tiny'"),
+    "a decoder that decodes nothing": (lambda: replace(MADE, decoder=1), "Checkpoint: decoder is 1"),
+    "a folder by its name": (lambda: replace(MADE, path="here"), "Checkpoint: path is 'here', expected Path"),
     "settings that are none": (lambda: replace(MADE, generation_config=3), "Checkpoint: generation_config is 3"),
+    "a number as a revision": (lambda: load_checkpoint("a/b", revision=3), "revision is 3, expected str"),
+    "slices by a number": (lambda: load_checkpoint("tiny", own=3), "own is 3, expected a function"),
     "a revision of a folder": (lambda: load_checkpoint("tiny", revision="v1"), "revision is 'v1', and tiny is"),
     "a spread past all numbers": (lambda: small_config(initializer_range=1e39), "initializer_range"),
 }  # fmt: skip
@@ -144,6 +151,61 @@ def test_what_is_no_such_thing_is_refused_before_anything_is_computed(name):
     with unchecked(), pytest.raises(Error, match=re.escape(expected)) as error:
         act()
     assert "\n" not in str(error.value)
+
+
+def test_numbers_of_numpy_and_torch_are_counts():
+    for number in (np.int64(2), np.int8(2), torch.tensor(2)):
+        assert with_top_k(CONFIG, number).num_experts_per_tok == 2
+        check_split(CONFIG, number, number)
+
+
+BIASED = small_config(attention_bias=True)
+OTHER_CONFIGS = {  # the config that the weights are of, and what of it is replaced by hand
+    "biases left out": (BIASED, dict(attention_bias=False)),
+    "biases that are not there": (CONFIG, dict(attention_bias=True)),
+    "dense layers that are sparse": (CONFIG, dict(decoder_sparse_step=2)),
+    "fewer experts": (CONFIG, dict(num_experts=CONFIG.num_experts - 1)),
+    "more experts": (CONFIG, dict(num_experts=CONFIG.num_experts + 1)),
+    "fewer heads": (CONFIG, dict(num_attention_heads=2)),
+    "fewer key/value heads": (CONFIG, dict(num_key_value_heads=1)),
+    "other heads": (CONFIG, dict(head_dim=CONFIG.head_dim * 2)),
+}
+SAVED_ONLY = {  # a pass does not look at these fields
+    "narrower experts": (CONFIG, dict(moe_intermediate_size=CONFIG.moe_intermediate_size // 2)),
+    "fewer tokens": (CONFIG, dict(vocab_size=CONFIG.vocab_size - 1)),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_CONFIGS)
+def test_weights_of_another_config_are_not_run(name):
+    config, changes = OTHER_CONFIGS[name]
+    other, weights = replace(config, **changes), random_weights(config)
+    for where, act in {
+        "forward": lambda: forward(weights, torch.tensor([[1, 2]]), other),
+        "Checkpoint": lambda: Checkpoint(other, weights),
+    }.items():
+        with pytest.raises(Error, match=rf"^{where}: layer \d of the weights has .*, expected .*, as the config says"):
+            act()
+
+
+@pytest.mark.parametrize("name", [*OTHER_CONFIGS, *SAVED_ONLY])
+def test_weights_of_another_config_are_not_saved(name, tmp_path):
+    """Some of their tensors have no name in the files then: they would be gone, and the logits others."""
+    config, changes = (OTHER_CONFIGS | SAVED_ONLY)[name]
+    other, weights = replace(config, **changes), random_weights(config)
+    saves = [lambda: save_weights(tmp_path, weights, other)]
+    saves += [lambda: save_checkpoint(Checkpoint(other, weights), tmp_path)] * (name in SAVED_ONLY)
+    for save in saves:
+        with pytest.raises(Error, match=r"^save: .* of the weights is .*, expected .*, as the config says"):
+            save()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_slice_of_a_model_is_not_saved_as_if_it_were_the_whole(tmp_path):
+    config = own_config(CONFIG, Place(0, 0, 2, 1))
+    part = shard_weights(MADE.weights, CONFIG, Place(0, 0, 2, 1))
+    with pytest.raises(Error, match=r"^save: .*, as the config says"):
+        save_checkpoint(Checkpoint(config, part), tmp_path)
 
 
 def test_settings_that_are_not_read_are_named(tmp_path, capsys):

@@ -242,10 +242,11 @@ def test_errors_of_the_network_are_told_by_type_and_place_whatever_their_words(a
 
 
 @pytest.mark.parametrize(
-    ("grid", "named"), [((0, 1), "tensor"), ((1, 0), "expert"), ((-1, -1), "tensor"), ((2, 1.5), "expert")]
+    ("grid", "named"),
+    [((0, 1), "tensor"), ((1, 0), "expert"), ((-1, -1), "tensor"), ((2, 1.5), "expert"), ((True, 1), "tensor")],
 )
 def test_what_is_no_number_of_ranks_is_refused(grid, named):
-    message = rf"^{named}_parallel is .*, expected a whole number, at least 1: "
+    message = rf"^devices: {named}_parallel is .*, expected a whole number of at least 1: "
     for refused in (lambda: check_split(dense_config(), *grid), lambda: ranks(*grid).__enter__()):
         with unchecked(), pytest.raises(Error, match=message):
             refused()

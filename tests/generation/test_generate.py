@@ -287,7 +287,9 @@ WRONG = [
     ([[1], [2, "a"]], {}, f"row 1: prompt: token id 'a' {OUTSIDE}"),
     ([{"content": "Hi"}], {}, "messages: entry 0 is {'content': 'Hi'}, expected a role and a content"),
     ([["Hi"]], {}, "messages: entry 0 is 'Hi', expected a role and a content"),
-    ([1] * 500, {"max_new_tokens": 13}, "prompt: 500 prompt tokens and max_new_tokens=13 exceed max_position"),
+    ([1] * 500, {"max_new_tokens": 13},
+     "prompt: 500 prompt tokens and max_new_tokens=13 exceed max_position_embeddings, which comes to 512: "
+     "shorten one of them, or raise it in the config (better with rope_scaling)"),
     (["Hi", [1] * 257], {}, "row 1: prompt: 257 prompt tokens and max_new_tokens=256 exceed max_position"),
     ("Hi", {"max_new_tokens": 0}, "max_new_tokens is 0, expected a whole number, at least 1: raise it"),
     ("Hi", {"max_new_tokens": 2.5}, "max_new_tokens is 2.5, expected a whole number, at least 1: raise it"),
@@ -299,6 +301,11 @@ WRONG = [
     ("Hi", {"stop": ["a", ""]}, "stop is ['a', ''], expected a text or a list of texts that are not empty"),
     ("Hi", {"stop": None}, "stop is None, expected a text or a list of texts that are not empty"),
     ("Hi", {"top_p": 0}, "top_p is 0, expected a number above 0 and at most 1: mend the argument"),
+    ("Hi", {"raw": 1}, "raw is 1, expected True or False: mend the argument"),
+    ("Hi", {"thinking": None}, "thinking is None, expected True or False: mend the argument"),
+    ("Hi", {"lookup": "no"}, "lookup is 'no', expected True or False: mend the argument"),
+    ("Hi", {"compiled": 0.0}, "compiled is 0.0, expected True or False: mend the argument"),
+    ("Hi", {"plain_user_text": []}, "plain_user_text is [], expected True or False: mend the argument"),
     ("Hi", {"temperature": "hot"}, "temperature is 'hot', expected a number, 0 (greedy) or more: mend the argument"),
 ]  # fmt: skip
 

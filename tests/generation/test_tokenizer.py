@@ -6,9 +6,11 @@ import itertools
 import json
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiktoken
+from helpers import TINY
 from hypothesis import example, given
 from hypothesis import strategies as st
 from qwen3_files import npm_file, qwen_ranks, qwen_tokenizer_json
@@ -154,6 +156,25 @@ def test_the_bytes_of_the_tokens_are_the_utf8_of_the_text(qwen, ours, text):
         pieces = [tokenizer.token_bytes(one) for one in tokenizer.encode(text)]
         assert b"".join(pieces) == nfc(text).encode()
         assert all(pieces)
+
+
+class Asked:
+    """Stands before the library, and notes what it is asked for."""
+
+    def __init__(self, backend: Any):
+        self.backend, self.names = backend, list[str]()
+
+    def __getattr__(self, name: str) -> Any:
+        self.names.append(name)
+        return getattr(self.backend, name)
+
+
+def test_the_bytes_of_a_token_and_the_size_of_the_vocabulary_ask_the_library_for_no_table():
+    tokenizer = read_tokenizer(TINY)
+    asked = tokenizer.backend = Asked(tokenizer.backend)
+    for token in (5, max(tokenizer.added), tokenizer.vocab_size):
+        tokenizer.token_bytes(token)
+    assert asked.names == ["id_to_token"] * 3
 
 
 def test_half_a_character_decodes_to_the_replacement_character(either):

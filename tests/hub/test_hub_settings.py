@@ -42,6 +42,8 @@ WRONG = [
     ("SSL_CERT_FILE", __file__, "a file of certificates in PEM form ("),
     ("SSL_CERT_FILE", os.path.dirname(__file__), "a file of certificates"),
     ("SSL_CERT_DIR", "/no/such/folder", "a folder of certificates"),
+    ("SSLKEYLOGFILE", "/no/such/folder/keys", "a file that can be written"),
+    ("SSLKEYLOGFILE", os.path.dirname(__file__), "a file that can be written"),
     ("HF_HUB_USER_AGENT_ORIGIN", "a\nb", "one line of ASCII"),
 ]  # fmt: skip
 RIGHT = {
@@ -52,6 +54,7 @@ RIGHT = {
     "HTTPS_PROXY": ("", "http://127.0.0.1:1", "127.0.0.1:1", "http://user:pass@proxy.example:3128"),
     "NO_PROXY": ("*", "[::1", "a b,,:99"),
     "SSL_CERT_FILE": ("",),
+    "SSLKEYLOGFILE": ("", "/tmp/keys", os.devnull),
     "SSL_CERT_DIR": ("", os.path.dirname(__file__)),
 }
 

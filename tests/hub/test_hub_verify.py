@@ -69,6 +69,8 @@ def test_verify_of_what_is_not_here_says_so(remote, cache):
         verify(NAME)
     with pytest.raises(Error, match=r"^--against x/y is for a folder, expected a folder instead of owner/name: leave"):
         verify(NAME, against="x/y")
+    with pytest.raises(Error, match=r"^--against tiny is a folder of this machine, expected a hub id"):
+        verify("tiny", against="tiny")
     assert remote.asked == []
 
 

@@ -158,7 +158,8 @@ def test_numbers_of_numpy_and_torch_count_as_numbers(number):
         for one, other in zip(*map(torch.utils._pytree.tree_leaves, (found, expected)), strict=True):
             assert torch.equal(one, other)
     with unchecked():
-        assert torch.equal(call("rms_norm", eps=np.float32(1e-6)), call("rms_norm", eps=float(np.float32(1e-6))))
+        for eps in (np.float32(1e-6), torch.tensor(1e-6)):
+            assert torch.equal(call("rms_norm", eps=eps), call("rms_norm", eps=float(np.float32(1e-6))))
         assert torch.equal(call("moe_route", norm_topk_prob=np.bool_(True)).weights, call("moe_route").weights)
         assert KVCache(CONFIG, number(2), number(8), chunk=number(3)).max_length == 8
 

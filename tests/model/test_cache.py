@@ -192,5 +192,12 @@ def test_a_copy_remembers_how_far_its_ring_goes_back():
 def test_a_copy_refuses_rows_that_are_not_there(rows):
     with pytest.raises(Error, match=r"expected some of 0 to 1|expected a whole number of at least 0"):
         make("moe").copy(rows)
-    with pytest.raises(Error, match="max_length of a copy is 39, expected a whole number of at least 40"):
-        make("moe").copy(max_length=39)
+    for length in (39, 0):
+        with pytest.raises(Error, match=f"max_length of a copy is {length}, expected a whole number of at least 40"):
+            make("moe").copy(max_length=length)
+
+
+@pytest.mark.parametrize("rows", [0, 1.5, object()])
+def test_a_copy_refuses_what_is_no_list_of_rows(rows):
+    with unchecked(), pytest.raises(Error, match=r"^cache: copy of rows .*, expected a list of whole numbers"):
+        make("moe").copy(rows)

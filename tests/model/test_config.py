@@ -182,11 +182,17 @@ def test_a_config_by_hand_holds_what_one_that_was_read_holds(tmp_path):
     sizes = {name: value for name, value in TINY.items() if name not in ("rope_theta", "rope_scaling", "torch_dtype")}
     expected = replace(read(tmp_path, TINY | {"rope_theta": 10000.0}), dtype="float32")
     with unchecked():
-        for rope in ({}, None, {"rope_type": "default"}, {"rope_theta": 1e4}, {"type": "default", "factor": None}):
+        for rope in (
+            {},
+            None,
+            {"rope_type": "default"},
+            {"rope_theta": np.float32(1e4)},
+            {"type": "default", "factor": None},
+        ):
             assert Config(**sizes, rope_parameters=rope) == expected
         odd = dict(vocab_size=np.int64(64), hidden_size=torch.tensor(24), rms_norm_eps=np.float64(1e-6))
         assert Config(**sizes | odd) == expected and type(Config(**sizes | odd).vocab_size) is int
-        yarn = Config(**sizes, rope_parameters={"rope_type": "yarn", "factor": np.float64(4)})
+        yarn = Config(**sizes, rope_parameters={"rope_type": "yarn", "factor": torch.tensor(4.0)})
         assert yarn.rope_parameters["original_max_position_embeddings"] == 128
         hash(yarn), pickle.loads(pickle.dumps(yarn))
         for name, value in (("vocab_size", "64"), ("head_dim", None), ("rms_norm_eps", float("nan")),

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ... import model
 from ...model import rope_frequencies, yarn_ramp
-from ..checking import Case, Exercise, Mistake, Stage, case, randint, randn, text_ids, tiny
+from ..checking import Case, Exercise, Mistake, Stage, case
+from ..material import randint, randn, text_ids, tiny
 
 SET = "ps1_norm_and_rope"
 
@@ -200,6 +201,7 @@ SCORE = Exercise(
         Stage("odd configurations", scores_far, tolerance=1e-4),
         Stage("at size", scores_large, tolerance=1e-4, limit=30, advice="all rows of q and k go through one product"),
     ),
+    loose=True,
     mistakes=(
         Mistake("You turn q and k to where they stand; a million in fp32 times a speed has lost the digits that count. "
                 "Use the distance alone.",
@@ -253,6 +255,7 @@ TO_HALVES = Exercise(
         Stage("odd configurations", weights_odd, tolerance=0),
         Stage("the real checkpoint's projections", weights_real, tolerance=0),
     ),
+    loose=True,
     mistakes=(
         Mistake("That is the way back, from halves to neighbours.",
                 lambda weight, heads: weight.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)),

@@ -8,7 +8,8 @@ from torch import Tensor
 from ... import model
 from ...inside import wrong_steps
 from ...model import NEVER
-from ..checking import Case, Exercise, Mistake, Stage, case, randint, recorded
+from ..checking import Case, Exercise, Mistake, Stage, case
+from ..material import randint, recorded
 
 SET = "ps2_attention"
 AT_SIZE = "compare all positions at once: `positions[:, :, None]` with `key_positions[:, None, :]`"

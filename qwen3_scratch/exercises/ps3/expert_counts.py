@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...learning import training
-from ..checking import Case, Exercise, Mistake, Stage, case, randint, randn, recorded, tiny
+from ..checking import Case, Exercise, Mistake, Stage, case, trained
+from ..material import randint, randn, recorded, tiny
 
 SET = "ps3_router_and_experts"
 
@@ -49,7 +50,7 @@ def load_real(seed: int) -> Iterator[Case]:
 
 
 def load_large(seed: int) -> Iterator[Case]:
-    yield case(chosen_experts(torch.Generator().manual_seed(seed), 2000, 16, 2), 16)
+    yield case(chosen_experts(torch.Generator().manual_seed(seed), 4000, 16, 2), 16)
 
 
 def only_those_used(experts: Tensor, num_experts: int) -> Tensor:
@@ -191,6 +192,19 @@ def balance_odd(seed: int) -> Iterator[Case]:
     yield case(((order / 2).bfloat16(),), 9, 3, note="bf16")
 
 
+def balance_masks(seed: int) -> Iterator[Case]:
+    """Padding anywhere, written in every way that the task allows."""
+    g = torch.Generator().manual_seed(seed)
+    for kind in (torch.bool, torch.long, torch.int32, torch.float32):
+        logits = tuple(2 * randn(g, 18, 7) + randn(g, 7) for _ in range(3))
+        mask = torch.rand(3, 6, generator=g) < 0.5
+        mask[0, :3], mask[0, 3:] = False, True
+        yield case(logits, 7, 2, mask.to(kind), note="padding in front, at the end and in between")
+    yield case(
+        [randn(g, 12, 5), randn(g, 12, 5)], 5, 3, torch.ones(2, 6, dtype=torch.bool), note="a mask that keeps all"
+    )
+
+
 def balance_real(seed: int) -> Iterator[Case]:
     logits, config = tuple(call.output.logits.clone() for call in recorded("moe_route", seed)), tiny().config
     yield case(logits, config.num_experts, config.num_experts_per_tok)
@@ -247,7 +261,9 @@ LOAD_BALANCING_LOSS = Exercise(
     stages=(
         Stage("random logits", balance_shapes),
         Stage("odd configurations", balance_odd),
+        Stage("padding anywhere", balance_masks),
         Stage("the real checkpoint's logits", balance_real),
+        trained(balance_shapes),
     ),
     mistakes=(
         Mistake("The number of experts is missing as a factor: even use should give top_k.",

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from ...config import Config
-from ..checking import Case, Exercise, Mistake, Stage, case, randint, tiny
+from ..checking import Case, Exercise, Mistake, Stage, case
+from ..material import randint, tiny
 from .expert_counts import SET
 
 
@@ -122,4 +123,5 @@ ACTIVE_PARAMETERS = Exercise(
                 counted(lambda config: replace(config, attention_bias=False))),
     ),
     own=(Config.num_parameters,),
+    loose=True,
 )  # fmt: skip

@@ -11,7 +11,8 @@ from torch import Tensor
 from ... import model
 from ...config import Config
 from ...model import Weights
-from ..checking import Case, Exercise, Mistake, Stage, case, randint, text_ids, tiny
+from ..checking import Case, Exercise, Mistake, Stage, case
+from ..material import randint, text_ids, tiny
 from .small_models import SET, copied, drawn_weights, small_config
 
 # ---- row_positions ---------------------------------------------------------------------------
@@ -65,6 +66,7 @@ ROW_POSITIONS = Exercise(
         Stage("odd configurations", position_odd),
         Stage("at size", position_large, limit=40, advice="`cumsum` counts all rows at once"),
     ),
+    loose=True,
     mistakes=(
         Mistake("You count columns, padding included; count a row's own tokens (`cumsum`).", columns),
         Mistake("You count columns, padding included; count a row's own tokens (`cumsum`).",
@@ -149,6 +151,11 @@ def step_odd(seed: int) -> Iterator[Case]:
     yield step_case(g, 0, 1, note="the first token of all")
     yield step_case(g, 6, 2, note="one row, one layer", batch=1, num_hidden_layers=1)
     yield step_case(g, 7, 3, note="a head of its own", tie_word_embeddings=False)
+    yield step_case(g, 5, 2, note="a large eps", rms_norm_eps=0.5)
+    for window in (1, 5, 40):
+        yield step_case(g, 6, 3, note=f"a window of {window}", sliding_window=window)
+    theta = {"rope_type": "default", "rope_theta": 300.0}
+    yield step_case(g, 6, 2, note="another theta", rope_parameters=theta)
 
 
 def step_real(seed: int) -> Iterator[Case]:
@@ -209,4 +216,5 @@ CACHED_STEP = Exercise(
                         store=lambda old, new: torch.cat((old, new), dim=2))),
     ),
     own=(model.forward, model.hidden_states),
+    loose=True,
 )  # fmt: skip

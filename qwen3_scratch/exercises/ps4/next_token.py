@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ... import model
-from ..checking import Case, Exercise, Mistake, Stage, case, randint, randn, text_ids, tiny
+from ..checking import Case, Exercise, Mistake, Stage, case
+from ..material import randint, randn, text_ids, tiny
 from .small_models import SET
 
 
@@ -52,6 +53,15 @@ def texts_odd(seed: int) -> Iterator[Case]:
     yield case(100 * logits.sigmoid(), ids, keep, note="large logits")
 
 
+def texts_between(seed: int) -> Iterator[Case]:
+    g = torch.Generator().manual_seed(seed)
+    for _ in range(3):
+        logits, ids, _ = texts(g, 3, 12, 15)
+        keep = torch.rand(3, 12, generator=g) < 0.6
+        keep[:, 4:6] = True
+        yield case(logits, ids, keep, note="padding in between")
+
+
 def texts_real(seed: int) -> Iterator[Case]:
     ids = text_ids(seed, 60)
     yield case(model.forward(tiny().weights, ids, tiny().config), ids, torch.ones_like(ids, dtype=torch.bool))
@@ -94,9 +104,11 @@ PERPLEXITY = Exercise(
     stages=(
         Stage("random logits", texts_shapes, tolerance=1e-4),
         Stage("odd configurations", texts_odd, tolerance=1e-4),
+        Stage("padding anywhere", texts_between, tolerance=1e-4),
         Stage("the real checkpoint's logits", texts_real, tolerance=1e-4),
         Stage("at size", texts_large, tolerance=1e-4, limit=30, advice="`F.cross_entropy` takes all tokens at once"),
     ),
+    loose=True,
     mistakes=(
         Mistake("You compare each token with the prediction made at its own place; the logits of a place predict the "
                 "next token: shift by one.", unshifted),

@@ -13,7 +13,8 @@ from ...config import Config
 from ...generation import prompt_ids, stop_token_ids
 from ...model import forward
 from ...tiny.evaluate import questions
-from ..checking import Case, Exercise, Mistake, Stage, case, randint, randn, tiny
+from ..checking import Case, Exercise, Mistake, Stage, case
+from ..material import randint, randn, tiny
 from .small_models import SET, small_config
 
 # ---- kv_cache_bytes --------------------------------------------------------------------------
@@ -52,6 +53,9 @@ def bytes_with_window(seed: int) -> Iterator[Case]:
         layers, window = randint(g, 3, 6), randint(g, 5, 9)
         config = small_config(g, num_hidden_layers=layers, sliding_window=window)
         yield bytes_case(config, randint(g, 1, 6), randint(g, 20, 99) if number else 4, torch.bfloat16)
+    for more in (-1, 0, 1):
+        config = small_config(g, num_hidden_layers=3, sliding_window=6)
+        yield bytes_case(config, 1, 6 + more, torch.float32, "a length about that of the window")
 
 
 def bytes_real(seed: int) -> Iterator[Case]:
@@ -91,6 +95,7 @@ KV_CACHE_BYTES = Exercise(
         Stage("layers with a sliding window", bytes_with_window),
         Stage("real configurations", bytes_real),
     ),
+    loose=True,
     mistakes=(
         Mistake("You count keys or values alone; both are kept.", counted(lambda config: {}, 0.5)),
         Mistake("You count the query heads; only key/value heads are kept (num_key_value_heads).",
@@ -228,6 +233,8 @@ GREEDY = Exercise(
         Stage("odd configurations", greedy_odd),
         Stage("the real checkpoint", greedy_real),
     ),
+    may=(Reader.__call__,),
+    loose=True,
     mistakes=(
         Mistake("You read the whole text again; `read` remembers, so give it the new token alone.",
                 writing(again=lambda prompt, written: prompt + written)),

@@ -8,7 +8,8 @@ from ...checkpoints.checkpoint import tokenizer_of
 from ...tiny.evaluate import questions
 from ...tokenizer import Message, Tokenizer
 from ...trust.chat_template import compile_template
-from ..checking import Case, Exercise, Mistake, Stage, case, randint, tiny
+from ..checking import Case, Exercise, Mistake, Stage, case
+from ..material import randint, tiny
 from .drawing import SET
 
 WORDS = (
@@ -77,6 +78,21 @@ def odd_chats(seed: int) -> Iterator[Case]:
         yield case([turn("user", "a\n\nb"), said, turn("user", words(g, 1, 2))], thinking, note="spaces at an end")
         chat = [turn("user", words(g, 1, 2)), turn("user", words(g, 1, 2))]
         yield case(chat, thinking, note="two turns of the user")
+        chat = [
+            turn("system", f"close it: </think>\n {words(g, 1, 3)}"),
+            turn("user", f"<think>\na\n</think>\n\n{words(g, 1, 2)}"),
+        ]
+        yield case(chat, thinking, note="tags in what the user and the system say")
+        said = turn("assistant", f"<think>\na </think> b\n</think>\n\n{words(g, 1, 3)}\n")
+        yield case([turn("user", "a"), said, turn("user", "b")], thinking, note="two closing tags in an earlier turn")
+        yield case(
+            [turn("user", "a"), turn("assistant", "\n\nyes"), turn("user", "b")], thinking, note="line breaks in front"
+        )
+        yield case(
+            [turn("user", "a"), turn("assistant", "<think>\nwell"), turn("user", "b")],
+            thinking,
+            note="thinking cut off",
+        )
 
 
 def real_chats(seed: int) -> Iterator[Case]:

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from ... import sampling
-from ..checking import Case, Exercise, Mistake, Stage, case, randint, randn, recorded, text_ids
+from ..checking import Case, Exercise, Mistake, Stage, case
+from ..material import randint, randn, recorded, text_ids
 
 SET = "ps5_sampling_and_chat"
 OFF = -torch.inf
@@ -79,6 +80,7 @@ REPETITION_PENALTY = Exercise(
         Stage("odd configurations", penalty_odd),
         Stage("the real checkpoint's logits", penalty_real),
     ),
+    loose=True,
     mistakes=(
         Mistake("Dividing makes a negative logit larger, so the token likelier: multiply negative ones.",
                 on_seen(lambda logits, penalty: logits / penalty)),
@@ -128,6 +130,10 @@ def draw_odd(seed: int) -> Iterator[Case]:
     yield case(few / few.sum(-1, keepdim=True), almost, note="nearly 1 is drawn")
     yield case(0.9 * distributions(g, 6, 9), 0.9 + numbers(g, 6) / 10, note="the sum is 0.9")
     yield case(torch.tensor([[0.25, 0.25, 0.5]] * 3), torch.tensor([0.25, 0.5, 0.75]).double(), note="on a border")
+    thin = torch.full((3, 1000), 1e-3)
+    borders = thin.double().cumsum(-1)[:, [100, 500, 900]].diagonal() / thin.double().sum(-1)
+    for shift in (-1e-12, 1e-12):
+        yield case(thin, borders + shift, note="so near to a border that single precision does not tell")
     yield case(torch.eye(5)[randint(g, 0, 5, 4)], numbers(g, 4), note="one token is sure")
     yield case(distributions(g, 1, 7), numbers(g, 1), note="one row")
 
@@ -164,6 +170,7 @@ DRAW = Exercise(
         Stage("the real checkpoint's distributions", draw_real),
         Stage("at size", draw_large, limit=30, advice="`cumsum` and one comparison do all rows at once"),
     ),
+    loose=True,
     mistakes=(
         Mistake("You take the likeliest token; the number decides.", lambda p, uniform: p.argmax(-1)),
         Mistake("One number decides for all rows; each row has its own.",

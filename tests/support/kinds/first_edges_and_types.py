@@ -160,10 +160,17 @@ def kv_cache_bytes__of_numpy(config, batch, length, dtype):
 
 @right(TYPE)
 def active_parameters__a_tensor(config):
-    hidden, kv, q = config.hidden_size, config.num_key_value_heads * config.head_dim, config.num_attention_heads * config.head_dim
+    hidden, kv, q = (
+        config.hidden_size,
+        config.num_key_value_heads * config.head_dim,
+        config.num_attention_heads * config.head_dim,
+    )
     layer = 2 * hidden * (q + kv) + 2 * config.head_dim + 2 * hidden + config.attention_bias * (q + 2 * kv + hidden)
     sparse = config.num_experts * hidden + config.num_experts_per_tok * 3 * hidden * config.moe_intermediate_size
-    fed = [sparse if config.is_sparse(n) else 3 * hidden * config.intermediate_size for n in range(config.num_hidden_layers)]
+    fed = [
+        sparse if config.is_sparse(n) else 3 * hidden * config.intermediate_size
+        for n in range(config.num_hidden_layers)
+    ]
     tables = (1 if config.tie_word_embeddings else 2) * config.vocab_size * hidden
     return torch.tensor([tables, config.num_hidden_layers * layer, *fed, hidden]).sum()
 

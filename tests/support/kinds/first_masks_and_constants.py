@@ -96,7 +96,9 @@ def self_attention__mask_of_the_first_row(x, layer, config, table, mask):
 
 
 def layered(x, layer, config, table, mask):
-    x = x + model.self_attention(model.rms_norm(x, layer.input_layernorm, config.rms_norm_eps), layer, config, table, mask)
+    x = x + model.self_attention(
+        model.rms_norm(x, layer.input_layernorm, config.rms_norm_eps), layer, config, table, mask
+    )
     return x + model.feed_forward(model.rms_norm(x, layer.post_attention_layernorm, config.rms_norm_eps), layer, config)
 
 
@@ -107,7 +109,9 @@ def decoder_layer__causal_of_its_own(x, layer, config, table, mask):
 
 @wrong(MASK)
 def decoder_layer__all_is_seen(x, layer, config, table, mask):
-    return layered(x, layer, config, table, torch.ones_like(mask) if mask.all() else causal(*mask.shape[-2:])[None, None])
+    return layered(
+        x, layer, config, table, torch.ones_like(mask) if mask.all() else causal(*mask.shape[-2:])[None, None]
+    )
 
 
 @wrong(MASK)

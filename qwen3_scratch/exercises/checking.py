@@ -303,7 +303,8 @@ def _learning(given: Case) -> Case:
     def asking(leaf: Tensor) -> Tensor:
         return leaf.detach().clone().requires_grad_() if leaf.is_floating_point() else leaf
 
-    return Case(*tree_map_only(Tensor, asking, (given.args, given.kwargs)), given.note)
+    args, kwargs = tree_map_only(Tensor, asking, (given.args, given.kwargs))
+    return Case(args, kwargs, given.note)
 
 
 def _gradients_of(parts: list[Tensor], leaves: list[Tensor]) -> list[Tensor]:

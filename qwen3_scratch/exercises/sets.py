@@ -12,7 +12,7 @@ HIDDEN = "Hidden cases (the same stages, other numbers):"
 
 
 def check(name: str, answer: Callable[..., Any]) -> None:
-    """As `exercises.check`, but a wrong answer is said, not raised: the cells below run on. Raises Error for no name."""
+    """As `exercises.check`, but a wrong answer is said, not raised, so that cells below run. Raises Error for no name."""
     try:
         known(name).check(answer)
     except Wrong as wrong:

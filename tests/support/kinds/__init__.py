@@ -1,6 +1,6 @@
 """Answers of the kinds that a check has to tell apart, right ones among them, each named `exercise__what`.
 
-`first` modules grew with the checks; those of `afterwards` were written without a look at them, to measure what is missed.
+Modules of `first` grew with the checks; those of `afterwards` were written without a look at them.
 """
 
 import importlib

@@ -113,8 +113,12 @@ def output_of(output: NotebookNode) -> str:
 def written(text: str, own: bool) -> str:
     """Prose as HTML, its formulas as MathML; what students wrote themselves brings no HTML along."""
     if own:
-        return MarkdownWithMath(renderer=IPythonRenderer(escape=True)).render(text.replace("$", r"\$"))
-    return MarkdownWithMath(renderer=IPythonRenderer(escape=False)).render(CODE_OR_FORMULA.sub(drawn, text))
+        return MarkdownWithMath(renderer=IPythonRenderer(escape=True, exclude_anchor_links=True)).render(
+            text.replace("$", r"\$")
+        )
+    return MarkdownWithMath(renderer=IPythonRenderer(escape=False, exclude_anchor_links=True)).render(
+        CODE_OR_FORMULA.sub(drawn, text)
+    )
 
 
 def drawn(found: re.Match[str]) -> str:

@@ -12,7 +12,10 @@ HIDDEN = "Hidden cases (the same stages, other numbers):"
 
 
 def check(name: str, answer: Callable[..., Any]) -> None:
-    """As `exercises.check`, but a wrong answer is said, not raised, so that cells below run. Raises Error for no name."""
+    """As `exercises.check`, but a wrong answer is said and not raised, so that the cells below run.
+
+    Raises Error for a name that there is not.
+    """
     try:
         known(name).check(answer)
     except Wrong as wrong:
@@ -23,7 +26,7 @@ def points(name: str, answer: Callable[..., Any], of: int) -> float:
     """What an answer earns on the hidden cases: half for the first stage, the other half shared by the others.
 
     Prints a line a stage. Where the first stage is not right there is nothing, whatever the others say: it is what the
-    exercise asks for, and they are its edges. Raises Error for no name.
+    exercise asks for, and they are its edges. Raises Error for a name that there is not.
     """
     exercise, earned = known(name), 0.0
     print(HIDDEN)

@@ -145,7 +145,7 @@ def test_a_set_says_of_each_exercise_what_a_student_needs(name):
     for exercise, cell in checks.items():
         assert f'check("{exercise}", {exercise})' in cell.source
         hidden = cell.source.split("### BEGIN HIDDEN TESTS")[1]
-        assert f'assert check("{exercise}", {exercise}, seed=1, hidden=True)' in hidden
+        assert f'points("{exercise}", {exercise}, of={cell.metadata.nbgrader.points})' in hidden
 
 
 @pytest.mark.parametrize("name", SETS)

@@ -32,6 +32,8 @@ def norm_odd(seed: int) -> Iterator[Case]:
     yield case(randn(g, 4, 8), randn(g, 8), 0.5, note="a large eps")
     yield case(1e-3 * randn(g, 4, 8), randn(g, 8), 0.0, note="an eps of 0")
     yield case(randn(g, 4, 8), randn(g, 8), 1, note="an eps of 1, an int")
+    for eps in (1e-12, 1e-3, 20.0):
+        yield case(eps**0.5 * randn(g, 4, 8), randn(g, 8), eps, note=f"an eps of {eps:g}")
     yield case(torch.zeros(2, 8), randn(g, 8), EPS, note="zeros")
     yield case(randn(g, 8, 2, 6).transpose(0, 2), randn(g, 8), EPS, note="transposed in memory")
     yield case(

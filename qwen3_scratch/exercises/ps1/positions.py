@@ -32,6 +32,8 @@ def speeds(seed: int) -> Iterator[Case]:
 def speeds_odd(seed: int) -> Iterator[Case]:
     yield case(2, 100.0 + seed, note="one pair")
     yield case(10, 37 + seed, note="theta is an int, and head_dim no power of two")
+    yield case(8, 2.75 + seed / 8, note="theta is small and no whole number")
+    yield case(256, 12345.678 + seed, note="theta is no whole number, and heads are wide")
 
 
 def speeds_real(seed: int) -> Iterator[Case]:
@@ -289,6 +291,8 @@ def stretches_odd(seed: int) -> Iterator[Case]:
     yield case(32, 10000.0, 1.0, 4096 + seed, note="factor 1 changes nothing")
     yield case(32, 10000.0, 4.0, 100 + seed, note="no pair turns 32 times within so few tokens")
     yield case(16, 100.0, 4.0, 10**6 + seed, note="every pair turns often")
+    yield case(48, 5432.1, 2.5, 2000 + seed, note="factor and theta are no whole numbers")
+    yield case(64, 10000, 40, 4096 + seed, note="a large factor, and ints")
 
 
 def stretches_real(seed: int) -> Iterator[Case]:

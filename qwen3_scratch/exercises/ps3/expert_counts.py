@@ -42,6 +42,7 @@ def load_odd(seed: int) -> Iterator[Case]:
     yield case(torch.zeros(7, 1, dtype=torch.long), 4, note="all tokens at expert 0")
     yield case(chosen_experts(g, 6, 4, 4), 4, note="every token at every expert")
     yield case(torch.zeros(3, 1, dtype=torch.long), 1, note="one expert")
+    yield case(chosen_experts(g, 9, 300, 20), 300, note="20 of 300 experts")
 
 
 def load_real(seed: int) -> Iterator[Case]:
@@ -188,6 +189,7 @@ def balance_odd(seed: int) -> Iterator[Case]:
     yield case((20 * F.one_hot(torch.full((16,), 3), 8).float(),), 8, 1, note="one expert for all")
     yield case((randn(g, 12, 6), randn(g, 12, 6)), 6, 2, randint(g, 0, 2, 3, 4).clamp(max=1) | torch.eye(3, 4).long(),
                note="a mask of zeros and ones")  # fmt: skip
+    yield case((randn(g, 30, 80),), 80, 20, note="20 of 80 experts")
     order = torch.rand(15, 9, generator=g).argsort(-1)  # no two experts of a token are equally liked, even in bf16
     yield case(((order / 2).bfloat16(),), 9, 3, note="bf16")
 

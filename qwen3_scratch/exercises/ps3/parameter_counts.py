@@ -51,6 +51,8 @@ def odd_configs(seed: int) -> Iterator[Case]:
     yield case(drawn_config(g, **dense), note="no experts at all")
     yield case(drawn_config(g, attention_bias=True), note="attention with biases")
     yield case(drawn_config(g, num_experts=2, num_experts_per_tok=1), note="one of two experts")
+    yield case(drawn_config(g, num_experts=200, num_experts_per_tok=50), note="50 of 200 experts")
+    yield case(drawn_config(g, num_experts=4, num_experts_per_tok=4), note="all experts")
 
 
 def real_configs(seed: int) -> Iterator[Case]:

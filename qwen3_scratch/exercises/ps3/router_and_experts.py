@@ -117,6 +117,7 @@ def route_odd(seed: int) -> Iterator[Case]:
         yield case(*untied(g, 7, 6, 5), 5, norm, note="all experts")
         yield case(*untied(g, 1, 6, 4), 2, norm, note="one token")
         yield case(*untied(g, 3, 6, 1), 1, norm, note="one expert")
+        yield case(*untied(g, 2, 64, 40), 24, norm, note="24 of 40 experts")
         yield case(*untied(g, 3, 16, 4, torch.bfloat16), 2, norm, note="bf16")
 
 

@@ -41,6 +41,8 @@ def position_odd(seed: int) -> Iterator[Case]:
     yield case(torch.ones(4, 1, dtype=torch.bool), randint(g, 1, 99, 4), note="one new token for each row")
     yield case(torch.tensor([[False, True, False, True, True]]), randint(g, 0, 9, 1), note="padding in between")
     yield case(torch.zeros(1, 4, dtype=torch.bool), randint(g, 0, 9, 1), note="padding alone")
+    yield case(torch.zeros(3, 1, dtype=torch.bool), randint(g, 0, 9, 3), note="one column of padding")
+    yield case(torch.rand(3, 9, generator=g) < 0.5, randint(g, 10**5, 10**6, 3), note="a long cache")
 
 
 def position_large(seed: int) -> Iterator[Case]:
@@ -151,6 +153,7 @@ def step_odd(seed: int) -> Iterator[Case]:
     yield step_case(g, 0, 1, note="the first token of all")
     yield step_case(g, 6, 2, note="one row, one layer", batch=1, num_hidden_layers=1)
     yield step_case(g, 7, 3, note="a head of its own", tie_word_embeddings=False)
+    yield step_case(g, 4, 2, note="five layers", num_hidden_layers=5)
     yield step_case(g, 5, 2, note="a large eps", rms_norm_eps=0.5)
     for window in (1, 5, 40):
         yield step_case(g, 6, 3, note=f"a window of {window}", sliding_window=window)

@@ -48,6 +48,8 @@ def texts_odd(seed: int) -> Iterator[Case]:
     for _ in range(3):
         yield case(*texts(g, 3, 10, 15, left=5), note="padding in front")
     yield case(*texts(g, 1, 2, 9), note="two tokens")
+    one = torch.tensor([[False, True, True, False], [True, False, False, True]])
+    yield case(randn(g, 2, 4, 9), randint(g, 0, 9, 2, 4), one, note="one pair in all")
     logits, ids, keep = texts(g, 2, 12, 30, left=3, right=3)
     yield case(logits.bfloat16(), ids, keep, note="logits in bf16, padding on both sides")
     yield case(100 * logits.sigmoid(), ids, keep, note="large logits")

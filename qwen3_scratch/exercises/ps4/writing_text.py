@@ -42,7 +42,7 @@ def full(config: Config) -> Config:
 
 def bytes_without_window(seed: int) -> Iterator[Case]:
     g = torch.Generator().manual_seed(seed)
-    for dtype in (torch.float32, torch.bfloat16, torch.float64, torch.float16):
+    for dtype in (torch.float32, torch.bfloat16, torch.float64, torch.float16, torch.int8):
         config = full(small_config(g, num_hidden_layers=randint(g, 3, 6)))
         yield bytes_case(config, randint(g, 2, 6), randint(g, 7, 99), dtype)
 
@@ -60,6 +60,7 @@ def bytes_with_window(seed: int) -> Iterator[Case]:
 
 def bytes_real(seed: int) -> Iterator[Case]:
     g = torch.Generator().manual_seed(seed)
+    yield bytes_case(full(small_config(g, num_hidden_layers=70)), 64, 10**6 + seed, torch.float32, "a large batch")
     yield bytes_case(tiny().config, randint(g, 1, 9), randint(g, 100, 999), torch.float32, "the embedded checkpoint")
     huihui = dict(
         vocab_size=151936, hidden_size=1024, intermediate_size=3072, num_hidden_layers=28, num_attention_heads=16,
@@ -166,8 +167,10 @@ def greedy(
     return written
 
 
-def greedy_case(g: torch.Generator, stops: int, most: int, unused: int = 4, note: str = "") -> Case:
-    vocabulary, key = randint(g, 9, 14), randint(g, 0, 2**40)
+def greedy_case(
+    g: torch.Generator, stops: int, most: int, unused: int = 4, note: str = "", vocabulary: int | None = None
+) -> Case:
+    vocabulary, key = vocabulary or randint(g, 9, 14), randint(g, 0, 2**40)
     prompt = randint(g, 0, vocabulary, randint(g, 3, 7)).tolist()
     stop_ids = frozenset(torch.randperm(vocabulary, generator=g)[:stops].tolist())
     return case(drawn_reader(vocabulary + unused, key), prompt, stop_ids, vocabulary, most, note=note)
@@ -183,6 +186,9 @@ def greedy_odd(seed: int) -> Iterator[Case]:
     g = torch.Generator().manual_seed(seed)
     yield greedy_case(g, 0, 8, note="no stop token")
     yield greedy_case(g, 1, 1, note="one token at most")
+    yield greedy_case(g, 0, 2, note="two tokens at most")
+    yield greedy_case(g, 0, 130, note="many tokens")
+    yield greedy_case(g, 0, 9, vocabulary=700, note="a large vocabulary")
     yield greedy_case(g, 2, 12, unused=0, note="every row stands for a token")
     yield greedy_case(g, 9, 5, note="nearly all tokens stop")
     vocabulary, key = 11, randint(g, 0, 2**40)

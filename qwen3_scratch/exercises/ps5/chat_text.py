@@ -83,6 +83,9 @@ def odd_chats(seed: int) -> Iterator[Case]:
             turn("user", f"<think>\na\n</think>\n\n{words(g, 1, 2)}"),
         ]
         yield case(chat, thinking, note="tags in what the user and the system say")
+        for end in ("\n\n  yes ", "", "\n\n", "\n\n\n\t yes\n\n"):
+            said = turn("assistant", f"<think>\n{words(g, 1, 3)}\n</think>{end}")
+            yield case([turn("user", "a"), said, turn("user", "b")], thinking, note="what follows earlier thinking")
         said = turn("assistant", f"<think>\na </think> b\n</think>\n\n{words(g, 1, 3)}\n")
         yield case([turn("user", "a"), said, turn("user", "b")], thinking, note="two closing tags in an earlier turn")
         yield case(
@@ -194,6 +197,16 @@ def one_part(seed: int) -> Iterator[Case]:
 def odd_parts(seed: int) -> Iterator[Case]:
     g = torch.Generator().manual_seed(seed)
     yield case("", note="nothing at all")
+    yield case(f"\n\n<think>\n{words(g, 2, 4)}\n", note="thinking that was cut off, behind line breaks")
+    yield case(f"\n\n\n{words(g, 2, 4)}\n\n\n", note="an answer alone, between line breaks")
+    for tags in ("<think>", "</think>", "<think></think>", "\n</think>\n\n\n", "<think>\n\n\n</think>"):
+        yield case(tags, note="tags alone")
+    yield case(f" <think>\n{words(g, 1, 3)}", note="a space before the tag")
+    yield case(
+        f"<think>\n\n\n {words(g, 1, 3)} \n\n\n</think>\n\n\n\n {words(g, 1, 3)} \t\n\n", note="many line breaks"
+    )
+    yield case(f"<think><think>{words(g, 1, 3)}</think></think>{words(g, 1, 3)}", note="tags twice")
+    yield case(f"<think>\n\n<think>\n{words(g, 1, 3)}", note="the tag twice, cut off")
     yield case(f"\n\n<think>\n{words(g, 2, 4)}\n</think>\n\n{words(g, 1, 3)}", note="line breaks in front")
     yield case(f"<think>\n    {words(g, 2, 4)}  \n</think>\n\n  {words(g, 1, 3)} \n", note="spaces at the ends")
     yield case(f"<think>\n{words(g, 2, 3)}\n</think>\n\nIt ends with </think> {words(g, 1, 3)}", note="a tag named")

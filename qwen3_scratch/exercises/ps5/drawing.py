@@ -42,6 +42,8 @@ def penalty_odd(seed: int) -> Iterator[Case]:
     yield case(randn(g, 2, 6), randint(g, 0, 6, 2, 3), 1.0, note="1 changes nothing")
     yield case(randn(g, 2, 9), randint(g, 0, 9, 2, 3), 0.8, note="below 1 makes them likelier")
     yield case(randn(g, 1, 9), randint(g, 0, 9, 1, 1), 1.5, note="one token")
+    for penalty in (0.1, 10, 50.5):
+        yield case(randn(g, 2, 9), randint(g, 0, 9, 2, 4), penalty, note=f"a penalty of {penalty}")
     yield case(randn(g, 2, 9), torch.zeros(2, 0, dtype=torch.long), 1.5, note="nothing said yet")
     yield case(torch.zeros(1, 5), torch.tensor([[1, 3]]), 1.5, note="logits of 0")
 

@@ -34,6 +34,8 @@ def warm_odd(seed: int) -> Iterator[Case]:
         near = temperature * randn(g, 3, 7)
         yield case(near, temperature, note="nearly 0, and logits as near to each other")
     yield case(300 * randn(g, 2, 7), 0.5, note="large logits")
+    for temperature in (0.05, 1, 7.5, 100):
+        yield case(3 * randn(g, 2, 7), temperature, note=f"a temperature of {temperature}")
     barred = randn(g, 3, 8).masked_fill(torch.arange(8) > 4, OFF)
     yield case(barred, 0.7, note="tokens that are barred")
     yield case(barred, 0, note="tokens that are barred, temperature 0")
@@ -121,7 +123,10 @@ def top_k_odd(seed: int) -> Iterator[Case]:
     g = torch.Generator().manual_seed(seed)
     yield case(randn(g, 2, 9), 0, note="0 keeps all")
     yield case(randn(g, 2, 9), 20, note="more than there are tokens")
-    yield case(randn(g, 2, 9), 9, note="as many as there are tokens")
+    for top_k in (8, 9, 10):
+        yield case(randn(g, 2, 9), top_k, note="about as many as there are tokens")
+    for top_k in (60, 299, 1000):
+        yield case(randn(g, 2, 300), top_k, note="a large vocabulary")
     yield case(randn(g, 3, 9), 1, note="one")
     yield case((randn(g, 3, 12)).round(), 4, note="equal logits")
     yield case(torch.full((2, 6), 1.5), 2, note="all logits equal")
@@ -221,6 +226,9 @@ def top_p_shapes(seed: int) -> Iterator[Case]:
 def top_p_odd(seed: int) -> Iterator[Case]:
     g = torch.Generator().manual_seed(seed)
     yield case(randn(g, 2, 9), 1.0, note="1 keeps all")
+    yield case(30 * randn(g, 4, 9), 1, note="1 keeps all, however unlikely")
+    for top_p in (0.02, 0.2, 0.99, 0.9999):
+        yield case(2 * randn(g, 3, 40), top_p, note=f"a top_p of {top_p}")
     yield case(randn(g, 3, 9), 1e-9, note="nearly 0 keeps the likeliest")
     sure = randn(g, 3, 8)
     sure[torch.arange(3), randint(g, 0, 8, 3)] = 12.0

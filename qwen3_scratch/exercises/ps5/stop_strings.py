@@ -82,6 +82,13 @@ def streams_odd(seed: int) -> Iterator[Case]:
     yield case([words(g, 1, 2), "", "<", "", "|end|> no"], ["<|end|>", "|"], note="pieces without a character")
     yield case([f"{words(g, 1, 2)} ENDING"], ["ENDING", "END"], note="one stop string begins another")
     yield case(["a", "b", "#"], ["#"], note="a stop string of one character, in the last piece")
+    long = "<|a very long stop string|>"
+    yield case(
+        cut_up(g, f"{words(g, 1, 3)}{long[:-1]} {long}"), [long], note="a long stop string, first without its end"
+    )
+    yield case(cut_up(g, f"{words(g, 1, 2)} abababac"), ["ababac"], note="a stop string that repeats itself")
+    yield case([f"{words(g, 1, 2)}E"], ["END"], note="one piece, which ends in a start")
+    yield case(["E", "N", "D"], ["END"], note="nothing but the stop string")
     yield case(cut_up(g, f"END {words(g, 1, 3)}"), ["END"], note="the stop string comes first")
 
 

@@ -98,6 +98,7 @@ def tables_odd(seed: int) -> Iterator[Case]:
     yield case(randint(g, 1, 99, 1, 1), inverse_frequencies(2, 10.0), note="one token, one pair")
     yield case(torch.arange(6)[None] + randint(g, 5, 99), inverse_frequencies(8, 50.0), note="a text that goes on")
     yield case(randint(g, 0, 99, 2, 5), inverse_frequencies(8, 50.0).flip(0), note="speeds in another order")
+    yield case(randint(g, 10**4, 10**5, 2, 5), inverse_frequencies(8, 50.0), note="far into a long text")
     yield case(torch.tensor([[0, 0, 0, 1, 2], [0, 1, 2, 3, 4]]) + seed, inverse_frequencies(6, 9.0), note="padding")
 
 

@@ -188,7 +188,8 @@ def both_parts(seed: int) -> Iterator[Case]:
 def one_part(seed: int) -> Iterator[Case]:
     g = torch.Generator().manual_seed(seed)
     yield case(words(g, 2, 5), note="an answer alone")
-    yield case(f"<think>\n\n</think>\n\n{words(g, 2, 4)}", note="an empty block")
+    for end in ("", "\n", "\n\n\n"):
+        yield case(f"<think>\n\n</think>\n\n{words(g, 2, 4)}{end}", note="an empty block")
     yield case(f"<think>\n{words(g, 3, 6)}", note="thinking that was cut off")
     yield case(f"{words(g, 2, 4)}\n</think>\n\n{words(g, 1, 3)}", note="the template has written <think>")
     yield case(f"<think>\n{words(g, 2, 4)}\n</think>", note="nothing after the thinking")

@@ -102,8 +102,15 @@ class Sturdy(Execute):
             return cell, resources
         graded = bool(cell.metadata.get("nbgrader", {}).get("grade"))
         try:
-            if graded and not self._put_back(index):
+            if graded and not self._put_back(index):  # what ran since the last check has broken it
+                checks = [
+                    at
+                    for at, other in enumerate(self.nb.cells[:index])
+                    if other.metadata.get("nbgrader", {}).get("grade")
+                ]
+                self.broken.update(range(max(checks, default=-1) + 1, index))
                 self._begin_anew(resources, index)
+                self.broken.discard(index)
             done = super().preprocess_cell(cell, resources, index)
             if is_given(cell):
                 self._silently(KEEP)

@@ -71,9 +71,9 @@ class Stage:
 
     `cases(seed)` yields the same cases whenever it is called with one seed: answer and reference each get arguments
     of their own, so that neither sees what the other did to them. `tolerance` and `share` are those of `difference`;
-    `of` says what of a result counts, where several are right. With `gradients` they are compared as well. With a
-    `limit` the stage is about time: the answer may take so many times as long as the reference, and as many calls.
-    `work` is the same for products of matrices, in number and in size.
+    `of` says what of a result counts, where several are right. With `gradients` they are compared too, but for those of
+    arguments that are `fixed`. With a `limit` the stage is about time: the answer may take so many times as long as the
+    reference, and as many calls. `work` is the same for products of matrices, in number and in size.
     """
 
     title: str
@@ -81,15 +81,19 @@ class Stage:
     tolerance: int | float | None = None
     share: int | float = 0
     limit: int | float | None = None
+    fixed: tuple[str, ...] = ()
     advice: str = "a Python loop does what one product of whole tensors can do"
     gradients: bool = False
     work: int | float | None = None
     of: Callable[[Any], Any] = lambda result: result
 
 
-def trained(cases: Cases, count: int = 3) -> Stage:
-    """The first of these cases again, with other numbers, as in training: gradients have to come through."""
-    return Stage("gradients", lambda seed: islice(cases(seed + 70), count), tolerance=1e-4, gradients=True)
+def trained(cases: Cases, *fixed: str, count: int = 3) -> Stage:
+    """The first of these cases again, with other numbers, as in training: gradients have to come through.
+
+    `fixed` are arguments that nobody trains: a table of angles may be used in parts.
+    """
+    return Stage("gradients", lambda seed: islice(cases(seed + 70), count), tolerance=1e-4, fixed=fixed, gradients=True)
 
 
 @dataclass(frozen=True)
@@ -193,7 +197,7 @@ class Exercise:
 
     def _gradients(self, where: str, stage: Stage, answer: Callable[..., Any], mine: Case, theirs: Case) -> None:
         """Raises Wrong where a gradient of the result is not the reference's."""
-        theirs, own = _learning(theirs), _learning(mine)
+        theirs, own = (self._learning(given, stage.fixed) for given in (theirs, mine))
         with torch.enable_grad():
             expected, found = self.reference(*theirs.args, **theirs.kwargs), self._answered(answer, own)
             right = [part for part in tree_leaves(expected) if _floating(part)]
@@ -204,17 +208,20 @@ class Exercise:
             how = "(no `.detach()`, `.data`, `torch.no_grad`, numpy, nor a new tensor of the numbers)"
             if not all(part.requires_grad for part in parts):
                 raise Wrong(f"{where}:", f"right, but no gradient passes, so that nothing could be trained {how}")
-            wanted = [leaf for leaf in tree_leaves((theirs.args, theirs.kwargs)) if _floating(leaf)]
-            given = [leaf for leaf in tree_leaves((own.args, own.kwargs)) if _floating(leaf)]
+            wanted, given = (
+                [leaf for leaf in tree_leaves(side.kwargs) if _floating(leaf) and leaf.requires_grad]
+                for side in (theirs, own)
+            )
             try:
                 theirs_of, own_of = _gradients_of(right, wanted), _gradients_of(parts, given)
             except RuntimeError as error:
                 raise Wrong(
                     f"{where}:", f"right, but its gradient cannot be taken: {str(error).splitlines()[0]}"
                 ) from None
-        for name, value in self._bound(own).items():
-            for leaf in (leaf for leaf in tree_leaves(value) if _floating(leaf)):
-                number = next(number for number, each in enumerate(given) if each is leaf)
+        for name, value in own.kwargs.items():
+            for number in (
+                number for number, each in enumerate(given) if any(each is leaf for leaf in tree_leaves(value))
+            ):
                 if wrong := difference(own_of[number], theirs_of[number], 1e-3):
                     raise Wrong(f"{where}:", f"right, but the gradient that {name} gets is not: {wrong}.", how)
 
@@ -279,6 +286,15 @@ class Exercise:
         if mine_of.calls > limit * max(theirs_of.calls, 3):
             raise Wrong(f"{where} by {mine_of.calls} calls where {theirs_of.calls} do: {stage.advice}")
 
+    def _learning(self, given: Case, fixed: tuple[str, ...]) -> Case:
+        """The case with tensors that ask for a gradient."""
+
+        def asking(leaf: Tensor) -> Tensor:
+            return leaf.detach().clone().requires_grad_() if leaf.is_floating_point() else leaf
+
+        bound = self._bound(given).items()
+        return Case((), {k: v if k in fixed else tree_map_only(Tensor, asking, v) for k, v in bound}, given.note)
+
     def _bound(self, given: Case) -> dict[str, Any]:
         return inspect.signature(self.reference).bind(*given.args, **given.kwargs).arguments
 
@@ -296,16 +312,6 @@ def _brief(value: Any) -> str:
 
 def _floating(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
-
-
-def _learning(given: Case) -> Case:
-    """The case with tensors that ask for a gradient."""
-
-    def asking(leaf: Tensor) -> Tensor:
-        return leaf.detach().clone().requires_grad_() if leaf.is_floating_point() else leaf
-
-    args, kwargs = tree_map_only(Tensor, asking, (given.args, given.kwargs))
-    return Case(args, kwargs, given.note)
 
 
 def _gradients_of(parts: list[Tensor], leaves: list[Tensor]) -> list[Tensor]:

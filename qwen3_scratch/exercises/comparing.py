@@ -66,8 +66,6 @@ def as_kind_of(expected: Any, found: Any) -> Any:
     """
     if isinstance(found, (Tensor, np.ndarray, np.generic)) and not found.ndim and not isinstance(expected, Tensor):
         found = found.item()
-    if isinstance(expected, int) and isinstance(found, float) and found.is_integer():
-        return int(found)
     if not isinstance(expected, Tensor) or expected.dtype == torch.bool:
         return found
     if isinstance(found, (list, tuple, np.ndarray)):

@@ -28,7 +28,8 @@ FOLDERS = (
     Path(os.__file__).resolve().parent,
     Path(torch.__file__).resolve().parents[1],
 )  # Python's own, and what is installed
-LIBRARIES = (*(str(folder) + os.sep for folder in FOLDERS), "<@beartype", "<frozen", "<patient>")
+WRAPPER = PACKAGE + os.path.join("trust", "arguments.py")  # what stands around public functions
+LIBRARIES = (*(str(folder) + os.sep for folder in FOLDERS), WRAPPER, "<@beartype", "<frozen", "<patient>")
 TAKEN_OUT = {"tolist", "item", "__int__", "__float__", "__bool__", "__index__"}
 
 
@@ -73,13 +74,15 @@ class Watch(TorchFunctionMode):
         if event != "call":
             return
         code = frame.f_code
+        if code.co_flags & inspect.CO_GENERATOR:  # closed when Python collects it, whoever made it
+            return
         if code in self.own:
             self.called.append(self.own[code])
         elif code.co_filename.startswith(PACKAGE) and not self._may(code) and not _from_the_package(frame.f_back):
             self.entered.append(code.co_qualname)
 
     def _may(self, code: CodeType) -> bool:
-        ours = code.co_filename == __file__ or code.co_name == "<module>"  # this watch, and an import
+        ours = code.co_filename in (__file__, WRAPPER) or code.co_name == "<module>"  # this watch, and an import
         return ours or code.co_filename in self.files or code in self.codes
 
 
@@ -87,7 +90,7 @@ def _from_the_package(frame: FrameType | None) -> bool:
     """Whether a call comes from the package's own code rather than from an answer; what libraries do lies between."""
     while frame is not None:
         file = frame.f_code.co_filename
-        if file.startswith(PACKAGE):
+        if file.startswith(PACKAGE) and file != WRAPPER:
             return os.path.dirname(file) != CHECKS
         if not file.startswith(LIBRARIES):
             return False

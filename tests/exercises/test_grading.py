@@ -98,7 +98,7 @@ def test_the_solutions_have_full_marks(graded, released):
 
 @pytest.mark.proof
 def test_the_untouched_notebook_has_no_marks_and_says_what_is_to_do(graded, released):
-    right, marks = graded(PS1, submission(released(PS1), {}))
+    _, marks = graded(PS1, submission(released(PS1), {}))
     assert marks.total[0] == 0 and len(marks.points) == len(solutions(PS1))
     assert not marks.notes
     assert marks.feedback.read_text().count("not written yet") >= len(marks.points)

@@ -5,7 +5,7 @@ import sys
 
 import nbformat
 import pytest
-from grading import HERE, answer_cells, course_module, hand_in, solutions, submission
+from grading import answer_cells, course_module, hand_in, solutions, submission
 
 PS1 = "ps1_norm_and_rope"
 course = course_module()
@@ -199,7 +199,7 @@ HOSTILE = {
     "inverse_frequencies": "def inverse_frequencies(*args):\n    while True:\n        print('more and more of it')",
     "rope_table": "import builtins\nbuiltins.len = builtins.sum = None\ndef rope_table(*args):\n    return 3",
     "score": "get_ipython().ast_node_interactivity = 'none'\ndef score(*args):\n    return 3",
-    "to_halves": "import sys\nsys.stdout = None\nsys.setrecursionlimit(60)\ndef to_halves(*args):\n    raise KeyboardInterrupt",
+    "to_halves": "import sys\nsys.stdout = None\ndef to_halves(*args):\n    raise KeyboardInterrupt",
 }
 
 
@@ -215,4 +215,3 @@ def test_what_hostile_cells_break_costs_their_own_points_and_each_check_ends_in_
     page = marks.feedback.read_text()
     assert len(page) < 600_000 and "No end within 20 seconds: this cell was stopped." in page
     assert "checking.py" not in page and "Traceback" not in page
-    assert HERE.name in str(HERE)

@@ -204,7 +204,7 @@ ROPE = Exercise(
         Stage("random shapes", rope_shapes),
         Stage("odd configurations", rope_odd),
         Stage("the real checkpoint's activations", rope_real),
-        trained(rope_shapes),
+        trained(rope_shapes, "cos", "sin"),
         Stage("at size", rope_large, limit=30, advice="turn all tokens and heads in two products, without a loop"),
     ),
     mistakes=(

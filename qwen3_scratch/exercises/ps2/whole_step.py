@@ -190,7 +190,7 @@ SELF_ATTENTION = Exercise(
         Stage("odd configurations", self_odd),
         Stage("other masks", self_other_masks),
         Stage("the real checkpoint's activations", self_real),
-        trained(self_shapes),
+        trained(self_shapes, "table"),
     ),
     loose=True,
     mistakes=(

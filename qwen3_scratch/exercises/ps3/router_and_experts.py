@@ -305,8 +305,8 @@ MOE = Exercise(
         Stage("odd configurations", moe_odd),
         Stage("the real checkpoint's activations", moe_real),
         trained(moe_shapes),
-        Stage("the work that it takes", moe_work, work=1.5, advice=ONCE),
         Stage("at size", moe_large, limit=40, advice="loop over the experts, not over the tokens: one call for each"),
+        Stage("the work that it takes", moe_work, work=1.5, advice=ONCE),
     ),
     mistakes=(
         Mistake("You weigh what goes in; an expert is not linear, so weigh its answer.", weights_on_the_way_in),

@@ -124,7 +124,7 @@ DECODER_LAYER = Exercise(
         Stage("odd configurations", layer_odd),
         Stage("other masks", layer_masks),
         Stage("the real checkpoint's activations", layer_real),
-        trained(layer_shapes),
+        trained(layer_shapes, "table"),
     ),
     loose=True,
     mistakes=(

@@ -215,7 +215,6 @@ def texts(seed: int) -> Iterator[Case]:
 def configs(seed: int) -> Iterator[Case]:
     """As few try it: the config's other values."""
     ids, config = text_ids(seed, 40), tiny().config
-    yarn = dict(factor=4.0, original_max_position_embeddings=16)
     yield _case("one token", ids[:, 4:5])
     yield _case("a long text", text_ids(seed + 1, 150))
     window = dict(use_sliding_window=True, sliding_window=8, layer_types=("sliding_attention",) * 4)
@@ -223,14 +222,20 @@ def configs(seed: int) -> Iterator[Case]:
         "norm_topk_prob false": dict(norm_topk_prob=not config.norm_topk_prob),
         "three experts a token": dict(num_experts_per_tok=3),
         "another rope_theta": dict(rope_parameters={"rope_type": "default", "rope_theta": 5e5}),
-        "yarn": dict(rope_parameters={"rope_type": "yarn", "rope_theta": 1e4, **yarn}),
-        "linear scaling": dict(rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 3.0}),
         "a large eps": dict(rms_norm_eps=0.1),
         "a sliding window": window,
         "a window of one token": window | dict(sliding_window=1),
     }
     for start, (note, changed) in enumerate(changes.items(), 1):
         yield _case(note, ids[:, start:], replace(config, **changed))
+
+
+def stretched(seed: int) -> Iterator[Case]:
+    """For texts longer than those of training."""
+    yarn = dict(factor=4.0, original_max_position_embeddings=16)
+    for start, (kind, changed) in enumerate({"yarn": yarn, "linear": dict(factor=3.0)}.items()):
+        rope = {"rope_type": kind, "rope_theta": 1e4, **changed}
+        yield _case(f"{kind} scaling", text_ids(seed, 30)[:, start:], replace(tiny().config, rope_parameters=rope))
 
 
 def in_use(seed: int) -> Iterator[Case]:
@@ -316,6 +321,7 @@ def _treatment(number: int, *further: Stage) -> Treatment:
             Stage("other configs", configs, tolerance=5e-5),
             Stage("padding and a cache", in_use, tolerance=5e-5),
             *further,
+            Stage("stretched for long texts", stretched, tolerance=5e-5),
         ),
         mistakes=tuple(mistakes), number=number, may=ALLOWED, loose=True,
     )  # fmt: skip

@@ -164,7 +164,7 @@ def score__a_list(q, k, m, n, frequencies):
     return ((a * c + b * e) * angle.cos() + (a * e - b * c) * angle.sin()).sum(-1).tolist()
 
 
-@right(TYPE)
+@wrong(TYPE)
 def kv_cache_bytes__a_whole_float(config, batch, length, dtype):
     windows = [config.window(number) or length for number in range(config.num_hidden_layers)]
     tokens = sum(min(window, length) for window in windows)

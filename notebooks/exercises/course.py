@@ -35,7 +35,9 @@ from taking_in import is_answer, take_in  # noqa: E402
 
 ROOT = HERE.parents[1]
 SETS = tuple(sorted(path.parent.name for path in HERE.glob("source/*/*.ipynb")))
-SUSPECT = re.compile(r"sys\.modules|__code__|__globals__|setattr\(|builtins|importlib|subprocess|os\.\w+|shutil|gc\.")
+SUSPECT = re.compile(
+    r"sys\.modules|sys\.std\w+|get_ipython|__code__|__globals__|setattr\(|builtins|importlib|subprocess|os\.\w+|shutil|gc\."
+)
 
 
 @dataclass

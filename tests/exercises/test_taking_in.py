@@ -214,4 +214,4 @@ def test_what_hostile_cells_break_costs_their_own_points_and_each_check_ends_in_
     assert any("inverse_frequencies_check: stopped for time" in note for note in marks.notes)
     page = marks.feedback.read_text()
     assert len(page) < 600_000 and "No end within 20 seconds: this cell was stopped." in page
-    assert "checking.py" not in page and "Traceback" not in page
+    assert "checking.py" not in page and "Traceback (most" not in page

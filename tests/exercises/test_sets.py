@@ -5,8 +5,9 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
-from grading import HERE, SETS, about, check_cells, solutions, source
+from grading import HERE, SETS, about, check_cells, course_module, solutions, source, submission
 from helpers import unchecked
+from nbclient import NotebookClient
 
 from qwen3_scratch import Error
 from qwen3_scratch.exercises import exercises
@@ -128,3 +129,22 @@ def test_a_first_hint_holds_no_line_of_the_solution(name):
     for hint in re.findall(r"<details><summary>Hint 1.*?</details>", prose, re.DOTALL):
         assert not any(line in hint for line in written)
         assert sum(len(code) for code in re.findall(r"`([^`]*)`", hint)) <= 120, hint
+
+
+@pytest.mark.proof
+def test_run_all_goes_on_past_what_is_wrong_unwritten_or_no_python_and_ends_in_what_is_open(tmp_path):
+    name = "ps2_attention"
+    released = course_module().Course(tmp_path).release(name)
+    wrong = {
+        "qk_norm": "def qk_norm(q, k, q_norm, k_norm, eps):\n    return q, k",
+        "sliding_mask": "def sliding_mask(:",
+        "merge_heads": solutions(name)["merge_heads"],
+    }
+    notebook = submission(released, wrong)
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    last = [cell for cell in notebook.cells if cell.cell_type == "code"][-1]
+    text = "".join(output.text for output in last.outputs)
+    said = dict(line.split(maxsplit=1) for line in text.splitlines())
+    assert said["qk_norm"].startswith("open from its first stage on")
+    assert said["sliding_mask"] == "open: its cell was not run, or does not run"
+    assert said["causal_mask"] == "open: not written yet" and said["merge_heads"] == "done"

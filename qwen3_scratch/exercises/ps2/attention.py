@@ -1,4 +1,4 @@
-"""ps2: queries, keys and values, who looks at whom, and what is gathered (notebook 06)."""
+"""ps2: queries, keys and values, who looks at whom, and what is gathered (notebooks 04 and 06)."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""ps3: one expert, the choice among them, dispatch and combine, and who does the work (notebooks 07, 12 and 15)."""
+"""ps3: one expert, the choice among them, dispatch and combine, and who does the work (notebooks 01 and 07)."""
 
 from collections.abc import Callable, Iterator
 

@@ -1,4 +1,4 @@
-"""ps5: how the next token is chosen, and the text around it (notebooks 02 and 09)."""
+"""ps5: how the next token is chosen, and the text around it (notebooks 02 and 10)."""
 
 from collections.abc import Callable, Iterator
 

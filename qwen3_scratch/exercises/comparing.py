@@ -146,6 +146,14 @@ def kind(value: Any) -> str:
     return f"{'an' if type(value).__name__[0] in 'aeio' else 'a'} {type(value).__name__}"
 
 
+def brief(value: Any) -> str:
+    """An argument in a few characters: the shape of a tensor, a short value, or what it is."""
+    if isinstance(value, Tensor):
+        return str([*value.shape]) + ("" if value.dtype == torch.float32 else f" {dtype_name(value)}")
+    text = "" if isinstance(value, tuple) and hasattr(value, "_fields") else repr(value)  # of weights it takes long
+    return text if 0 < len(text) <= 40 else type(value).__name__
+
+
 def dtype_name(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 

@@ -51,7 +51,8 @@ class Watch(TorchFunctionMode):
         self.called: list[str] = []  # its own name elsewhere
         self.entered: list[str] = []  # other functions of the package
         self.calls = 0
-        self.taken_out = 0
+        self.taken_out = 0  # numbers
+        self.arrays = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.calls += 1
@@ -59,6 +60,7 @@ class Watch(TorchFunctionMode):
         self._named(name)
         if name in TAKEN_OUT and args and isinstance(args[0], Tensor):
             self.taken_out += args[0].numel()
+        self.arrays += name in ("numpy", "__array__")
         return func(*args, **(kwargs or {}))
 
     def _named(self, name: str) -> None:

@@ -1,7 +1,8 @@
 """Hands out the exercises and grades what comes back: `make exercises`, `make grade SUBMISSIONS=folder`.
 
-Everything is done by nbgrader; this file walks over sets and students, keeps one student's trouble from the others,
-and writes the table.
+nbgrader makes the students' notebooks, runs what comes back and keeps the points. This file walks over sets and
+students, keeps one student's trouble from the others, and writes the table. `taking_in` reads what came, `sturdy`
+runs it, `pages` shows it.
 """
 
 import argparse
@@ -11,7 +12,6 @@ import os
 import re
 import shutil
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,101 +19,25 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 from nbgrader.api import Gradebook, MissingEntry
-from nbgrader.converters import Autograde, GenerateAssignment, GenerateFeedback
+from nbgrader.converters import Autograde, GenerateAssignment
 from nbgrader.converters.base import NbGraderException
 from nbgrader.coursedir import CourseDirectory
-from nbgrader.preprocessors import Execute
-from traitlets import List
 from traitlets.config import PyFileConfigLoader
 
 from qwen3_scratch import Error
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+from pages import page  # noqa: E402 (lies beside this file, as the next one)
+from taking_in import is_answer, take_in  # noqa: E402
+
 ROOT = HERE.parents[1]
 SETS = tuple(sorted(path.parent.name for path in HERE.glob("source/*/*.ipynb")))
-SUSPECT = re.compile(r"sys\.modules|__code__|__globals__|setattr\(|builtins|importlib|subprocess|os\.\w+|shutil|gc\.")
-
-
-# What a cell has put in place of the checks, or of PyTorch's functions, is gone before the next check runs.
-KEEP = """
-import math, os, sys, torch, types
-sys.modules["as_it_was"] = kept = types.ModuleType("as_it_was")
-kept.folder = os.getcwd()
-kept.tensor = torch.Tensor
-kept.owners = (torch.Tensor, torch, torch.nn.functional, math)
-kept.values = [dict(vars(owner)) for owner in kept.owners]
-"""
-RESTORE = """
-import os, sys
-os.makedirs(sys.modules["as_it_was"].folder, exist_ok=True)
-os.chdir(sys.modules["as_it_was"].folder)
-for _name in [name for name in sys.modules if name.split(".")[0] == "qwen3_scratch"]:
-    del sys.modules[_name]
-for _owner, _values in zip(sys.modules["as_it_was"].owners, sys.modules["as_it_was"].values):
-    for _name, _value in _values.items():
-        if vars(_owner).get(_name) is not _value:
-            setattr(_owner, _name, _value)
-for _name in vars(sys.modules["as_it_was"].tensor).keys() - sys.modules["as_it_was"].values[0].keys():
-    delattr(sys.modules["as_it_was"].tensor, _name)
-"""
-
-
-class Sturdy(Execute):
-    """Runs a notebook to its end: what a cell breaks costs its own marks only.
-
-    After a cell that kills its kernel or cannot be stopped there is a new kernel; names that a cell has deleted and
-    functions that it has replaced, in PyTorch or in what checks it, are put back before each check.
-    """
-
-    extra_arguments = List(["--IPKernelApp.log_level=ERROR"])  # or each kernel warns of itself on standard error
-
-    def preprocess(self, nb: NotebookNode, resources: Any, km: Any = None) -> tuple[NotebookNode, Any]:
-        """Runs it in a folder of its own, which it may fill or delete."""
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            resources.setdefault("metadata", {})["path"] = folder
-            return super().preprocess(nb, resources, km)
-
-    def _get_timeout(self, cell: NotebookNode | None) -> int | None:
-        """The cells of imports are ours and end; on a busy machine PyTorch takes longer to load than any check."""
-        limit = super()._get_timeout(cell)
-        return limit if limit is None or not is_given(cell) else max(limit, 600)
-
-    def preprocess_cell(self, cell: NotebookNode, resources: Any, index: int) -> tuple[NotebookNode, Any]:
-        try:
-            if cell.metadata.get("nbgrader", {}).get("grade"):
-                given = [other.source for other in self.nb.cells[:index] if is_given(other)]
-                self.wait_for_reply(self.kc.execute("\n".join((RESTORE, *given)), silent=True))
-            done = super().preprocess_cell(cell, resources, index)
-            if is_given(cell):
-                self.wait_for_reply(self.kc.execute(KEEP, silent=True))
-            return done
-        except (DeadKernelError, CellTimeoutError) as error:
-            said = "This cell ended its Python process" if isinstance(error, DeadKernelError) else "No end in sight"
-            said += "; the cells below ran in a new one."
-            shown = [f"Stopped: {said}"]
-            cell.outputs = [nbformat.v4.new_output("error", ename="Stopped", evalue=said, traceback=shown)]
-            self._begin_anew(resources, index)
-            return cell, resources
-
-    def _begin_anew(self, resources: Any, index: int) -> None:
-        self.shutdown_kernel = "immediate"
-        self._cleanup_kernel()
-        Path(resources["metadata"]["path"]).mkdir(exist_ok=True)
-        self.km = self.create_kernel_manager()
-        self.start_new_kernel()
-        self.start_new_kernel_client()
-        for number, cell in enumerate(self.nb.cells[:index]):
-            if is_given(cell):
-                self.preprocess_cell(cell, resources, number)
-
-
-def is_given(cell: NotebookNode | None) -> bool:
-    """Whether a cell is code of the set itself that is no check: its imports."""
-    about = {} if cell is None else cell.metadata.get("nbgrader", {})
-    return bool(about.get("locked")) and not about.get("grade") and cell.cell_type == "code"
+SUSPECT = re.compile(
+    r"sys\.modules|sys\.std\w+|get_ipython|__code__|__globals__|setattr\(|builtins|importlib|subprocess|os\.\w+|shutil|gc\."
+)
 
 
 @dataclass
@@ -171,23 +95,35 @@ class Course:
         target = self.root / "submitted" / student / name
         for stage in ("submitted", "autograded", "feedback"):
             shutil.rmtree(self.root / stage / student / name, ignore_errors=True)
-        if notebook is None:
-            marks.notes.append("not handed in")
-        elif trouble := unreadable(notebook):
-            marks.notes.append(trouble)
-        else:
+        taken, marks.notes = (None, ["not handed in"]) if notebook is None else self._taken_in(notebook, name)
+        done = self.root / "autograded" / student / name / f"{name}.ipynb"
+        if taken is not None:
+            marks.notes += suspect(taken)
             target.mkdir(parents=True)
-            shutil.copyfile(notebook, target / f"{name}.ipynb")
-            marks.notes += changes(notebook, self.root / "release" / name / f"{name}.ipynb")
+            nbformat.write(taken, target / f"{name}.ipynb")
             try:
                 self._run(Autograde, name, student)
-                self._run(GenerateFeedback, name, student)
-                marks.feedback = self.root / "feedback" / student / name / f"{name}.html"
-                marks.notes += ends(self.root / "autograded" / student / name / f"{name}.ipynb")
+                marks.notes += ends(done)
             except Exception as error:  # whatever a student's code has done to the grading of this notebook
-                marks.notes.append(f"could not be graded ({type(error).__name__}: {str(error).splitlines()[0][:80]})")
-        marks.points = self._points(student, name, graded=marks.feedback is not None)
+                said = (str(error).strip() or "no message").splitlines()[0][:80]
+                marks.notes.append(f"could not be graded ({type(error).__name__}: {said})")
+        marks.points = self._points(student, name, graded=done.exists())
+        if done.exists():
+            marks.feedback = self.root / "feedback" / student / name / f"{name}.html"
+            marks.feedback.parent.mkdir(parents=True)
+            graded = nbformat.read(done, as_version=4)
+            marks.feedback.write_text(page(f"{student} · {name}", marks.notes, graded, marks.points), encoding="utf-8")
         return marks
+
+    def _taken_in(self, notebook: Path, name: str) -> tuple[NotebookNode | None, list[str]]:
+        """What can be graded of a file, and what was found in it."""
+        released = nbformat.read(self.root / "release" / name / f"{name}.ipynb", as_version=4)
+        for cell in released.cells:
+            cell.metadata["of_the_set"] = not is_answer(cell)
+        try:
+            return take_in(notebook, released)
+        except OSError as error:
+            return None, [f"{notebook.name} cannot be read ({error.strerror})"]
 
     def _points(self, student: str, name: str, graded: bool) -> dict[str, tuple[float, float]]:
         found = {}
@@ -203,32 +139,17 @@ class Course:
         return found
 
 
-def unreadable(path: Path) -> str | None:
-    """Why a file is no notebook, or None."""
-    try:
-        nbformat.validate(nbformat.read(path, as_version=4))
-    except Exception as error:
-        return f"{path.name} is no notebook ({type(error).__name__}), expected the one that was handed out"
-    return None
-
-
 def cells(path: Path) -> dict[str, NotebookNode]:
     """The cells that nbgrader knows by name."""
     found = nbformat.read(path, as_version=4).cells
     return {cell.metadata.nbgrader.grade_id: cell for cell in found if "grade_id" in cell.metadata.get("nbgrader", {})}
 
 
-def changes(submitted: Path, released: Path) -> list[str]:
-    """What a teacher should look at in a submission before the marks: changed checks, code that reaches elsewhere."""
-    theirs, ours = cells(submitted), cells(released)
-    locked = {name for name, cell in ours.items() if cell.metadata.nbgrader.locked}
-    missing = sorted(locked - theirs.keys())
-    changed = sorted(name for name in locked & theirs.keys() if theirs[name].source != ours[name].source)
-    notes = [f"missing, put back: {', '.join(missing)}"] if missing else []
-    notes += [f"changed, put back: {', '.join(changed)}"] if changed else []
-    code = (cell.source for cell in nbformat.read(submitted, as_version=4).cells if cell.cell_type == "code")
+def suspect(notebook: NotebookNode) -> list[str]:
+    """Code that reaches elsewhere, which a teacher should look at before the points."""
+    code = (cell.source for cell in notebook.cells if cell.cell_type == "code" and not cell.metadata.get("of_the_set"))
     words = sorted({word for text in code for word in SUSPECT.findall(text)})
-    return [*notes, *([f"look at its use of {', '.join(words)}"] if words else [])]
+    return [f"look at its use of {', '.join(words)}"] if words else []
 
 
 def ends(autograded: Path) -> list[str]:

@@ -7,7 +7,7 @@ from nbgrader.converters import Autograde
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
-from course import Sturdy  # noqa: E402 (lies beside this file)
+from sturdy import Sturdy  # noqa: E402 (lies beside this file)
 
 c = get_config()  # traitlets gives it to this file
 

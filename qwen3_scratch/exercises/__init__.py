@@ -1,6 +1,7 @@
 """The exercises of the course: `check("rope", my_rope)` says in any notebook what is right and what is not yet.
 
-Each set has a folder, `ps1` to `ps6`; `checking` is how an answer is tried, `comparing` how two values differ. Uses the
+Each set has a folder, `ps1` to `ps6`; `checking` is how an answer is tried, `watching` what it does meanwhile,
+`comparing` how two values differ, `material` what cases are made of, `sets` what a handed-out notebook calls. Uses the
 model, generation, tracing, the embedded checkpoint and the mistakes of `inside`.
 """
 

@@ -1,8 +1,10 @@
 """How far an answer is from what it should be, in words that say where to look."""
 
 from collections.abc import Mapping, Sequence, Set
+from types import FunctionType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,25 +13,38 @@ NEAR = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 2.0**-9, torch.
 this, and half precision by one or two roundings."""
 
 
-def difference(found: Any, expected: Any, tolerance: int | float | None = None, share: int | float = 0) -> str | None:
+def difference(
+    found: Any,
+    expected: Any,
+    tolerance: int | float | None = None,
+    share: int | float = 0,
+    loose: bool | tuple[str, ...] = False,
+) -> str | None:
     """What is wrong with `found`, or None where it agrees with `expected`.
 
     Two tensors agree if they have one shape and type and their numbers lie within `tolerance` times the largest
     expected one (None: `NEAR`), but for a `share` of them (0 to 1). Tuples, lists and dicts are compared part by part.
+    What is `loose`, all or some named parts, may have another type of the same kind and lie in lists.
     """
+    if loose is True:
+        found = as_kind_of(expected, found)
     if isinstance(expected, Tensor):
         return tensor_difference(found, expected, tolerance, share)
     if isinstance(expected, Mapping) and isinstance(found, Mapping):
         if found.keys() != expected.keys():
             return f"the keys are {sorted(map(str, found))}, expected {sorted(map(str, expected))}"
-        return _first(found, expected, list(expected), [f"entry {key!r}: " for key in expected], tolerance, share)
+        return _first(
+            found, expected, list(expected), [f"entry {key!r}: " for key in expected], tolerance, share, loose
+        )
     if isinstance(expected, (tuple, list)):
         if not isinstance(found, (tuple, list)):
             return f"found {kind(found)}, expected {kind(expected)}"
         if len(found) != len(expected):
             return f"found {len(found)} parts, expected {len(expected)}"
         names = getattr(expected, "_fields", range(len(expected)))
-        return _first(found, expected, range(len(expected)), [f"part {name}: " for name in names], tolerance, share)
+        return _first(
+            found, expected, range(len(expected)), [f"part {name}: " for name in names], tolerance, share, loose
+        )
     if isinstance(expected, float) and not isinstance(expected, bool):
         return _number_difference(found, expected, tolerance)
     if isinstance(expected, Set) and isinstance(found, Set):
@@ -42,6 +57,48 @@ def difference(found: Any, expected: Any, tolerance: int | float | None = None, 
     if isinstance(expected, str) and found != expected:
         return _text_difference(found, expected)
     return None if found == expected else f"found {found!r:.80}, expected {expected!r:.80}"
+
+
+def as_kind_of(expected: Any, found: Any) -> Any:
+    """The same value as what is expected, where it is a whole or floating number or tensor of another type.
+
+    Numbers of a tensor may lie in lists, tuples or an array. What is of another kind stays as it is.
+    """
+    if isinstance(found, (Tensor, np.ndarray, np.generic)) and not found.ndim and not isinstance(expected, Tensor):
+        found = found.item()
+    if not isinstance(expected, Tensor) or expected.dtype == torch.bool:
+        return found
+    if isinstance(found, (list, tuple, np.ndarray)):
+        try:
+            found = torch.as_tensor(np.array(found))
+        except (TypeError, ValueError):
+            return found
+    if not isinstance(found, Tensor) or found.dtype == torch.bool:
+        return found
+    return found.to(expected.dtype) if found.is_floating_point() == expected.is_floating_point() else found
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two values are equal in every part: tensors, numbers, lists, dicts in their order, objects."""
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, Tensor):
+        return (
+            one.dtype == other.dtype
+            and one.shape == other.shape
+            and bool(torch.equal(one.nan_to_num(), other.nan_to_num()))
+        )
+    if isinstance(one, np.ndarray):
+        return one.shape == other.shape and one.dtype == other.dtype and bool((one == other).all())
+    if isinstance(one, Mapping):
+        return same([*one.items()], [*other.items()])
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(same(*pair) for pair in zip(one, other, strict=True))
+    if hasattr(one, "__dict__") and not isinstance(one, (type, FunctionType)):
+        return same(vars(one), vars(other))
+    return isinstance(one, FunctionType) or bool(one == other)  # functions made anew for each draw
 
 
 def _text_difference(found: str, expected: str, shown: int = 40) -> str:
@@ -60,9 +117,11 @@ def _first(
     names: Sequence[str],
     tolerance: int | float | None,
     share: int | float,
+    loose: bool | tuple[str, ...],
 ) -> str | None:
     for key, name in zip(keys, names, strict=True):
-        if wrong := difference(found[key], expected[key], tolerance, share):
+        free = loose if isinstance(loose, bool) else name.removeprefix("part ").removesuffix(": ") in loose
+        if wrong := difference(found[key], expected[key], tolerance, share, free):
             return name + wrong
     return None
 
@@ -85,6 +144,14 @@ def kind(value: Any) -> str:
     if isinstance(value, (tuple, list)):
         return f"a {type(value).__name__} of {len(value)}"
     return f"{'an' if type(value).__name__[0] in 'aeio' else 'a'} {type(value).__name__}"
+
+
+def brief(value: Any) -> str:
+    """An argument in a few characters: the shape of a tensor, a short value, or what it is."""
+    if isinstance(value, Tensor):
+        return str([*value.shape]) + ("" if value.dtype == torch.float32 else f" {dtype_name(value)}")
+    text = "" if isinstance(value, tuple) and hasattr(value, "_fields") else repr(value)  # of weights it takes long
+    return text if 0 < len(text) <= 40 else type(value).__name__
 
 
 def dtype_name(tensor: Tensor) -> str:

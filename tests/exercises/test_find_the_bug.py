@@ -8,7 +8,7 @@ import torch
 from helpers import unchecked
 
 from qwen3_scratch import Error, forward, trace
-from qwen3_scratch.exercises.checking import text_ids, tiny
+from qwen3_scratch.exercises.material import text_ids, tiny
 from qwen3_scratch.exercises.ps6.find_the_bug import EXERCISES, FIELDS, patient
 from qwen3_scratch.inside.compare import CACHED, ONE_PASS, PADDED, Way, first_difference, read
 from qwen3_scratch.model import Ops

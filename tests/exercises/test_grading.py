@@ -1,6 +1,7 @@
 """The course as a teacher runs it: notebooks go out, come back in every state, and get the marks that they should."""
 
 import csv
+import html
 import json
 import re
 import sys
@@ -47,13 +48,13 @@ def released(classroom):
 
 @pytest.fixture
 def graded(classroom, released, tmp_path):
-    """Grades one notebook: which exercises have full marks, and the notes."""
+    """Grades one notebook: which exercises have full marks, and all that is known of it."""
 
     def marks(name: str, notebook, student: str = "student-1"):
         released(name)
         found = classroom.grade(student, name, hand_in(tmp_path, student, name, notebook))
-        assert all(points in (0, full) for points, full in found.points.values())
-        return [exercise for exercise, (points, _) in found.points.items() if points], found
+        assert all(0 <= points <= full for points, full in found.points.values())
+        return [exercise for exercise, (points, full) in found.points.items() if points == full], found
 
     return marks
 
@@ -69,7 +70,7 @@ def test_what_is_handed_out_holds_no_solution_and_no_hidden_test(classroom, tmp_
         notebook = nbformat.read(tmp_path / "exercises" / f"{name}.ipynb", as_version=4)
         nbformat.validate(notebook)
         text = "\n".join(cell.source for cell in notebook.cells)
-        assert "SOLUTION" not in text and "HIDDEN" not in text and "hidden=True" not in text
+        assert "SOLUTION" not in text and "HIDDEN" not in text and "points(" not in text
         assert list(answer_cells(notebook)) == list(solutions(name))
         for exercise, cell in answer_cells(notebook).items():
             assert cell.source.rstrip().endswith("raise NotImplementedError")
@@ -97,8 +98,8 @@ def test_the_solutions_have_full_marks(graded, released):
 
 @pytest.mark.proof
 def test_the_untouched_notebook_has_no_marks_and_says_what_is_to_do(graded, released):
-    right, marks = graded(PS1, submission(released(PS1), {}))
-    assert right == [] and len(marks.points) == len(solutions(PS1))
+    _, marks = graded(PS1, submission(released(PS1), {}))
+    assert marks.total[0] == 0 and len(marks.points) == len(solutions(PS1))
     assert not marks.notes
     assert marks.feedback.read_text().count("not written yet") >= len(marks.points)
 
@@ -108,8 +109,14 @@ def test_wrong_answers_lose_their_own_marks_and_no_others(graded, released):
     answers |= {exercise: each.code for exercise, each in wrong.items()}
     right, marks = graded(PS1, submission(released(PS1), answers))
     assert right == [exercise for exercise in answers if exercise not in wrong]
-    page = marks.feedback.read_text()
+    page = html.unescape(marks.feedback.read_text())
     assert all(each.fragment in page for each in wrong.values())
+    assert [re.findall(r'<a href="#(.*?)">(.*?)</a></td><td class="number">([0-9.]+)', page)] == [
+        [(exercise, exercise, f"{points:g}") for exercise, (points, _) in marks.points.items()]
+    ]
+    assert not re.findall(r"(?:src|href)=.https?://|<script|\$", page.split("</style>")[1])
+    assert page.count("hidden cases, the same stages with other numbers") == len(marks.points)
+    assert "<math" in page and "Traceback (most" not in page
 
 
 VANDALS = {
@@ -219,7 +226,7 @@ def test_the_command_prints_a_table_of_marks_and_writes_them(tmp_path):
     hand_in(tmp_path / "in", "student-1", PS1, "no notebook")
     said = finished(str(HERE / "course.py"), "grade", str(tmp_path / "in"), "--root", str(tmp_path), timeout=300)
     assert said.code == 0
-    assert re.search(rf"^student-1 +{PS1} +0/\d+ +rms_norm 0/3", said.out, re.MULTILINE)
+    assert re.search(rf"^student-1 +{PS1} +0/\d+ +rms_norm 0/2", said.out, re.MULTILINE)
     assert (tmp_path / "marks.csv").exists() and "marks.csv: a line for each" in said.out
 
 
@@ -232,7 +239,7 @@ def test_the_solutions_of_every_set_have_full_marks_and_its_untouched_notebook_n
     right, marks = graded(name, submission(released(name), solutions(name)))
     assert right == list(solutions(name)) and not marks.notes
     right, marks = graded(name, submission(released(name), {}), "student-2")
-    assert right == [] and not marks.notes
+    assert right == [] and marks.total[0] == 0 and not marks.notes
 
 
 @pytest.mark.proof

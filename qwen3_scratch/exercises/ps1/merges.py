@@ -8,7 +8,8 @@ from itertools import pairwise
 import torch
 
 from ...tiny.evaluate import questions
-from ..checking import Case, Exercise, Mistake, Stage, case, randint
+from ..checking import Case, Exercise, Mistake, Stage, case
+from ..material import randint
 from .positions import SET
 
 Pair = tuple[str, str]
@@ -94,6 +95,11 @@ def odd_words(seed: int) -> Iterator[Case]:
     yield case({"zy": 4 + seed, "xw": 4 + seed, "vu": 4 + seed}, 3, note="three pairs as frequent as each other")
     yield case({"the": 5 + seed, "a": 3}, 9, note="more merges than there are pairs")
     yield case({"a": 1 + seed}, 2, note="nothing to merge")
+    yield case({"the": 5 + seed, "then": 3}, 0, note="no merge is asked for")
+    yield case({}, 3, note="no text")
+    yield case({"abcd": 1 + seed}, 3, note="as many merges as there are")
+    yield case({"ab": 3, "cab": 3, "bc": 6 + seed, "abc": 1}, 4, note="pairs whose joined texts have another order")
+    yield case(drawn(torch.Generator().manual_seed(seed), "aehnrst", 40, 9), 40, note="many merges")
     yield case({"n\u00e4her": 2 + seed, "\u4f60\u597d": 3}, 3, note="letters of other scripts")
 
 

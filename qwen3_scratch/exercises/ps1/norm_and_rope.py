@@ -8,7 +8,8 @@ from torch import Tensor
 
 from ... import model
 from ...inside import wrong_steps
-from ..checking import Case, Exercise, Mistake, Stage, case, randint, randn, recorded
+from ..checking import Case, Exercise, Mistake, Stage, case, trained
+from ..material import randint, randn, recorded
 from .merges import LEARN_MERGES
 from .positions import INVERSE_FREQUENCIES, ROPE_TABLE, SCORE, SET, TO_HALVES, YARN_FREQUENCIES
 
@@ -29,6 +30,10 @@ def norm_odd(seed: int) -> Iterator[Case]:
     yield case(randn(g, 3, 1), randn(g, 1), EPS, note="one number to a vector")
     yield case(1e-3 * randn(g, 4, 8), randn(g, 8), EPS, note="numbers so small that eps counts")
     yield case(randn(g, 4, 8), randn(g, 8), 0.5, note="a large eps")
+    yield case(1e-3 * randn(g, 4, 8), randn(g, 8), 0.0, note="an eps of 0")
+    yield case(randn(g, 4, 8), randn(g, 8), 1, note="an eps of 1, an int")
+    for eps in (1e-12, 1e-3, 20.0):
+        yield case(eps**0.5 * randn(g, 4, 8), randn(g, 8), eps, note=f"an eps of {eps:g}")
     yield case(torch.zeros(2, 8), randn(g, 8), EPS, note="zeros")
     yield case(randn(g, 8, 2, 6).transpose(0, 2), randn(g, 8), EPS, note="transposed in memory")
     yield case(
@@ -98,6 +103,7 @@ RMS_NORM = Exercise(
         Stage("odd configurations", norm_odd),
         Stage("bf16", norm_bf16, tolerance=0, share=0.02),
         Stage("the real checkpoint's activations", norm_real),
+        trained(norm_shapes),
         Stage("at size", norm_large, limit=30, advice="`mean(-1, keepdim=True)` does all tokens at once"),
     ),
     mistakes=(
@@ -198,6 +204,7 @@ ROPE = Exercise(
         Stage("random shapes", rope_shapes),
         Stage("odd configurations", rope_odd),
         Stage("the real checkpoint's activations", rope_real),
+        trained(rope_shapes, "cos", "sin"),
         Stage("at size", rope_large, limit=30, advice="turn all tokens and heads in two products, without a loop"),
     ),
     mistakes=(

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ... import model
 from ...model import rope_frequencies, yarn_ramp
-from ..checking import Case, Exercise, Mistake, Stage, case, randint, randn, text_ids, tiny
+from ..checking import Case, Exercise, Mistake, Stage, case
+from ..material import randint, randn, text_ids, tiny
 
 SET = "ps1_norm_and_rope"
 
@@ -31,6 +32,8 @@ def speeds(seed: int) -> Iterator[Case]:
 def speeds_odd(seed: int) -> Iterator[Case]:
     yield case(2, 100.0 + seed, note="one pair")
     yield case(10, 37 + seed, note="theta is an int, and head_dim no power of two")
+    yield case(8, 2.75 + seed / 8, note="theta is small and no whole number")
+    yield case(256, 12345.678 + seed, note="theta is no whole number, and heads are wide")
 
 
 def speeds_real(seed: int) -> Iterator[Case]:
@@ -95,6 +98,7 @@ def tables_odd(seed: int) -> Iterator[Case]:
     yield case(randint(g, 1, 99, 1, 1), inverse_frequencies(2, 10.0), note="one token, one pair")
     yield case(torch.arange(6)[None] + randint(g, 5, 99), inverse_frequencies(8, 50.0), note="a text that goes on")
     yield case(randint(g, 0, 99, 2, 5), inverse_frequencies(8, 50.0).flip(0), note="speeds in another order")
+    yield case(randint(g, 10**4, 10**5, 2, 5), inverse_frequencies(8, 50.0), note="far into a long text")
     yield case(torch.tensor([[0, 0, 0, 1, 2], [0, 1, 2, 3, 4]]) + seed, inverse_frequencies(6, 9.0), note="padding")
 
 
@@ -200,6 +204,7 @@ SCORE = Exercise(
         Stage("odd configurations", scores_far, tolerance=1e-4),
         Stage("at size", scores_large, tolerance=1e-4, limit=30, advice="all rows of q and k go through one product"),
     ),
+    loose=True,
     mistakes=(
         Mistake("You turn q and k to where they stand; a million in fp32 times a speed has lost the digits that count. "
                 "Use the distance alone.",
@@ -253,6 +258,7 @@ TO_HALVES = Exercise(
         Stage("odd configurations", weights_odd, tolerance=0),
         Stage("the real checkpoint's projections", weights_real, tolerance=0),
     ),
+    loose=True,
     mistakes=(
         Mistake("That is the way back, from halves to neighbours.",
                 lambda weight, heads: weight.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)),
@@ -286,6 +292,8 @@ def stretches_odd(seed: int) -> Iterator[Case]:
     yield case(32, 10000.0, 1.0, 4096 + seed, note="factor 1 changes nothing")
     yield case(32, 10000.0, 4.0, 100 + seed, note="no pair turns 32 times within so few tokens")
     yield case(16, 100.0, 4.0, 10**6 + seed, note="every pair turns often")
+    yield case(48, 5432.1, 2.5, 2000 + seed, note="factor and theta are no whole numbers")
+    yield case(64, 10000, 40, 4096 + seed, note="a large factor, and ints")
 
 
 def stretches_real(seed: int) -> Iterator[Case]:

@@ -8,7 +8,8 @@ from torch import Tensor
 from ... import model
 from ...inside import wrong_steps
 from ...model import NEVER
-from ..checking import Case, Exercise, Mistake, Stage, case, randint, recorded
+from ..checking import Case, Exercise, Mistake, Stage, case
+from ..material import randint, recorded
 
 SET = "ps2_attention"
 AT_SIZE = "compare all positions at once: `positions[:, :, None]` with `key_positions[:, None, :]`"
@@ -140,7 +141,8 @@ def sliding_odd(seed: int) -> Iterator[Case]:
         yield case(positions, key_positions, randint(g, 2, 5), note=note)
     row = torch.arange(9).expand(2, 9)
     yield case(row, row.clone(), 1, note="a window of 1: every token sees itself alone")
-    yield case(row, row.clone(), 100, note="a window longer than the text")
+    for window in (2, 8, 9, 10, 100):
+        yield case(row, row.clone(), window, note="a window as long as the text, about that, or longer")
 
 
 def sliding_real(seed: int) -> Iterator[Case]:

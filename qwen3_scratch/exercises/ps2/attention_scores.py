@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ... import model
 from ...tracing import Call
-from ..checking import Case, Exercise, Mistake, Stage, case, randint, randn, recorded
+from ..checking import Case, Exercise, Mistake, Stage, case, trained
+from ..material import randint, randn, recorded
 from .attention_masks import SET
 
 EPS = 1e-6
@@ -22,6 +23,24 @@ def given(call: Call, *names: str) -> list[Any]:
 
 def causal(q_len: int, k_len: int) -> Tensor:
     return torch.ones(1, 1, q_len, k_len, dtype=torch.bool).tril(k_len - q_len)
+
+
+def other_masks(g: torch.Generator, batch: int, heads: int, q_len: int, k_len: int) -> Iterator[tuple[str, Tensor]]:
+    """Masks that are not the causal one; every query sees at least one key."""
+    first = torch.arange(k_len) == 0
+    for rows, columns in ((batch, heads), (batch, 1), (1, heads), (1, 1)):
+        seen = torch.rand(rows, columns, q_len, k_len, generator=g) < 0.5
+        yield "any keys, later ones too", seen | first
+    yield "a prompt that sees all of itself", causal(q_len, k_len) | (torch.arange(k_len) < k_len - 1)
+    yield "every key", torch.ones(1, 1, q_len, k_len, dtype=torch.bool)
+    yield "later keys alone", (~causal(q_len, k_len)) | (torch.arange(k_len) == k_len - 1)
+    yield "a window", causal(q_len, k_len) & causal(q_len, k_len).flip(-1, -2)
+    yield "keys between padding", (first.roll(2) | first.roll(3)).expand(batch, 1, q_len, k_len)
+
+
+def one_key_each(g: torch.Generator, q_len: int, k_len: int) -> Tensor:
+    """A mask that shows each query one key."""
+    return (torch.arange(k_len) == randint(g, 0, k_len, q_len, 1))[None, None]
 
 
 # ---- qk_norm ---------------------------------------------------------------------------------
@@ -60,7 +79,8 @@ def qk_odd(seed: int) -> Iterator[Case]:
         yield case(*args, note=note)
     bf16 = projected(g, 2, 5, 4, 2, 16, dtype=torch.bfloat16)
     yield case(*bf16.args, note="bf16")
-    yield case(*projected(g, 2, 5, 4, 2, 8).args[:4], 0.5, note="a large eps")
+    for eps in (0.5, 0.0):
+        yield case(*projected(g, 2, 5, 4, 2, 8).args[:4], eps, note=f"an eps of {eps:g}")
 
 
 def qk_real(seed: int) -> Iterator[Case]:
@@ -114,7 +134,9 @@ QK_NORM = Exercise(
         Stage("random shapes", qk_shapes),
         Stage("odd configurations", qk_odd),
         Stage("the real checkpoint's activations", qk_real),
+        trained(qk_shapes),
     ),
+    loose=True,
     mistakes=(
         Mistake("You cut heads out across tokens: split the last dimension first (`unflatten`), then swap seq and "
                 "heads.", heads_by_view),
@@ -164,6 +186,15 @@ def weights_of_large_scores(seed: int) -> Iterator[Case]:
         q, k = randn(g, 2, 3, 4, 8), randn(g, 2, 3, 6, 8)
         q[..., 0], k[..., 0] = 20.0, 15.0
         yield case(q, k, causal(4, 6))
+    for size in (1e3, 1e5, 1e15):
+        q, k = randn(g, 2, 3, 4, 8).abs() + 1, -randn(g, 2, 3, 6, 8).abs() - 1
+        yield case(size * q, size * k, one_key_each(g, 4, 6), note="a seen score far below 0")
+
+
+def weights_other_masks(seed: int) -> Iterator[Case]:
+    g = torch.Generator().manual_seed(seed)
+    for note, mask in other_masks(g, 2, 3, 5, 7):
+        yield case(randn(g, 2, 3, 5, 8), randn(g, 2, 3, 7, 8), mask, note=note)
 
 
 def weights_real(seed: int) -> Iterator[Case]:
@@ -221,8 +252,10 @@ ATTENTION_WEIGHTS = Exercise(
     stages=(
         Stage("random shapes", weights_shapes),
         Stage("odd configurations", weights_odd),
+        Stage("other masks", weights_other_masks),
         Stage("large scores", weights_of_large_scores, tolerance=5e-5),  # their last digit is worth that much
         Stage("the real checkpoint's activations", weights_real),
+        trained(weights_shapes),
         Stage("at size", weights_large, limit=60, advice="one product gives the scores of all heads and tokens"),
     ),
     mistakes=(

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...learning import training
-from ..checking import Case, Exercise, Mistake, Stage, case, randint, randn, recorded, tiny
+from ..checking import Case, Exercise, Mistake, Stage, case, trained
+from ..material import randint, randn, recorded, tiny
 
 SET = "ps3_router_and_experts"
 
@@ -41,6 +42,7 @@ def load_odd(seed: int) -> Iterator[Case]:
     yield case(torch.zeros(7, 1, dtype=torch.long), 4, note="all tokens at expert 0")
     yield case(chosen_experts(g, 6, 4, 4), 4, note="every token at every expert")
     yield case(torch.zeros(3, 1, dtype=torch.long), 1, note="one expert")
+    yield case(chosen_experts(g, 9, 300, 20), 300, note="20 of 300 experts")
 
 
 def load_real(seed: int) -> Iterator[Case]:
@@ -49,7 +51,7 @@ def load_real(seed: int) -> Iterator[Case]:
 
 
 def load_large(seed: int) -> Iterator[Case]:
-    yield case(chosen_experts(torch.Generator().manual_seed(seed), 2000, 16, 2), 16)
+    yield case(chosen_experts(torch.Generator().manual_seed(seed), 4000, 16, 2), 16)
 
 
 def only_those_used(experts: Tensor, num_experts: int) -> Tensor:
@@ -187,8 +189,22 @@ def balance_odd(seed: int) -> Iterator[Case]:
     yield case((20 * F.one_hot(torch.full((16,), 3), 8).float(),), 8, 1, note="one expert for all")
     yield case((randn(g, 12, 6), randn(g, 12, 6)), 6, 2, randint(g, 0, 2, 3, 4).clamp(max=1) | torch.eye(3, 4).long(),
                note="a mask of zeros and ones")  # fmt: skip
+    yield case((randn(g, 30, 80),), 80, 20, note="20 of 80 experts")
     order = torch.rand(15, 9, generator=g).argsort(-1)  # no two experts of a token are equally liked, even in bf16
     yield case(((order / 2).bfloat16(),), 9, 3, note="bf16")
+
+
+def balance_masks(seed: int) -> Iterator[Case]:
+    """Padding anywhere, written in every way that the task allows."""
+    g = torch.Generator().manual_seed(seed)
+    for kind in (torch.bool, torch.long, torch.int32, torch.float32):
+        logits = tuple(2 * randn(g, 18, 7) + randn(g, 7) for _ in range(3))
+        mask = torch.rand(3, 6, generator=g) < 0.5
+        mask[0, :3], mask[0, 3:] = False, True
+        yield case(logits, 7, 2, mask.to(kind), note="padding in front, at the end and in between")
+    yield case(
+        [randn(g, 12, 5), randn(g, 12, 5)], 5, 3, torch.ones(2, 6, dtype=torch.bool), note="a mask that keeps all"
+    )
 
 
 def balance_real(seed: int) -> Iterator[Case]:
@@ -247,7 +263,9 @@ LOAD_BALANCING_LOSS = Exercise(
     stages=(
         Stage("random logits", balance_shapes),
         Stage("odd configurations", balance_odd),
+        Stage("padding anywhere", balance_masks),
         Stage("the real checkpoint's logits", balance_real),
+        trained(balance_shapes),
     ),
     mistakes=(
         Mistake("The number of experts is missing as a factor: even use should give top_k.",

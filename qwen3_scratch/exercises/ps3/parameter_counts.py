@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from ...config import Config
-from ..checking import Case, Exercise, Mistake, Stage, case, randint, tiny
+from ..checking import Case, Exercise, Mistake, Stage, case
+from ..material import randint, tiny
 from .expert_counts import SET
 
 
@@ -50,6 +51,8 @@ def odd_configs(seed: int) -> Iterator[Case]:
     yield case(drawn_config(g, **dense), note="no experts at all")
     yield case(drawn_config(g, attention_bias=True), note="attention with biases")
     yield case(drawn_config(g, num_experts=2, num_experts_per_tok=1), note="one of two experts")
+    yield case(drawn_config(g, num_experts=200, num_experts_per_tok=50), note="50 of 200 experts")
+    yield case(drawn_config(g, num_experts=4, num_experts_per_tok=4), note="all experts")
 
 
 def real_configs(seed: int) -> Iterator[Case]:
@@ -122,4 +125,5 @@ ACTIVE_PARAMETERS = Exercise(
                 counted(lambda config: replace(config, attention_bias=False))),
     ),
     own=(Config.num_parameters,),
+    loose=True,
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""ps3: one expert, the choice among them, dispatch and combine, and who does the work (notebooks 07, 12 and 15)."""
+"""ps3: one expert, the choice among them, dispatch and combine, and who does the work (notebooks 01 and 07)."""
 
 from collections.abc import Callable, Iterator
 
@@ -9,7 +9,8 @@ from torch import Tensor
 from ... import model
 from ...inside import wrong_steps
 from ...model import Route
-from ..checking import Case, Exercise, Mistake, Stage, case, randint, randn, recorded
+from ..checking import Case, Exercise, Mistake, Stage, case, trained
+from ..material import randint, randn, recorded
 from .expert_counts import EXPERT_LOAD, LOAD_BALANCING_LOSS, ROUTER_ENTROPY, SET, chosen_experts
 from .parameter_counts import ACTIVE_PARAMETERS
 
@@ -73,7 +74,9 @@ EXPERT_FFN = Exercise(
         Stage("random shapes", ffn_shapes),
         Stage("odd configurations", ffn_odd),
         Stage("the real checkpoint's activations", ffn_real),
+        trained(ffn_shapes),
     ),
+    loose=True,
     mistakes=(
         Mistake("silu belongs on the gate; you have it on up.", wrong_steps.gate_and_up_swapped),
         Mistake("You add gate and up; multiply them.", added),
@@ -114,6 +117,7 @@ def route_odd(seed: int) -> Iterator[Case]:
         yield case(*untied(g, 7, 6, 5), 5, norm, note="all experts")
         yield case(*untied(g, 1, 6, 4), 2, norm, note="one token")
         yield case(*untied(g, 3, 6, 1), 1, norm, note="one expert")
+        yield case(*untied(g, 2, 64, 40), 24, norm, note="24 of 40 experts")
         yield case(*untied(g, 3, 16, 4, torch.bfloat16), 2, norm, note="bf16")
 
 
@@ -180,6 +184,7 @@ MOE_ROUTE = Exercise(
         Stage("random shapes", route_shapes),
         Stage("odd configurations", route_odd),
         Stage("the real checkpoint's activations", route_real),
+        trained(route_shapes),
         Stage("at size", route_large, share=0.002, limit=40, advice="softmax and topk work on all tokens at once"),
     ),
     mistakes=(
@@ -201,6 +206,7 @@ MOE_ROUTE = Exercise(
         Mistake("The third part is the logits, before the softmax.", probabilities_for_logits),
     ),
     own=(model.moe_route,),
+    loose=("experts", "logits"),
 )  # fmt: skip
 
 # ---- moe -------------------------------------------------------------------------------------
@@ -244,6 +250,12 @@ def moe_real(seed: int) -> Iterator[Case]:
         yield case(x.clone(), route.weights.clone(), route.experts.clone(), gate_up.clone(), down.clone())
 
 
+def moe_work(seed: int) -> Iterator[Case]:
+    g = torch.Generator().manual_seed(seed)
+    for tokens, experts, top_k in ((60, 12, 2), (40, 24, 3)):
+        yield moe_case(g, tokens, experts, top_k)
+
+
 def moe_large(seed: int) -> Iterator[Case]:
     g = torch.Generator().manual_seed(seed)
     for _ in range(3):  # one of them is timed well even on a busy machine
@@ -283,6 +295,7 @@ def two_experts(x: Tensor, weights: Tensor, experts: Tensor, gate_up: Tensor, do
     return moe(x, weights * (experts < 2), experts, gate_up, down)
 
 
+ONCE = "ask each expert once, for the tokens that chose it and no others"
 MOE = Exercise(
     "moe",
     SET,
@@ -291,7 +304,9 @@ MOE = Exercise(
         Stage("random routes", moe_shapes),
         Stage("odd configurations", moe_odd),
         Stage("the real checkpoint's activations", moe_real),
+        trained(moe_shapes),
         Stage("at size", moe_large, limit=40, advice="loop over the experts, not over the tokens: one call for each"),
+        Stage("the work that it takes", moe_work, work=1.5, advice=ONCE),
     ),
     mistakes=(
         Mistake("You weigh what goes in; an expert is not linear, so weigh its answer.", weights_on_the_way_in),
@@ -309,6 +324,7 @@ MOE = Exercise(
                 lambda x, weights, *rest: moe(x, weights / weights.sum(-1, keepdim=True), *rest)),
     ),
     own=(model.moe,),
+    loose=True,
 )  # fmt: skip
 
 EXERCISES = (EXPERT_FFN, MOE_ROUTE, MOE, EXPERT_LOAD, ROUTER_ENTROPY, LOAD_BALANCING_LOSS, ACTIVE_PARAMETERS)

@@ -11,7 +11,8 @@ from torch import Tensor
 from ... import model
 from ...config import Config
 from ...model import Weights
-from ..checking import Case, Exercise, Mistake, Stage, case, randint, text_ids, tiny
+from ..checking import Case, Exercise, Mistake, Stage, case
+from ..material import randint, text_ids, tiny
 from .small_models import SET, copied, drawn_weights, small_config
 
 # ---- row_positions ---------------------------------------------------------------------------
@@ -40,6 +41,8 @@ def position_odd(seed: int) -> Iterator[Case]:
     yield case(torch.ones(4, 1, dtype=torch.bool), randint(g, 1, 99, 4), note="one new token for each row")
     yield case(torch.tensor([[False, True, False, True, True]]), randint(g, 0, 9, 1), note="padding in between")
     yield case(torch.zeros(1, 4, dtype=torch.bool), randint(g, 0, 9, 1), note="padding alone")
+    yield case(torch.zeros(3, 1, dtype=torch.bool), randint(g, 0, 9, 3), note="one column of padding")
+    yield case(torch.rand(3, 9, generator=g) < 0.5, randint(g, 10**5, 10**6, 3), note="a long cache")
 
 
 def position_large(seed: int) -> Iterator[Case]:
@@ -65,6 +68,7 @@ ROW_POSITIONS = Exercise(
         Stage("odd configurations", position_odd),
         Stage("at size", position_large, limit=40, advice="`cumsum` counts all rows at once"),
     ),
+    loose=True,
     mistakes=(
         Mistake("You count columns, padding included; count a row's own tokens (`cumsum`).", columns),
         Mistake("You count columns, padding included; count a row's own tokens (`cumsum`).",
@@ -149,6 +153,12 @@ def step_odd(seed: int) -> Iterator[Case]:
     yield step_case(g, 0, 1, note="the first token of all")
     yield step_case(g, 6, 2, note="one row, one layer", batch=1, num_hidden_layers=1)
     yield step_case(g, 7, 3, note="a head of its own", tie_word_embeddings=False)
+    yield step_case(g, 4, 2, note="five layers", num_hidden_layers=5)
+    yield step_case(g, 5, 2, note="a large eps", rms_norm_eps=0.5)
+    for window in (1, 5, 40):
+        yield step_case(g, 6, 3, note=f"a window of {window}", sliding_window=window)
+    theta = {"rope_type": "default", "rope_theta": 300.0}
+    yield step_case(g, 6, 2, note="another theta", rope_parameters=theta)
 
 
 def step_real(seed: int) -> Iterator[Case]:
@@ -209,4 +219,5 @@ CACHED_STEP = Exercise(
                         store=lambda old, new: torch.cat((old, new), dim=2))),
     ),
     own=(model.forward, model.hidden_states),
+    loose=True,
 )  # fmt: skip

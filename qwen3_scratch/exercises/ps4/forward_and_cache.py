@@ -11,7 +11,9 @@ from ... import model
 from ...config import Config
 from ...inside import wrong_steps
 from ...model import LayerWeights, Table, Weights, rms_norm
-from ..checking import Case, Exercise, Mistake, Stage, case, randint, randn, recorded, text_ids, tiny
+from ..checking import Case, Exercise, Mistake, Stage, case, trained
+from ..material import randint, randn, recorded, text_ids, tiny
+from ..ps2.attention_scores import other_masks
 from .cached_steps import CACHED_STEP, ROW_POSITIONS
 from .next_token import PERPLEXITY
 from .small_models import SET, copied, drawn_weights, small_config
@@ -46,6 +48,12 @@ def layer_odd(seed: int) -> Iterator[Case]:
     yield layer_case(g, 2, 5, note="a long stream", scale=50)
     yield layer_case(g, 3, 4, note="a large eps", rms_norm_eps=0.5)
     yield layer_case(g, 2, 6, note="biases", attention_bias=True)
+
+
+def layer_masks(seed: int) -> Iterator[Case]:
+    g = torch.Generator().manual_seed(seed)
+    for note, mask in other_masks(g, 2, 1, 5, 5):
+        yield case(*layer_case(g, 2, 5).args[:4], mask, note=note)
 
 
 def layer_real(seed: int) -> Iterator[Case]:
@@ -114,8 +122,11 @@ DECODER_LAYER = Exercise(
     stages=(
         Stage("random layers", layer_shapes),
         Stage("odd configurations", layer_odd),
+        Stage("other masks", layer_masks),
         Stage("the real checkpoint's activations", layer_real),
+        trained(layer_shapes, "table"),
     ),
+    loose=True,
     mistakes=(
         Mistake("What attention gathers replaces the stream; add it to the stream.", in_two(not_added, right)),
         Mistake("What the feed-forward answers replaces the stream; add it to the stream.", in_two(right, not_added)),
@@ -166,10 +177,13 @@ def forward_shapes(seed: int) -> Iterator[Case]:
 def forward_odd(seed: int) -> Iterator[Case]:
     g = torch.Generator().manual_seed(seed)
     yield forward_case(g, 1, 1, 1, note="one token")
-    yield forward_case(g, 3, 6, 6, note="logits of all, by their number")
+    for keep in (5, 6):
+        yield forward_case(g, 3, 6, keep, note=f"logits of {keep} of 6")
     yield forward_case(g, 2, 9, 0, note="four layers", num_hidden_layers=4)
     yield forward_case(g, 2, 6, 2, note="a large eps", rms_norm_eps=0.5)
     theta = {"rope_type": "default", "rope_theta": 500.0}
+    for window in (1, 5, 40):
+        yield forward_case(g, 2, 9, 0, note=f"a window of {window}", sliding_window=window)
     yield forward_case(g, 1, 9, 1, note="another theta", rope_parameters=theta, tie_word_embeddings=False)
 
 
@@ -219,7 +233,9 @@ FORWARD = Exercise(
         Stage("random models", forward_shapes),
         Stage("odd configurations", forward_odd),
         Stage("the real checkpoint", forward_real),
+        trained(forward_shapes),
     ),
+    loose=True,
     mistakes=(
         Mistake("The last norm is missing: norm the stream before the head.", no_last_norm),
         Mistake("Layers with a sliding window see too far: make the mask for each layer, with `config.window(number)`.",

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ... import model
-from ..checking import Case, Exercise, Mistake, Stage, case, randint, randn, text_ids, tiny
+from ..checking import Case, Exercise, Mistake, Stage, case
+from ..material import randint, randn, text_ids, tiny
 from .small_models import SET
 
 
@@ -47,9 +48,20 @@ def texts_odd(seed: int) -> Iterator[Case]:
     for _ in range(3):
         yield case(*texts(g, 3, 10, 15, left=5), note="padding in front")
     yield case(*texts(g, 1, 2, 9), note="two tokens")
+    one = torch.tensor([[False, True, True, False], [True, False, False, True]])
+    yield case(randn(g, 2, 4, 9), randint(g, 0, 9, 2, 4), one, note="one pair in all")
     logits, ids, keep = texts(g, 2, 12, 30, left=3, right=3)
     yield case(logits.bfloat16(), ids, keep, note="logits in bf16, padding on both sides")
     yield case(100 * logits.sigmoid(), ids, keep, note="large logits")
+
+
+def texts_between(seed: int) -> Iterator[Case]:
+    g = torch.Generator().manual_seed(seed)
+    for _ in range(3):
+        logits, ids, _ = texts(g, 3, 12, 15)
+        keep = torch.rand(3, 12, generator=g) < 0.6
+        keep[:, 4:6] = True
+        yield case(logits, ids, keep, note="padding in between")
 
 
 def texts_real(seed: int) -> Iterator[Case]:
@@ -94,9 +106,11 @@ PERPLEXITY = Exercise(
     stages=(
         Stage("random logits", texts_shapes, tolerance=1e-4),
         Stage("odd configurations", texts_odd, tolerance=1e-4),
+        Stage("padding anywhere", texts_between, tolerance=1e-4),
         Stage("the real checkpoint's logits", texts_real, tolerance=1e-4),
         Stage("at size", texts_large, tolerance=1e-4, limit=30, advice="`F.cross_entropy` takes all tokens at once"),
     ),
+    loose=True,
     mistakes=(
         Mistake("You compare each token with the prediction made at its own place; the logits of a place predict the "
                 "next token: shift by one.", unshifted),

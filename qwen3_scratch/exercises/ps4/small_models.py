@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_map_only
 from ...checkpoints.weights import init_weights
 from ...config import Config
 from ...model import Weights
-from ..checking import randint, randn
+from ..material import randint, randn
 
 SET = "ps4_forward_and_cache"
 

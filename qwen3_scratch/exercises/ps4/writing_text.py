@@ -13,7 +13,8 @@ from ...config import Config
 from ...generation import prompt_ids, stop_token_ids
 from ...model import forward
 from ...tiny.evaluate import questions
-from ..checking import Case, Exercise, Mistake, Stage, case, randint, randn, tiny
+from ..checking import Case, Exercise, Mistake, Stage, case
+from ..material import randint, randn, tiny
 from .small_models import SET, small_config
 
 # ---- kv_cache_bytes --------------------------------------------------------------------------
@@ -41,7 +42,7 @@ def full(config: Config) -> Config:
 
 def bytes_without_window(seed: int) -> Iterator[Case]:
     g = torch.Generator().manual_seed(seed)
-    for dtype in (torch.float32, torch.bfloat16, torch.float64, torch.float16):
+    for dtype in (torch.float32, torch.bfloat16, torch.float64, torch.float16, torch.int8):
         config = full(small_config(g, num_hidden_layers=randint(g, 3, 6)))
         yield bytes_case(config, randint(g, 2, 6), randint(g, 7, 99), dtype)
 
@@ -52,10 +53,14 @@ def bytes_with_window(seed: int) -> Iterator[Case]:
         layers, window = randint(g, 3, 6), randint(g, 5, 9)
         config = small_config(g, num_hidden_layers=layers, sliding_window=window)
         yield bytes_case(config, randint(g, 1, 6), randint(g, 20, 99) if number else 4, torch.bfloat16)
+    for more in (-1, 0, 1):
+        config = small_config(g, num_hidden_layers=3, sliding_window=6)
+        yield bytes_case(config, 1, 6 + more, torch.float32, "a length about that of the window")
 
 
 def bytes_real(seed: int) -> Iterator[Case]:
     g = torch.Generator().manual_seed(seed)
+    yield bytes_case(full(small_config(g, num_hidden_layers=70)), 64, 10**6 + seed, torch.float32, "a large batch")
     yield bytes_case(tiny().config, randint(g, 1, 9), randint(g, 100, 999), torch.float32, "the embedded checkpoint")
     huihui = dict(
         vocab_size=151936, hidden_size=1024, intermediate_size=3072, num_hidden_layers=28, num_attention_heads=16,
@@ -91,6 +96,7 @@ KV_CACHE_BYTES = Exercise(
         Stage("layers with a sliding window", bytes_with_window),
         Stage("real configurations", bytes_real),
     ),
+    loose=True,
     mistakes=(
         Mistake("You count keys or values alone; both are kept.", counted(lambda config: {}, 0.5)),
         Mistake("You count the query heads; only key/value heads are kept (num_key_value_heads).",
@@ -161,8 +167,10 @@ def greedy(
     return written
 
 
-def greedy_case(g: torch.Generator, stops: int, most: int, unused: int = 4, note: str = "") -> Case:
-    vocabulary, key = randint(g, 9, 14), randint(g, 0, 2**40)
+def greedy_case(
+    g: torch.Generator, stops: int, most: int, unused: int = 4, note: str = "", vocabulary: int | None = None
+) -> Case:
+    vocabulary, key = vocabulary or randint(g, 9, 14), randint(g, 0, 2**40)
     prompt = randint(g, 0, vocabulary, randint(g, 3, 7)).tolist()
     stop_ids = frozenset(torch.randperm(vocabulary, generator=g)[:stops].tolist())
     return case(drawn_reader(vocabulary + unused, key), prompt, stop_ids, vocabulary, most, note=note)
@@ -178,6 +186,9 @@ def greedy_odd(seed: int) -> Iterator[Case]:
     g = torch.Generator().manual_seed(seed)
     yield greedy_case(g, 0, 8, note="no stop token")
     yield greedy_case(g, 1, 1, note="one token at most")
+    yield greedy_case(g, 0, 2, note="two tokens at most")
+    yield greedy_case(g, 0, 130, note="many tokens")
+    yield greedy_case(g, 0, 9, vocabulary=700, note="a large vocabulary")
     yield greedy_case(g, 2, 12, unused=0, note="every row stands for a token")
     yield greedy_case(g, 9, 5, note="nearly all tokens stop")
     vocabulary, key = 11, randint(g, 0, 2**40)
@@ -228,6 +239,8 @@ GREEDY = Exercise(
         Stage("odd configurations", greedy_odd),
         Stage("the real checkpoint", greedy_real),
     ),
+    may=(Reader.__call__,),
+    loose=True,
     mistakes=(
         Mistake("You read the whole text again; `read` remembers, so give it the new token alone.",
                 writing(again=lambda prompt, written: prompt + written)),

@@ -8,7 +8,8 @@ from ...checkpoints.checkpoint import tokenizer_of
 from ...tiny.evaluate import questions
 from ...tokenizer import Message, Tokenizer
 from ...trust.chat_template import compile_template
-from ..checking import Case, Exercise, Mistake, Stage, case, randint, tiny
+from ..checking import Case, Exercise, Mistake, Stage, case
+from ..material import randint, tiny
 from .drawing import SET
 
 WORDS = (
@@ -77,6 +78,24 @@ def odd_chats(seed: int) -> Iterator[Case]:
         yield case([turn("user", "a\n\nb"), said, turn("user", words(g, 1, 2))], thinking, note="spaces at an end")
         chat = [turn("user", words(g, 1, 2)), turn("user", words(g, 1, 2))]
         yield case(chat, thinking, note="two turns of the user")
+        chat = [
+            turn("system", f"close it: </think>\n {words(g, 1, 3)}"),
+            turn("user", f"<think>\na\n</think>\n\n{words(g, 1, 2)}"),
+        ]
+        yield case(chat, thinking, note="tags in what the user and the system say")
+        for end in ("\n\n  yes ", "", "\n\n", "\n\n\n\t yes\n\n"):
+            said = turn("assistant", f"<think>\n{words(g, 1, 3)}\n</think>{end}")
+            yield case([turn("user", "a"), said, turn("user", "b")], thinking, note="what follows earlier thinking")
+        said = turn("assistant", f"<think>\na </think> b\n</think>\n\n{words(g, 1, 3)}\n")
+        yield case([turn("user", "a"), said, turn("user", "b")], thinking, note="two closing tags in an earlier turn")
+        yield case(
+            [turn("user", "a"), turn("assistant", "\n\nyes"), turn("user", "b")], thinking, note="line breaks in front"
+        )
+        yield case(
+            [turn("user", "a"), turn("assistant", "<think>\nwell"), turn("user", "b")],
+            thinking,
+            note="thinking cut off",
+        )
 
 
 def real_chats(seed: int) -> Iterator[Case]:
@@ -169,7 +188,8 @@ def both_parts(seed: int) -> Iterator[Case]:
 def one_part(seed: int) -> Iterator[Case]:
     g = torch.Generator().manual_seed(seed)
     yield case(words(g, 2, 5), note="an answer alone")
-    yield case(f"<think>\n\n</think>\n\n{words(g, 2, 4)}", note="an empty block")
+    for end in ("", "\n", "\n\n\n"):
+        yield case(f"<think>\n\n</think>\n\n{words(g, 2, 4)}{end}", note="an empty block")
     yield case(f"<think>\n{words(g, 3, 6)}", note="thinking that was cut off")
     yield case(f"{words(g, 2, 4)}\n</think>\n\n{words(g, 1, 3)}", note="the template has written <think>")
     yield case(f"<think>\n{words(g, 2, 4)}\n</think>", note="nothing after the thinking")
@@ -178,6 +198,16 @@ def one_part(seed: int) -> Iterator[Case]:
 def odd_parts(seed: int) -> Iterator[Case]:
     g = torch.Generator().manual_seed(seed)
     yield case("", note="nothing at all")
+    yield case(f"\n\n<think>\n{words(g, 2, 4)}\n", note="thinking that was cut off, behind line breaks")
+    yield case(f"\n\n\n{words(g, 2, 4)}\n\n\n", note="an answer alone, between line breaks")
+    for tags in ("<think>", "</think>", "<think></think>", "\n</think>\n\n\n", "<think>\n\n\n</think>"):
+        yield case(tags, note="tags alone")
+    yield case(f" <think>\n{words(g, 1, 3)}", note="a space before the tag")
+    yield case(
+        f"<think>\n\n\n {words(g, 1, 3)} \n\n\n</think>\n\n\n\n {words(g, 1, 3)} \t\n\n", note="many line breaks"
+    )
+    yield case(f"<think><think>{words(g, 1, 3)}</think></think>{words(g, 1, 3)}", note="tags twice")
+    yield case(f"<think>\n\n<think>\n{words(g, 1, 3)}", note="the tag twice, cut off")
     yield case(f"\n\n<think>\n{words(g, 2, 4)}\n</think>\n\n{words(g, 1, 3)}", note="line breaks in front")
     yield case(f"<think>\n    {words(g, 2, 4)}  \n</think>\n\n  {words(g, 1, 3)} \n", note="spaces at the ends")
     yield case(f"<think>\n{words(g, 2, 3)}\n</think>\n\nIt ends with </think> {words(g, 1, 3)}", note="a tag named")

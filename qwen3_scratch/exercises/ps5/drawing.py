@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from ... import sampling
-from ..checking import Case, Exercise, Mistake, Stage, case, randint, randn, recorded, text_ids
+from ..checking import Case, Exercise, Mistake, Stage, case
+from ..material import randint, randn, recorded, text_ids
 
 SET = "ps5_sampling_and_chat"
 OFF = -torch.inf
@@ -41,6 +42,8 @@ def penalty_odd(seed: int) -> Iterator[Case]:
     yield case(randn(g, 2, 6), randint(g, 0, 6, 2, 3), 1.0, note="1 changes nothing")
     yield case(randn(g, 2, 9), randint(g, 0, 9, 2, 3), 0.8, note="below 1 makes them likelier")
     yield case(randn(g, 1, 9), randint(g, 0, 9, 1, 1), 1.5, note="one token")
+    for penalty in (0.1, 10, 50.5):
+        yield case(randn(g, 2, 9), randint(g, 0, 9, 2, 4), penalty, note=f"a penalty of {penalty}")
     yield case(randn(g, 2, 9), torch.zeros(2, 0, dtype=torch.long), 1.5, note="nothing said yet")
     yield case(torch.zeros(1, 5), torch.tensor([[1, 3]]), 1.5, note="logits of 0")
 
@@ -79,6 +82,7 @@ REPETITION_PENALTY = Exercise(
         Stage("odd configurations", penalty_odd),
         Stage("the real checkpoint's logits", penalty_real),
     ),
+    loose=True,
     mistakes=(
         Mistake("Dividing makes a negative logit larger, so the token likelier: multiply negative ones.",
                 on_seen(lambda logits, penalty: logits / penalty)),
@@ -128,6 +132,10 @@ def draw_odd(seed: int) -> Iterator[Case]:
     yield case(few / few.sum(-1, keepdim=True), almost, note="nearly 1 is drawn")
     yield case(0.9 * distributions(g, 6, 9), 0.9 + numbers(g, 6) / 10, note="the sum is 0.9")
     yield case(torch.tensor([[0.25, 0.25, 0.5]] * 3), torch.tensor([0.25, 0.5, 0.75]).double(), note="on a border")
+    thin = torch.full((3, 1000), 1e-3)
+    borders = thin.double().cumsum(-1)[:, [100, 500, 900]].diagonal() / thin.double().sum(-1)
+    for shift in (-1e-12, 1e-12):
+        yield case(thin, borders + shift, note="so near to a border that single precision does not tell")
     yield case(torch.eye(5)[randint(g, 0, 5, 4)], numbers(g, 4), note="one token is sure")
     yield case(distributions(g, 1, 7), numbers(g, 1), note="one row")
 
@@ -164,6 +172,7 @@ DRAW = Exercise(
         Stage("the real checkpoint's distributions", draw_real),
         Stage("at size", draw_large, limit=30, advice="`cumsum` and one comparison do all rows at once"),
     ),
+    loose=True,
     mistakes=(
         Mistake("You take the likeliest token; the number decides.", lambda p, uniform: p.argmax(-1)),
         Mistake("One number decides for all rows; each row has its own.",

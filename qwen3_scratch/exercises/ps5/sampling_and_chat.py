@@ -1,4 +1,4 @@
-"""ps5: how the next token is chosen, and the text around it (notebooks 02 and 09)."""
+"""ps5: how the next token is chosen, and the text around it (notebooks 02 and 10)."""
 
 from collections.abc import Callable, Iterator
 
@@ -7,7 +7,8 @@ from torch import Tensor
 
 from ... import sampling
 from ...sampling import Sampling
-from ..checking import Case, Exercise, Mistake, Stage, case, randint, randn
+from ..checking import Case, Exercise, Mistake, Stage, case
+from ..material import randint, randn
 from .chat_text import RENDER_CHAT, SPLIT_THINKING
 from .drawing import DRAW, OFF, REPETITION_PENALTY, SET, real_logits
 from .stop_strings import STOP_STREAM
@@ -29,11 +30,27 @@ def warm_odd(seed: int) -> Iterator[Case]:
     g = torch.Generator().manual_seed(seed)
     yield case(3 * randn(g, 3, 9), 0, note="temperature 0")
     yield case(randn(g, 2, 7), 1e-6, note="nearly 0")
+    for temperature in (1e-2, 1e-3, 1e-4, 1e-5):
+        near = temperature * randn(g, 3, 7)
+        yield case(near, temperature, note="nearly 0, and logits as near to each other")
     yield case(300 * randn(g, 2, 7), 0.5, note="large logits")
+    for temperature in (0.05, 1, 7.5, 100):
+        yield case(3 * randn(g, 2, 7), temperature, note=f"a temperature of {temperature}")
     barred = randn(g, 3, 8).masked_fill(torch.arange(8) > 4, OFF)
     yield case(barred, 0.7, note="tokens that are barred")
     yield case(barred, 0, note="tokens that are barred, temperature 0")
     yield case(4 * randn(g, 2, 30, dtype=torch.bfloat16), 0.3, note="bf16")
+
+
+def warm_ties(seed: int) -> Iterator[Case]:
+    g = torch.Generator().manual_seed(seed)
+    yield case(randint(g, 0, 3, 5, 9).float(), 0, note="temperature 0, equal logits")
+    yield case(torch.zeros(2, 6), 0.0, note="temperature 0, all logits equal")
+
+
+def in_order(result: Tensor) -> Tensor:
+    """What counts where tokens are as likely as each other: how many have how much, not which."""
+    return result.sort(-1).values
 
 
 def warm_real(seed: int) -> Iterator[Case]:
@@ -60,6 +77,7 @@ TEMPERATURE_SOFTMAX = Exercise(
     stages=(
         Stage("random logits", warm_shapes),
         Stage("odd configurations", warm_odd),
+        Stage("ties", warm_ties, of=in_order),
         Stage("the real checkpoint's logits", warm_real),
     ),
     mistakes=(
@@ -105,7 +123,10 @@ def top_k_odd(seed: int) -> Iterator[Case]:
     g = torch.Generator().manual_seed(seed)
     yield case(randn(g, 2, 9), 0, note="0 keeps all")
     yield case(randn(g, 2, 9), 20, note="more than there are tokens")
-    yield case(randn(g, 2, 9), 9, note="as many as there are tokens")
+    for top_k in (8, 9, 10):
+        yield case(randn(g, 2, 9), top_k, note="about as many as there are tokens")
+    for top_k in (60, 299, 1000):
+        yield case(randn(g, 2, 300), top_k, note="a large vocabulary")
     yield case(randn(g, 3, 9), 1, note="one")
     yield case((randn(g, 3, 12)).round(), 4, note="equal logits")
     yield case(torch.full((2, 6), 1.5), 2, note="all logits equal")
@@ -153,6 +174,7 @@ TOP_K_FILTER = Exercise(
         Stage("odd configurations", top_k_odd),
         Stage("the real checkpoint's logits", top_k_real),
     ),
+    loose=True,
     mistakes=(
         Mistake("The k-th token itself is gone: drop what is less than it.", kth_dropped),
         Mistake("Tokens as likely as the k-th stay; you keep exactly k, and which ones is chance.", exactly_k),
@@ -204,12 +226,24 @@ def top_p_shapes(seed: int) -> Iterator[Case]:
 def top_p_odd(seed: int) -> Iterator[Case]:
     g = torch.Generator().manual_seed(seed)
     yield case(randn(g, 2, 9), 1.0, note="1 keeps all")
+    yield case(30 * randn(g, 4, 9), 1, note="1 keeps all, however unlikely")
+    for top_p in (0.02, 0.2, 0.99, 0.9999):
+        for scale in (2, 0.1):
+            yield case(scale * randn(g, 3, 300), top_p, note=f"a top_p of {top_p}")
     yield case(randn(g, 3, 9), 1e-9, note="nearly 0 keeps the likeliest")
     sure = randn(g, 3, 8)
     sure[torch.arange(3), randint(g, 0, 8, 3)] = 12.0
     yield case(sure, 0.9, note="one token holds more than top_p")
     yield case(randn(g, 2, 8).masked_fill(torch.arange(8) > 4, OFF), 0.7, note="tokens that are barred")
     yield case(500 + 2 * randn(g, 2, 10), 0.8, note="large logits")
+
+
+def top_p_met(seed: int) -> Iterator[Case]:
+    """Tokens that are equally likely, so that a sum meets top_p in every digit."""
+    for alive, top_p in ((2, 0.5), (4, 0.25), (4, 0.5), (4, 0.75), (8, 0.125), (8, 0.5), (1, 0.9)):
+        logits = torch.full((2, 9), OFF)
+        logits[:, 9 - alive :] = float(seed)
+        yield case(logits, top_p, note=f"{alive} tokens equally likely, the others barred")
 
 
 def top_p_real(seed: int) -> Iterator[Case]:
@@ -251,9 +285,11 @@ TOP_P_FILTER = Exercise(
     stages=(
         Stage("random logits", top_p_shapes),
         Stage("odd configurations", top_p_odd),
+        Stage("a sum that meets top_p", top_p_met, of=in_order),
         Stage("the real checkpoint's logits", top_p_real),
         Stage("at size", top_p_large, limit=30, advice="`sort`, `cumsum` and `scatter` do all rows at once"),
     ),
+    loose=True,
     mistakes=(
         Mistake("The token with which the sum crosses top_p stays; you drop it. Ask whether the sum before a token "
                 "suffices.",

@@ -7,7 +7,8 @@ import torch
 
 from ...checkpoints.checkpoint import tokenizer_of
 from ...tiny.evaluate import questions
-from ..checking import Case, Exercise, Mistake, Stage, case, randint, tiny
+from ..checking import Case, Exercise, Mistake, Stage, case
+from ..material import randint, tiny
 from .chat_text import words
 from .drawing import SET
 
@@ -76,6 +77,18 @@ def streams_odd(seed: int) -> Iterator[Case]:
     yield case(cut_up(g, words(g, 2, 5)), [], note="no stop string")
     yield case(cut_up(g, f"{words(g, 1, 3)}<<<"), ["<<end>>", "<|end|>"], note="starts of two lengths")
     yield case([], ["END"], note="no piece")
+    longer = [f"{words(g, 1, 3)} ST", "OP END"]
+    yield case(longer, ["STOPPED", "END", "#"], note="several stop strings, in no order")
+    yield case([words(g, 1, 2), "", "<", "", "|end|> no"], ["<|end|>", "|"], note="pieces without a character")
+    yield case([f"{words(g, 1, 2)} ENDING"], ["ENDING", "END"], note="one stop string begins another")
+    yield case(["a", "b", "#"], ["#"], note="a stop string of one character, in the last piece")
+    long = "<|a very long stop string|>"
+    yield case(
+        cut_up(g, f"{words(g, 1, 3)}{long[:-1]} {long}"), [long], note="a long stop string, first without its end"
+    )
+    yield case(cut_up(g, f"{words(g, 1, 2)} abababac"), ["ababac"], note="a stop string that repeats itself")
+    yield case([f"{words(g, 1, 2)}E"], ["END"], note="one piece, which ends in a start")
+    yield case(["E", "N", "D"], ["END"], note="nothing but the stop string")
     yield case(cut_up(g, f"END {words(g, 1, 3)}"), ["END"], note="the stop string comes first")
 
 

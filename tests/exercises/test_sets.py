@@ -1,0 +1,150 @@
+"""What a handed-out set calls: nothing stops Run All, points come by stage, the last cell says what is open."""
+
+import re
+
+import pytest
+import torch
+import torch.nn.functional as F
+from grading import HERE, SETS, about, check_cells, course_module, solutions, source, submission
+from helpers import unchecked
+from nbclient import NotebookClient
+
+from qwen3_scratch import Error
+from qwen3_scratch.exercises import exercises
+from qwen3_scratch.exercises.sets import HIDDEN, check, points, shares, what_is_open
+
+
+@pytest.fixture(autouse=True)
+def as_students_run_it():
+    with unchecked():
+        yield
+
+
+def rms_norm(x, weight, eps):
+    wide = x.float()
+    return weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype)
+
+
+def eps_of_its_own(x, weight, eps):
+    return rms_norm(x, weight, 1e-6)
+
+
+def no_root(x, weight, eps):
+    return weight * x / (x.pow(2).mean(-1, keepdim=True) + eps)
+
+
+def stub(x, weight, eps):
+    raise NotImplementedError
+
+
+def test_a_wrong_answer_is_said_and_stops_nothing(capsys):
+    check("rms_norm", no_root)
+    said = capsys.readouterr().out
+    assert said.startswith("Not right: rms_norm, random shapes") and "square root is missing" in said
+    check("rms_norm", stub)
+    assert "not written yet" in capsys.readouterr().out
+
+
+def test_a_wrong_edge_costs_the_points_of_its_stage_and_no_others(capsys):
+    stages = len(exercises()["rms_norm"].stages)
+    assert points("rms_norm", rms_norm, of=2) == 2
+    assert points("rms_norm", eps_of_its_own, of=2) == round(2 - 1 / (stages - 1), 2)
+    said = capsys.readouterr().out.split(HIDDEN)[2].strip().splitlines()
+    assert said[0] == "1 of 1 · random shapes" and said[1].startswith("0 of 0.2 · Not right: rms_norm, odd")
+
+
+@pytest.mark.parametrize("answer", [no_root, stub, 3, None])
+def test_what_is_not_right_from_the_first_stage_on_or_no_function_has_no_points(answer):
+    assert points("rms_norm", answer, of=3) == 0
+
+
+def test_the_shares_of_the_stages_of_every_exercise_are_one_in_all_and_half_is_the_firsts():
+    for exercise in exercises().values():
+        assert sum(shares(exercise)) == pytest.approx(1) and len(shares(exercise)) == len(exercise.stages)
+        assert shares(exercise)[0] == (0.5 if len(exercise.stages) > 1 else 1)
+
+
+def test_the_last_cell_says_of_each_exercise_what_is_open(capsys):
+    def score(q, k, m, n, frequencies):
+        return (q * k).sum(-1)
+
+    what_is_open("ps1_norm_and_rope", {"rms_norm": eps_of_its_own, "rope": stub, "score": score, "to_halves": 3})
+    said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert said["rms_norm"] == "open: odd configurations"
+    assert said["rope"] == "open: not written yet"
+    assert said["score"] == "open from its first stage on (random shapes)"
+    assert said["to_halves"] == "open: it is no function"
+    assert said["rope_table"] == "open: its cell was not run, or does not run"
+
+
+def test_what_is_done_is_said_to_be(capsys):
+    what_is_open("ps2_attention", {"merge_heads": lambda x: x.transpose(1, 2).flatten(-2)})
+    assert re.search(r"^merge_heads +done$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_a_name_that_there_is_not_is_one_sentence():
+    with pytest.raises(Error, match=r"no exercise is called 'rope_', expected one of rms_norm, .*: mend the name"):
+        points("rope_", F.relu, of=1)
+    with pytest.raises(Error, match=r"found 'ps9', expected one of ps1_norm_and_rope, .*: mend the name"):
+        what_is_open("ps9", {})
+
+
+# ---- how the sets are written ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_no_cell_that_a_student_writes_or_checks_with_stops_run_all_and_the_last_says_what_is_open(name):
+    cells = source(name).cells
+    for cell in cells:
+        if about(cell).get("solution") or about(cell).get("grade"):
+            assert cell.metadata.tags == ["raises-exception"]
+    (last,) = [cell.source for cell in cells[-2:] if cell.cell_type == "code"]
+    assert last == f'what_is_open("{name}", globals())'
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_points_go_by_difficulty(name):
+    worth = {"●○○": 2, "●●○": 3, "●●●": 4}
+    prose = "".join(cell.source for cell in source(name).cells if cell.cell_type == "markdown")
+    found = re.findall(r"([●○]{3}) · \d+ minutes · (\d+) points", prose)
+    assert [int(number) for _, number in found] == [worth[dots] for dots, _ in found]
+    assert [int(number) for _, number in found] == [
+        c.metadata.nbgrader.points for c in check_cells(source(name)).values()
+    ]
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_set_and_the_page_for_teachers_name_the_same_chapters_to_read_first(name):
+    (said,) = re.findall(r"Read (.*?) first", source(name).cells[0].source)
+    (row,) = [line for line in (HERE / "README.md").read_text("utf-8").splitlines() if line.startswith(f"| `{name}`")]
+    assert ", ".join(re.findall(r"`(\d\d)_", said)) == row.split("|")[2].strip()
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_first_hint_holds_no_line_of_the_solution(name):
+    prose = "".join(cell.source for cell in source(name).cells if cell.cell_type == "markdown")
+    written = {
+        line.strip() for code in solutions(name).values() for line in code.splitlines() if len(line.strip()) > 12
+    }
+    for hint in re.findall(r"<details><summary>Hint 1.*?</details>", prose, re.DOTALL):
+        assert not any(line in hint for line in written)
+        assert sum(len(code) for code in re.findall(r"`([^`]*)`", hint)) <= 120, hint
+
+
+@pytest.mark.proof
+def test_run_all_goes_on_past_what_is_wrong_unwritten_or_no_python_and_ends_in_what_is_open(tmp_path):
+    name = "ps2_attention"
+    released = course_module().Course(tmp_path).release(name)
+    wrong = {
+        "qk_norm": "def qk_norm(q, k, q_norm, k_norm, eps):\n    return q, k",
+        "sliding_mask": "def sliding_mask(:",
+        "merge_heads": solutions(name)["merge_heads"],
+    }
+    notebook = submission(released, wrong)
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    last = [cell for cell in notebook.cells if cell.cell_type == "code"][-1]
+    text = "".join(output.text for output in last.outputs)
+    said = dict(line.split(maxsplit=1) for line in text.splitlines())
+    assert said["qk_norm"].startswith("open from its first stage on")
+    assert said["sliding_mask"] == "open: its cell was not run, or does not run"
+    assert said["causal_mask"] == "open: not written yet" and said["merge_heads"] == "done"

@@ -452,9 +452,10 @@ DRAWINGS = {  # each from a number of tokens
     "loss_over_gaps, one chat": lambda n: plots.loss_over_gaps({"default": torch.ones(1, 1)}, [n]),
     "divergence_map": lambda n: plots.divergence_map(*divergences(22, n), labels(n), n // 2),
     "divergence_map, one": lambda n: plots.divergence_map(*divergences(1, n), labels(n)),
-    "stream_distances": lambda n: plots.stream_distances(random_vectors(22, min(n, 28)).abs(), mistake_names(22)),
     "mistake_shares": lambda n: plots.mistake_shares(
-        mistake_names(n), {kind: [at / n for at in range(n)] for kind in ("next tokens", "answers", "random weights")}
+        mistake_names(n),
+        {kind: [at / n for at in range(n)] for kind in ("next tokens", "answers (n = 8)", "random weights")},
+        {"answers (n = 8)": [(at / n / 2, (at / n + 1) / 2) for at in range(n)]},
     ),
     "device_shares": lambda n: plots.device_shares(split_config(attention_bias=True), 2, min(1 << n.bit_length(), 16)),
     "device_shares, dense": lambda n: plots.device_shares(split_config(num_experts=0, tie_word_embeddings=True), 1, 1),

@@ -13,7 +13,7 @@ from tiers import one_of_each
 from qwen3_scratch import forward, moe_route, trace
 from qwen3_scratch.inside.compare import CACHED, agreement, divergence, first_difference, read
 from qwen3_scratch.inside.mistakes import MISTAKES, Mistake, Setting
-from qwen3_scratch.inside.wrong_steps import no_qk_norm, softmax_over_top_k
+from qwen3_scratch.inside.wrong_steps import softmax_over_top_k
 from qwen3_scratch.model import Ops, rms_norm
 
 LENGTH = 24

@@ -85,8 +85,10 @@ def side_by_side(weights: Weights, config: Config, share: float) -> tuple[Weight
     are one wide feed-forward. Layers that are dense already get zeros up to the same width.
     """
     width = max(layer.down_proj.numel() // config.hidden_size for layer in weights.layers)
-    none = dict(num_experts=0, num_experts_per_tok=0, moe_intermediate_size=0, mlp_only_layers=())
-    dense = replace(config, model_type="qwen3", intermediate_size=width, **none)
+    dense = replace(
+        config, model_type="qwen3", intermediate_size=width, num_experts=0, num_experts_per_tok=0,
+        moe_intermediate_size=0, mlp_only_layers=(),
+    )  # fmt: skip
     layers = tuple(_side_by_side(layer, share, width) for layer in weights.layers)
     return weights._replace(layers=layers), dense
 

@@ -172,10 +172,13 @@ def read_branches(path: Path) -> Branches:
     """The record of a file. Raises Error where there is none, or it holds something else."""
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        parts = [torch.tensor(record[name]) for name in ("dense", "both", "experts")]
-        routed = [torch.tensor([each[name] for each in record["routers"]]) for name in ("random", "trained")]
-        own = [[each[f"{name}_to_own"] for each in record["routers"]] for name in ("random", "trained")]
-        return Branches(list(record["domains"]), *parts, *routed, torch.tensor(own), Setup(**record["setup"]))
+        seen = record["routers"]
+        own = [[each[f"{name}_to_own"] for each in seen] for name in ("random", "trained")]
+        return Branches(
+            list(record["domains"]), torch.tensor(record["dense"]), torch.tensor(record["both"]),
+            torch.tensor(record["experts"]), torch.tensor([each["random"] for each in seen]),
+            torch.tensor([each["trained"] for each in seen]), torch.tensor(own), Setup(**record["setup"]),
+        )  # fmt: skip
     except Exception as error:
         advice = "make it with python -m qwen3_scratch.tiny.branches"
         raise Error(f"{path}: holds no experts tuned apart ({error}): {advice}") from None

@@ -185,7 +185,7 @@ def read_branches(path: Path) -> Branches:
 
 
 def main(folder: Annotated[Path, typer.Argument(help="Of the embedded checkpoint.")] = Path("data/tiny-moe")) -> None:
-    """Tune a dense model on two domains apart, mix both under random and trained routers, and note what each loses (some minutes)."""
+    """Tune a dense model on two domains apart, mix both, and note what each route loses (some minutes)."""
     torch.set_num_threads(1)
     run(folder / BRANCHES, Setup())
 

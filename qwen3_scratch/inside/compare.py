@@ -88,22 +88,6 @@ def divergence(right: Float[Tensor, "*seq vocab"], wrong: Float[Tensor, "*seq vo
     return (p.exp() * (p - q)).sum(-1).clamp(min=0)
 
 
-def stream_distance(right: Trace, wrong: Trace) -> Float[Tensor, "layers"]:
-    """After each layer: how far apart the residual streams are, in lengths of the right one, over all tokens.
-
-    Padding, which no token is to see, does not count.
-    """
-    keeps = [states.inputs["keep"] for states in right["hidden_states"]]
-
-    def stream(trace: Trace, layer: int) -> Tensor:
-        calls = zip(trace["decoder_layer"][layer::layers], keeps, strict=True)  # this layer's in each pass
-        return torch.cat([call.output[keep] for call, keep in calls]).float()
-
-    layers = len(right["decoder_layer"]) // len(keeps)
-    pairs = [(stream(right, layer), stream(wrong, layer)) for layer in range(layers)]
-    return torch.stack([(other - own).norm() / own.norm() for own, other in pairs])
-
-
 class Difference(NamedTuple):
     """Where two traces part. Everything that was recorded before it is equal in both."""
 

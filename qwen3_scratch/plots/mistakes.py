@@ -1,6 +1,7 @@
-"""What mistakes cost: divergence from the right model by token and by layer, and what is left of its answers."""
+"""What mistakes cost: divergence from the right model by token, and what is left of its answers."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from jaxtyping import Bool, Float, Int
@@ -9,9 +10,9 @@ from matplotlib.colors import LogNorm
 from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 
-from .canvas import DARK, SMALL, Figure, colour_bar, heatmap, label_axis, new_figure, styled
+from .canvas import DARK, MIDDLE, SMALL, Figure, colour_bar, heatmap, label_axis, new_figure, styled
 
-__all__ = ["divergence_map", "mistake_shares", "stream_distances"]
+__all__ = ["divergence_map", "mistake_shares"]
 
 LEAST, MOST = 1e-3, 10.0  # nats: the ends of the shades; below the first no one would notice
 FORMS: tuple[dict[str, Any], ...] = (
@@ -52,6 +53,8 @@ def divergence_map(
     bar = colour_bar(figure, image, "divergence (nats)", ticks=ticks, extend="max", format=None)
     bar.ax.set_yticklabels(["≤0.001", "0.01", "0.1", "1", "10"], fontsize=SMALL)
     bar.ax.minorticks_off()
+    figure.alt = f"{title}. A row for each mistake, a column for each token, shaded by divergence"
+    figure.alt += "; a dashed line where the answer begins." if written else "."
     return figure
 
 
@@ -68,43 +71,40 @@ def mark_cells(ax: Axes, marked: Bool[Tensor, "rows columns"], dark: Bool[Tensor
 
 
 @styled
-def stream_distances(distance: Float[Tensor, "mistakes layers"], names: Sequence[str]) -> Figure:
-    """Mistakes by layers: how far the residual stream is from the right one, in percent of the right one's length."""
-    order = costliest_first(distance[:, -1])
-    count, layers = distance.shape
-    early, grown = int((distance[:, 0] >= 0.1).sum()), int((distance[:, -1] > distance[:, 0]).sum())
-    title = f"After layer 0 the stream of {early} of {count} mistakes is off by a tenth or more, after the last"
-    title += f" it is further off in {grown}"
-    high, wide = 0.17 * count, min(5.5, max(2.6, 0.45 * layers))
-    figure = new_figure(title, wide + 3.0, high + 1.1)
-    ax = figure.subplots()
-    image = heatmap(ax, distance[order], None if layers <= 14 else (), vmin=0, vmax=1)
-    label_axis(ax.xaxis, range(layers), wide)
-    label_axis(ax.yaxis, [names[row] for row in order.tolist()], high)
-    ax.set_xlabel("layer")
-    colour_bar(figure, image, "distance, in lengths\nof the right stream", extend="max")
-    return figure
+def mistake_shares(
+    names: Sequence[str],
+    shares: Mapping[str, Sequence[float]],
+    intervals: Mapping[str, Sequence[tuple[float, float]]] = MappingProxyType({}),
+) -> Figure:
+    """A line a mistake, and on it a mark for each kind of share (0 to 1) that is still right; at most three kinds.
 
-
-@styled
-def mistake_shares(names: Sequence[str], shares: Mapping[str, Sequence[float]]) -> Figure:
-    """A line a mistake, and on it a mark for each kind of share (0 to 1) that is still right; at most three kinds."""
+    `intervals`: low and high end for each share of a kind, drawn as whiskers.
+    """
     count = len(names)
-    good = [f"{kind} in {sum(value >= 0.9 for value in values)}" for kind, values in shares.items()]
+    plain = [kind.split(" (")[0] for kind in shares]  # a number of cases stands in the legend alone
+    counts = [sum(value >= 0.9 for value in values) for values in shares.values()]
+    good = [f"{kind} in {found}" for kind, found in zip(plain, counts, strict=True)]
     title = f"Nine tenths or more are still right, of {count} mistakes: {', '.join(good)}"
     order = sorted(range(count), key=lambda row: [-values[row] for values in shares.values()])
-    figure = new_figure(title, 8.0, 0.19 * count + 1.3)
+    figure = new_figure(title, 8.4, 0.21 * count + 1.3)
     ax = figure.subplots()
     for place, row in enumerate(order):
         found = [values[row] for values in shares.values()]
-        ax.plot((min(found), max(found)), (place, place), color="#999999", lw=0.8, zorder=1)
-    for form, (kind, values) in zip(FORMS, shares.items(), strict=False):
-        options: dict[str, Any] = {"ls": "", "mec": DARK, "mew": 1.0, "ms": 5.5, "label": kind} | form
-        ax.plot([values[row] for row in order], range(count), **options)
-    label_axis(ax.yaxis, [names[row] for row in order], 0.19 * count)
-    ax.set(xlim=(-0.02, 1.02), ylim=(count - 0.5, -0.5), xlabel="share that is still right")
+        ax.plot((min(found), max(found)), (place, place), color="#bbbbbb", lw=0.8, ls=":", zorder=1)
+    for number, (form, (kind, values)) in enumerate(zip(FORMS, shares.items(), strict=False)):
+        apart = 0.24 * (number - (len(shares) - 1) / 2)  # whiskers of one row would hide each other
+        options: dict[str, Any] = {"ls": "", "mec": DARK, "mew": 1.0, "ms": 5.0, "label": kind, "clip_on": False} | form
+        places = [place + apart for place in range(count)]
+        if kind in intervals:
+            ends = [intervals[kind][row] for row in order]
+            ax.hlines(places, *zip(*ends, strict=True), color=MIDDLE, lw=1.4, zorder=1.5)
+        ax.plot([values[row] for row in order], places, **options)
+    label_axis(ax.yaxis, [names[row] for row in order], 0.21 * count)
+    ax.set(xlim=(-0.02, 1.02), ylim=(count - 0.4, -0.6), xlabel="share that is still right")
     ax.xaxis.set_major_formatter(PercentFormatter(1.0))
     ax.grid(axis="x", color="#dddddd", lw=0.6)
     ax.set_axisbelow(True)
     figure.legend(frameon=False, loc="outside lower center", ncols=3)
+    figure.alt = f"{title}. A row for each mistake, on it a mark for each of: {', '.join(shares)}"
+    figure.alt += "; whiskers are 95% intervals." if intervals else "."
     return figure

@@ -26,14 +26,12 @@ from .canvas import (  # fmt: skip
     line_panels,
     new_figure,
     percent,
-    small_multiples,
     styled,
     token_labels,
 )
 
 __all__ = [
     "answer_routes",
-    "domain_footprint",
     "expert_load",
     "route_map",
     "router_probabilities",
@@ -113,30 +111,6 @@ def expert_load(source: Trace | Mapping[int, Route]) -> Figure:
     entropy = torch.special.entr(share).sum(-1) / math.log(max(2, experts))
     right.barh(range(len(found)), entropy.tolist(), color=PALE, edgecolor=DARK, hatch="//", height=0.7)
     right.set(xlim=(0, 1), ylim=left.get_ylim(), xticks=(0, 0.5, 1), yticks=[], xlabel="evenness (entropy;\n1 is even)")
-    colour_bar(figure, image, "share of the choices")
-    return figure
-
-
-@styled
-def domain_footprint(
-    counts: Int[Tensor, "layers domains experts"], domains: Sequence[str], layers: Sequence[int] = ()
-) -> Figure:
-    """Domain by expert, one panel a layer: the share of a domain's choices that each expert got.
-
-    `layers` are the layers' numbers where they do not count from 0, as where some layers are dense.
-    """
-    count, _, experts = counts.shape
-    numbers = list(layers) or list(range(count))
-    share = counts / counts.sum(-1, keepdim=True).clamp(min=1)
-    layer, domain, best = (int(index) for index in torch.unravel_index(share.argmax(), share.shape))
-    title = f"Layer {numbers[layer]} sends {share.max():.0%} of its choices on “{domains[domain]}” to expert {best}"
-    width, height = 2.4 + 1.75 * min(count, 4), 0.8 + math.ceil(count / 4) * (0.55 + 0.24 * len(domains))
-    figure = new_figure(f"{title}; an even share is {1 / experts:.1%}", width, max(2.2, height))
-    for row, (ax, first, last) in enumerate(small_multiples(figure, count)):
-        image = heatmap(ax, share[row], None if experts <= 8 else (), vmin=0, vmax=float(share.max()))
-        ax.set(title=f"layer {numbers[row]}", xlabel="expert" if last else "")
-        label_axis(ax.xaxis, range(experts) if last else [""], 1.6)
-        label_axis(ax.yaxis, domains if first else [""], 0.24 * len(domains))
     colour_bar(figure, image, "share of the choices")
     return figure
 

@@ -1,30 +1,30 @@
-"""A mixture of experts at its birth: how near it is to its dense model, and where random routers send its tokens."""
+"""An upcycled mixture: how near it is to its dense model, where random routers send its tokens, when that matters."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from jaxtyping import Float
 from torch import Tensor
 
-from .canvas import DARK, MIDDLE, PALE, SMALL, Figure, new_figure, percent, styled
+from .canvas import DARK, GREY, MIDDLE, PALE, SMALL, Figure, half_interval, logarithmic, new_figure, percent, styled
 
-__all__ = ["agreement_bars", "router_splits"]
+__all__ = ["agreement_bars", "routed_losses", "router_splits"]
 
 
 @styled
-def agreement_bars(agreement: Mapping[str, float]) -> Figure:
-    """Share of positions at which each variant finds the same next token likeliest as the dense model."""
+def agreement_bars(agreement: Mapping[str, float], count: int) -> Figure:
+    """Share of `count` tokens at which each variant finds the same next token likeliest as the dense model."""
     worst = min(agreement, key=agreement.__getitem__)
     exact = sum(share == 1 for share in agreement.values())
-    title = f"{exact} of {len(agreement)} always agree with the dense model; “{worst}” on {agreement[worst]:.0%}"
+    title = f"{exact} of {len(agreement)} agree with the dense model at every token;"
+    title += f" “{worst}” at {agreement[worst]:.0%}"
     figure = new_figure(title, 8.2, 0.9 + 0.3 * len(agreement))
     ax, shares = figure.subplots(), list(agreement.values())
     bars = ax.barh(range(len(shares)), shares, color=PALE, edgecolor=DARK, lw=0.7, height=0.7)
     for bar, share in zip(bars, shares, strict=True):
         bar.set_hatch("" if share == 1 else "///")
     ax.bar_label(bars, [f"{share:.0%}" for share in shares], padding=3, fontsize=SMALL)
-    ax.set(
-        xlim=(0, 1.1), ylim=(len(shares) - 0.4, -0.6), xticks=(0, 0.5, 1), xlabel="same next token as the dense model"
-    )
+    label = f"same next token as the dense model (n = {count:,})"
+    ax.set(xlim=(0, 1.1), ylim=(len(shares) - 0.4, -0.6), xticks=(0, 0.5, 1), xlabel=label)
     ax.set_yticks(range(len(shares)), list(agreement))
     ax.tick_params(axis="y", length=0)
     ax.xaxis.set_major_formatter(percent)
@@ -55,4 +55,43 @@ def router_splits(shares: Float[Tensor, "seeds layers"]) -> Figure:
         xlim=(-0.6, len(layers) - 0.4),
     )
     ax.yaxis.set_major_formatter(percent)
+    return figure
+
+
+@styled
+def routed_losses(
+    domains: Sequence[str],
+    fixed: Mapping[str, Float[Tensor, "domains chats"]],
+    random: Float[Tensor, "seeds domains"],
+    trained: Float[Tensor, "seeds domains"],
+) -> Figure:
+    """A panel a domain, with the loss of each `fixed` model, a mean over chats, and of each router before and after.
+
+    The last of `fixed` is what a router reaches that sends every token to the right expert: the dashed line.
+    """
+    best = [*fixed.values()][-1].mean(1)  # [domains]
+    back = (random - trained).mean(0) / (random.mean(0) - best)
+    won = " and ".join(f"{share:.0%} on “{domain}”" for share, domain in zip(back.tolist(), domains, strict=True))
+    title = f"Of what random routers lose to the right expert, trained ones win back {won}"
+    names = [*fixed, "random routers", "the same, trained"]
+    figure = new_figure(title, 1.9 + 3.4 * len(domains), 1.1 + 0.28 * len(names))
+    for number, (ax, domain) in enumerate(
+        zip(figure.subplots(1, len(domains), sharey=True, squeeze=False)[0], domains, strict=True)
+    ):
+        for row, values in enumerate(fixed.values()):
+            mean, half = float(values[number].mean()), float(half_interval(values[number][None]))
+            ax.plot((max(mean - half, mean / 3), mean + half), (row, row), color=MIDDLE, lw=2)
+            ax.plot(mean, row, "s", color=DARK, ms=5)
+        for pair in zip(random[:, number].tolist(), trained[:, number].tolist(), strict=True):
+            ax.plot(pair, (len(fixed), len(fixed) + 1), color="#bbbbbb", lw=0.8, zorder=1)
+            ax.plot(pair, (len(fixed), len(fixed) + 1), "o", ms=4.5, mfc="none", mec=DARK, mew=0.9)
+        ax.axvline(float(best[number]), color=GREY, lw=0.9, ls="--", zorder=0)
+        logarithmic(ax.xaxis, parts=(1, 3))
+        ax.set(title=domain, ylim=(len(names) - 0.5, -0.5), xlabel="loss of answers (nats a token)")
+        ax.set_yticks(range(len(names)), names)
+        ax.tick_params(axis="y", length=0)
+    figure.alt = (
+        f"{title}. Rows: {', '.join(names)}; a panel a domain. Squares are means over chats with 95% intervals,"
+    )
+    figure.alt += " circles routers, joined by a line from random to trained."
     return figure

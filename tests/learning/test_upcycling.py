@@ -7,7 +7,8 @@ from transformers import AutoModelForCausalLM, Qwen3ForCausalLM, Qwen3MoeForCaus
 
 from qwen3_scratch import Checkpoint, Config, Error, forward, read_config, save_checkpoint
 from qwen3_scratch.checkpoints.weights import tensor_tree
-from qwen3_scratch.learning.upcycling import upcycle
+from qwen3_scratch.learning.upcycling import mix, side_by_side, upcycle
+from qwen3_scratch.model import Ops, Route
 
 DENSE = dense_config(tie_word_embeddings=True)
 WEIGHTS = random_weights(DENSE)
@@ -83,6 +84,47 @@ def test_a_window_of_all_layers_is_kept_and_one_that_no_layer_has_is_dropped(tmp
         assert [config.window(layer) for layer in range(3)] == [window] * 3
         save_checkpoint(Checkpoint(config, weights), tmp_path / str(first))
         assert read_config(tmp_path / str(first)).layer_types == config.layer_types
+
+
+def everyone(share):
+    """A route to all experts, each with the same weight."""
+
+    def route(x, router, top_k, norm_topk_prob):
+        numbers = torch.arange(len(router)).expand(len(x), -1)
+        return Route(torch.full(numbers.shape, share), numbers, x @ router.T)
+
+    return Ops(route=route)
+
+
+@pytest.mark.parametrize("dense_layers", [(), (1,)])
+def test_experts_side_by_side_say_what_all_of_them_say_with_the_same_weight(dense_layers):
+    config = small_config(mlp_only_layers=dense_layers)
+    weights, ids = random_weights(config), random_tokens(config, 2, 24)
+    dense, dense_config = side_by_side(weights, config, 0.3)
+    assert not dense_config.num_experts and all(layer.router is None for layer in dense.layers)
+    assert_near(forward(dense, ids, dense_config), forward(weights, ids, config, ops=everyone(0.3)))
+
+
+def test_a_dense_model_side_by_side_is_itself():
+    dense, config = side_by_side(WEIGHTS, DENSE, 0.3)
+    assert config.intermediate_size == DENSE.intermediate_size
+    assert_near(logits(dense, config), logits(WEIGHTS, DENSE))
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_where_all_tokens_go_to_one_of_the_mixed_experts_the_model_says_what_that_one_says(number):
+    others = [random_weights(DENSE, seed) for seed in (1, 2)]
+    experts = [WEIGHTS._replace(layers=tuple(
+        own._replace(gate_up_proj=other.gate_up_proj, down_proj=other.down_proj)
+        for own, other in zip(WEIGHTS.layers, tuned.layers, strict=True)
+    )) for tuned in others]  # fmt: skip
+    newborn, config = upcycle(WEIGHTS, DENSE, 2)
+
+    def there(x, router, top_k, norm_topk_prob):
+        return Route(torch.ones(len(x), 1), torch.full((len(x), 1), number), x @ router.T)
+
+    found = forward(mix(newborn, experts), TOKENS, config, ops=Ops(route=there))
+    assert_near(found, logits(experts[number], DENSE))
 
 
 @pytest.mark.parametrize(

@@ -69,8 +69,21 @@ def test_coins_decide_the_questions_on_which_two_ways_differ(ones, others, chanc
 
 
 def test_agreement_bars_count_the_exact_and_name_the_worst():
-    figure = plots.agreement_bars({"a": 1.0, "b": 0.5, "c": 0.25})
-    assert title(figure) == "1 of 3 always agree with the dense model; “c” on 25%"
+    figure = plots.agreement_bars({"a": 1.0, "b": 0.5, "c": 0.25}, 1200)
+    assert title(figure) == "1 of 3 agree with the dense model at every token; “c” at 25%"
+    assert figure.axes[0].get_xlabel().endswith("(n = 1,200)")
+
+
+def test_routed_losses_say_how_much_of_the_way_to_the_right_expert_trained_routers_go():
+    fixed = {"dense": torch.tensor([[0.4, 0.6], [0.2, 0.2]]), "its own": torch.tensor([[0.1, 0.1], [0.02, 0.02]])}
+    random, trained = torch.tensor([[0.3, 0.1], [0.5, 0.1]]), torch.tensor([[0.2, 0.02], [0.3, 0.02]])
+    figure = plots.routed_losses(["spanish", "facts"], fixed, random, trained)
+    start = "Of what random routers lose to the right expert, trained ones win back"
+    assert title(figure) == f"{start} 50% on “spanish” and 100% on “facts”"
+    first = figure.axes[0]
+    assert ticks(first.yaxis) == ["dense", "its own", "random routers", "the same, trained"]
+    circles = [line.get_xdata().tolist() for line in first.lines if line.get_marker() == "o"]
+    assert circles == [pytest.approx([0.3, 0.2]), pytest.approx([0.5, 0.3])]
 
 
 def test_router_splits_give_the_range_and_the_middle_half():

@@ -29,8 +29,7 @@ def test_the_costliest_mistake_stands_on_top_and_the_title_counts_the_mild():
 
 def test_mistakes_that_are_equal_but_for_rounding_stand_in_the_order_in_which_they_were_given():
     nats = NATS[[1, 0, 0]] + 1e-6 * torch.tensor([[0.0], [0.0], [1.0]])  # the last one costs more by rounding
-    for figure in (plots.divergence_map(nats, AGREE, NAMES, list("abcd")), plots.stream_distances(nats, NAMES)):
-        assert labels_of(figure.axes[0].yaxis) == NAMES
+    assert labels_of(plots.divergence_map(nats, AGREE, NAMES, list("abcd")).axes[0].yaxis) == NAMES
 
 
 def test_crosses_stand_where_another_token_is_likeliest():
@@ -38,23 +37,15 @@ def test_crosses_stand_where_another_token_is_likeliest():
     assert crosses(ax) == [(0, 0), (0, 1), (0, 2), (0, 3), (1, 3)]
 
 
-def test_the_streams_are_ordered_by_the_last_layer_and_written_in_percent():
-    distance = torch.tensor([[0.05, 0.2], [0.3, 0.5], [0.0, 0.0]])
-    figure = plots.stream_distances(distance, NAMES)
-    ax = figure.axes[0]
-    assert labels_of(ax.yaxis) == ["wrong", "mild", "late"]
-    assert [text.get_text() for text in ax.texts] == ["30", "50", "5", "20", "0", "0"]
-    title = figure.get_suptitle().replace("\n", " ")
-    assert title.startswith("After layer 0 the stream of 1 of 3 mistakes is off by a tenth or more, after the last it")
-    assert title.endswith("is further off in 2")
-
-
-def test_shares_stand_in_the_order_of_the_first_kind_each_at_its_place():
-    shares = {"next tokens": [0.95, 0.2, 1.0], "answers": [0.5, 0.0, 0.9]}
-    figure = plots.mistake_shares(NAMES, shares)
+def test_shares_stand_in_the_order_of_the_first_kind_each_at_its_place_between_the_ends_of_its_interval():
+    shares = {"next tokens": [0.95, 0.2, 1.0], "answers (n = 9)": [0.5, 0.0, 0.9]}
+    ends = [(0.3, 0.7), (0.0, 0.3), (0.6, 1.0)]
+    figure = plots.mistake_shares(NAMES, shares, {"answers (n = 9)": ends})
     ax = figure.axes[0]
     assert labels_of(ax.yaxis) == ["late", "mild", "wrong"]
     drawn = {line.get_label(): list(line.get_xdata()) for line in ax.lines if line.get_marker() != "None"}
-    assert drawn == {"next tokens": [1.0, 0.95, 0.2], "answers": [0.9, 0.5, 0.0]}
+    assert drawn == {"next tokens": [1.0, 0.95, 0.2], "answers (n = 9)": [0.9, 0.5, 0.0]}
+    (whiskers,) = (each.get_segments() for each in ax.collections)
+    assert [tuple(line[:, 0]) for line in whiskers] == [ends[2], ends[0], ends[1]]
     title = figure.get_suptitle().replace("\n", " ")
     assert title == "Nine tenths or more are still right, of 3 mistakes: next tokens in 2, answers in 1"

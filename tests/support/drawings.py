@@ -15,7 +15,7 @@ from qwen3_scratch.plots.canvas import Figure
 WORDS = ("<|im_start|>", "user", "⏎", "Nora", "␣is", "␣in", "␣the", "␣kitchen", ".", "␣$5", "_a^b$", "␣wheelbarrow")
 LENGTHS = (1, 5, 60)
 # Figures whose size no length changes: drawn once.
-CONSTANT = ("model_map", "domain_footprint")
+CONSTANT = ("model_map",)
 
 
 def random_routes(tokens, layers=4, experts=8, top_k=2):
@@ -47,6 +47,13 @@ def head_numbers(heads, layers=4):
 
 def noisy(rows, n=6):
     return torch.rand(rows, n, generator=torch.Generator().manual_seed(rows))
+
+
+def routed(seeds, chats, domains=("spanish", "facts")):
+    names = ("the other domain's expert", "the dense model", "tuned on both", "its own expert")
+    fixed = {name: noisy(len(domains), chats) / 8**at for at, name in enumerate(names)}
+    random = noisy(seeds, len(domains)) + 0.02
+    return domains, fixed, random, random / 5
 
 
 def pairs_of_heads(count):
@@ -250,9 +257,6 @@ DRAWINGS = {  # each from a number of tokens
     ),
     "expert_load": lambda n: plots.expert_load(random_routes(n)),
     "expert_load, 128 experts": lambda n: plots.expert_load(random_routes(n, 12, 128, 8)),
-    "domain_footprint": lambda n: plots.domain_footprint(torch.arange(4 * 6 * 8).view(4, 6, 8), ["arithmetic"] * 6),
-    "domain_footprint, 5 layers": lambda n: plots.domain_footprint(torch.ones(5, 2, 16).long() * n, ["a", "stories"]),
-    "domain_footprint, one layer": lambda n: plots.domain_footprint(torch.eye(2, 4).long()[None], ["a", "b"]),
     "attention_maps": lambda n: plots.attention_maps(attention(8, n), labels(n)),
     "attention_maps, 3 heads": lambda n: plots.attention_maps(attention(3, n), labels(n)),
     "attention_maps, one query": lambda n: plots.attention_maps(attention(4, n)[:, -1:], labels(n)),
@@ -377,8 +381,10 @@ DRAWINGS = {  # each from a number of tokens
     "sampling_steps, 3": lambda n: plots.sampling_steps(dict(list(filtered(n).items())[:3]), None),
     "inverse_draw": lambda n: plots.inverse_draw(torch.arange(1.0, n + 1).softmax(0), 0.3, labels(n)),
     "agreement_bars": lambda n: plots.agreement_bars(
-        {"top-1, renormalised": 1.0, "top-1, raw probability, zero router": 1 / (n + 1)}
+        {"top-1, renormalised": 1.0, "top-1, raw probability, zero router": 1 / (n + 1)}, 100 * n
     ),
+    "routed_losses": lambda n: plots.routed_losses(*routed(min(n, 8), n)),
+    "routed_losses, one domain": lambda n: plots.routed_losses(*routed(n, 3, ("spanish",))),
     "router_splits": lambda n: plots.router_splits(torch.linspace(0, 1, 30 * min(n, 28)).view(30, -1)),
     "shares_right": lambda n: plots.shares_right(*answered(n)),
     "token_similarity": lambda n: plots.token_similarity(random_vectors(n, 8), labels(n)),
@@ -452,9 +458,10 @@ DRAWINGS = {  # each from a number of tokens
     "loss_over_gaps, one chat": lambda n: plots.loss_over_gaps({"default": torch.ones(1, 1)}, [n]),
     "divergence_map": lambda n: plots.divergence_map(*divergences(22, n), labels(n), n // 2),
     "divergence_map, one": lambda n: plots.divergence_map(*divergences(1, n), labels(n)),
-    "stream_distances": lambda n: plots.stream_distances(random_vectors(22, min(n, 28)).abs(), mistake_names(22)),
     "mistake_shares": lambda n: plots.mistake_shares(
-        mistake_names(n), {kind: [at / n for at in range(n)] for kind in ("next tokens", "answers", "random weights")}
+        mistake_names(n),
+        {kind: [at / n for at in range(n)] for kind in ("next tokens", "answers (n = 8)", "random weights")},
+        {"answers (n = 8)": [(at / n / 2, (at / n + 1) / 2) for at in range(n)]},
     ),
     "device_shares": lambda n: plots.device_shares(split_config(attention_bias=True), 2, min(1 << n.bit_length(), 16)),
     "device_shares, dense": lambda n: plots.device_shares(split_config(num_experts=0, tie_word_embeddings=True), 1, 1),

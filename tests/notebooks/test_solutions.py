@@ -1,0 +1,73 @@
+"""Where chapters ask for a function that is no exercise, the folded solution does what the package's function does."""
+
+import re
+from functools import cache
+
+import pytest
+import torch
+from helpers import unchecked
+from reference import dense_config, random_tokens, random_weights, small_config
+from test_chapters import imports
+from test_notebooks import NOTEBOOKS
+
+from qwen3_scratch import forward, trace
+from qwen3_scratch.inside.compare import first_difference, read
+from qwen3_scratch.inside.mistakes import MISTAKES
+from qwen3_scratch.inside.wrong_steps import repeated_heads
+from qwen3_scratch.learning.upcycling import upcycle
+
+STUB = re.compile(r"^def (my_\w+)\(.*?raise NotImplementedError", re.MULTILINE | re.DOTALL)
+FOLDED = re.compile(r"<summary>One solution</summary>\n\n```python\n(.*?)\n```", re.DOTALL)
+ASKED = [
+    (name, function)
+    for name, cells in NOTEBOOKS.items()
+    for cell in cells
+    if cell.cell_type == "code" and "exercise" not in cell.metadata
+    for function in STUB.findall(cell.source)
+]
+
+
+@cache
+def pasted(name):
+    """What a chapter's folded solutions define, after its own imports."""
+    space = {}
+    exec(
+        "\n".join(node for cell in NOTEBOOKS[name] if cell.cell_type == "code" for node in imports(cell.source)), space
+    )
+    for cell in NOTEBOOKS[name]:
+        if cell.cell_type == "markdown" and "exercise" not in cell.metadata:
+            for solution in FOLDED.findall(cell.source):
+                exec(solution, space)
+    return space
+
+
+@pytest.mark.parametrize(("name", "function"), ASKED, ids="-".join)
+def test_below_each_stub_stands_a_folded_solution_of_its_name(name, function):
+    assert callable(pasted(name)[function])
+
+
+def test_the_mistake_that_13_asks_for_is_the_catalogues():
+    q, k, v = torch.randn(1, 8, 5, 16), torch.randn(1, 2, 5, 16), torch.randn(1, 2, 5, 16)
+    mask = torch.ones(5, 5).tril().bool()[None, None]
+    with unchecked():
+        found = pasted("13_pitfalls")["my_repeat"](q, k, v, mask)
+    assert torch.equal(found, repeated_heads(q, k, v, mask))
+
+
+@pytest.mark.parametrize("name", ["interleaved_rope", "window_off_by_one", "gate_and_up_swapped", "layer_norm"])
+def test_the_search_that_13_asks_for_finds_the_call_that_the_packages_finds(name):
+    mistake, config = MISTAKES[name], small_config(**MISTAKES[name].shows_in.config)
+    weights, ids, traces = random_weights(config), random_tokens(config, 1, 24), []
+    for model, steps in ((forward, ()), (mistake.forward, mistake.steps)):
+        with unchecked(), torch.no_grad(), trace(*steps) as recorded:
+            read(model, weights, ids, config, mistake.shows_in.way)
+        traces.append(recorded)
+    assert pasted("13_pitfalls")["my_first"](*traces) is first_difference(*traces).calls[0]
+
+
+def test_the_layer_that_14_asks_for_is_the_packages():
+    config = dense_config()
+    weights = random_weights(config)
+    for old, new in zip(weights.layers, upcycle(weights, config, 3)[0].layers, strict=True):
+        found = pasted("14_upcycling")["my_upcycled"](old, new.router)
+        assert all(one is two or torch.equal(one, two) for one, two in zip(found, new, strict=True))

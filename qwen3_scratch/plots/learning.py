@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from matplotlib.ticker import StrMethodFormatter
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from torch import Tensor
 
 from .canvas import (
@@ -208,7 +208,7 @@ def balance_sweep(
     title = f"With a weight of {highlight:g}, {loss}; idle are {unused[at]:.1f} of {experts} experts in place of"
     figure = new_figure(f"{title} {unused[0]:.1f}", 7.4, 4.2)
     upper, lower = figure.subplots(2, 1, sharex=True)
-    figure.align_ylabels((upper, lower))
+    upper.yaxis.set_major_locator(MaxNLocator(5))
     places = torch.arange(len(weights))
     spread = torch.linspace(-0.18, 0.18, apart.shape[1])
     for ax, values in ((upper, apart), (lower, idle.float())):

@@ -217,7 +217,10 @@ def device_bytes(counts):
 def dispatch(ranks):
     owners = range(2, 2 + ranks)
     moved = [(ranks - 1) / ranks for ranks in owners]
-    sending = {f"top-{k}, once a choice": [2 * k * part / at for at, part in zip(owners, moved, strict=True)] for k in (1, 2, 8)}
+    sending = {
+        f"top-{k}, once a choice": [2 * k * part / at for at, part in zip(owners, moved, strict=True)]
+        for k in (1, 2, 8)
+    }
     return plots.dispatch_cost(owners, [2 * part for part in moved], sending, moved)
 
 

@@ -46,7 +46,7 @@ def started(work: Callable[[], Any], device: torch.device | str = "cpu") -> Star
         torch.cuda.synchronize(device)
     events = recorded.events()
     names = [event.name for event in events]
-    on_gpu = sum(event.device_type == torch.autograd.DeviceType.CUDA for event in events)
+    on_gpu = sum(event.device_type.name == "CUDA" for event in events)
     return Started(sum(name.startswith(LAUNCHES) for name in names), on_gpu, sum(name in WAITS for name in names))
 
 

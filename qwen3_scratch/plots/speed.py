@@ -81,10 +81,10 @@ def stage_speed(
             continue
         ax.plot([speed, predicted.get(name, speed)], [row, row], color=PALE, lw=5, solid_capstyle="butt", zorder=1)
         ax.annotate(f"{speed:,.0f} ({spoken(speed / bound)})", (1.01, row), **beside)
-    for values, look in ((predicted, {"marker": "D", "mfc": LIT}), (run, {"marker": "o", "mfc": DARK})):
+    for label, marker, colour, values in (("predicted", "D", LIT, predicted), ("measured", "o", DARK, run)):
         rows = [list(measured).index(name) for name in values]
-        label = "measured" if values is run else "predicted"
-        ax.plot(list(values.values()), rows, ls="none", ms=6, mec="black", mew=0.8, label=label, **look)
+        look: dict[str, Any] = {"marker": marker, "mfc": colour, "mec": "black", "mew": 0.8, "ms": 6, "ls": "none"}
+        ax.plot(list(values.values()), rows, label=label, **look)
     ax.axvline(bound, color="black", lw=1.2, ls="--", label=f"bound by bytes: {bound:,.0f} (100%)")
     logarithmic(ax.xaxis, parts=(1, 2, 5))
     ax.margins(0.06)

@@ -76,7 +76,7 @@ def add_runs(path: Path, weights: tuple[float, ...] = WEIGHTS, seeds: int = SEED
     tokenizer = tokenizer_of(load_checkpoint("tiny"))
     config = small_config(tokenizer)
     setup = setup_of(config, plan)
-    noted = contents(path) if path.exists() else {"setup": setup, "runs": []}
+    noted: dict[str, Any] = contents(path) if path.exists() else {"setup": setup, "runs": []}
     if noted["setup"] != setup:
         raise Error(f"{path}: holds runs of another model or plan, expected those of this one: name another file")
     with writing(path.parent):

@@ -137,7 +137,7 @@ def balance_bars(share: Float[Tensor, "experts"], probability: Float[Tensor, "ex
     experts, top_k = len(share), share.sum().item()
     loss = (experts * (share * probability).sum()).item()
     figure = new_figure(
-        f"A balance loss of {loss:.2f}: even use would give {top_k:.3g}, the same experts for all up to {experts}",
+        f"A balance loss of {loss:.2f}: even use gives {top_k:.3g}, the same experts for all up to {experts}",
         7.0,
         2.7,
     )
@@ -161,9 +161,10 @@ def load_curves(steps: Sequence[int], shares: Mapping[str, Float[Tensor, "checks
     expert with less than a tenth of an even share counts as idle.
     """
     layers, experts = next(iter(shares.values())).shape[1:]
-    least = {name: found[-1].min().item() for name, found in shares.items()}
-    title = "The least used expert ends at " + ", ".join(f"{value:.1%} {name}" for name, value in least.items())
-    figure = new_figure(f"{title}; an even share is {1 / experts:.1%}", 7.8, 0.9 + 1.4 * layers)
+    unused = [f"{int((found[-1] < 0.1 / experts).sum())} {name}" for name, found in shares.items()]
+    most = [f"{found[-1].max():.0%}" for found in shares.values()]
+    title = f"Of {layers * experts} experts end idle: {', '.join(unused)}; the busiest gets {' and '.join(most)}"
+    figure = new_figure(f"{title} of its layer's choices", 7.8, 0.9 + 1.4 * layers)
     high = 1.06 * max(found.max().item() for found in shares.values())
     axes = figure.subplots(layers, len(shares), sharex=True, sharey=True, squeeze=False)
     for column, (name, found) in enumerate(shares.items()):

@@ -139,16 +139,13 @@ def arithmetic_intensity(
 ) -> Figure:
     """Operations for each byte read, by tokens in a step; `balance` is what a machine can do while it reads a byte.
 
-    Below a machine's balance its arithmetic waits for its memory. The title names, for the first machine, from how
-    many tokens on that ends for each kind of layer.
+    Below a machine's balance its arithmetic waits for its memory. The title names, for the first machine, from about
+    how many tokens on that ends for each kind of layer.
     """
     machine, needed = next(iter(balance.items()))
     reached = {name: crossing(tokens, values, needed) for name, values in operations.items()}
-    texts = [
-        f"“{name}” from about {number:,}" if number else f"“{name}” not by {tokens[-1]:,}"
-        for name, number in reached.items()
-    ]
-    title = f"One token is bound by memory; {machine} is busy computing with {', '.join(texts)} tokens on"
+    texts = [f"{f'{number:,}' if number else f'over {tokens[-1]:,}'} (“{name}”)" for name, number in reached.items()]
+    title = f"Memory no longer bounds {machine} from about so many tokens on: {', '.join(texts)}"
     figure = new_figure(title, 8.8, 3.5)
     ax = figure.subplots()
     draw_lines(ax, tokens, operations, lw=1.3)

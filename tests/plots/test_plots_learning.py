@@ -25,7 +25,7 @@ def test_balance_bars_show_the_loss_that_training_uses():
     probability = logits.softmax(-1)
     share = torch.zeros(40, 8).scatter(1, probability.topk(2).indices, 1.0).mean(0)
     figure = plots.balance_bars(share, probability.mean(0))
-    assert f"loss of {load_balancing_loss([logits], 8, 2):.2f}: even use would give 2," in title(figure)
+    assert f"loss of {load_balancing_loss([logits], 8, 2):.2f}: even use gives 2," in title(figure)
     assert title(figure).endswith("up to 8")
     assert sum(bar.get_height() for bar in figure.axes[0].containers[0]) == pytest.approx(1)
 
@@ -47,7 +47,7 @@ def test_load_curves_count_the_idle_experts_at_the_end():
     start = torch.full((2, 4), 0.25)
     end = torch.tensor([[0.5, 0.49, 0.005, 0.005], [0.25, 0.25, 0.25, 0.25]])
     figure = plots.load_curves([0, 8], {"without": torch.stack([start, end]), "with it": torch.stack([start, start])})
-    expected = "The least used expert ends at 0.5% without, 25.0% with it; an even share is 25.0%"
+    expected = "Of 8 experts end idle: 2 without, 0 with it; the busiest gets 50% and 25% of its layer's choices"
     assert title(figure) == expected
     found = [ax.get_title(loc="left") for ax in figure.axes]
     assert found == [

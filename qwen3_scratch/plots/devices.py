@@ -142,32 +142,30 @@ def device_memory(held: Mapping[str, Mapping[str, Mapping[int, int | float]]], l
 def dispatch_cost(
     owners: Sequence[int],
     adding: Sequence[int | float],
-    sending: Mapping[int, Sequence[int | float]],
+    sending: Mapping[str, Sequence[int | float]],
     gathering: Sequence[int | float],
 ) -> Figure:
     """Vectors that a rank sends for each token of a layer, by number of ranks that own experts.
 
-    `adding` answers up; `sending` tokens to owners and back, for each top-k; `gathering` all rows at the end, which
-    the left panel counts in. The title says from how many ranks on sending is the cheaper.
+    `adding` answers up; ways of `sending` tokens to owners and back; `gathering` all rows at the end, which the left
+    panel counts in. The title says from how many ranks on each way of sending is the cheaper.
     """
     ways = {"with the gathering": [1.0] * len(owners), "without it": [0.0] * len(owners)}
     costs = {
         way: {
-            top_k: [cost + count * rows for cost, count, rows in zip(each, counted, gathering, strict=True)]
-            for top_k, each in sending.items()
+            name: [cost + count * rows for cost, count, rows in zip(each, counted, gathering, strict=True)]
+            for name, each in sending.items()
         }
         for way, counted in ways.items()
     }
     found = {way: [first_below(owners, each, adding) for each in lines.values()] for way, lines in costs.items()}
-    title = f"Sending beats adding up from {', '.join(found['with the gathering'])} ranks on (top-"
-    title += f"{', '.join(map(str, sending))}); from {', '.join(found['without it'])} without gathering"
-    figure = new_figure(title, 8.8, 3.4)
+    named = [f"{first} ({name})" for first, name in zip(found["with the gathering"], sending, strict=True)]
+    title = f"Sending beats adding up from {', '.join(named)} ranks on; from {', '.join(found['without it'])}"
+    figure = new_figure(f"{title} where nothing is gathered", 8.8, 3.5)
     axes = figure.subplots(1, 2, sharey=True)
     for ax, (way, lines) in zip(axes, costs.items(), strict=True):
         ax.plot(owners, adding, "-", color="black", lw=2.2, label="adding answers up, any top-k")
-        every = max(1, len(owners) // 8)
-        named = {f"sending to owners, top-{top_k}": each for top_k, each in lines.items()}
-        draw_lines(ax, owners, named, lw=1.3, markevery=every)
+        draw_lines(ax, owners, lines, lw=1.3, markevery=max(1, len(owners) // 8))
         ax.set(title=way, xlabel="ranks that own experts", ylim=(0, None))
     axes[0].set_ylabel("vectors sent by a rank\nfor each token of a layer")
     figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=4)

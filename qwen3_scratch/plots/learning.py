@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from matplotlib.ticker import StrMethodFormatter
+from jaxtyping import Float, Int
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from torch import Tensor
 
 from .canvas import (
     DARK,
+    MIDDLE,
     PALE,
     SMALL,
     Figure,
@@ -24,9 +25,8 @@ from .canvas import (
 
 __all__ = [
     "balance_bars",
-    "learning_rates",
+    "balance_sweep",
     "load_curves",
-    "loss_comparison",
     "loss_curve",
     "score_curves",
     "target_losses",
@@ -107,7 +107,7 @@ def target_losses(
     nats, counts = nats.detach().float().cpu(), counts.float().cpu()
     full = counts == counts.max()
     means = [nats[part].mean().item() if part.any() else 0.0 for part in (full, ~full)]
-    title = f"A token that counts fully costs {means[0]:.2f} nats on average, any other {means[1]:.2f}"
+    title = f"A token that counts fully costs {means[0]:.2g} nats on average, any other {means[1]:.2g}"
     figure, panels = line_panels(title, len(labels), 46, 0.17, 1.0)
     kinds = ((full, DARK, "", ""), (~full & (counts > 0), "white", "//////", "counts a little"),
              (counts == 0, PALE, "", "does not count"))  # fmt: skip
@@ -137,7 +137,7 @@ def balance_bars(share: Float[Tensor, "experts"], probability: Float[Tensor, "ex
     experts, top_k = len(share), share.sum().item()
     loss = (experts * (share * probability).sum()).item()
     figure = new_figure(
-        f"A balance loss of {loss:.2f}: even use would give {top_k:.3g}, the same experts for all up to {experts}",
+        f"A balance loss of {loss:.2f}: even use gives {top_k:.3g}, the same experts for all up to {experts}",
         7.0,
         2.7,
     )
@@ -154,38 +154,6 @@ def balance_bars(share: Float[Tensor, "experts"], probability: Float[Tensor, "ex
 
 
 @styled
-def learning_rates(rates: Sequence[float]) -> Figure:
-    """The learning rate of each step."""
-    top = max(rates)
-    high = [step for step, rate in enumerate(rates) if rate > top * (1 - 1e-9)]
-    title = f"The learning rate climbs to step {high[0] + 1}, falls from step {high[-1] + 1}, and ends near zero"
-    if rates[-1] > 0.1 * top:
-        title = f"The learning rate climbs to step {high[0] + 1} and ends at {rates[-1] / top:.0%} of its height"
-    figure = new_figure(title, 7.0, 2.1)
-    ax = figure.subplots()
-    ax.plot(range(1, len(rates) + 1), rates, color=DARK, lw=1.5, marker="o" if len(rates) < 3 else None, ms=3)
-    ax.set(xlabel="step", ylabel="learning rate", ylim=(0, 1.1 * top))
-    return figure
-
-
-@styled
-def loss_comparison(steps: Sequence[int], losses: Mapping[str, Sequence[float]], chance: float) -> Figure:
-    """Cross-entropy over the steps, a line for each run; the dashed line is `chance`, the loss of knowing nothing."""
-    ends = {name: values[-1] for name, values in losses.items()}
-    best = min(ends, key=ends.__getitem__)
-    parts = [f"{name} {value:.2f}" for name, value in ends.items()]
-    gap = max(ends.values()) - ends[best]
-    title = f"Nats per target at the end: {', '.join(parts)}; {gap:.2f} apart"
-    figure = new_figure(title, 7.0, 2.6)
-    ax = figure.subplots()
-    draw_lines(ax, steps, losses, lw=1.5, marker="o" if len(steps) < 3 else None, ms=3)
-    ax.axhline(chance, color="black", lw=0.9, ls=(0, (1, 3)), label="chance")
-    ax.set(xlabel="step", ylabel="loss (nats per target)", ylim=(0, None))
-    figure.legend(frameon=False, loc="outside right center")
-    return figure
-
-
-@styled
 def load_curves(steps: Sequence[int], shares: Mapping[str, Float[Tensor, "checks layers experts"]]) -> Figure:
     """Each expert's share of a layer's choices over the steps: a row for each layer, a column for each run.
 
@@ -193,9 +161,10 @@ def load_curves(steps: Sequence[int], shares: Mapping[str, Float[Tensor, "checks
     expert with less than a tenth of an even share counts as idle.
     """
     layers, experts = next(iter(shares.values())).shape[1:]
-    least = {name: found[-1].min().item() for name, found in shares.items()}
-    title = "The least used expert ends at " + ", ".join(f"{value:.1%} {name}" for name, value in least.items())
-    figure = new_figure(f"{title}; an even share is {1 / experts:.1%}", 7.8, 0.9 + 1.4 * layers)
+    unused = [f"{int((found[-1] < 0.1 / experts).sum())} {name}" for name, found in shares.items()]
+    most = [f"{found[-1].max():.0%}" for found in shares.values()]
+    title = f"Of {layers * experts} experts end idle: {', '.join(unused)}; the busiest gets {' and '.join(most)}"
+    figure = new_figure(f"{title} of its layer's choices", 7.8, 0.9 + 1.4 * layers)
     high = 1.06 * max(found.max().item() for found in shares.values())
     axes = figure.subplots(layers, len(shares), sharex=True, sharey=True, squeeze=False)
     for column, (name, found) in enumerate(shares.items()):
@@ -215,4 +184,45 @@ def load_curves(steps: Sequence[int], shares: Mapping[str, Float[Tensor, "checks
                 ax.set_xlabel("step")
     figure.supylabel("share of the layer's choices", fontsize=SMALL + 1)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=3)
+    return figure
+
+
+@styled
+def balance_sweep(
+    weights: Sequence[float],
+    apart: Float[Tensor, "weights seeds"],
+    halves: Float[Tensor, "weights"],
+    idle: Int[Tensor, "weights seeds"],
+    experts: int,
+    highlight: float,
+) -> Figure:
+    """What a weight of the balancing loss does, the first being none: a point each seed, a diamond their mean.
+
+    Above, by how many nats a seed's loss is `apart` from that of the same seed under the first weight, with the half
+    of an interval for the mean; below, how many of all `experts` are `idle`. The title says it of one weight.
+    """
+    at = list(weights).index(highlight)
+    mean, half = apart[at].mean().item(), halves[at].item()
+    unused = idle.float().mean(1)
+    loss = f"the loss {'falls' if mean < 0 else 'rises'} by {abs(mean):.3f} ± {half:.3f} nats"
+    loss = loss if abs(mean) > half else f"the loss is the same within {abs(mean) + half:.3f} nats"
+    title = f"With a weight of {highlight:g}, {loss}; idle are {unused[at]:.1f} of {experts} experts in place of"
+    figure = new_figure(f"{title} {unused[0]:.1f}", 7.4, 4.2)
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    upper.yaxis.set_major_locator(MaxNLocator(5))
+    places = torch.arange(len(weights))
+    spread = torch.linspace(-0.18, 0.18, apart.shape[1])
+    for ax, values in ((upper, apart), (lower, idle.float())):
+        for place, row in zip(places.tolist(), values, strict=True):
+            ax.plot((place + spread).tolist(), row.tolist(), "o", ms=3.5, mfc="none", mec=MIDDLE, label="one seed")
+        ax.plot(places.tolist(), values.mean(1).tolist(), "D", ms=5, color=DARK, label="their mean")
+    bars: dict[str, Any] = {"fmt": "none", "ecolor": DARK, "elinewidth": 1.4, "capsize": 4}
+    upper.errorbar(places[1:].tolist(), apart[1:].mean(1).tolist(), halves[1:].tolist(), **bars)
+    upper.axhline(0, color="black", lw=0.8, ls="--")
+    upper.set_ylabel("nats per target,\napart from 0")
+    lower.set(ylabel=f"idle experts\nof {experts}", xlabel="weight of the balancing loss", ylim=(-0.05 * experts, None))
+    lower.set_xticks(places.tolist(), [f"{weight:g}" for weight in weights])
+    lower.set_xlim(-0.5, len(weights) - 0.5)
+    handles, names = upper.get_legend_handles_labels()
+    figure.legend(handles[-2:], names[-2:], frameon=False, loc="outside lower center", ncols=2)
     return figure

@@ -1,10 +1,10 @@
 """How fast a step is and what bounds it: forms of dispatch timed, stages against the bound, experts hit by a batch."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxtyping import Float
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 from torch import Tensor
 
 from .canvas import (  # fmt: skip
@@ -20,7 +20,6 @@ from .canvas import (  # fmt: skip
     spoken,
     styled,
 )
-from .costs import short
 
 __all__ = ["arithmetic_intensity", "dispatch_times", "distinct_experts", "stage_speed"]
 
@@ -32,8 +31,8 @@ def dispatch_times(
     """Time of one layer's experts by number of tokens, a line for each way of dispatch, a panel for each `experts`."""
     first = winners({name: times[:, 0].tolist() for name, times in seconds.items()})
     last = winners({name: times[:, -1].tolist() for name, times in seconds.items()})
-    title = f"Fastest, by number of experts: {first} at {count(tokens[0], 'token')}"
-    title += f"; {last} at {count(tokens[-1], 'token')}" if len(tokens) > 1 else ""
+    title = f"Fastest at {count(tokens[0], 'token')}: {first}"
+    title += f"; at {count(tokens[-1], 'token')}: {last}" if len(tokens) > 1 else ""
     figure = new_figure(title, 9.2, 3.1 if len(experts) <= 4 else 5.4)
     panels = small_multiples(figure, len(experts))
     for row, ((ax, left, low), number) in enumerate(zip(panels, experts, strict=True)):
@@ -51,11 +50,11 @@ def dispatch_times(
 
 
 def winners(seconds: Mapping[str, Sequence[float]]) -> str:
-    """Which way is the fastest in how many cases, the most frequent first: “loop” 3 times, “grouped” once."""
-    cases = zip(*seconds.values(), strict=True)
+    """Which way is the fastest in how many cases, the most frequent first: “loop” (3 of 4), “grouped” (1 of 4)."""
+    cases = list(zip(*seconds.values(), strict=True))
     best = [min(zip(case, seconds, strict=True))[1] for case in cases]
     often = sorted(dict.fromkeys(best), key=best.count, reverse=True)
-    return ", ".join(f"“{name}” {count(best.count(name), 'time')}" for name in often)
+    return ", ".join(f"“{name}” ({best.count(name)} of {len(cases)})" for name in often)
 
 
 def count(number: int, what: str) -> str:
@@ -66,27 +65,31 @@ def count(number: int, what: str) -> str:
 def stage_speed(
     measured: Mapping[str, int | float | None], predicted: Mapping[str, int | float], bound: int | float
 ) -> Figure:
-    """Tokens a second of each stage (None: not run here), what was predicted, and the bound that reading sets."""
+    """Tokens a second of each stage (None: not run here), what was predicted, and the bound that reading sets.
+
+    The axis is logarithmic: equal distances are equal factors.
+    """
     run = {name: speed for name, speed in measured.items() if speed is not None}
     best = max(run, key=run.__getitem__)
     title = f"“{best}” is the fastest stage here: {run[best]:,.0f} tokens a second, {spoken(run[best] / bound)} of"
-    figure = new_figure(f"{title} what reading the memory allows", 8.8, 1.5 + 0.34 * len(measured))
+    figure = new_figure(f"{title} the bound", 8.8, 1.5 + 0.34 * len(measured))
     ax = figure.subplots()
     beside: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": SMALL + 0.5}
-    for row, speed in enumerate(measured.values()):
+    for row, (name, speed) in enumerate(measured.items()):
         if speed is None:
             ax.annotate("not run here", (0.01, row), style="italic", **beside)
             continue
-        ax.barh(row, speed, color=PALE, edgecolor=DARK, lw=0.6, height=0.62)
+        ax.plot([speed, predicted.get(name, speed)], [row, row], color=PALE, lw=5, solid_capstyle="butt", zorder=1)
         ax.annotate(f"{speed:,.0f} ({spoken(speed / bound)})", (1.01, row), **beside)
-    rows = [list(measured).index(name) for name in predicted]
-    points: dict[str, Any] = {"ms": 6, "mfc": LIT, "mec": "black", "mew": 0.8}
-    ax.plot(list(predicted.values()), rows, "D", label="predicted from launches and bytes", **points)
+    for label, marker, colour, values in (("predicted", "D", LIT, predicted), ("measured", "o", DARK, run)):
+        rows = [list(measured).index(name) for name in values]
+        look: dict[str, Any] = {"marker": marker, "mfc": colour, "mec": "black", "mew": 0.8, "ms": 6, "ls": "none"}
+        ax.plot(list(values.values()), rows, label=label, **look)
     ax.axvline(bound, color="black", lw=1.2, ls="--", label=f"bound by bytes: {bound:,.0f} (100%)")
-    ax.set(xlim=(0, 1.05 * max(*run.values(), *predicted.values(), bound)), ylim=(len(measured) - 0.5, -0.5))
-    ax.set(xlabel="tokens a second", yticks=range(len(measured)), yticklabels=list(measured))
-    ax.xaxis.set_major_locator(MaxNLocator(8))
-    ax.xaxis.set_major_formatter(FuncFormatter(short))
+    logarithmic(ax.xaxis, parts=(1, 2, 5))
+    ax.margins(0.06)
+    ax.set(ylim=(len(measured) - 0.5, -0.5), yticks=range(len(measured)), yticklabels=list(measured))
+    ax.set_xlabel("tokens a second, on a logarithmic axis")
     figure.legend(frameon=False, loc="outside lower center", ncols=3)
     return figure
 
@@ -136,18 +139,13 @@ def arithmetic_intensity(
 ) -> Figure:
     """Operations for each byte read, by tokens in a step; `balance` is what a machine can do while it reads a byte.
 
-    Below a machine's balance its arithmetic waits for its memory. The title names, for the first machine, from how
-    many tokens on that ends for each kind of layer.
+    Below a machine's balance its arithmetic waits for its memory. The title names, for the first machine, from about
+    how many tokens on that ends for each kind of layer.
     """
     machine, needed = next(iter(balance.items()))
-    reached = {
-        name: next((number for number, each in zip(tokens, values, strict=True) if each >= needed), None)
-        for name, values in operations.items()
-    }
-    texts = [
-        f"“{name}” at {number:,}" if number else f"“{name}” not by {tokens[-1]:,}" for name, number in reached.items()
-    ]
-    title = f"One token is bound by memory; {machine} is busy computing with {', '.join(texts)} tokens"
+    reached = {name: crossing(tokens, values, needed) for name, values in operations.items()}
+    texts = [f"{f'{number:,}' if number else f'over {tokens[-1]:,}'} (“{name}”)" for name, number in reached.items()]
+    title = f"Memory no longer bounds {machine} from about so many tokens on: {', '.join(texts)}"
     figure = new_figure(title, 8.8, 3.5)
     ax = figure.subplots()
     draw_lines(ax, tokens, operations, lw=1.3)
@@ -159,3 +157,16 @@ def arithmetic_intensity(
     ax.set(xlabel="tokens in a step", ylabel="operations for each byte read")
     figure.legend(frameon=False, loc="outside right center")
     return figure
+
+
+def crossing(places: Sequence[int], values: Sequence[int | float], needed: int | float) -> int | None:
+    """Where growing values reach what is needed, to two digits: between two places as a line on logarithmic axes."""
+    before = None
+    for place, value in zip(places, values, strict=True):
+        if value >= needed:
+            if before is not None:
+                share = math.log(needed / before[1]) / math.log(value / before[1])
+                place = before[0] * (place / before[0]) ** share
+            return int(float(f"{place:.2g}"))
+        before = place, value
+    return None

@@ -20,7 +20,7 @@ SERIES = (
     "17_topk_moe_on_gpu", "A1_bytes_and_rounding", "A2_long_texts",
     "A3_several_tokens_a_read",
 )  # fmt: skip
-WRITTEN_ANEW = (*SERIES[:15], *SERIES[18:])  # in the second edition: up to upcycling, and the appendices
+WRITTEN_ANEW = SERIES  # in the second edition
 FOUND = {path.stem: path for path in (ROOT / "notebooks").glob("*.ipynb")}
 NOTEBOOKS = {name: nbformat.read(FOUND[name], as_version=4).cells for name in SERIES if name in FOUND}
 each_notebook = pytest.mark.parametrize("name", NOTEBOOKS)

@@ -68,8 +68,8 @@ def test_device_memory_finds_the_fewest_devices_that_are_enough():
 
 
 def test_dispatch_cost_counts_the_gathering_in_one_panel_and_names_the_crossings():
-    figure = plots.dispatch_cost([2, 4, 8], [10, 10, 10], {1: [9, 4, 2], 2: [12, 9, 4]}, [5, 5, 5])
-    expected = "Sending beats adding up from 4, 8 ranks on (top-1, 2); from 2, 4 without gathering"
+    figure = plots.dispatch_cost([2, 4, 8], [10, 10, 10], {"one": [9, 4, 2], "two": [12, 9, 4]}, [5, 5, 5])
+    expected = "Sending beats adding up from 4 (one), 8 (two) ranks on; from 2, 4 where nothing is gathered"
     assert title(figure) == expected
     assert [list(line.get_ydata()) for line in figure.axes[0].lines] == [[10, 10, 10], [14, 9, 7], [17, 14, 9]]
     assert [list(line.get_ydata()) for line in figure.axes[1].lines] == [[10, 10, 10], [9, 4, 2], [12, 9, 4]]

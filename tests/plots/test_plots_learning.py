@@ -5,7 +5,6 @@ import torch
 from drawings import title
 
 from qwen3_scratch import load_balancing_loss, plots
-from qwen3_scratch.learning.training import Plan
 
 
 def legend(figure):
@@ -15,7 +14,7 @@ def legend(figure):
 def test_target_losses_tell_what_counts_from_what_does_not():
     nats, counts = torch.tensor([4.0, 2.0, 0.5, 1.5]), torch.tensor([0.0, 0.05, 1.0, 1.0])
     figure = plots.target_losses(nats, counts, list("abcd"), 7.6)
-    assert title(figure) == "A token that counts fully costs 1.00 nats on average, any other 3.00"
+    assert title(figure) == "A token that counts fully costs 1 nats on average, any other 3"
     assert sorted(legend(figure)) == ["chance", "counts a little", "counts fully", "does not count"]
     heights = [[bar.get_height() for bar in bars] for bars in figure.axes[0].containers[1:]]
     assert heights == [[0.5, 1.5], [2.0], [4.0]]
@@ -26,33 +25,29 @@ def test_balance_bars_show_the_loss_that_training_uses():
     probability = logits.softmax(-1)
     share = torch.zeros(40, 8).scatter(1, probability.topk(2).indices, 1.0).mean(0)
     figure = plots.balance_bars(share, probability.mean(0))
-    assert f"loss of {load_balancing_loss([logits], 8, 2):.2f}: even use would give 2," in title(figure)
+    assert f"loss of {load_balancing_loss([logits], 8, 2):.2f}: even use gives 2," in title(figure)
     assert title(figure).endswith("up to 8")
     assert sum(bar.get_height() for bar in figure.axes[0].containers[0]) == pytest.approx(1)
 
 
-def test_learning_rates_name_the_steps_where_the_rate_turns():
-    plan = Plan(steps=100, warmup=10, decay=0.3)
-    rates = [plan.rate(step) for step in range(plan.steps)]
-    assert rates[8] < rates[9] == rates[70] > rates[71]
-    expected = "The learning rate climbs to step 10, falls from step 71, and ends near zero"
-    assert title(plots.learning_rates(rates)) == expected
-    assert (
-        title(plots.learning_rates(rates[:50])) == "The learning rate climbs to step 10 and ends at 100% of its height"
-    )
-
-
-def test_loss_comparison_names_the_ends_and_how_far_they_are_apart():
-    figure = plots.loss_comparison([0, 8], {"without": [7.0, 1.25], "with it": [7.0, 1.5]}, 7.6)
-    assert title(figure) == "Nats per target at the end: without 1.25, with it 1.50; 0.25 apart"
-    assert legend(figure) == ["without", "with it", "chance"]
+def test_balance_sweep_says_what_one_weight_did_beside_none():
+    apart = torch.tensor([[0.0, 0.0], [-0.03, -0.01], [0.02, -0.01]])
+    idle = torch.tensor([[9, 8], [1, 0], [0, 0]])
+    halves = torch.tensor([0.0, 0.005, 0.03])
+    figure = plots.balance_sweep([0.0, 0.01, 1.0], apart, halves, idle, 32, 0.01)
+    lower = "With a weight of 0.01, the loss falls by 0.020 ± 0.005 nats; idle are 0.5 of 32 experts in place of 8.5"
+    assert title(figure) == lower
+    assert list(figure.axes[0].lines[3].get_ydata()) == pytest.approx([0, -0.02, 0.005])
+    assert list(figure.axes[1].lines[1].get_ydata()) == [1, 0]
+    figure = plots.balance_sweep([0.0, 0.01, 1.0], apart, halves, idle, 32, 1.0)
+    assert "With a weight of 1, the loss is the same within 0.035 nats; idle are 0.0 of 32" in title(figure)
 
 
 def test_load_curves_count_the_idle_experts_at_the_end():
     start = torch.full((2, 4), 0.25)
     end = torch.tensor([[0.5, 0.49, 0.005, 0.005], [0.25, 0.25, 0.25, 0.25]])
     figure = plots.load_curves([0, 8], {"without": torch.stack([start, end]), "with it": torch.stack([start, start])})
-    expected = "The least used expert ends at 0.5% without, 25.0% with it; an even share is 25.0%"
+    expected = "Of 8 experts end idle: 2 without, 0 with it; the busiest gets 50% and 25% of its layer's choices"
     assert title(figure) == expected
     found = [ax.get_title(loc="left") for ax in figure.axes]
     assert found == [

@@ -5,14 +5,14 @@ import torch
 from drawings import title
 
 from qwen3_scratch import plots
-from qwen3_scratch.plots.speed import winners
+from qwen3_scratch.plots.speed import crossing, winners
 
 
 def test_dispatch_times_count_who_is_fastest_at_both_ends():
     seconds = {"loop": torch.tensor([[1.0, 9.0], [1.0, 9.0], [3.0, 2.0]]), "grouped": torch.tensor([[2.0, 3.0]] * 3)}
     figure = plots.dispatch_times([1, 512], [2, 8, 32], seconds)
-    found = "Fastest, by number of experts: “loop” 2 times, “grouped” 1 time at 1 token"
-    assert title(figure) == f"{found}; “grouped” 2 times, “loop” 1 time at 512 tokens"
+    found = "Fastest at 1 token: “loop” (2 of 3), “grouped” (1 of 3)"
+    assert title(figure) == f"{found}; at 512 tokens: “grouped” (2 of 3), “loop” (1 of 3)"
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["2 experts", "8 experts", "32 experts"]
     assert figure.axes[2].lines[0].get_ydata().tolist() == pytest.approx([3000, 2000])
 
@@ -23,16 +23,18 @@ def test_the_panels_of_dispatch_times_share_one_scale():
 
 
 def test_every_case_has_a_winner():
-    assert winners({"a": [1.0, 1.0, 5.0], "b": [2.0, 0.5, 4.0]}) == "“b” 2 times, “a” 1 time"
+    assert winners({"a": [1.0, 1.0, 5.0], "b": [2.0, 0.5, 4.0]}) == "“b” (2 of 3), “a” (1 of 3)"
 
 
 def test_stage_speed_names_the_fastest_that_ran_and_its_share_of_the_bound():
     figure = plots.stage_speed({"loop": 300.0, "gathered": 450.0, "captured": None}, {"loop": 320.0}, 9000.0)
-    expected = "“gathered” is the fastest stage here: 450 tokens a second, 5.0% of what reading the memory allows"
+    expected = "“gathered” is the fastest stage here: 450 tokens a second, 5.0% of the bound"
     assert title(figure) == expected
     texts = [text.get_text().strip() for text in figure.axes[0].texts]
     assert texts == ["300 (3.3%)", "450 (5.0%)", "not run here"]
-    assert len(figure.axes[0].patches) == 2
+    assert figure.axes[0].get_xscale() == "log"
+    drawn = {line.get_label(): list(line.get_xdata()) for line in figure.axes[0].lines}
+    assert (drawn["measured"], drawn["predicted"]) == ([300.0, 450.0], [320.0])
 
 
 def test_distinct_experts_gives_the_range_of_the_layers_beside_even_routing():
@@ -43,6 +45,12 @@ def test_distinct_experts_gives_the_range_of_the_layers_beside_even_routing():
 
 
 def test_arithmetic_intensity_says_from_how_many_tokens_on_a_machine_is_busy():
-    figure = plots.arithmetic_intensity([1, 10, 100], {"dense": [1, 10, 100], "sparse": [1, 2, 9]}, {"it": 10.0})
-    expected = "One token is bound by memory; it is busy computing with “dense” at 10, “sparse” not by 100 tokens"
-    assert title(figure) == expected
+    values = {"dense": [1, 10, 100], "half": [0.5, 5, 50], "sparse": [1, 2, 9]}
+    figure = plots.arithmetic_intensity([1, 10, 100], values, {"it": 10.0})
+    found = "10 (“dense”), 20 (“half”), over 100 (“sparse”)"
+    assert title(figure) == f"Memory no longer bounds it from about so many tokens on: {found}"
+
+
+@pytest.mark.parametrize(("needed", "place"), [(0.5, 1), (1, 1), (295, 300), (1024, 1000), (5000, None)])
+def test_a_crossing_lies_where_the_line_between_two_places_reaches_it(needed, place):
+    assert crossing([1, 4, 16, 64, 256, 1024], [1, 4, 16, 64, 256, 1024], needed) == place

@@ -224,7 +224,10 @@ def device_bytes(counts):
 def dispatch(ranks):
     owners = range(2, 2 + ranks)
     moved = [(ranks - 1) / ranks for ranks in owners]
-    sending = {top_k: [2 * top_k * part / at for at, part in zip(owners, moved, strict=True)] for top_k in (1, 2, 8)}
+    sending = {
+        f"top-{k}, once a choice": [2 * k * part / at for at, part in zip(owners, moved, strict=True)]
+        for k in (1, 2, 8)
+    }
     return plots.dispatch_cost(owners, [2 * part for part in moved], sending, moved)
 
 
@@ -326,9 +329,13 @@ DRAWINGS = {  # each from a number of tokens
     "score_curves, one domain": lambda n: plots.score_curves(scored(n, ("stories",))),
     "target_losses": lambda n: plots.target_losses(torch.arange(float(n)), torch.arange(n) % 3 / 2, labels(n), 7.6),
     "balance_bars": lambda n: plots.balance_bars(2 * torch.arange(1.0, n + 1).softmax(0), torch.ones(n) / n),
-    "learning_rates": lambda n: plots.learning_rates([0.01 * min(1, (at + 1) / 9, (n - at) / 20) for at in range(n)]),
-    "loss_comparison": lambda n: plots.loss_comparison(
-        range(0, 10 * n, 10), {"without balancing": [7.0] * n, "with it": [6.0] * n}, 7.6
+    "balance_sweep": lambda n: plots.balance_sweep(
+        [0.0, *(10.0**-at for at in range(6, -1, -1))],
+        noisy(8, n),
+        torch.rand(8) / 9,
+        (9 * noisy(8, n)).int(),
+        32,
+        0.01,
     ),
     "load_curves": lambda n: plots.load_curves(
         range(0, 10 * n, 10), {name: torch.rand(n, 2, 16).softmax(-1) for name in ("without balancing", "with it")}

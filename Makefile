@@ -84,7 +84,7 @@ fuzz: $(VENV)/.fuzz-ready ## read files that nobody would write, SECONDS_EACH=60
 	@for target in $(or $(TARGETS),config index header tokenizer template); do \
 	  $(ALONE) $(BIN)/python tests/fuzz/fuzz.py $$target $(or $(SECONDS_EACH),60) || exit 1; done
 
-real: $(VENV)/.test-ready ## on a machine with a network: the real weights beside transformers, into REAL.md (ten minutes, 4.5 GB of disk)
+real: $(VENV)/.test-ready ## on a machine with a network: the real weights beside transformers, into REAL.md (4.5 GB of disk)
 	@$(BIN)/python tests/real/real.py
 
 bench: $(VENV)/.bench-ready ## measure the speed beside transformers and llama.cpp into benchmarks/RESULTS.md (an hour, 10 GB of disk)

@@ -13,7 +13,7 @@ from torch import Tensor
 from .config import Config
 from .errors import Error, of_kind, shown, whole_number
 from .model import NEVER
-from .trust.arguments import any_true
+from .trust.arguments import any_true, check_device
 from .trust.memory import available_memory, size_text
 
 
@@ -39,6 +39,8 @@ class KVCache:
             of_kind("cache", "config", config, Config)
         if dtype is not None and not getattr(dtype, "is_floating_point", False):
             raise Error(f"cache: dtype is {shown(dtype)}, expected a floating type such as torch.bfloat16")
+        if device is not None and str(device) != "meta":  # there one measures shapes alone
+            check_device(device)
         self.config, self.batch, self.max_length, self.chunk = config, batch, max_length, chunk
         self.length = self.furthest = 0  # tokens held, and the most that were held before some were forgotten
         self.capacities = capacities(config, max_length, chunk)

@@ -218,7 +218,8 @@ def gqa_attention(
     """attention_weights(q, k, mask) @ v, where heads/kv_heads neighbouring query heads share one key/value head.
 
     Grouped-query attention: Ainslie et al. 2023, arXiv:2305.13245. PyTorch's kernel never builds the weights, so
-    memory grows with the length and not with its square. Raises Error where the heads do not divide.
+    memory grows with the length and not with its square. A query that may look at nothing is answered 0.
+    Raises Error where the heads do not divide.
     """
     group = heads_per_kv_head(q, k)
     batch, heads, q_len, head_dim = q.shape

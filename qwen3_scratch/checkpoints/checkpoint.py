@@ -106,13 +106,23 @@ def load_checkpoint(
     folder = folder if (folder / "tokenizer.json").exists() else home  # an adapter has texts of its own, or its base's
     for path in text_files(folder):  # whoever reads it or copies it along finds a plain file
         check_file(path)
-    tokenizer = read_tokenizer(folder) if (folder / "tokenizer.json").exists() else None
+    tokenizer = find_tokenizer(folder)
     check_vocabulary(folder, tokenizer, config)
     generation_config = read_generation_config(folder) or read_generation_config(home)
     weights = load_weights(weights_of, config, dtype=dtype, device=device, own=own)
     if weights.lm_head is not None:  # a head of its own, which a tied config would hide
         config = replace(config, tie_word_embeddings=False)
     return Checkpoint(config, weights, tokenizer, generation_config, folder)
+
+
+def find_tokenizer(folder: Path) -> Tokenizer | None:
+    """The tokenizer of a folder, if there is one; a line on standard error for one in a form that is not read."""
+    if (folder / "tokenizer.json").exists():
+        return read_tokenizer(folder)
+    if (folder / "vocab.json").exists():
+        found = f"{folder}: has vocab.json and no tokenizer.json, which alone is read, so that it takes token ids only"
+        print(f"{found}: let transformers' AutoTokenizer save its tokenizer there", file=sys.stderr)
+    return None
 
 
 def check_vocabulary(folder: Path, tokenizer: Tokenizer | None, config: Config) -> None:

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from ..config import Config
-from ..errors import Error, of_kind, one_line, shown, whole_number
+from ..errors import Error, of_kind, shown, whole_number
 from ..model import LayerWeights, Weights
+from ..trust.arguments import check_device
 from ..trust.memory import available_memory, size_text
 from ..trust.shards import (
     INDEX,
@@ -47,16 +48,6 @@ def empty_fields(slots: list[Slot], dtype: torch.dtype, device: torch.device | s
         first = slot.part[0] if slot.part else None
         shapes[slot.field] = (first + 1, *shape) if isinstance(first, int) else shape  # the last expert decides
     return {field: torch.empty(shape, dtype=dtype, device=device) for field, shape in shapes.items()}
-
-
-def check_device(device: torch.device | str | None) -> None:
-    """Raises Error for a device that this machine has not, or that holds nothing."""
-    try:
-        # A meta tensor holds nothing, and says so here; MPS has no float64, which tokens are drawn in.
-        torch.empty(0, dtype=torch.float64, device=device).tolist()
-    except (RuntimeError, NotImplementedError, AssertionError, TypeError, ValueError) as error:
-        said = one_line(str(error).splitlines()[0])
-        raise Error(f"device is {shown(device)}, expected one that this machine has ({said}): name another") from None
 
 
 def init_weights(

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ..checkpoints.saving import whole, writing
 from ..checkpoints.weights import init_weights, tensor_tree
 from ..config import Config
-from ..errors import Error, shown, whole_number
+from ..errors import Error, of_kind, shown, whole_number
 from ..model import Ops, Route, Weights, embed, hidden_states, within_texts
 from ..trust.arguments import MASK, any_true, check_keep, check_tensor
 from ..trust.memory import telling_too_little_memory
@@ -142,6 +142,20 @@ class Plan(NamedTuple):
         return self.learning_rate * min(1.0, (step + 1) / max(1, self.warmup), falling)
 
 
+def check_plan(plan: Plan) -> None:
+    """Raises Error for a number of another kind or range than the plan's: it would show after hours, or never."""
+    for name, kind in Plan.__annotations__.items():
+        found, where = getattr(of_kind("train", "plan", plan, Plan), name), f"plan.{name}"
+        if name == "warmup":
+            whole_number("train", where, found, 0)
+        elif kind is int:
+            whole_number("train", where, found)
+        elif not isinstance(found, int | float) or isinstance(found, bool) or not 0 <= found < math.inf:
+            raise Error(f"train: {where} is {shown(found)}, expected a finite number, 0 or more: mend the plan")
+    if plan.decay > 1:
+        raise Error(f"train: plan.decay is {plan.decay}, expected 0 to 1, a share of all steps: mend the plan")
+
+
 def make_optimizer(weights: Weights, plan: Plan) -> torch.optim.AdamW:
     tensors = tensor_tree(weights)
     matrices, others = [t for t in tensors if t.ndim > 1], [t for t in tensors if t.ndim <= 1]
@@ -186,7 +200,8 @@ def train(
         Error: a loss that is no number, too little memory for a step, a disk that is full, or a saved moment of
             another model, plan or seed. What was saved before stays, and the same call goes on from there.
     """
-    moment = resume(config, plan, folder, seed=seed) or start(config, plan, seed)
+    check_plan(plan)
+    moment = resume(config, plan, Path(folder), seed=seed) or start(config, plan, seed)
     weights, optimizer, history = moment.weights, moment.optimizer, moment.history
     with tqdm(total=plan.steps, initial=moment.step, unit="step", desc="training") as bar:
         for step in range(moment.step, plan.steps):
@@ -203,7 +218,7 @@ def train(
             if saving:
                 history[-1] |= measure(weights, step + 1) if measure else {}
                 moment = Moment(step + 1, weights, optimizer, history)
-                save_moment(moment, folder, run_of(config, plan, seed))
+                save_moment(moment, Path(folder), run_of(config, plan, seed))
     return moment
 
 

@@ -181,13 +181,14 @@ def take_turn(checkpoint: Checkpoint, messages: list[Message], text: str, **opti
     asked = [*messages, {"role": "user", "content": text}]
     most, advice = options["max_new_tokens"], "raise --max-new-tokens to see more"
     try:
-        how = {name: options[name] for name in ("thinking", "plain_user_text")}
-        room = checkpoint.config.longest - len(prompt_ids(checkpoint, asked, **how))
+        how = {"thinking": options["thinking"], "plain_user_text": options.pop("plain_user_text")}
+        ids = prompt_ids(checkpoint, asked, **how)
+        room = checkpoint.config.longest - len(ids)
         if room < 1:
             raise Error("the chat has filled the model's context: /new starts afresh")
         if room < most:
             most, advice = room, "the chat has filled the model's context: /new starts afresh"
-        found = show(stream(checkpoint, asked, **options | {"max_new_tokens": most}))
+        found = show(stream(checkpoint, ids, **options | {"max_new_tokens": most}))
         tell_why_short(found, advice)
         return [*asked, found.message]
     except Error as error:

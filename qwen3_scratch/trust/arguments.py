@@ -12,6 +12,7 @@ from typing import Any, ParamSpec, TypeVar, get_args, get_origin
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.utils._pytree import tree_leaves
 
 from ..errors import Error, one_line, shown, true_or_false, whole_number
@@ -53,6 +54,10 @@ def checked(
             found = ", ".join(f"{name} is {each.dtype} on {each.device}" for name, each in tensors.items())
             if len({(each.dtype, each.device) for each in tensors.values() if each.is_floating_point()}) > 1:
                 raise Error(f"{where}: {found}, expected one type and one device: cast or move one of them") from None
+            if any(is_functorch_wrapped_tensor(each) for each in tensors.values()):
+                found = f"torch.func transforms it, and a step asks for values ({one_line(str(error).splitlines()[0])})"
+                advice = "give one that asks for none, as ops=Ops(moe=fast.dispatch.moe_gathered)"
+                raise Error(f"{where}: {found}, expected shapes alone: {advice}") from None
             raise Error(f"{where}: {one_line(error)}, expected arguments that go together: mend them") from error
 
     first_checked.__module__ = __name__.partition(".")[0]  # where it is to be found by this name
@@ -133,6 +138,16 @@ def check_tensor(where: str, name: str, found: Any, kind: Any, sizes: dict[str, 
             sizes[size.lstrip("*#")] = own
 
 
+def check_device(device: torch.device | str | None) -> None:
+    """Raises Error for a device that this machine has not, or that holds nothing."""
+    try:
+        # A meta tensor holds nothing, and says so here; MPS has no float64, which tokens are drawn in.
+        torch.empty(0, dtype=torch.float64, device=device).tolist()
+    except (RuntimeError, NotImplementedError, AssertionError, TypeError, ValueError) as error:
+        said = one_line(str(error).splitlines()[0])
+        raise Error(f"device is {shown(device)}, expected one that this machine has ({said}): name another") from None
+
+
 # ---- the arguments of forward ----------------------------------------------------------------
 
 TOKEN_IDS, EMBEDS = Int[Tensor, "batch seq"], Float[Tensor, "batch seq hidden"]
@@ -166,6 +181,9 @@ def check_forward(given: Any) -> None:
     for name, (found, field, kind) in wanted.items():
         if not hasattr(found, field):
             raise Error(f"forward: {name} is a {type(found).__name__}, expected {kind}: mend the argument")
+    for name, step in given["ops"]._asdict().items() if "ops" in given else ():
+        if not callable(step) and (name, step) != ("reduce", None):
+            raise Error(f"forward: ops.{name} is {shown(step)}, expected a function: leave it out or write one")
     if (token_ids is None) == (embeds is None):
         raise Error("forward: expected exactly one of token_ids and inputs_embeds: leave one of them None")
     table, layers = weights.embed_tokens, len(weights.layers)

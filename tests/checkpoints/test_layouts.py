@@ -208,6 +208,14 @@ def test_a_value_head_beside_is_left_out_in_one_line(tmp_path, capfd):
     assert capfd.readouterr().err.endswith(line)
 
 
+def test_a_tokenizer_in_an_older_form_is_named_in_one_line(tmp_path, capfd):
+    write(tmp_path, tensors_of(tmp_path, TIED), TIED)
+    (tmp_path / "vocab.json").write_text("{}", encoding="utf-8")
+    assert load_checkpoint(tmp_path).tokenizer is None
+    (said,) = capfd.readouterr().err.splitlines()
+    assert said.startswith(f"{tmp_path}: has vocab.json and no tokenizer.json, which alone is read")
+
+
 def test_layers_behind_the_last_are_left_out_in_one_line(tmp_path, capfd):
     write(tmp_path, tensors_of(tmp_path, TIED), TIED, num_hidden_layers=1)
     check_same(tmp_path, TIED)

@@ -1,5 +1,6 @@
 """Whatever happens to one of many processes, all end soon, with one sentence that names the rank and the cause."""
 
+import inspect
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from reference import dense_config, random_weights
 from tiers import only, selected
 
 from qwen3_scratch import Checkpoint, Error, generate, load_checkpoint, save_checkpoint
+from qwen3_scratch.devices import launch
 from qwen3_scratch.devices.launch import agree, from_others, ranks
 from qwen3_scratch.devices.slices import check_split
 
@@ -270,6 +272,12 @@ def test_the_first_rank_answers_as_a_single_process_does(single):
     assert found.stdout == single.text + "\n"
     assert found.stderr.count(single.thinking.strip()) == 1
     assert found.stderr.count("Experts of each token by layer") == 1
+
+
+def test_who_is_slow_has_ten_minutes_and_who_is_gone_is_noticed_within_fifteen_seconds():
+    """A look, a wait for the store and one for the others' reasons: the processes themselves are tried above."""
+    assert inspect.signature(launch.ranks).parameters["timeout"].default == launch.TIMEOUT == 600
+    assert launch.NOTICE + 2 * launch.ROLL_CALL <= 15
 
 
 @pytest.mark.proof

@@ -4,8 +4,10 @@ These tests run without the check of shapes in signatures (`make unit` starts th
 compile the checks as well. Everything is in fp32: in bf16 another order of adding turns a token now and then.
 """
 
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -309,6 +311,25 @@ def test_without_a_compiler_it_says_so_once_and_writes_the_same(tmp_path, missin
     assert said.code == 0, said.err
     assert len(set(said.out.splitlines())) == 1
     assert said.err.count("compiled: nothing can be compiled here") == 1
+
+
+def test_a_step_is_recorded_on_the_device_of_the_model_and_not_on_the_current_one(monkeypatch):
+    """Without a GPU only the order of the calls: what stands for the recording asks on which device it is made."""
+    current, seen = [torch.device("cuda", 0)], []
+
+    @contextmanager
+    def on(device):
+        current.append(device)
+        yield current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", on)
+    for name in ("compiled_steps", "warm_up"):
+        monkeypatch.setattr(compiling, name, lambda *_: None)
+    monkeypatch.setattr(compiling, "recorded", lambda *_: seen.append(current[-1]))
+    monkeypatch.setattr(torch, "tensor", lambda numbers, device: numbers)
+    second = torch.device("cuda", 1)
+    compiling.compiled_by(Ops(), SimpleNamespace(device=second), SimpleNamespace(length=3), lambda logits: logits)
+    assert (seen, current) == ([second], [torch.device("cuda", 0)])
 
 
 def test_the_terminal_compiles_where_asked(monkeypatch, capsys):

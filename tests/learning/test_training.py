@@ -236,6 +236,23 @@ def test_a_run_goes_on_only_with_the_plan_and_the_seed_that_it_was_begun_with(tm
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("name", Plan._fields)
+@pytest.mark.parametrize("value", ["many", None, -1, math.nan, math.inf, True])
+def test_a_plan_of_another_kind_or_range_is_refused_before_anything_is_trained(tmp_path, name, value):
+    with pytest.raises(Error, match=rf"^train: plan\.{name} is .*, expected .*: mend the"):
+        train(CONFIG, PLAN._replace(**{name: value}), lambda step: pytest.fail("trained"), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["steps", "save_every"])
+def test_a_plan_of_no_steps_is_refused_and_one_without_warmup_is_none(tmp_path, name):
+    with pytest.raises(Error, match=rf"plan\.{name} is 0, expected a whole number of at least 1"):
+        train(CONFIG, PLAN._replace(**{name: 0}), batch_of, tmp_path)
+    with pytest.raises(Error, match=r"plan\.decay is 1\.5, expected 0 to 1, a share"):
+        train(CONFIG, PLAN._replace(decay=1.5), batch_of, tmp_path)
+    assert train(CONFIG, Plan(steps=1, warmup=0), batch_of, tmp_path).step == 1
+
+
 def test_a_loss_that_is_no_number_ends_the_run_and_spoils_no_saved_moment(tmp_path):
     before = begun(tmp_path, 3)
 

@@ -206,6 +206,8 @@ WRONG_INPUTS: dict[str, tuple[dict[str, Any], str]] = {
     "a cache of other heads": (dict(cache=KVCache(small_config(num_key_value_heads=4), 2, 9)), "other layers or heads"),
     "a cache of fewer layers": (dict(cache=KVCache(small_config(num_hidden_layers=2), 2, 9)), "other layers or heads"),
     "logits of a number that is none": (dict(logits_to_keep=1.0), "logits_to_keep is 1.0"),
+    "a step that is no function": (dict(ops=Ops(norm=3)), r"ops\.norm is 3, expected a function: leave it out"),
+    "a step that is None": (dict(ops=Ops(route=None)), r"ops\.route is None, expected a function"),
 }
 
 

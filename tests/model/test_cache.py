@@ -105,6 +105,12 @@ def test_a_ring_goes_back_rightly_or_refuses(window, chunk, length, steps, seed)
         assert_near(forward(weights, new, config, cache=cache)[:, -1], forward(weights, text, config)[:, -1])
 
 
+@pytest.mark.parametrize("device", ["nonsense", 3.5, "privateuseone"])
+def test_a_cache_on_a_device_that_is_not_there_is_refused(device):
+    with pytest.raises(Error, match=r"^device is .*, expected one that this machine has .*: name another$"):
+        KVCache(CONFIGS["window"], 1, 8, device=device)
+
+
 def test_a_ring_names_how_far_back_it_goes():
     cache = make("window", 1, chunk=3)
     read("window", random_tokens(CONFIGS["window"], 1, 20), cache)

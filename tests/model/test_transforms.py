@@ -9,6 +9,7 @@ import pickle
 
 import pytest
 import torch
+from helpers import unchecked
 from reference import assert_near, dense_config, random_tokens, random_weights, small_config
 from tiers import in_proof
 from torch import Tensor
@@ -120,6 +121,12 @@ def test_vmap_over_texts_equals_a_batch():
         return forward(WEIGHTS, ids[None], CONFIG, ops=GATHERED)[0]
 
     assert_near(torch.func.vmap(of_one)(IDS), forward(WEIGHTS, IDS, CONFIG))
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_vmap_over_steps_that_ask_for_values_names_those_that_ask_for_none():
+    with unchecked(), pytest.raises(Error, match=r"^forward: torch\.func transforms it, .* moe_gathered\)$"):
+        torch.func.vmap(lambda ids: forward(WEIGHTS, ids[None], CONFIG))(IDS)
 
 
 def test_vmap_over_models_runs_each_of_them():

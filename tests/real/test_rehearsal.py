@@ -57,7 +57,7 @@ def real(tmp_path, url, *words, **settings):
         "HF_HUB_OFFLINE": "0",
     }
     script = str(ROOT / "tests" / "real" / "real.py")
-    return finished(script, "--page", str(tmp_path / "REAL.md"), *words, env=env | settings, timeout=900)
+    return finished(script, "--page", str(tmp_path / "REAL.md"), *words, env=env | settings, timeout=3600)
 
 
 def test_a_rehearsal_reaches_its_last_line_and_only_what_is_published_of_logits_does_not_hold(hub, tmp_path):
@@ -73,6 +73,14 @@ def test_a_rehearsal_reaches_its_last_line_and_only_what_is_published_of_logits_
     assert "norm_topk_prob: False" in page and page.count(SHA) == 3
     assert "| 02_tokens_and_chat | yes |" in page
     assert page.splitlines()[-1].startswith("Not held: published: the mean logit")
+
+
+def test_a_rehearsal_runs_every_notebook(hub, tmp_path):
+    said = real(tmp_path, hub.url, "--rehearsal")
+    assert said.code == 0, said.err
+    page = (tmp_path / "REAL.md").read_text(encoding="utf-8")
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        assert f"| {path.stem} | yes |" in page
 
 
 def test_outside_a_rehearsal_what_does_not_hold_is_a_failure(hub, tmp_path):

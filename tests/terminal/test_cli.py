@@ -18,6 +18,7 @@ from qwen3_scratch import Checkpoint, forward, generate, load_checkpoint, read_c
 from qwen3_scratch.fast import eager
 from qwen3_scratch.request import prompt_ids
 from qwen3_scratch.terminal.screen import visible
+from qwen3_scratch.tokenizer import Tokenizer
 from qwen3_scratch.trust.memory import size_text
 
 END = tokenizer().token_id("<|im_end|>")
@@ -265,6 +266,19 @@ def test_a_chat_remembers_its_turns_until_it_starts_afresh(run, says, polite):
     assert "thinking is off" in found.err and "Hm." in found.err and "/new starts afresh" in found.err
     assert "error: the chat has filled the model's context: /new starts afresh" in found.err
     assert script.calls == len(script.tokens) and first.endswith("assistant\n")
+
+
+def test_a_chat_turns_what_was_said_into_tokens_once_a_turn(run, says, polite, monkeypatch):
+    says("One.<|im_end|>Two.<|im_end|>")
+    rendered, render = [], Tokenizer.encode_chat
+
+    def noting(self, messages, **options):
+        rendered.append(len(messages))
+        return render(self, messages, **options)
+
+    monkeypatch.setattr(Tokenizer, "encode_chat", noting)
+    assert run("chat", "-m", polite, "--max-new-tokens", "9", stdin="first\nsecond\n").out == "One.\nTwo.\n"
+    assert rendered == [1, 3]
 
 
 def test_a_chat_ends_where_its_input_ends(run, says, folder):

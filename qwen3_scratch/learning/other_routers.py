@@ -93,7 +93,7 @@ def biased_route(
     """Sigmoid scores, each expert's by itself; the `top_k` largest of score + bias are chosen, and weigh their scores.
 
     So the bias decides who is asked and never how much an answer counts, and no gradient reaches it. DeepSeek-V3,
-    arXiv:2412.19437, equations 13 to 16. Raises Error for a bias of another length, or a top_k out of range.
+    arXiv:2412.19437, section 2.1.2. Raises Error for a bias of another length, or a top_k out of range.
     """
     if len(bias) != len(router):
         raise Error(f"biased_route: bias has {len(bias)} numbers, expected {len(router)}, one an expert: mend it")
@@ -136,7 +136,7 @@ def moe_with_shared(
     """moe of all experts but the last, and the last one's answer to every token, which no router weighs.
 
     The stacks hold one expert more than the router has rows. DeepSeekMoE (Dai et al. 2024), arXiv:2401.06066,
-    equations 9 to 11; Qwen1.5-MoE adds a gate to it. Raises Error where the stacks hold another number of experts.
+    section 3.2; Qwen1.5-MoE puts a gate before it. Raises Error where the stacks hold another number of experts.
     """
     routed = route.logits.shape[1]
     if len(gate_up_proj) != routed + 1:

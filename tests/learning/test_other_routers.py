@@ -1,4 +1,4 @@
-"""Routers beside the model's own: a capacity, noise, a moved bias, a shared expert; each equal to it where it must be."""
+"""Routers beside the model's own, equal to it where they must be: a capacity, noise, a moved bias, a shared expert."""
 
 import math
 from functools import partial
@@ -243,9 +243,18 @@ def test_a_choice_that_was_dropped_teaches_its_expert_nothing():
 
 X, ROUTER = drawn(4)
 WRONG = {
-    "an odd number of rows": (lambda: noisy_route(X, ROUTER[:7], 2, True), "noisy_route: router has 7 rows, expected two"),
-    "more choices than half the rows": (lambda: noisy_route(X, ROUTER, 5, True), "noisy_route: top_k is 5, expected 1 to 4"),
-    "no choice": (lambda: biased_route(X, ROUTER, 0, True, torch.zeros(8)), "biased_route: top_k is 0, expected 1 to 8"),
+    "an odd number of rows": (
+        lambda: noisy_route(X, ROUTER[:7], 2, True),
+        "noisy_route: router has 7 rows, expected two",
+    ),
+    "more choices than half the rows": (
+        lambda: noisy_route(X, ROUTER, 5, True),
+        "noisy_route: top_k is 5, expected 1 to 4",
+    ),
+    "no choice": (
+        lambda: biased_route(X, ROUTER, 0, True, torch.zeros(8)),
+        "biased_route: top_k is 0, expected 1 to 8",
+    ),
     "a bias too short": (lambda: biased_route(X, ROUTER, 2, True, torch.zeros(7)), "bias has 7 numbers, expected 8"),
     "a capacity of nothing": (lambda: capacity_route(X, ROUTER, 2, True, 0.0), "capacity_of: factor is 0.0, expected"),
     "no number": (lambda: capacity_of(4, 8, 2, math.nan), "capacity_of: factor is nan, expected a number above 0"),
@@ -255,7 +264,7 @@ WRONG = {
         "moe_with_shared: gate_up_proj holds 8 experts, expected 9, those of the router and a shared one",
     ),
     "fewer biases than layers": (lambda: in_turn(())(X, ROUTER, 2, True), "in_turn: 0 biases, expected one a sparse"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", WRONG)

@@ -36,7 +36,7 @@ def test_router_comparison_pairs_by_seed_and_names_sure_differences_alone():
     figure = plots.router_comparison(LOSSES, LEAST, "loss")
     assert title(figure) == (
         "Compared with loss, the loss is +0.50 nats with noise; no other difference of the loss is sure "
-        "(n\u00a0=\u00a03 seeds); the least used expert gets 5.0% of an even share with noise, 80% with bias"
+        "(n = 3 seeds); the least used expert gets 5.0% of an even share with noise, 80% with bias"
     )
     left, right = figure.axes
     by_row = {name: [] for name in LOSSES}
@@ -54,6 +54,6 @@ def test_router_comparison_pairs_by_seed_and_names_sure_differences_alone():
 def test_one_seed_proves_nothing():
     one = {name: each[:1] for name, each in LOSSES.items()}
     said = title(plots.router_comparison(one, {name: each[:1] for name, each in LEAST.items()}, "loss"))
-    assert said.startswith("No difference of the loss is sure (n\u00a0=\u00a01 seeds)")
+    assert said.startswith("No difference of the loss is sure (n = 1 seeds)")
     with unchecked():
         assert plots.router_loads({"alone": torch.ones(1, 1, 1)}).alt

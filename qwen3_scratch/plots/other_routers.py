@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from .canvas import DARK, MIDDLE, SMALL, Figure, half_interval, new_figure, percent, spoken, styled
+from .canvas import DARK, GREY, MIDDLE, PALE, SMALL, Figure, half_interval, new_figure, percent, spoken, styled
 
-__all__ = ["router_comparison", "router_loads"]
+__all__ = ["expert_places", "router_comparison", "router_loads"]
 
 IDLE = 0.1  # of an even share: an expert with less counts as idle
 STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36}  # for a 95% interval of so few values
@@ -22,6 +23,45 @@ def idle_experts(shares: Float[Tensor, "runs layers experts"]) -> int:
 
 
 @styled
+def expert_places(asked: Int[Tensor, "choices"], experts: int, capacity: int, labels: Sequence[str]) -> Figure:
+    """The places of each expert, a row for each: taken in the order of the choices, empty, and those turned away.
+
+    A choice is labelled, if there is room; behind the bar stand those that found no place.
+    """
+    queues = [
+        [label for label, one in zip(labels, asked.tolist(), strict=True) if one == row] for row in range(experts)
+    ]
+    lost, taken = (sum(map(len, part)) for part in ([q[capacity:] for q in queues], [q[:capacity] for q in queues]))
+    title = (
+        f"{lost} of {len(labels)} choices dropped, while {experts * capacity - taken} of {experts * capacity} places "
+    )
+    longest = max(capacity, *(len(queue) for queue in queues))
+    apart = min(0.7, 7.0 / longest)  # inches a place
+    texts = [[text if len(text) <= apart * 11 else "…" for text in queue] for queue in queues]
+    figure = new_figure(f"{title}stay empty", max(5.2, 1.6 + apart * longest), 0.75 + 0.36 * experts)
+    ax = figure.subplots()
+    for row, queue in enumerate(queues):
+        for place in range(max(capacity, len(queue))):
+            look: dict[str, Any] = (
+                {"fc": PALE, "ec": DARK} if place < len(queue) else {"fc": "white", "ec": GREY, "ls": "--"}
+            )
+            look = look if place < capacity else {"fc": "white", "ec": DARK, "hatch": "//////"}
+            ax.add_patch(Rectangle((place + 0.06, row - 0.38), 0.88, 0.76, lw=0.8, **look))
+            if place < len(queue):
+                behind = {"fc": PALE if place < capacity else "white", "ec": "none", "pad": 1.0}
+                ax.text(place + 0.5, row, texts[row][place], fontsize=SMALL, ha="center", va="center", bbox=behind)
+    ax.axvline(capacity, color="black", lw=1.2)
+    ax.set(xlim=(0, longest), ylim=(experts - 0.5, -0.5), xticks=())
+    ax.set_xlabel(f"places of each expert: {capacity}; hatched: dropped", fontsize=SMALL + 1)
+    ax.set_yticks(range(experts), [f"expert {row}" for row in range(experts)], fontsize=SMALL)
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+    figure.alt = f"{title}stay empty. A row of {capacity} boxes for each of {experts} experts, with who took each."
+    figure.few_colours = True
+    return figure
+
+
+@styled
 def router_loads(shares: Mapping[str, Float[Tensor, "runs layers experts"]]) -> Figure:
     """Each expert's share of its layer's choices, as times an even share, the busiest first: a panel for each way.
 
@@ -31,7 +71,7 @@ def router_loads(shares: Mapping[str, Float[Tensor, "runs layers experts"]]) -> 
     some = [f"{count} of {shares[name].numel()} with {name}" for name, count in idle.items() if count]
     none = len(idle) - len(some)
     title = "Idle experts, below a tenth of an even share: " + ", ".join(some)
-    title += f"; none in the other {none}" * (0 < none < len(idle)) if some else "none"
+    title += f"; none in the other\u00a0{none}" * (0 < none < len(idle)) if some else "none"
     rows, columns = -(-len(shares) // 3), min(3, len(shares))
     figure = new_figure(title, max(5.2, 0.6 + 2.35 * columns), 0.9 + 1.45 * rows)
     high = 1.08 * max(float(each.max()) * each.shape[-1] for each in shares.values())

@@ -12,6 +12,18 @@ def title(figure):
     return " ".join(figure.get_suptitle().split())
 
 
+def test_expert_places_fill_in_the_order_of_the_choices_and_count_who_is_dropped():
+    figure = plots.expert_places(torch.tensor([0, 0, 2, 0, 0]), 3, 2, "abcde")
+    assert title(figure) == "2 of 5 choices dropped, while 3 of 6 places stay empty"
+    (ax,) = figure.axes
+    assert {text.get_text(): text.get_position() for text in ax.texts} == {
+        "a": (0.5, 0), "b": (1.5, 0), "d": (2.5, 0), "e": (3.5, 0), "c": (0.5, 2),
+    }  # fmt: skip
+    looks = [(box.get_hatch(), box.get_linestyle()) for box in ax.patches]
+    assert sum(hatch is not None for hatch, _ in looks) == 2 and sum(line == "--" for _, line in looks) == 3
+    assert title(plots.expert_places(torch.tensor([0]), 1, 1, "a")).startswith("0 of 1 choices dropped, while 0 of 1")
+
+
 def test_router_loads_count_idle_experts_and_sort_each_layer():
     shares = {
         "alone": torch.tensor([[[0.01, 0.5, 0.49]], [[0.4, 0.6, 0.0]]]),

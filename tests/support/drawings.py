@@ -330,6 +330,7 @@ DRAWINGS = {  # each from a number of tokens
     "load_curves": lambda n: plots.load_curves(
         range(0, 10 * n, 10), {name: torch.rand(n, 2, 16).softmax(-1) for name in ("without balancing", "with it")}
     ),
+    "expert_places": lambda n: plots.expert_places(torch.arange(n) % 7 % 4, 4, max(1, n // 5), labels(n)),
     "router_loads": lambda n: plots.router_loads({name: torch.rand(3, 2, n).softmax(-1) for name in WAYS}),
     "router_comparison": lambda n: plots.router_comparison(
         {name: [1.0 + at * seed for seed in range(min(n, 3))] for at, name in enumerate(WAYS)},

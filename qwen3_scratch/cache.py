@@ -39,13 +39,16 @@ class KVCache:
             of_kind("cache", "config", config, Config)
         if dtype is not None and not getattr(dtype, "is_floating_point", False):
             raise Error(f"cache: dtype is {shown(dtype)}, expected a floating type such as torch.bfloat16")
-        if device is not None and str(device) != "meta":  # there one measures shapes alone
-            check_device(device)
         self.config, self.batch, self.max_length, self.chunk = config, batch, max_length, chunk
         self.length = self.furthest = 0  # tokens held, and the most that were held before some were forgotten
         self.capacities = capacities(config, max_length, chunk)
         self.keeps_all = max_length in self.capacities  # some layer does, so the text may not grow past it
         self.has_rings = min(self.capacities) < max_length
+        try:
+            self.upcoming = torch.zeros(batch, dtype=torch.long, device=device)
+        except (RuntimeError, AssertionError, TypeError, ImportError):
+            check_device(device)
+            raise
         self.keys, self.values = [], []
         for capacity in self.capacities:
             shape = (batch, config.num_key_value_heads, capacity, config.head_dim)
@@ -55,7 +58,6 @@ class KVCache:
             capacity: torch.full((batch, capacity), NEVER, dtype=torch.long, device=device)
             for capacity in set(self.capacities)
         }
-        self.upcoming = torch.zeros(batch, dtype=torch.long, device=device)
 
     def next_positions(self, batch: int) -> Int[Tensor, "batch"]:
         """The position of each row's next token: one past the last token, padding aside, that the row holds."""

@@ -320,7 +320,8 @@ def test_a_step_is_recorded_on_the_device_of_the_model_and_not_on_the_current_on
     @contextmanager
     def on(device):
         current.append(device)
-        yield current.pop()
+        yield
+        current.pop()
 
     monkeypatch.setattr(torch.cuda, "device", on)
     for name in ("compiled_steps", "warm_up"):

@@ -14,6 +14,7 @@ from pseudo_terminal import Terminal
 from tiers import in_proof, only
 
 from qwen3_scratch.fast import eager
+from qwen3_scratch.request import prompt_ids
 from qwen3_scratch.terminal import keyboard, screen
 from qwen3_scratch.terminal.screen import visible
 
@@ -125,7 +126,7 @@ def stream(checkpoint, asked, **options):
     return Generation("ok", None, [1], "stop", [1])
     yield
 
-commands.stream, commands.prompt_ids = stream, lambda *_, **__: []
+commands.stream, commands.prompt_ids = stream, lambda _, asked, **__: asked
 commands.main()
 """
 
@@ -258,10 +259,8 @@ def test_a_chat_gives_the_thinking_back_and_forgets_nothing(run, says, folder, m
     plain = screen.show
     monkeypatch.setattr("qwen3_scratch.terminal.commands.show", lambda pieces: taken.append(plain(pieces)) or taken[-1])
     asked = []
-    stream = __import__("qwen3_scratch.terminal.commands", fromlist=["stream"]).stream
-    monkeypatch.setattr(
-        "qwen3_scratch.terminal.commands.stream", lambda ck, chat, **o: asked.append(chat) or stream(ck, chat, **o)
-    )
+    how = "qwen3_scratch.terminal.commands.prompt_ids"
+    monkeypatch.setattr(how, lambda ck, chat, **o: asked.append(chat) or prompt_ids(ck, chat, **o))
     says("<think>\nHm.\n</think>\n\nOne.<|im_end|>Two.<|im_end|>")
     assert run("chat", "-m", folder, "--max-new-tokens", "20", stdin="a\nb\n").code == 0
     assert asked[1] == [{"role": "user", "content": "a"}, taken[0].message, {"role": "user", "content": "b"}]

@@ -20,7 +20,7 @@ from ..checkpoints.saving import whole, writing
 from ..checkpoints.weights import init_weights, tensor_tree
 from ..config import Config
 from ..errors import Error, of_kind, shown, whole_number
-from ..model import Ops, Route, Weights, attention_mask, embed, hidden_states, moe_route, within_texts
+from ..model import Ops, Route, Weights, embed, hidden_states, within_texts
 from ..trust.arguments import MASK, any_true, check_keep, check_tensor
 from ..trust.memory import telling_too_little_memory
 
@@ -98,7 +98,7 @@ class Losses(NamedTuple):
     balance: Float[Tensor, ""]  # mean over layers; top_k at its best
 
 
-def losses(weights: Weights, batch: Batch, config: Config, balance_weight: float) -> Losses:
+def losses(weights: Weights, batch: Batch, config: Config, balance_weight: float, ops: Ops = Ops()) -> Losses:
     """Weighted cross-entropy of the next token plus the load-balancing loss, taken layer by layer.
 
     The reference pools all layers before it counts, so that one layer's favourite expert can hide behind another
@@ -107,12 +107,12 @@ def losses(weights: Weights, batch: Batch, config: Config, balance_weight: float
     router_logits = []
 
     def noting_route(*args: Any) -> Route:
-        route = moe_route(*args)
+        route = ops.route(*args)
         router_logits.append(route.logits)
         return route
 
-    keep, ops = batch.chat >= 0, Ops(route=noting_route, mask=within_texts(attention_mask, batch.chat))
-    x = hidden_states(weights, embed(batch.token_ids, weights.embed_tokens), config, keep, batch.positions, ops=ops)
+    keep, noting = batch.chat >= 0, ops._replace(route=noting_route, mask=within_texts(ops.mask, batch.chat))
+    x = hidden_states(weights, embed(batch.token_ids, weights.embed_tokens), config, keep, batch.positions, ops=noting)
     target, counts = batch.token_ids[:, 1:], batch.loss_weights[:, 1:]
     chosen = counts > 0
     head = weights.embed_tokens if weights.lm_head is None else weights.lm_head
@@ -164,12 +164,13 @@ def make_optimizer(weights: Weights, plan: Plan) -> torch.optim.AdamW:
 
 
 def train_step(
-    weights: Weights, optimizer: torch.optim.Optimizer, batch: Batch, config: Config, plan: Plan, step: int
-) -> Losses:
+    weights: Weights, optimizer: torch.optim.Optimizer, batch: Batch, config: Config, plan: Plan, step: int,
+    ops: Ops = Ops(),
+) -> Losses:  # fmt: skip
     """One update of the weights, in place. The tensors of the tree are leaves that require gradients."""
     for group in optimizer.param_groups:
         group["lr"] = plan.rate(step)
-    found = losses(weights, batch, config, plan.balance_weight)
+    found = losses(weights, batch, config, plan.balance_weight, ops)
     found.total.backward()
     torch.nn.utils.clip_grad_norm_(tensor_tree(weights), plan.max_grad_norm)
     optimizer.step()

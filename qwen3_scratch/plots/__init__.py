@@ -22,6 +22,7 @@ from .lookup_proofs import *
 from .mistakes import *
 from .mixture import *
 from .one_word import *
+from .other_routers import *
 from .overview import *
 from .positions import *
 from .predictions import *

@@ -14,6 +14,7 @@ from qwen3_scratch.plots.canvas import Figure
 
 WORDS = ("<|im_start|>", "user", "⏎", "Nora", "␣is", "␣in", "␣the", "␣kitchen", ".", "␣$5", "_a^b$", "␣wheelbarrow")
 LENGTHS = (1, 5, 60)
+WAYS = ("no balancing", "balancing loss", "noise", "loss and capacity", "moved bias", "loss and shared expert")
 # Figures whose size no length changes: drawn once.
 CONSTANT = ("model_map",)
 
@@ -339,6 +340,13 @@ DRAWINGS = {  # each from a number of tokens
     ),
     "load_curves": lambda n: plots.load_curves(
         range(0, 10 * n, 10), {name: torch.rand(n, 2, 16).softmax(-1) for name in ("without balancing", "with it")}
+    ),
+    "expert_places": lambda n: plots.expert_places(torch.arange(n) % 7 % 4, 4, max(1, n // 5), labels(n)),
+    "router_loads": lambda n: plots.router_loads({name: torch.rand(3, 2, n).softmax(-1) for name in WAYS}),
+    "router_comparison": lambda n: plots.router_comparison(
+        {name: [1.0 + at * seed for seed in range(min(n, 3))] for at, name in enumerate(WAYS)},
+        {name: [0.3 + 0.1 * seed for seed in range(min(n, 3))] for name in WAYS},
+        WAYS[1],
     ),
     "load_curves, one layer": lambda n: plots.load_curves(range(n), {"alone": torch.ones(n, 1, 128) / 128}),
     "file_layout": layout,

@@ -278,10 +278,10 @@ def moe(
     Tokens are sorted by expert, so that each expert that was chosen at all sees its tokens in one product. How many
     they are is asked for: vmap, torch.export and fullgraph compiling need a form of `fast.dispatch`, as `moe_gathered`.
     """
-    token_of, weight_of = route.experts.flatten().argsort(stable=True), route.weights.flatten()
+    by_expert, weight_of = route.experts.flatten().argsort(stable=True), route.weights.flatten()
     counts = route.experts.flatten().bincount(minlength=gate_up_proj.shape[0]).tolist()
     out = torch.zeros_like(x)
-    for number, chosen in enumerate(token_of.split(counts)):
+    for number, chosen in enumerate(by_expert.split(counts)):
         if len(chosen):
             tokens = chosen // route.experts.shape[1]
             answer = expert(x.index_select(0, tokens), *gate_up_proj[number].chunk(2), down_proj[number])

@@ -167,7 +167,7 @@ def sides_title(rows: Sequence[Sequence[str]]) -> str:
     """What the two panels show."""
     if len({len(row) for row in rows}) == 1:
         return "Rows of one length need no padding: all go on in one column"
-    return "Padded on the left all rows go on in one column, on the right each in its own"
+    return "Padded on the left all rows end in one column, on the right each in its own"
 
 
 @styled

@@ -1,11 +1,13 @@
 """What every notebook of the series has, and how it stops when it is pointed at something that is no checkpoint."""
 
+import copy
 import os
 import re
 from pathlib import Path
 
 import nbformat
 import pytest
+from comparing import FIGURE
 from jupyter_client.manager import start_new_kernel
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from other_checkpoints import write
@@ -168,6 +170,24 @@ def test_a_refresh_keeps_what_no_second_run_repeats_until_code_before_it_changes
     old = notebook(("a", "1"), ("b", "2"), tags=["nbval-ignore-output"])
     assert settled(notebook(("a", "3"), ("b", "4"), tags=["nbval-ignore-output"]), old) == ["1", "2"]
     assert settled(notebook(("A", "3"), ("b", "4"), tags=["nbval-ignore-output"]), old) == ["3", "4"]
+
+
+def test_a_refresh_keeps_no_measured_output_whose_words_are_no_longer_printed():
+    def measured(*texts, **figure):
+        made = notebook(*(("a", text) for text in texts), tags=["nbval-ignore-output"])
+        data = {"image/png": figure["pixels"], FIGURE: {"texts": {"title": figure["title"]}, "numbers": figure}}
+        made.cells.append(new_code_cell("b", outputs=[new_output("display_data", data)]))
+        made.cells[-1].metadata["tags"] = ["nbval-ignore-output"]
+        return made
+
+    old = measured("3 of 30 change in 9 ms", "lead 0.02 there", title="A is 2 times faster", pixels="x")
+    new = measured("5 of 30 change in 12 ms", "lead 10.50 there", title="A is 4 times faster", pixels="y")
+    settle(new, old, clean)
+    assert [cell.outputs for cell in new.cells] == [cell.outputs for cell in old.cells]
+    new = measured("3 of 30 change in 9 ms: sums", "lead 0.02 elsewhere", title="B is 2 times faster", pixels="x")
+    fresh = copy.deepcopy(new)
+    settle(new, old, clean)
+    assert new == fresh
 
 
 def test_a_refresh_measures_anew_where_another_cell_before_shows_something_else():

@@ -29,7 +29,7 @@ def test_ring_steps_name_the_slot_and_what_it_held():
 
 def test_padding_sides_count_a_rows_own_tokens():
     figure = plots.padding_sides([["a"], ["b", "c"]])
-    assert title(figure) == "Padded on the left all rows go on in one column, on the right each in its own"
+    assert title(figure) == "Padded on the left all rows end in one column, on the right each in its own"
     assert shades(figure.axes[0]) == [[3, 1, 2], [1, 1, 2]]
     assert shades(figure.axes[1]) == [[1, 2, 0], [1, 1, 2]]
     words = [text.get_text() for text in figure.axes[0].texts]

@@ -130,6 +130,10 @@ WRONG = {
     "a tokenizer of nothing": (lambda: Tokenizer(3), "tokenizer: backend is 3"),
     "a number as a token": (lambda: TOKENIZER.token_id(3), "token is 3, expected str"),
     "no switch": (lambda: TOKENIZER.encode_chat([TURN], plain_user_text="no"), "plain_user_text is 'no'"),
+    "a number as a switch": (lambda: TOKENIZER.render_chat([TURN], thinking=1), "thinking is 1, expected true"),
+    "None as a switch": (
+        lambda: TOKENIZER.render_chat([TURN], add_generation_prompt=None), "add_generation_prompt is None",
+    ),
     "weights of another depth": (
         lambda: replace(MADE, config=small_config(num_hidden_layers=CONFIG.num_hidden_layers + 1)),
         f"Checkpoint: weights have {CONFIG.num_hidden_layers} layers, expected {CONFIG.num_hidden_layers + 1}",

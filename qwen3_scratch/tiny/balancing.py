@@ -125,7 +125,7 @@ def read_runs(path: Path) -> Runs:
 
 
 def main(folder: Annotated[Path, typer.Argument(help="Of the embedded checkpoint.")] = Path("data/tiny-moe")) -> None:
-    """Train small models with several weights of the balancing loss; note what becomes of them (ten minutes of a core)."""
+    """Train small models with several weights of the balancing loss; note the ends (ten minutes of one core)."""
     torch.set_num_threads(1)
     add_runs(folder / RUNS)
 

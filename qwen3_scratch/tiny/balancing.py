@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..checkpoints.checkpoint import load_checkpoint, tokenizer_of
-from ..checkpoints.saving import write_json, writing
+from ..checkpoints.saving import write_text, writing
 from ..config import Config
 from ..errors import Error
 from ..learning.training import Batch, Plan, losses, start, train_step
@@ -92,7 +92,13 @@ def add_runs(path: Path, weights: tuple[float, ...] = WEIGHTS, seeds: int = SEED
             nats, shares = measured(moment.weights, fresh, config)
             rounded = [[round(share, 5) for share in layer] for layer in shares.tolist()]
             noted["runs"].append({"weight": weight, "seed": seed, "nats": round(nats, 5), "shares": rounded})
-            write_json(path, noted)
+            write_runs(path, noted)
+
+
+def write_runs(path: Path, noted: dict[str, Any]) -> None:
+    """JSON, a run on each line."""
+    runs = ",\n".join(map(json.dumps, noted["runs"]))
+    write_text(path, f'{{"setup": {json.dumps(noted["setup"])},\n"runs": [\n{runs}\n]}}\n')
 
 
 def contents(path: Path) -> dict[str, Any]:
@@ -111,15 +117,15 @@ def read_runs(path: Path) -> Runs:
     runs = sorted(found["runs"], key=lambda run: (run["weight"], run["seed"]))
     weights = sorted({run["weight"] for run in runs})
     try:
-        nats, shares = (torch.tensor([run[name] for run in runs]).unflatten(0, (len(weights), -1))
-                        for name in ("nats", "shares"))  # fmt: skip
+        pairs = (torch.tensor([run[name] for run in runs]) for name in ("nats", "shares"))
+        nats, shares = (each.unflatten(0, (len(weights), -1)) for each in pairs)
     except (RuntimeError, ValueError, TypeError) as error:
         raise Error(f"{path}: lacks runs ({error}), expected every seed with every weight: run it to its end") from None
     return Runs(weights, nats, shares, found["setup"])
 
 
 def main(folder: Annotated[Path, typer.Argument(help="Of the embedded checkpoint.")] = Path("data/tiny-moe")) -> None:
-    """Train small models with several weights of the balancing loss and note what became of them (half an hour)."""
+    """Train small models with several weights of the balancing loss; note the ends (ten minutes of one core)."""
     torch.set_num_threads(1)
     add_runs(folder / RUNS)
 

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..checkpoints.checkpoint import Checkpoint, load_checkpoint, tokenizer_of
-from ..checkpoints.saving import write_json, writing
+from ..checkpoints.saving import write_text, writing
 from ..checkpoints.weights import tensor_tree
 from ..config import Config
 from ..errors import Error, one_line
@@ -216,6 +216,12 @@ def rounded(found: dict[str, Any]) -> dict[str, Any]:
     return kept | {"least": [round(min(layer), 5) for layer in found["shares"]]}
 
 
+def text_of(record: dict[str, Any]) -> str:
+    """The record as JSON, a run on a line."""
+    runs = ",\n".join(json.dumps(run) for run in record["runs"])
+    return f'{{"settings": {json.dumps(record["settings"])},\n"runs": [\n{runs}\n]}}\n'
+
+
 def make(path: Path, trial: Trial, seeds: Sequence[int] = SEEDS) -> None:
     """Trains every way with every seed that the record lacks, and writes it after each run."""
     record: dict[str, Any] = {"settings": settings_of(trial.plan), "runs": []}
@@ -232,7 +238,7 @@ def make(path: Path, trial: Trial, seeds: Sequence[int] = SEEDS) -> None:
         record["runs"].append(run | {"shares": [[round(one, 5) for one in layer] for layer in seen[-1]["shares"]]})
         with writing(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, record)
+        write_text(path, text_of(record))
         print(f"{name}, seed {seed}: {seen[-1]['loss']:.3f} nats, {took} s", file=sys.stderr, flush=True)
 
 

@@ -30,7 +30,7 @@ course = course_module()
 @pytest.fixture(scope="module")
 def classroom(tmp_path_factory):
     """A course in a folder of its own, with a time limit that no right answer comes near."""
-    return course.Course(tmp_path_factory.mktemp("course"), timeout=30)
+    return course.Course(tmp_path_factory.mktemp("course"), timeout=60)
 
 
 @pytest.fixture(scope="module")

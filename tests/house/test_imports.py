@@ -30,7 +30,7 @@ NEEDS = {
     "tests/**/*.py": "test",
     "benchmarks/*.py": "bench",
 }
-OWN = {"qwen3_scratch", "benchmarks", "wrong_answers", "fuzz"} | {
+OWN = {"qwen3_scratch", "benchmarks", "wrong_answers", "kinds", "fuzz"} | {
     path.stem for folder in ("tests", "notebooks", "docs") for path in (ROOT / folder).rglob("*.py")
 }
 INSTALLED = packages_distributions() | {"atheris": ["atheris"], "llama_cpp": ["llama-cpp-python"]}  # for fuzz and bench

@@ -62,7 +62,7 @@ def self_attention__projections_detached(x, layer, config, table, mask):
 @wrong(GRADIENT)
 def expert_ffn__by_lists(x, gate_proj, up_proj, down_proj):
     gate, up = F.linear(x, gate_proj), F.linear(x, up_proj)
-    return F.linear(torch.tensor((F.silu(gate) * up).tolist(), dtype=x.dtype).view(len(x), -1), down_proj)
+    return F.linear(torch.tensor((F.silu(gate) * up).tolist(), dtype=x.dtype).view(gate.shape), down_proj)
 
 
 @wrong(GRADIENT)
@@ -154,7 +154,7 @@ def cached_step__held_grows(weights, token_ids, config, held):
 def forward__rope_parameters_changed(weights, token_ids, config, logits_to_keep=0):
     positions = torch.arange(token_ids.shape[1])[None]
     table, x = model.rope_table(config, positions), model.embed(token_ids, weights.embed_tokens)
-    config.rope_parameters["seen"] = True
+    object.__setattr__(config, "rope_parameters", {**config.rope_parameters, "seen": True})
     for number, layer in enumerate(weights.layers):
         x = layered(x, layer, config, table, model.attention_mask(positions, positions, config.window(number)))
     x = model.rms_norm(x[:, -logits_to_keep:], weights.norm, config.rms_norm_eps)

@@ -195,7 +195,7 @@ def rope__x_detached_in_one_half(x, cos, sin):
 @wrong(GRADIENT)
 def gqa_attention__softmax_of_numbers(q, k, v, mask=None):
     group = q.shape[1] // k.shape[1]
-    scores = (q @ k.repeat_interleave(group, 1).mT).detach().numpy() / np.float32(q.shape[-1] ** 0.5)
+    scores = (q @ k.repeat_interleave(group, 1).mT).detach().float().numpy() / np.float32(q.shape[-1] ** 0.5)
     if mask is not None:
         scores = np.where(np.broadcast_to(mask.numpy(), scores.shape), scores, LOWEST)
     grown = np.exp(scores - scores.max(-1, keepdims=True))

@@ -45,8 +45,8 @@ PAGES = (
 LINK = re.compile(r"(?<=\]\()([^)#:\s]+)((?:#[^)\s]*)?\))")
 ROOMS = {
     "fast": ("fast",), "devices": ("devices.launch", "devices.slices"), "inside": ("inside.heads", "inside.compare"),
-    "learning": ("learning.training", "learning.upcycling", "learning.other_routers"), "tiny": ("tiny.evaluate",), "exercises": ("exercises",),
-    "explorer": ("explorer",),
+    "learning": ("learning.training", "learning.upcycling", "learning.other_routers"), "tiny": ("tiny.evaluate",),
+    "exercises": ("exercises",), "explorer": ("explorer",),
 }  # fmt: skip
 IN_COLAB = """# In Colab the package has to be installed first; elsewhere this cell does nothing.
 import sys

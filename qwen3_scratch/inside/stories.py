@@ -1,10 +1,13 @@
-"""Stories told to a checkpoint: what it notes, and looks up in its notes."""
+"""Stories told to a checkpoint: what it notes and looks up in its notes, and other notes to put in their place."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..checkpoints.checkpoint import Checkpoint, load_checkpoint
 from ..generation import generate
+from ..tiny.corpus import Example
 from ..tiny.lookups import Lookups, lookups_in
+from ..tokenizer import Tokenizer
 
 SPARE = (
     "Nora is in the garden. She has a pink cup. Leo, who has a white coat, is at the school. Where is the white coat?"
@@ -43,3 +46,51 @@ def tell(checkpoint: Checkpoint, story: str) -> Told:
         if lookups.followers.any(-1).all():
             return Told(model, (answer.thinking or "").strip(), answer.text, token_ids, lookups, said)
     raise AssertionError("the embedded checkpoint looks the spare story up")
+
+
+class Notes(NamedTuple):
+    """A thinking that is written for the model, and the answer that would follow it."""
+
+    thinking: str
+    answer: str
+
+
+def other_notes(examples: Sequence[Example], tokenizer: Tokenizer) -> dict[str, list[Notes]]:
+    """By kind, the right notes of each story and three in their place: wrong ones, another story's, none.
+
+    Each example asks one question about a story with at least two people in its notes. The wrong notes are the right
+    ones with two words exchanged, the answering one and that in its place in another person's notes.
+    """
+    found: dict[str, list[Notes]] = {
+        "right notes": [], "two words exchanged": [], "another story's": [], "as many dashes": []
+    }  # fmt: skip
+    for own, neighbour in zip(examples, [*examples[1:], *examples[:1]], strict=True):
+        words, length = _answering(own), len(tokenizer.encode(own.thinking))
+        made = (
+            Notes(own.thinking, own.answer),
+            Notes(_exchanged(own.thinking, *words), _exchanged(own.answer, *words)),
+            Notes(neighbour.thinking, neighbour.answer),
+            Notes(" -" * length, "nothing"),
+        )
+        for notes, each in zip(found.values(), made, strict=True):
+            notes.append(each)
+    return found
+
+
+def same_words(one: str, other: str) -> bool:
+    """Whether two answers are one but for `in` and `at`, which change with the place: in the garden, at the school."""
+    bare = ([word for word in text.split() if word not in ("in", "at")] for text in (one, other))
+    return next(bare) == next(bare)
+
+
+def _answering(example: Example) -> tuple[str, str]:
+    """The word that answers, and the one in its place in another person's notes."""
+    people = [line.split() for line in example.thinking.splitlines() if line.startswith("- ")]
+    answer = example.thinking.split()[-1]  # the look-up ends with it
+    own = next(row for row in people if answer in row)
+    other = next(row for row in people if row is not own)
+    return answer, other[own.index(answer)]
+
+
+def _exchanged(text: str, one: str, other: str) -> str:
+    return text.replace(one, "#").replace(other, one).replace("#", other)

@@ -30,15 +30,20 @@ __all__ = ["loss_over_gaps", "met_angles", "scores_by_distance", "slowed_pairs"]
 LOOKS = (("-", DARK, 1.6), ("--", MIDDLE, 1.3), ("-.", "#555555", 1.2), ("-", "#9ecae1", 1.8))  # of the kinds of rope
 
 
+CLEAR = 1.7  # times a 95% interval: where some twenty are compared, one is beyond that by chance once in twenty times
+
+
 @styled
 def met_angles(frequencies: Float[Tensor, "pairs"], usual: int, met: int, longer: int) -> Figure:
     """For some pairs the circle of their angles: dark what half the chats met, which have up to `usual` tokens, paler
     what the longest of those sampled, with `met` tokens, adds, thin and dashed what is new up to `longer`. Written
-    below is how often the pair turns within `met`; the first that does not come round is shown too."""
+    below is how often the pair turns within `met`; the first that does not come round is shown too. Pairs that turn
+    less than a quarter even within `longer` are left out: their arcs would be too short to be told apart."""
     turns = frequencies.float().cpu() * met / (2 * math.pi)
     new = int((turns < 1).sum())
     border = {int((turns < 1).long().argmax())} if new else set()
-    pairs = sorted({round(at) for at in torch.linspace(0, len(turns) - 1, min(6, len(turns))).tolist()} | border)
+    legible = max(1, int((turns * longer / met >= 0.25).sum()))
+    pairs = sorted({round(at) for at in torch.linspace(0, legible - 1, min(6, legible)).tolist()} | border)
     title = f"{new} of {len(turns)} pairs do not come round within the {met:,} tokens of the longest chat sampled"
     figure = new_figure(title, max(7.4, 1.3 * len(pairs)), 2.6)
     looks: tuple[dict[str, Any], ...] = (
@@ -106,17 +111,18 @@ def loss_over_gaps(
     """How much more an answer costs than with the first kind when its positions begin so many later than the question
     ends, chat by chat, with 95% intervals; `student` is their factor, larger where chats are few.
 
-    The title says which lose less or more for sure at each of the last two gaps. Kinds that are far off from the rest
-    have a panel of their own.
+    The title says which lose less or more at each of the last two gaps, beyond `CLEAR` times the interval. Kinds that
+    are far off from the rest have a panel of their own.
     """
     first, *others = losses
     apart = {name: losses[name] - losses[first] for name in others}  # [gaps, chats] each
     mean = {name: each.mean(1) for name, each in apart.items()}
     error = {name: half_interval(each, student) for name, each in apart.items()}
+    clear = {name: CLEAR * each for name, each in error.items()}
     found = []
     for at in range(len(gaps))[-2:]:
-        less = [name for name in others if mean[name][at] + error[name][at] < 0]
-        more = [name for name in others if mean[name][at] - error[name][at] > 0]
+        less = [name for name in others if mean[name][at] + clear[name][at] < 0]
+        more = [name for name in others if mean[name][at] - clear[name][at] > 0]
         said = [f"{how} with {together(names)}" for names, how in ((less, "less"), (more, "more")) if names]
         found.append(f"at a gap of {gaps[at]:,} {', '.join(said) or 'none can be told apart'}")
     title = f"Loss against that of {first}: {'; '.join(found)}"

@@ -109,6 +109,9 @@ def test_met_angles_counts_the_pairs_that_were_not_round_once():
     for found, expected in zip(ends, wanted, strict=True):
         assert found == pytest.approx(expected, abs=1e-6)
     assert len(figure.axes[0].lines) == 1  # half the chats came round
+    slow = plots.met_angles(2 * math.pi * torch.tensor([2.0, 0.2, 0.1]) / 100, 50, 100, 200)
+    # a fifth of a turn within 200 is left out
+    assert [ax.get_title(loc="left") for ax in slow.axes] == ["pair 0", "pair 1"]
 
 
 def test_slowed_pairs_counts_what_keeps_its_speed_in_each_shape():
@@ -141,9 +144,11 @@ def test_loss_over_gaps_names_those_that_lose_less_or_more_for_sure():
     same = {"default": losses["yarn"], "yarn": losses["yarn"]}
     assert title(plots.loss_over_gaps(same, [0, 512])).endswith("; at a gap of 512 none can be told apart")
     assert len(plots.loss_over_gaps(same, [0, 512]).axes) == 1
-    apart = {"default": torch.zeros(1, 2), "a": torch.tensor([[1.0, 2.0]])}
+    apart = {"default": torch.zeros(1, 2), "a": torch.tensor([[1.0, 1.5]])}
     assert title(plots.loss_over_gaps(apart, [8])).endswith("more with a")
     assert title(plots.loss_over_gaps(apart, [8], 12.7)).endswith("none can be told apart")  # Student's, of two chats
+    close = {"default": torch.zeros(1, 2), "a": torch.tensor([[1.0, 2.0]])}  # 1.5 ± 0.98: too little for one of many
+    assert title(plots.loss_over_gaps(close, [8])).endswith("none can be told apart")
 
 
 def test_scores_by_distance_are_told_at_the_last_mark_the_lowest_place_and_the_end():

@@ -30,6 +30,7 @@ FOLDERS = (
 )  # Python's own, and what is installed
 WRAPPER = PACKAGE + os.path.join("trust", "arguments.py")  # what stands around public functions
 LIBRARIES = (*(str(folder) + os.sep for folder in FOLDERS), WRAPPER, "<@beartype", "<frozen", "<patient>")
+HARMLESS = ("<module>", "__repr__", "__str__")  # to import and to print
 TAKEN_OUT = {"tolist", "item", "__int__", "__float__", "__bool__", "__index__"}
 
 
@@ -84,7 +85,7 @@ class Watch(TorchFunctionMode):
             self.entered.append(code.co_qualname)
 
     def _may(self, code: CodeType) -> bool:
-        ours = code.co_filename in (__file__, WRAPPER) or code.co_name == "<module>"  # this watch, and an import
+        ours = code.co_filename in (__file__, WRAPPER) or code.co_name in HARMLESS
         return ours or code.co_filename in self.files or code in self.codes
 
 

@@ -201,29 +201,32 @@ def score_waves(
     farthest: int = 60,
 ) -> Figure:
     """The score of one query with one key, both yet unturned, if the key stood 0 to `farthest` tokens before it: the
-    sum over all pairs and, below it, the terms of the three pairs that change most with the distance.
+    sum over all pairs and, below it, the terms of the two pairs that change most with the distance, and the sum of
+    those that hardly change.
 
     `names` are those of the tokens of query and key.
     """
     waves = pair_terms(query, key, frequencies, farthest)
     total = waves.sum(1)
     spans = waves.amax(0) - waves.amin(0)
-    shown = sorted(spans.topk(min(3, len(spans))).indices.tolist())
+    shown = sorted(spans.topk(min(2, len(spans))).indices.tolist())
     best, calm = int(total.argmax()), int((spans < 0.1).sum())
     title = f"The score of “{names[0]}” with “{names[1]}” is highest at distance {best}; "
     title += f"the terms of {calm} of {len(spans)} pairs change by less than 0.1 over {farthest} tokens"
+    terms = {f"pair {pair}": waves[:, pair].tolist() for pair in shown}
+    terms |= {f"sum of those {calm}": waves[:, spans < 0.1].sum(1).tolist()} if calm else {}
     figure = new_figure(title, 8.4, 4.4)
     upper, lower = figure.subplots(2, 1, sharex=True)
     draw_lines(upper, range(farthest + 1), {"sum of all pairs": total.tolist()})
-    draw_lines(lower, range(farthest + 1), {f"pair {pair}": waves[:, pair].tolist() for pair in shown})
-    for ax, label in ((upper, "score"), (lower, "terms of 3 pairs")):
+    draw_lines(lower, range(farthest + 1), terms)
+    for ax, label in ((upper, "score"), (lower, "terms")):
         for line in ax.lines:
             line.set_marker("")
         ax.axhline(0, color=GREY, lw=0.7, zorder=0)
         ax.set(ylabel=label)
         ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
     lower.set(xlabel="distance from the query back to the key")
-    figure.alt = f"Above, the score by distance; below, the waves of pairs {', '.join(map(str, shown))}. {title}."
+    figure.alt = f"Above, the score by distance; below, {', '.join(terms)}. {title}."
     return figure
 
 

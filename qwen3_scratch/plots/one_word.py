@@ -6,8 +6,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from matplotlib.axes import Axes
-from matplotlib.image import AxesImage
 from matplotlib.patches import Patch, Rectangle
 from torch import Tensor
 
@@ -101,46 +99,27 @@ def word_vectors(
 
 @styled
 def word_heads(weights: Float[Tensor, "layers heads k_len"], labels: Sequence[str], at: int) -> Figure:
-    """What the last token of `labels` takes in from each token: the mean of each layer's heads, then one layer's heads.
-
-    That layer is the one with the head that looks most at the token `at`. A frame is around what each layer or head
-    looks at most, the token itself left out.
-    """
+    """What the last token of `labels` takes in from each token, in the layer of the head that looks most at the token
+    `at`: a row for each head."""
     wide = weights.float().cpu()
     layer, head = divmod(int(wide[:, :, at].argmax()), wide.shape[1])
-    mean, most = wide[layer, :, at].mean(), wide[layer, head, at]
-    title = (
-        f"In layer {layer} the mean of the heads gives “{labels[at]}” {spoken(float(mean))}, "
-        f"head {head} alone {spoken(float(most))}"
-    )
-    numbered = [f"{label} {place}" for place, label in enumerate(labels)]
-    parts = {"mean of each layer's heads": (wide.mean(1), "layer"), f"heads of layer {layer}": (wide[layer], "head")}
-    across = min(0.27 * len(labels), 8.0)
-    heights = [min(max(0.22 * len(values), 0.8), 5.0) for values, _ in parts.values()]
-    figure = new_figure(title, max(6.2, across + 1.7), 1.9 + sum(heights))
-    figure.set_layout_engine("constrained", h_pad=0.08)
-    panels = figure.subplots(2, 1, height_ratios=heights)
-    for ax, high, (name, (values, row)) in zip(panels, heights, parts.items(), strict=True):
-        image = _shares(ax, values)
-        ax.set_title(name, fontsize=SMALL + 1)
-        ax.set_ylabel(row)
-        label_axis(ax.xaxis, numbered if ax is panels[-1] else [""], across)
-        label_axis(ax.yaxis, range(len(values)), high)
-    panels[-1].set_xlabel("token and its place; in the cells percent, from 5 on")
-    bar = colour_bar(figure, image, "attention (an uneven scale)")
-    bar.set_ticks([0, 0.1, 0.3, 0.6, 1], labels=["0%", "10%", "30%", "60%", "100%"])
-    figure.alt = f"Above a row for each layer, below one for each head of layer {layer}; a column for each token up to "
-    figure.alt += f"“{labels[-1]}”, darker where it looks more, a frame around the most in each row. {title}."
-    return figure
-
-
-def _shares(ax: Axes, values: Float[Tensor, "rows columns"]) -> AxesImage:
-    """Shares as shades with their percents, from 5 on, and a frame around the most of each row but the last column."""
+    values = wide[layer]
+    title = f"In layer {layer} head {head} gives “{labels[at]}” {spoken(float(values[head, at]))}, "
+    title += f"the mean of the heads {spoken(float(values[:, at].mean()))}"
+    across, high = min(0.27 * len(labels), 8.0), min(max(0.22 * len(values), 0.8), 5.0)
+    figure = new_figure(title, max(6.2, across + 1.7), 1.6 + high)
+    ax = figure.subplots()
     texts = [[f"{100 * share:.0f}" if share >= 0.045 else "" for share in line] for line in values.tolist()]
     ax.add_patch(Rectangle((-0.5, -0.5), values.shape[1], len(values), fc="none", ec="#bbbbbb", lw=0.8))
-    for row, column in enumerate(values[:, :-1].argmax(1).tolist() if values.shape[1] > 1 else ()):
-        ax.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fc="none", ec="black", lw=1.6))
-    return heatmap(ax, values, texts if len(values) <= 16 else (), norm=SHARES)
+    image = heatmap(ax, values, texts if len(values) <= 16 else (), norm=SHARES)
+    label_axis(ax.xaxis, [f"{label} {place}" for place, label in enumerate(labels)], across)
+    label_axis(ax.yaxis, range(len(values)), high)
+    ax.set(ylabel=f"head of layer {layer}", xlabel="token and its place; in the cells percent, from 5 on")
+    bar = colour_bar(figure, image, "attention (an uneven scale)")
+    bar.set_ticks([0, 0.1, 0.3, 0.6, 1], labels=["0%", "10%", "30%", "60%", "100%"])
+    figure.alt = f"A row for each head of layer {layer}, a column for each token up to “{labels[-1]}”, "
+    figure.alt += f"darker where it looks more. {title}."
+    return figure
 
 
 @styled
@@ -161,10 +140,8 @@ def word_experts(source: Trace, places: Sequence[int], names: Sequence[str]) -> 
         layers, picks = list(found), chosen[:, 0].count_nonzero()
         same = ((chosen[:, 0] > 0) & (chosen[:, -1] > 0)).sum(1)
         chance = float(picks) * (1 - float(chosen[0, 0].count_nonzero()) / total)
-        one, other = chosen[:, 0], chosen[:, -1]
-        moved = float((one - other).abs().sum() / (one + other).sum())  # of the weight, not at the same expert
         title = f"Same word, other place: {int(picks - same.sum())} of {int(picks)} choices differ"
-        title += f" (by chance {chance:.3g}); {spoken(1 - moved)} of the weight goes the same way"
+        title += f" (by chance {chance:.3g})"
     else:
         layers = sorted({call.layer or 0 for call in source["decoder_layer"]})
         chosen, total = torch.ones(len(layers), len(places), 1), 1

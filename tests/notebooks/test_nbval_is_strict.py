@@ -24,9 +24,9 @@ CELLS = {
     "rounded": "plt.figure(figsize=(1, 1))\nplt.plot([1, 0]);",
     "damaged": "plt.figure(figsize=(1, 1))\nplt.plot([0, 1]);",
     "number": 'print("a loss of 0.25 nats")',
-    "figure": "from qwen3_scratch import plots\nplots.agreement_bars({'one': 0.5, 'two': 1.0})",
-    "last digit": "plots.agreement_bars({'one': 0.25, 'two': 1.0})",
-    "bare": "plots.agreement_bars({'one': 0.1, 'two': 1.0})",
+    "figure": "from qwen3_scratch import plots\nplots.agreement_bars({'one': 0.5, 'two': 1.0}, 9)",
+    "last digit": "plots.agreement_bars({'one': 0.25, 'two': 1.0}, 9)",
+    "bare": "plots.agreement_bars({'one': 0.1, 'two': 1.0}, 9)",
     "never run": "x = 1",
     "long": "\n".join(f"x{line} = {line}" for line in range(15)),
 }

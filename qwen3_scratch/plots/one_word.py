@@ -126,7 +126,8 @@ def word_heads(weights: Float[Tensor, "layers heads k_len"], labels: Sequence[st
 def word_experts(source: Trace, places: Sequence[int], names: Sequence[str]) -> Figure:
     """Which experts one word goes to in each layer, at two places: a panel each, shaded by the expert's weight.
 
-    A dense model has one feed-forward a layer, which is drawn as its only expert.
+    The title tells how much weight the first and the last place share, and the first with all other tokens, in the
+    mean over layers. A dense model has one feed-forward a layer, which is drawn as its only expert.
     """
     if source["moe_route"]:
         found = routes(source)
@@ -136,12 +137,12 @@ def word_experts(source: Trace, places: Sequence[int], names: Sequence[str]) -> 
             zeros.scatter(1, route.experts.cpu(), route.weights.float().cpu())
             for zeros, route in zip(empty, found.values(), strict=True)
         ]
-        chosen = torch.stack(stack)[:, list(places)]  # [layers, places, experts]
-        layers, picks = list(found), chosen[:, 0].count_nonzero()
-        same = ((chosen[:, 0] > 0) & (chosen[:, -1] > 0)).sum(1)
-        chance = float(picks) * (1 - float(chosen[0, 0].count_nonzero()) / total)
-        title = f"Same word, other place: {int(picks - same.sum())} of {int(picks)} choices differ"
-        title += f" (by chance {chance:.3g})"
+        given = F.normalize(torch.stack(stack), p=1, dim=-1)  # [layers, seq, experts]: shares of each token
+        shared = torch.minimum(given[:, [places[0]]], given).sum(-1).mean(0)  # [seq]
+        others = [place for place in range(len(shared)) if place not in places]
+        chosen, layers = torch.stack(stack)[:, list(places)], list(found)  # [layers, places, experts]
+        title = f"Same word, other place: {spoken(float(shared[places[-1]]))} of the weight goes to the same experts"
+        title += f" (with other tokens {spoken(float(shared[others].mean()))})" if others else ""
     else:
         layers = sorted({call.layer or 0 for call in source["decoder_layer"]})
         chosen, total = torch.ones(len(layers), len(places), 1), 1

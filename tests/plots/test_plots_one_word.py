@@ -32,11 +32,18 @@ def test_the_heads_are_those_of_the_layer_in_which_one_looks_most_at_the_token()
     assert heads.get_ylabel() == "head of layer 1"
 
 
-def test_choices_of_an_expert_are_counted_at_both_places():
-    t = passed(4)
-    same = [len(set(one.experts[1].tolist()) & set(one.experts[3].tolist())) for one in plots.routes(t).values()]
+def test_the_title_tells_the_weight_that_both_places_give_to_the_same_experts_and_that_of_other_tokens():
+    t, shared = passed(4), {place: [] for place in (0, 2, 3)}
+    for one in plots.routes(t).values():
+        given = [dict(zip(*(part[at].tolist() for part in (one.experts, one.weights)), strict=True)) for at in range(4)]
+        for place, each in shared.items():
+            both = sum(min(weight, given[place].get(expert, 0)) for expert, weight in given[1].items())
+            each.append(both / sum(given[1].values()))
+    same, *others = (sum(shared[place]) / len(shared[place]) for place in (3, 0, 2))
     figure = plots.word_experts(t, [1, 3], ["in one", "in two"])
-    assert title(figure) == f"Same word, other place: {6 - sum(same)} of 6 choices differ (by chance 4.5)"
+    wanted = f"{same:.0%} of the weight goes to the same experts (with other tokens {sum(others) / 2:.0%})"
+    assert title(figure) == f"Same word, other place: {wanted}"
+    assert title(plots.word_experts(passed(1), [0], ["alone"])).endswith("100% of the weight goes to the same experts")
     assert "dense" in title(plots.word_experts(passed(4, num_experts=0), [1, 3], ["in one", "in two"]))
 
 

@@ -109,7 +109,7 @@ def draw_part(ax: Axes, rank: int, row: int, part: Part) -> None:
 def device_memory(held: Mapping[str, Mapping[str, Mapping[int, int | float]]], limits: Sequence[int]) -> Figure:
     """Bytes on each device by number of devices: model -> way to cut -> devices -> bytes, a panel a model.
 
-    `limits` are the memories of devices, in GB. The title says on how few devices of each kind a model fits.
+    `limits` are the memories of devices, in GB. The title says into how few devices of each kind a model goes.
     """
     found: list[str] = []
     for model, ways in held.items():
@@ -118,8 +118,8 @@ def device_memory(held: Mapping[str, Mapping[str, Mapping[int, int | float]]], l
         for limit in limits:
             enough = [count for count, size in pairs if size <= limit * 1e9]
             needs.append(f"{min(enough)} x {limit}" if enough else f"over {max(pairs)[0]} x {limit}")
-        found.append(f"{model} {'on' if found else 'fits on'} {' or '.join(needs)} GB")
-    figure = new_figure("; ".join(found), 8.8, 3.4)
+        found.append(f"of {model} {'into' if found else 'go into'} {' or '.join(needs)} GB")
+    figure = new_figure(f"Weights and cache {', '.join(found)}", 8.8, 3.4)
     axes = figure.subplots(1, len(held), sharey=True, squeeze=False)[0]
     for ax, (model, ways) in zip(axes, held.items(), strict=True):
         for (way, sizes), (form, marker, colour, _) in zip(ways.items(), LINES, strict=False):
@@ -159,9 +159,10 @@ def dispatch_cost(
         for way, counted in ways.items()
     }
     found = {way: [first_below(owners, each, adding) for each in lines.values()] for way, lines in costs.items()}
-    named = [f"{first} ({name})" for first, name in zip(found["with the gathering"], sending, strict=True)]
-    title = f"Sending beats adding up from {', '.join(named)} ranks on; from {', '.join(found['without it'])}"
-    figure = new_figure(f"{title} where nothing is gathered", 8.8, 3.5)
+    named = [f"{first} at {name}" for first, name in zip(found["with the gathering"], sending, strict=True)]
+    named[0] = named[0].replace(" at", " ranks on at", 1)
+    title = f"Sending wins from {', '.join(named)} ({', '.join(found['without it'])} without gathering)"
+    figure = new_figure(title, 8.8, 3.5)
     axes = figure.subplots(1, 2, sharey=True)
     for ax, (way, lines) in zip(axes, costs.items(), strict=True):
         ax.plot(owners, adding, "-", color="black", lw=2.2, label="adding answers up, any top-k")

@@ -63,13 +63,13 @@ def test_a_split_that_does_not_divide_is_not_drawn():
 
 def test_device_memory_finds_the_fewest_devices_that_are_enough():
     sizes = {"small": {"a": {1: 60e9, 2: 30e9, 4: 15e9}, "b": {2: 20e9}}, "large": {"a": {1: 90e9, 2: 50e9}}}
-    expected = "small fits on 2 x 24 or 1 x 80 GB; large on over 2 x 24 or 2 x 80 GB"
+    expected = "Weights and cache of small go into 2 x 24 or 1 x 80 GB, of large into over 2 x 24 or 2 x 80 GB"
     assert title(plots.device_memory(sizes, (24, 80))) == expected
 
 
 def test_dispatch_cost_counts_the_gathering_in_one_panel_and_names_the_crossings():
     figure = plots.dispatch_cost([2, 4, 8], [10, 10, 10], {"one": [9, 4, 2], "two": [12, 9, 4]}, [5, 5, 5])
-    expected = "Sending beats adding up from 4 (one), 8 (two) ranks on; from 2, 4 where nothing is gathered"
+    expected = "Sending wins from 4 ranks on at one, 8 at two (2, 4 without gathering)"
     assert title(figure) == expected
     assert [list(line.get_ydata()) for line in figure.axes[0].lines] == [[10, 10, 10], [14, 9, 7], [17, 14, 9]]
     assert [list(line.get_ydata()) for line in figure.axes[1].lines] == [[10, 10, 10], [9, 4, 2], [12, 9, 4]]

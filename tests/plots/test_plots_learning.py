@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from drawings import title
+from drawings import history, title
 
 from qwen3_scratch import load_balancing_loss, plots
 
@@ -28,6 +28,13 @@ def test_balance_bars_show_the_loss_that_training_uses():
     assert f"loss of {load_balancing_loss([logits], 8, 2):.2f}: even use gives 2," in title(figure)
     assert title(figure).endswith("up to 8")
     assert sum(bar.get_height() for bar in figure.axes[0].containers[0]) == pytest.approx(1)
+
+
+def test_a_losses_smoothed_line_begins_where_its_mean_has_as_many_values_before_as_behind():
+    figure = plots.loss_curve(history(100))
+    recorded, smoothed = figure.axes[0].lines
+    assert list(smoothed.get_xdata()) == list(recorded.get_xdata())[2:]
+    assert smoothed.get_ydata()[0] == pytest.approx(sum(recorded.get_ydata()[:5]) / 5)
 
 
 def test_balance_sweep_says_what_one_weight_did_beside_none():

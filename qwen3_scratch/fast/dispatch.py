@@ -61,7 +61,7 @@ def grouped_linear(
 
     Runs as `torch.nn.functional.grouped_mm`. That wants rows of a multiple of 16 bytes and, if a GPU, one of compute
     capability 8.0 or later; elsewhere each group is a product of its own, and `ends` is read, which waits for the
-    device. On a GPU torch itself does the same for other numbers than bf16.
+    device. On a GPU torch itself does the same for other numbers than bf16, and before Hopper.
     """
     aligned = all(size * x.element_size() % ALIGNED == 0 for size in weight.shape[1:])
     too_old = x.is_cuda and torch.cuda.get_device_capability(x.device) < (8, 0)

@@ -203,6 +203,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.proof
 def test_what_hostile_cells_break_costs_their_own_points_and_each_check_ends_in_one_sentence(
     classroom, released, tmp_path
 ):

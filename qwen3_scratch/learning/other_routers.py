@@ -73,7 +73,8 @@ def capacity_route(
     """moe_route, after which each expert serves its first `capacity_of` choices; a choice beyond weighs 0.
 
     All first choices come before all second ones, each in the order of the tokens, so that what a token gets hangs on
-    those before it. Lepikhin et al. 2020 (GShard), arXiv:2006.16668; Fedus et al. 2021 (Switch), arXiv:2101.03961.
+    the others: its second choice on later tokens, too. Lepikhin et al. 2020 (GShard), arXiv:2006.16668; Fedus et al.
+    2021 (Switch), arXiv:2101.03961.
     """
     route = moe_route(x, router, top_k, norm_topk_prob)
     most = capacity_of(len(x), len(router), top_k, factor)

@@ -3,7 +3,6 @@
 The file `training/balancing.json` beside the embedded checkpoint holds what was found; `read_runs` gives it back.
 """
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -15,14 +14,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..checkpoints.checkpoint import load_checkpoint, tokenizer_of
-from ..checkpoints.saving import write_text, writing
 from ..config import Config
 from ..errors import Error
 from ..learning.training import Batch, Plan, losses, start, train_step
 from ..model import Weights
-from ..tokenizer import Tokenizer
 from ..tracing import trace
 from .recipe import make_batch
+from .records import begun_record, read_record, small_config, write_record
 
 WEIGHTS = (0.0, 0.001, 0.01, 0.03, 0.1, 1.0)  # of the balancing loss; the recipe's is 0.01
 SEEDS = 8  # each another beginning and other batches
@@ -30,6 +28,8 @@ PLAN = Plan(steps=300, learning_rate=0.01, warmup=12)
 ROWS, ROW = 4, 96  # of a batch, and its tokens
 FRESH_ROWS = 32  # of the batch that measures
 RUNS = "training/balancing.json"
+TOP_K = 2
+KIND = "runs with balancing weights", "balancing", ("weight", "seed", "nats", "shares")
 
 
 class Runs(NamedTuple):
@@ -38,17 +38,7 @@ class Runs(NamedTuple):
     weights: list[float]  # of the balancing loss
     nats: Float[Tensor, "weights seeds"]  # cross-entropy per target
     shares: Float[Tensor, "weights seeds layers experts"]  # of the choices in a layer
-    setup: dict[str, Any]  # what all runs have in common
-
-
-def small_config(tokenizer: Tokenizer) -> Config:
-    """Two layers of 16 narrow experts, top-2: enough for some to fall idle, and trained within a minute."""
-    return Config(
-        model_type="qwen3_moe", vocab_size=tokenizer.vocab_size, tie_word_embeddings=True,
-        hidden_size=64, intermediate_size=32, num_hidden_layers=2, initializer_range=0.05,
-        num_attention_heads=4, num_key_value_heads=2, head_dim=16,
-        num_experts=16, num_experts_per_tok=2, moe_intermediate_size=32, norm_topk_prob=True,
-    )  # fmt: skip
+    settings: dict[str, Any]  # what all runs have in common
 
 
 @torch.no_grad()
@@ -62,10 +52,10 @@ def measured(weights: Weights, batch: Batch, config: Config) -> tuple[float, Flo
     return found.cross_entropy.item(), counts / counts.sum(-1, keepdim=True)
 
 
-def setup_of(config: Config, plan: Plan) -> dict[str, Any]:
-    """What runs have in common, as JSON gives it back."""
+def settings_of(config: Config, plan: Plan) -> dict[str, Any]:
+    """What runs have in common."""
     fresh = {"rows": ROWS, "row": ROW, "fresh_rows": FRESH_ROWS}
-    return json.loads(json.dumps({"config": config.to_dict(), "plan": plan._asdict()} | fresh))
+    return {"config": config.to_dict(), "plan": plan._asdict()} | fresh
 
 
 def add_runs(path: Path, weights: tuple[float, ...] = WEIGHTS, seeds: int = SEEDS, plan: Plan = PLAN) -> None:
@@ -74,14 +64,9 @@ def add_runs(path: Path, weights: tuple[float, ...] = WEIGHTS, seeds: int = SEED
     Raises Error where the file holds something else, or runs of another model or plan.
     """
     tokenizer = tokenizer_of(load_checkpoint("tiny"))
-    config = small_config(tokenizer)
-    setup = setup_of(config, plan)
-    noted: dict[str, Any] = contents(path) if path.exists() else {"setup": setup, "runs": []}
-    if noted["setup"] != setup:
-        raise Error(f"{path}: holds runs of another model or plan, expected those of this one: name another file")
-    with writing(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    there = {(run["weight"], run["seed"]) for run in noted["runs"]}
+    config = small_config(tokenizer, TOP_K)
+    record = begun_record(path, *KIND, settings_of(config, plan))
+    there = {(run["weight"], run["seed"]) for run in record["runs"]}
     for seed in tqdm(range(seeds), unit="seed", file=sys.stderr):
         batches = [make_batch(tokenizer, step, seed, ROWS, ROW) for step in range(plan.steps)]
         fresh = make_batch(tokenizer, plan.steps, seeds + seed, FRESH_ROWS, ROW)
@@ -91,29 +76,13 @@ def add_runs(path: Path, weights: tuple[float, ...] = WEIGHTS, seeds: int = SEED
                 train_step(*moment[1:3], batch, config, plan._replace(balance_weight=weight), step)
             nats, shares = measured(moment.weights, fresh, config)
             rounded = [[round(share, 5) for share in layer] for layer in shares.tolist()]
-            noted["runs"].append({"weight": weight, "seed": seed, "nats": round(nats, 5), "shares": rounded})
-            write_runs(path, noted)
-
-
-def write_runs(path: Path, noted: dict[str, Any]) -> None:
-    """JSON, a run on each line."""
-    runs = ",\n".join(map(json.dumps, noted["runs"]))
-    write_text(path, f'{{"setup": {json.dumps(noted["setup"])},\n"runs": [\n{runs}\n]}}\n')
-
-
-def contents(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        _ = [(run["weight"], run["seed"], run["nats"], run["shares"]) for run in found["runs"]], found["setup"]
-        return found
-    except Exception as error:
-        advice = "make them with python -m qwen3_scratch.tiny.balancing"
-        raise Error(f"{path}: holds no runs with balancing weights ({error}): {advice}") from None
+            record["runs"].append({"weight": weight, "seed": seed, "nats": round(nats, 5), "shares": rounded})
+            write_record(path, record)
 
 
 def read_runs(path: Path) -> Runs:
     """The runs of a file, ordered by weight and seed. Raises Error where there is none, or it holds something else."""
-    found = contents(path)
+    found = read_record(path, *KIND)
     runs = sorted(found["runs"], key=lambda run: (run["weight"], run["seed"]))
     weights = sorted({run["weight"] for run in runs})
     try:
@@ -121,7 +90,7 @@ def read_runs(path: Path) -> Runs:
         nats, shares = (each.unflatten(0, (len(weights), -1)) for each in pairs)
     except (RuntimeError, ValueError, TypeError) as error:
         raise Error(f"{path}: lacks runs ({error}), expected every seed with every weight: run it to its end") from None
-    return Runs(weights, nats, shares, found["setup"])
+    return Runs(weights, nats, shares, found["settings"])
 
 
 def main(folder: Annotated[Path, typer.Argument(help="Of the embedded checkpoint.")] = Path("data/tiny-moe")) -> None:

@@ -19,7 +19,6 @@ from tqdm import tqdm
 from ..checkpoints.checkpoint import load_checkpoint, tokenizer_of
 from ..checkpoints.saving import write_json, writing
 from ..config import Config
-from ..errors import Error
 from ..learning.training import Batch, losses
 from ..learning.upcycling import mix, side_by_side, upcycle
 from ..model import Weights, forward
@@ -28,6 +27,7 @@ from ..tracing import trace
 from . import corpus
 from .evaluate import HELD_OUT_SEED, Chats, answer_losses
 from .recipe import prompt_and_target
+from .records import UNREADABLE, no_record
 
 DOMAINS = ("spanish", "facts")  # whoever is tuned on one forgets the other
 BRANCHES = "training/branches.json"
@@ -179,9 +179,8 @@ def read_branches(path: Path) -> Branches:
             torch.tensor(record["experts"]), torch.tensor([each["random"] for each in seen]),
             torch.tensor([each["trained"] for each in seen]), torch.tensor(own), Setup(**record["setup"]),
         )  # fmt: skip
-    except Exception as error:
-        advice = "make it with python -m qwen3_scratch.tiny.branches"
-        raise Error(f"{path}: holds no experts tuned apart ({error}): {advice}") from None
+    except UNREADABLE as error:
+        raise no_record(path, "experts tuned apart", "branches", error) from None
 
 
 def main(folder: Annotated[Path, typer.Argument(help="Of the embedded checkpoint.")] = Path("data/tiny-moe")) -> None:

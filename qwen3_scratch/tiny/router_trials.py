@@ -4,7 +4,6 @@ Every way starts from the same weights and reads the same batches, seed by seed.
 `training/routers.json` beside the embedded checkpoint, a run after the other; a script that was stopped goes on.
 """
 
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,10 +18,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..checkpoints.checkpoint import Checkpoint, load_checkpoint, tokenizer_of
-from ..checkpoints.saving import write_text, writing
 from ..checkpoints.weights import tensor_tree
 from ..config import Config
-from ..errors import Error, one_line
+from ..errors import Error
 from ..hub.find import embedded_folder
 from ..learning.other_routers import capacity_route, in_turn, moe_with_shared, moved_bias, noisy_route
 from ..learning.training import Batch, Moment, Plan, make_optimizer, start, train_step
@@ -31,6 +29,7 @@ from ..tokenizer import Tokenizer
 from . import corpus
 from .evaluate import Chats, answer_losses, padded_chats, questions
 from .recipe import make_batch
+from .records import begun_record, read_record, small_config, write_record
 
 RECORD = "training/routers.json"
 PLAN = Plan(steps=450, learning_rate=5e-3, warmup=40, decay=0.3, balance_weight=0.01)
@@ -38,6 +37,8 @@ SEEDS = (0, 1, 2)
 ROWS, ROW = 8, 128  # of a batch: rows, and tokens in each
 EACH = 10  # held-out questions a domain
 SPEED = 0.001  # of the bias, a step
+TOP_K = 4
+KIND = "record of routers", "router_trials", ("way", "seed", "seconds", "looks", "shares")
 FIRST = 20  # steps until the first look, few enough to be repeated
 
 NOTHING, LOSS, NOISE, CAPACITY, BIAS, SHARED = WAYS = (
@@ -81,16 +82,7 @@ def make_trial(checkpoint: Checkpoint, plan: Plan = PLAN, each: int = EACH) -> T
     """Two layers of 16 narrow experts, top-4, for a checkpoint's tokenizer, and `each` questions of every domain."""
     tokenizer = tokenizer_of(checkpoint)
     asked = [padded_chats(checkpoint, questions(domain, each)) for domain in corpus.DOMAINS]
-    return Trial(small_config(tokenizer), plan, cache(partial(batch_of, tokenizer)), asked)
-
-
-def small_config(tokenizer: Tokenizer) -> Config:
-    return Config(
-        model_type="qwen3_moe", vocab_size=tokenizer.vocab_size, hidden_size=64, intermediate_size=128,
-        num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=16, num_experts=16,
-        num_experts_per_tok=4, moe_intermediate_size=32, norm_topk_prob=True, tie_word_embeddings=True,
-        initializer_range=0.05,
-    )  # fmt: skip
+    return Trial(small_config(tokenizer, TOP_K), plan, cache(partial(batch_of, tokenizer)), asked)
 
 
 def batch_of(tokenizer: Tokenizer, seed: int, step: int) -> Batch:
@@ -192,22 +184,13 @@ def looks(
 
 
 def settings_of(plan: Plan) -> dict[str, Any]:
-    """What a record was made with, as JSON gives it back."""
+    """What a record was made with."""
     return {"plan": plan._asdict(), "rows": ROWS, "row": ROW, "questions": EACH * len(corpus.DOMAINS), "speed": SPEED}
 
 
-def read_record(path: Path) -> dict[str, Any]:
+def read_trials(path: Path) -> dict[str, Any]:
     """The settings and runs of a record. Raises Error where there is none, or it holds something else."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        known = all(run.keys() >= {"way", "seed", "seconds", "looks", "shares"} for run in found["runs"])
-        if known and isinstance(found["settings"], dict):
-            return found
-        said = "its runs lack what was measured"
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        said = f"{type(error).__name__}: {one_line(error)}"
-    advice = "make it with python -m qwen3_scratch.tiny.router_trials"
-    raise Error(f"{path}: holds no record of routers ({said}), expected settings and runs: {advice}") from None
+    return read_record(path, *KIND)
 
 
 def rounded(found: dict[str, Any]) -> dict[str, Any]:
@@ -216,19 +199,9 @@ def rounded(found: dict[str, Any]) -> dict[str, Any]:
     return kept | {"least": [round(min(layer), 5) for layer in found["shares"]]}
 
 
-def text_of(record: dict[str, Any]) -> str:
-    """The record as JSON, a run on a line."""
-    runs = ",\n".join(json.dumps(run) for run in record["runs"])
-    return f'{{"settings": {json.dumps(record["settings"])},\n"runs": [\n{runs}\n]}}\n'
-
-
 def make(path: Path, trial: Trial, seeds: Sequence[int] = SEEDS) -> None:
     """Trains every way with every seed that the record lacks, and writes it after each run."""
-    record: dict[str, Any] = {"settings": settings_of(trial.plan), "runs": []}
-    if path.exists():
-        wanted, record = record["settings"], read_record(path)
-        if record["settings"] != wanted:
-            raise Error(f"{path}: is of other settings, expected those of this run: remove the file to start anew")
+    record = begun_record(path, *KIND, settings_of(trial.plan))
     done = {(run["way"], run["seed"]) for run in record["runs"]}
     for seed, name in ((seed, name) for seed in seeds for name in WAYS if (name, seed) not in done):
         began = time.process_time()
@@ -236,9 +209,7 @@ def make(path: Path, trial: Trial, seeds: Sequence[int] = SEEDS) -> None:
         took = round(time.process_time() - began)
         run = {"way": name, "seed": seed, "seconds": took, "looks": [rounded(each) for each in seen]}
         record["runs"].append(run | {"shares": [[round(one, 5) for one in layer] for layer in seen[-1]["shares"]]})
-        with writing(path.parent):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, text_of(record))
+        write_record(path, record)
         print(f"{name}, seed {seed}: {seen[-1]['loss']:.3f} nats, {took} s", file=sys.stderr, flush=True)
 
 

@@ -13,15 +13,16 @@ from qwen3_scratch.tiny.balancing import (
     PLAN,
     RUNS,
     SEEDS,
+    TOP_K,
     WEIGHTS,
     add_runs,
     measured,
     read_runs,
-    setup_of,
-    small_config,
+    settings_of,
 )
 from qwen3_scratch.tiny.recipe import PLAN as RECIPE
 from qwen3_scratch.tiny.recipe import make_batch
+from qwen3_scratch.tiny.records import small_config
 
 SHORT = PLAN._replace(steps=2)
 
@@ -37,7 +38,7 @@ def short(tmp_path_factory):
 
 def test_a_run_is_the_training_of_its_seed_with_its_weight(short):
     tokenizer = load_checkpoint("tiny").tokenizer
-    config, found = small_config(tokenizer), read_runs(short)
+    config, found = small_config(tokenizer, TOP_K), read_runs(short)
     moment = start(config, SHORT, 1)
     for step in range(SHORT.steps):
         batch = make_batch(tokenizer, step, 1, balancing.ROWS, balancing.ROW)
@@ -52,7 +53,7 @@ def test_a_run_is_the_training_of_its_seed_with_its_weight(short):
 
 def test_what_is_measured_is_the_cross_entropy_and_the_share_of_each_expert(short):
     tokenizer = load_checkpoint("tiny").tokenizer
-    config = small_config(tokenizer)
+    config = small_config(tokenizer, TOP_K)
     weights, batch = start(config, SHORT, 0).weights, make_batch(tokenizer, 0, rows=2, row=64)
     nats, shares = measured(weights, batch, config)
     assert nats == pytest.approx(losses(weights, batch, config, 7.0).cross_entropy.item())
@@ -75,9 +76,9 @@ def test_runs_that_stand_there_are_kept_and_those_that_lack_are_added(short, tmp
 
 
 def test_runs_of_another_plan_and_files_of_something_else_are_refused_in_one_sentence(short, tmp_path):
-    with pytest.raises(Error, match=r"^[^\n]*holds runs of another model or plan, expected those of this one[^\n]*$"):
+    with pytest.raises(Error, match=r"^[^\n]*is of other settings, expected those of this run[^\n]*$"):
         add_runs(short, (0.0,), 1, SHORT._replace(steps=3))
-    for content in (None, "something else", "{}", '{"setup": {}, "runs": [1]}'):
+    for content in (None, "something else", "{}", '{"settings": {}, "runs": [1]}'):
         path = tmp_path / "other.json"
         if content is not None:
             path.write_text(content, encoding="utf-8")
@@ -89,7 +90,8 @@ def test_the_record_beside_the_checkpoint_is_of_this_script_and_whole():
     found = read_runs(TINY / RUNS)
     assert found.weights == list(WEIGHTS) and RECIPE.balance_weight in WEIGHTS
     assert found.nats.shape == (len(WEIGHTS), SEEDS)
-    assert found.setup == setup_of(small_config(load_checkpoint("tiny").tokenizer), PLAN)
+    settings = settings_of(small_config(load_checkpoint("tiny").tokenizer, TOP_K), PLAN)
+    assert found.settings == json.loads(json.dumps(settings))
     torch.testing.assert_close(found.shares.sum(-1), torch.ones(found.shares.shape[:-1]), atol=1e-3, rtol=0)
 
 

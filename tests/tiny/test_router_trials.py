@@ -33,7 +33,7 @@ from qwen3_scratch.tiny.router_trials import (
     make_trial,
     noting,
     ops_of,
-    read_record,
+    read_trials,
     reading_ops,
     settings_of,
 )
@@ -46,7 +46,7 @@ def trial():
 
 @pytest.fixture(scope="module")
 def record():
-    return read_record(embedded_folder("tiny") / RECORD)
+    return read_trials(embedded_folder("tiny") / RECORD)
 
 
 def state_of(config):
@@ -188,10 +188,10 @@ def test_a_script_that_was_stopped_goes_on_with_what_the_record_lacks(trial, tmp
     path = tmp_path / "new" / "routers.json"
     with pytest.raises(KeyboardInterrupt):
         make(path, trial)
-    assert len(read_record(path)["runs"]) == 8
+    assert len(read_trials(path)["runs"]) == 8
     asked.insert(0, None)  # so that it is not stopped again
     make(path, trial)
-    assert [(run["way"], run["seed"]) for run in read_record(path)["runs"]] == asked[1:]
+    assert [(run["way"], run["seed"]) for run in read_trials(path)["runs"]] == asked[1:]
     assert asked[1:] == [(name, seed) for seed in SEEDS for name in WAYS]
     assert f"{WAYS[0]}, seed 0: 1.000 nats" in capsys.readouterr().err
     with pytest.raises(Error, match=r"routers\.json: is of other settings, expected those of this run"):
@@ -215,7 +215,7 @@ def test_what_is_no_record_is_refused_in_one_sentence(tmp_path, content):
     if content is not None:
         path.write_text(content)
     with pytest.raises(Error, match=r"^[^\n]*routers\.json: holds no record of routers [^\n]*router_trials$"):
-        read_record(path)
+        read_trials(path)
 
 
 def test_the_script_ends_in_one_sentence_where_it_cannot_write_or_go_on(tmp_path):

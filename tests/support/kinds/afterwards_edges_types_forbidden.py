@@ -1,7 +1,6 @@
 """Edges, types, and what the text forbids, written after the checks and without a look at them."""
 
-from collections import Counter, namedtuple
-from itertools import pairwise
+from collections import namedtuple
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +13,7 @@ from . import EDGE, FORBIDDEN, TYPE, right, wrong
 from .first_edges_and_types import routed
 from .first_gradients_and_inputs import combine
 from .first_masks_and_constants import layered, read, stepped
+from .whole import merges_of, streamed
 
 OFF = -torch.inf
 
@@ -48,21 +48,7 @@ def render_chat__spaces_behind_the_thinking(messages, thinking):
 
 @wrong(EDGE)
 def learn_merges__joined_texts_in_the_alphabet(words, count):
-    pieces, merges = {word: list(word) for word in words}, []
-    while len(merges) < count:
-        pairs = Counter()
-        for word, split in pieces.items():
-            for pair in pairwise(split):
-                pairs[pair] += words[word]
-        if not pairs:
-            break
-        best = min(pairs, key=lambda pair: (-pairs[pair], "".join(pair), pair))
-        merges.append(best)
-        for split in pieces.values():
-            for at in range(len(split) - 1):
-                if tuple(split[at : at + 2]) == best:
-                    split[at : at + 2] = ["".join(best)]
-    return merges
+    return merges_of(words, count, text="".join)
 
 
 @wrong(EDGE)
@@ -81,17 +67,7 @@ def draw__nearly_one_is_one(probability, uniform):
 
 @wrong(EDGE)
 def stop_stream__one_character_is_never_held(pieces, stops):
-    held, shown = "", []
-    for piece in pieces:
-        held += piece
-        found = [held.find(stop) for stop in stops if stop in held]
-        if found:
-            return [*shown, held[: min(found)]]
-        starts = [size for stop in stops for size in range(2, len(stop)) if held.endswith(stop[:size])]
-        sure = len(held) - max(starts, default=0)
-        shown.append(held[:sure])
-        held = held[sure:]
-    return [*shown, held]
+    return streamed(pieces, stops, shortest=2)
 
 
 @wrong(EDGE)

@@ -9,6 +9,7 @@ from qwen3_scratch import model
 from . import CHANGED, GRADIENT, right, wrong
 from .first_gradients_and_inputs import combine
 from .first_masks_and_constants import attend, balance, layered, read, stepped, weigh
+from .whole import counted, streamed
 
 # ---- gradients -------------------------------------------------------------------------------
 
@@ -163,17 +164,11 @@ def forward__rope_parameters_changed(weights, token_ids, config, logits_to_keep=
 
 @wrong(CHANGED)
 def stop_stream__pieces_used_up(pieces, stops):
-    held, shown = "", []
-    while pieces:
-        held += pieces.pop(0)
-        found = [held.find(stop) for stop in stops if stop in held]
-        if found:
-            return [*shown, held[: min(found)]]
-        starts = [size for stop in stops for size in range(1, len(stop)) if held.endswith(stop[:size])]
-        sure = len(held) - max(starts, default=0)
-        shown.append(held[:sure])
-        held = held[sure:]
-    return [*shown, held]
+    def used_up():
+        while pieces:
+            yield pieces.pop(0)
+
+    return streamed(used_up(), stops)
 
 
 @wrong(CHANGED)
@@ -212,20 +207,9 @@ def render_chat__a_turn_added(messages, thinking):
 
 @wrong(CHANGED)
 def active_parameters__config_rounded(config):
-    hidden, kv, q = (
-        config.hidden_size,
-        config.num_key_value_heads * config.head_dim,
-        config.num_attention_heads * config.head_dim,
-    )
-    layer = 2 * hidden * (q + kv) + 2 * config.head_dim + 2 * hidden + config.attention_bias * (q + 2 * kv + hidden)
-    sparse = config.num_experts * hidden + config.num_experts_per_tok * 3 * hidden * config.moe_intermediate_size
-    fed = sum(
-        sparse if config.is_sparse(n) else 3 * hidden * config.intermediate_size
-        for n in range(config.num_hidden_layers)
-    )
-    tables = (1 if config.tie_word_embeddings else 2) * config.vocab_size * hidden
+    rest, fed = counted(config)
     object.__setattr__(config, "hidden_size", 0)
-    return tables + config.num_hidden_layers * layer + fed + hidden
+    return rest + sum(fed)
 
 
 @wrong(CHANGED)

@@ -11,6 +11,7 @@ from qwen3_scratch.exercises.ps6.find_the_bug import patient
 
 from . import CONSTANT, GRADIENT, MASK, right, wrong
 from .first_masks_and_constants import attend, balance, layered, read, stepped, weigh
+from .whole import counted, merges_of
 
 LOWEST = torch.finfo(torch.float32).min
 
@@ -134,16 +135,8 @@ def cached_step__one_window_for_all(weights, token_ids, config, held):
 
 @wrong(CONSTANT)
 def active_parameters__one_layer_is_all_layers(config):
-    hidden, kv, q = (
-        config.hidden_size,
-        config.num_key_value_heads * config.head_dim,
-        config.num_attention_heads * config.head_dim,
-    )
-    layer = 2 * hidden * (q + kv) + 2 * config.head_dim + 2 * hidden + config.attention_bias * (q + 2 * kv + hidden)
-    sparse = config.num_experts * hidden + config.num_experts_per_tok * 3 * hidden * config.moe_intermediate_size
-    fed = sparse if config.is_sparse(1) else 3 * hidden * config.intermediate_size
-    tables = (1 if config.tie_word_embeddings else 2) * config.vocab_size * hidden
-    return tables + config.num_hidden_layers * (layer + fed) + hidden
+    rest, fed = counted(config)
+    return rest + len(fed) * fed[1]
 
 
 @wrong(CONSTANT)
@@ -157,24 +150,7 @@ def patient_1__eps_of_the_code(weights, token_ids, config, **options):
 
 @wrong(CONSTANT)
 def learn_merges__words_counted_up_to_nine(words, count):
-    from collections import Counter
-    from itertools import pairwise
-
-    pieces, merges = {word: list(word) for word in words}, []
-    while len(merges) < count:
-        pairs = Counter()
-        for word, split in pieces.items():
-            for pair in pairwise(split):
-                pairs[pair] += min(words[word], 9)
-        if not pairs:
-            break
-        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
-        merges.append(best)
-        for split in pieces.values():
-            for at in range(len(split) - 1):
-                if tuple(split[at : at + 2]) == best:
-                    split[at : at + 2] = ["".join(best)]
-    return merges
+    return merges_of(words, count, weigh=lambda times: min(times, 9))
 
 
 # ---- gradients -------------------------------------------------------------------------------

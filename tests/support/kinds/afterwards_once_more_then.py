@@ -10,6 +10,7 @@ from . import CHANGED, EDGE, FINITE, FORBIDDEN, TYPE, right, wrong
 from .first_edges_and_types import routed
 from .first_gradients_and_inputs import combine
 from .first_masks_and_constants import layered, read, stepped
+from .whole import counted, merges_of, streamed
 
 LOWEST = torch.finfo(torch.float32).min
 
@@ -28,25 +29,9 @@ def greedy__prompt_reversed_and_not_put_back(read, prompt, stop_ids, vocabulary,
 
 @wrong(CHANGED)
 def learn_merges__counts_set_to_one(words, count):
-    from collections import Counter
-    from itertools import pairwise
-
-    pieces, weights, merges = {word: list(word) for word in words}, dict(words), []
+    counts = dict(words)
     words.update(dict.fromkeys(words, 1))
-    while len(merges) < count:
-        pairs = Counter()
-        for word, split in pieces.items():
-            for pair in pairwise(split):
-                pairs[pair] += weights[word]
-        if not pairs:
-            break
-        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
-        merges.append(best)
-        for split in pieces.values():
-            for at in range(len(split) - 1):
-                if tuple(split[at : at + 2]) == best:
-                    split[at : at + 2] = ["".join(best)]
-    return merges
+    return merges_of(counts, count)
 
 
 @wrong(CHANGED)
@@ -133,17 +118,10 @@ def split_thinking__empty_thinking_is_answer(text):
 
 @wrong(EDGE)
 def stop_stream__stop_at_the_very_end_is_text(pieces, stops):
-    held, shown = "", []
-    for number, piece in enumerate(pieces):
-        held += piece
-        found = [held.find(stop) for stop in stops if stop in held]
-        if found and not (number == len(pieces) - 1 and any(held.endswith(stop) for stop in stops)):
-            return [*shown, held[: min(found)]]
-        starts = [size for stop in stops for size in range(1, len(stop)) if held.endswith(stop[:size])]
-        sure = len(held) - max(starts, default=0)
-        shown.append(held[:sure])
-        held = held[sure:]
-    return [*shown, held]
+    def counts(number, held):
+        return not (number == len(pieces) - 1 and any(held.endswith(stop) for stop in stops))
+
+    return streamed(pieces, stops, counts=counts)
 
 
 @wrong(EDGE)
@@ -213,25 +191,8 @@ def expert_ffn__left_in_fp32(x, gate_proj, up_proj, down_proj):
 
 @right(TYPE)
 def active_parameters__of_numpy(config):
-    hidden, kv, q = (
-        config.hidden_size,
-        config.num_key_value_heads * config.head_dim,
-        config.num_attention_heads * config.head_dim,
-    )
-    layer = 2 * hidden * (q + kv) + 2 * config.head_dim + 2 * hidden + config.attention_bias * (q + 2 * kv + hidden)
-    sparse = config.num_experts * hidden + config.num_experts_per_tok * 3 * hidden * config.moe_intermediate_size
-    fed = np.sum(
-        [
-            sparse if config.is_sparse(n) else 3 * hidden * config.intermediate_size
-            for n in range(config.num_hidden_layers)
-        ]
-    )
-    return (
-        (1 if config.tie_word_embeddings else 2) * config.vocab_size * hidden
-        + config.num_hidden_layers * layer
-        + fed
-        + hidden
-    )
+    rest, fed = counted(config)
+    return rest + np.sum(fed)
 
 
 @wrong(TYPE)

@@ -9,6 +9,7 @@ from qwen3_scratch import model
 from . import EDGE, TYPE, right, wrong
 from .first_gradients_and_inputs import combine
 from .first_masks_and_constants import attend
+from .whole import counted, merges_of
 
 OFF = -torch.inf
 
@@ -42,25 +43,7 @@ def temperature_softmax__all_of_the_likeliest(logits, temperature):
 
 @wrong(EDGE)
 def learn_merges__one_at_least(words, count):
-    from collections import Counter
-    from itertools import pairwise
-
-    pieces, merges = {word: list(word) for word in words}, []
-    while True:
-        pairs = Counter()
-        for word, split in pieces.items():
-            for pair in pairwise(split):
-                pairs[pair] += words[word]
-        if not pairs:
-            return merges
-        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
-        merges.append(best)
-        if len(merges) >= count:
-            return merges
-        for split in pieces.values():
-            for at in range(len(split) - 1):
-                if tuple(split[at : at + 2]) == best:
-                    split[at : at + 2] = ["".join(best)]
+    return merges_of(words, max(count, 1))
 
 
 @wrong(EDGE)
@@ -160,19 +143,8 @@ def kv_cache_bytes__of_numpy(config, batch, length, dtype):
 
 @right(TYPE)
 def active_parameters__a_tensor(config):
-    hidden, kv, q = (
-        config.hidden_size,
-        config.num_key_value_heads * config.head_dim,
-        config.num_attention_heads * config.head_dim,
-    )
-    layer = 2 * hidden * (q + kv) + 2 * config.head_dim + 2 * hidden + config.attention_bias * (q + 2 * kv + hidden)
-    sparse = config.num_experts * hidden + config.num_experts_per_tok * 3 * hidden * config.moe_intermediate_size
-    fed = [
-        sparse if config.is_sparse(n) else 3 * hidden * config.intermediate_size
-        for n in range(config.num_hidden_layers)
-    ]
-    tables = (1 if config.tie_word_embeddings else 2) * config.vocab_size * hidden
-    return torch.tensor([tables, config.num_hidden_layers * layer, *fed, hidden]).sum()
+    rest, fed = counted(config)
+    return torch.tensor([rest, *fed]).sum()
 
 
 @right(TYPE)

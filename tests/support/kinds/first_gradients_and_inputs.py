@@ -7,6 +7,7 @@ from qwen3_scratch import model
 
 from . import CHANGED, GRADIENT, right, wrong
 from .first_masks_and_constants import attend, balance, layered, read, stepped, weigh
+from .whole import merges_of, streamed
 
 # ---- gradients -------------------------------------------------------------------------------
 
@@ -172,25 +173,8 @@ def _rendered(messages, thinking):
 
 @wrong(CHANGED)
 def learn_merges__words_used_up(words, count):
-    from collections import Counter
-    from itertools import pairwise
-
     words["\u0120"] = words.pop("\u0120", 0)
-    pieces, merges = {word: list(word) for word in words}, []
-    while len(merges) < count:
-        pairs = Counter()
-        for word, split in pieces.items():
-            for pair in pairwise(split):
-                pairs[pair] += words[word]
-        if not pairs:
-            break
-        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
-        merges.append(best)
-        for split in pieces.values():
-            for at in range(len(split) - 1):
-                if tuple(split[at : at + 2]) == best:
-                    split[at : at + 2] = ["".join(best)]
-    return merges
+    return merges_of(words, count)
 
 
 @wrong(CHANGED)
@@ -205,17 +189,7 @@ def greedy__written_into_the_prompt(read, prompt, stop_ids, vocabulary, most):
 @wrong(CHANGED)
 def stop_stream__stops_sorted(pieces, stops):
     stops.sort(key=len)
-    held, shown = "", []
-    for piece in pieces:
-        held += piece
-        found = [held.find(stop) for stop in stops if stop in held]
-        if found:
-            return [*shown, held[: min(found)]]
-        starts = [size for stop in stops for size in range(1, len(stop)) if held.endswith(stop[:size])]
-        sure = len(held) - max(starts, default=0)
-        shown.append(held[:sure])
-        held = held[sure:]
-    return [*shown, held]
+    return streamed(pieces, stops)
 
 
 @wrong(CHANGED)

@@ -1,0 +1,63 @@
+"""Right answers of which one step may be another: what many answers of the bank are, but for that step.
+
+Written out here, since an answer may not call the package's own.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from itertools import pairwise
+
+
+def merges_of(
+    words: dict[str, int],
+    count: int,
+    weigh: Callable[[int], int] = lambda times: times,
+    text: Callable[[tuple[str, str]], object] = lambda pair: pair,
+) -> list[tuple[str, str]]:
+    """`learn_merges`. `weigh` says what a word's number counts for, `text` by what equal pairs are ordered."""
+    pieces, merges = {word: list(word) for word in words}, []
+    while len(merges) < count:
+        pairs: Counter[tuple[str, str]] = Counter()
+        for word, split in pieces.items():
+            for pair in pairwise(split):
+                pairs[pair] += weigh(words[word])
+        if not pairs:
+            break
+        best = min(pairs, key=lambda pair: (-pairs[pair], text(pair), pair))
+        merges.append(best)
+        for split in pieces.values():
+            for at in range(len(split) - 1):
+                if tuple(split[at : at + 2]) == best:
+                    split[at : at + 2] = ["".join(best)]
+    return merges
+
+
+def streamed(
+    pieces: Iterable[str],
+    stops: list[str],
+    shortest: int = 1,
+    counts: Callable[[int, str], bool] = lambda number, held: True,
+) -> list[str]:
+    """`stop_stream`. Beginnings of stops are held from `shortest` characters on; `counts` may let a stop pass."""
+    held, shown = "", []
+    for number, piece in enumerate(pieces):
+        held += piece
+        found = [held.find(stop) for stop in stops if stop in held]
+        if found and counts(number, held):
+            return [*shown, held[: min(found)]]
+        starts = [size for stop in stops for size in range(shortest, len(stop)) if held.endswith(stop[:size])]
+        sure = len(held) - max(starts, default=0)
+        shown.append(held[:sure])
+        held = held[sure:]
+    return [*shown, held]
+
+
+def counted(config) -> tuple[int, list[int]]:
+    """`active_parameters` in two: all but the feed-forwards, and those, a number for each layer."""
+    hidden, kv = config.hidden_size, config.num_key_value_heads * config.head_dim
+    q, layers = config.num_attention_heads * config.head_dim, config.num_hidden_layers
+    layer = 2 * hidden * (q + kv) + 2 * config.head_dim + 2 * hidden + config.attention_bias * (q + 2 * kv + hidden)
+    sparse = config.num_experts * hidden + config.num_experts_per_tok * 3 * hidden * config.moe_intermediate_size
+    fed = [sparse if config.is_sparse(number) else 3 * hidden * config.intermediate_size for number in range(layers)]
+    tables = (1 if config.tie_word_embeddings else 2) * config.vocab_size * hidden
+    return tables + layers * layer + hidden, fed

@@ -83,9 +83,6 @@ class Checkpoint:
             of_kind("Checkpoint", name, getattr(self, name), *kind)
         if self.decoder is not None and not callable(self.decoder):
             of_kind("Checkpoint", "decoder", self.decoder, Decoder)
-        if (layers := len(self.weights.layers)) != (expected := self.config.num_hidden_layers):
-            found = f"weights have {layers} layers, expected {expected}, as the config says"
-            raise Error(f"Checkpoint: {found}: take both from one model")
         check_fits("Checkpoint", self.weights, self.config)
 
     @property

@@ -38,6 +38,10 @@ class Rounded(NamedTuple):
     numbers: Int8[Tensor, "*rows columns"]
     scale: Float[Tensor, "*rows"]
 
+    @property
+    def shape(self) -> torch.Size:
+        return self.numbers.shape
+
     def chunk(self, chunks: int) -> list["Rounded"]:
         """The matrix cut between rows, like `Tensor.chunk`."""
         return [Rounded(*pair) for pair in zip(self.numbers.chunk(chunks), self.scale.chunk(chunks), strict=True)]

@@ -188,10 +188,6 @@ def check_forward(given: Any) -> None:
             raise Error(f"forward: ops.{name} is {shown(step)}, expected a function: leave it out or write one")
     if (token_ids is None) == (embeds is None):
         raise Error("forward: expected exactly one of token_ids and inputs_embeds: leave one of them None")
-    table, layers = weights.embed_tokens, len(weights.layers)
-    if (table.shape[1], layers) != (config.hidden_size, config.num_hidden_layers):
-        expected = f"{config.num_hidden_layers} of {config.hidden_size}, as the config says"
-        raise Error(f"forward: weights have {layers} layers of {table.shape[1]} numbers, expected {expected}")
     check_fits("forward", weights, config)
     sizes: dict[str, Any] = {"hidden": config.hidden_size}
     if embeds is None:
@@ -199,8 +195,8 @@ def check_forward(given: Any) -> None:
         check_token_ids("forward", token_ids, config.vocab_size)
     else:
         check_tensor("forward", "inputs_embeds", embeds, EMBEDS, sizes)
-        if embeds.dtype != table.dtype:
-            expected = f"{table.dtype}, the type of the weights"
+        if embeds.dtype != weights.embed_tokens.dtype:
+            expected = f"{weights.embed_tokens.dtype}, the type of the weights"
             raise Error(f"forward: inputs_embeds is of type {embeds.dtype}, expected {expected}: cast it")
     if 0 in (sizes["batch"], sizes["seq"]):
         shape = [sizes["batch"], sizes["seq"]]
@@ -211,24 +207,28 @@ def check_forward(given: Any) -> None:
         check_tensor("forward", "attention_mask", attention_mask, MASK, sizes)
         check_keep("forward", attention_mask, slides="sliding_attention" in config.layer_types)
     if hasattr(cache, "check"):
-        cache.check(config, sizes["batch"], table)
+        cache.check(config, sizes["batch"], weights.embed_tokens)
 
 
 def check_fits(where: str, weights: Any, config: Any) -> None:
-    """Raises Error where the layers have other heads, biases or experts than the config says, as after `replace`."""
+    """Raises Error for another number of layers, or other widths, heads, biases or experts, than the config says."""
+    layers, width, advice = len(weights.layers), weights.embed_tokens.shape[1], "take both from one model"
+    if (layers, width) != (config.num_hidden_layers, config.hidden_size):
+        expected = f"{config.num_hidden_layers} of {config.hidden_size}, as the config says"
+        raise Error(f"{where}: weights have {layers} layers of {width} numbers, expected {expected}: {advice}")
     q_rows, kv_rows = (count * config.head_dim for count in (config.num_attention_heads, config.num_key_value_heads))
     for number, layer in enumerate(weights.layers):
         experts = config.num_experts * config.is_sparse(number)
-        pairs = {  # a matrix in 8 bits is no tensor, and was made of one that was asked
-            "rows in q_proj": (len(layer.q_proj) if isinstance(layer.q_proj, Tensor) else q_rows, q_rows),
-            "rows in k_proj": (len(layer.k_proj) if isinstance(layer.k_proj, Tensor) else kv_rows, kv_rows),
+        pairs = {
+            "rows in q_proj": (layer.q_proj.shape[0], q_rows),
+            "rows in k_proj": (layer.k_proj.shape[0], kv_rows),
             "biases of attention": (0 if layer.q_bias is None else q_rows, q_rows * config.attention_bias),
             "experts": (0 if layer.router is None else len(layer.router), experts),
         }
         for name, (found, expected) in pairs.items():
             if found != expected:
                 what = f"layer {number} of the weights has {found} {name}"
-                raise Error(f"{where}: {what}, expected {expected}, as the config says: take both from one model")
+                raise Error(f"{where}: {what}, expected {expected}, as the config says: {advice}")
 
 
 def check_keep(where: str, attention_mask: Shaped[Tensor, "batch seq"], *, slides: bool = False) -> None:

@@ -136,7 +136,8 @@ WRONG = {
     ),
     "weights of another depth": (
         lambda: replace(MADE, config=small_config(num_hidden_layers=CONFIG.num_hidden_layers + 1)),
-        f"Checkpoint: weights have {CONFIG.num_hidden_layers} layers, expected {CONFIG.num_hidden_layers + 1}",
+        f"Checkpoint: weights have {CONFIG.num_hidden_layers} layers of {CONFIG.hidden_size} numbers, "
+        f"expected {CONFIG.num_hidden_layers + 1} of {CONFIG.hidden_size}",
     ),
     "a tokenizer's name": (lambda: replace(MADE, tokenizer="tiny"), "Checkpoint: tokenizer is 'tiny'"),
     "a decoder that decodes nothing": (lambda: replace(MADE, decoder=1), "Checkpoint: decoder is 1"),

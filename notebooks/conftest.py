@@ -6,14 +6,33 @@ which another processor writes otherwise: what is compared by meaning stands in 
 tests/test_nbval_is_strict.py proves each point with a notebook that must fail.
 """
 
+import os
+from tempfile import gettempdir
+from uuid import uuid4
+
+import nbval.kernel
 import pytest
 from comparing import differences, entries
+from jupyter_client.manager import KernelManager
 from nbval.kernel import RunningKernel
 from nbval.plugin import IPyNbCell, IPyNbFile
+from traitlets import default
 
 MAX_LINES = 15  # of a code cell: one idea
 
 collect, compare = IPyNbFile.collect, IPyNbCell.compare_outputs
+
+
+class ApartKernelManager(KernelManager):
+    """Its sockets are files: of ports that were found free, another process may take one before the kernel does."""
+
+    @default("transport")
+    def by_files(self):
+        return "ipc"
+
+    @default("ip")
+    def files(self):
+        return f"{gettempdir()}/kernel-{uuid4().hex}"
 
 
 def execute_as_jupyter_does(self, source, allow_stdin=None):
@@ -47,6 +66,8 @@ def pairs(fresh, stored):
         yield from zip(*([one for one in each if one.get("name") == name] for each in (fresh, stored)), strict=False)
 
 
+if os.name == "posix":  # elsewhere there are no such sockets
+    nbval.kernel.KernelManager = ApartKernelManager
 RunningKernel.execute_cell_input = execute_as_jupyter_does
 IPyNbFile.collect = collect_what_was_run
 IPyNbCell.compare_outputs = compare_by_meaning

@@ -172,3 +172,10 @@ def test_a_notebook_without_outputs_fails(verdicts):
 
 def test_a_sound_cell_passes_in_a_notebook_that_fails(verdicts):
     assert verdicts["corrupted.ipynb", "imports"] is None
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere there are no such sockets")
+def test_a_kernel_is_met_in_files_so_that_no_other_process_takes_its_port():
+    asked = "import conftest, nbval.kernel; print(nbval.kernel.KernelManager().transport)"
+    found = subprocess.run([sys.executable, "-c", asked], cwd=NOTEBOOKS, capture_output=True, text=True, check=True)
+    assert found.stdout == "ipc\n"

@@ -11,6 +11,7 @@ from nbformat import NotebookNode
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
+from taking_in import exercise_of, name_of
 
 from qwen3_scratch.exercises.sets import HIDDEN
 
@@ -60,7 +61,7 @@ def page(title: str, notes: list[str], notebook: NotebookNode, points: Mapping[s
 
 def shown(cell: NotebookNode, points: Mapping[str, tuple[float, float]]) -> str:
     about = cell.metadata.get("nbgrader", {})
-    name = str(about.get("grade_id", "")).split("_", 1)[-1].removesuffix("_answer").removesuffix("_check")
+    name = exercise_of(name_of(cell))
     if cell.cell_type != "code":
         return written(cell.source, own=not cell.metadata.get("of_the_set"))
     if name == "open":

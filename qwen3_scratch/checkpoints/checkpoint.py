@@ -34,7 +34,7 @@ from .saving import (
     write_text,
     write_weights,
 )  # fmt: skip
-from .weights import Slot, load_weights
+from .weights import AS_READ, Form, Slot, load_weights
 
 # Settings of generation_config.json by which transformers would answer otherwise, and where each changes nothing.
 UNREAD = {
@@ -102,14 +102,15 @@ def load_checkpoint(
     revision: str | None = None,
     num_experts_per_tok: int | None = None,
     own: Callable[[Slot], Slot | None] = lambda slot: slot,
+    form: Form = AS_READ,
     runs_as: Callable[[Config], Config] = lambda config: config,
 ) -> Checkpoint:
     """Loads `tiny` (the embedded one), a folder, or a hub id; None asks QWEN3_SCRATCH_MODEL, else `tiny`.
 
     `dtype`, a torch.dtype or its name, and `device` are by default what config.json or else the files say, and the CPU.
     `num_experts_per_tok` overrides how many experts each token goes to, and stands in what is saved from it. An
-    adapter of peft is merged: beside a model's files, or alone where its base is at hand. `own` is `load_weights`'s,
-    and `runs_as` gives the config of what that leaves of the model.
+    adapter of peft is merged: beside a model's files, or alone where its base is at hand. `own` and `form` are
+    `load_weights`'s, and `runs_as` gives the config of what that leaves of the model.
     Raises Error for whatever is wrong with the name, the files, the device or the override.
     """
     folder = find_folder(name_or_path, revision)
@@ -123,7 +124,7 @@ def load_checkpoint(
     tokenizer = find_tokenizer(folder)
     check_vocabulary(folder, tokenizer, config)
     generation_config = read_generation_config(folder) or read_generation_config(home)
-    weights = load_weights(weights_of, config, dtype=dtype, device=device, own=own)
+    weights = load_weights(weights_of, config, dtype=dtype, device=device, own=own, form=form)
     if weights.lm_head is not None:  # a head of its own, which a tied config would hide
         config = replace(config, tie_word_embeddings=False)
     return Checkpoint(runs_as(config), weights, tokenizer, generation_config, folder)

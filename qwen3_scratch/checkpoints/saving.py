@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
@@ -100,6 +101,10 @@ def check_tree(weights: Weights, config: Config) -> None:
     for at, part, slots in parts:
         wanted = {name: list(tensor.shape) for name, tensor in empty_fields(slots, torch.float32, "meta").items()}
         there = {name: list(tensor.shape) for name, tensor in part._asdict().items() if isinstance(tensor, Tensor)}
+        rounded = [name for name in wanted if not isinstance(getattr(part, name), (Tensor, NoneType))]
+        if rounded:
+            found = f"{at}{rounded[0]} of the weights is a {type(getattr(part, rounded[0])).__name__}"
+            raise Error(f"save: {found}, expected a tensor: save the checkpoint as it was loaded, before rounding")
         for name in wanted | there:
             if (found := there.get(name)) != (expected := wanted.get(name)):
                 said = f"{at}{name} of the weights is {found}, expected {expected}, as the config says"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,6 +38,20 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 ALSO = {"float": "float32", "half": "float16"}  # as torch calls them too
 STORED_AS = {"F64": "float32", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}  # nothing is computed in 64 bits
 PIECE = 2**22  # numbers that are compared at once
+
+
+def slot_bytes(slot: Slot, dtype: torch.dtype) -> int:
+    return math.prod(slot.shape) * dtype.itemsize
+
+
+class Form(NamedTuple):
+    """How a tensor of the tree is kept, by the name of its field, and the bytes that a slot of it then takes."""
+
+    keep: Callable[[str, Tensor], Any] = lambda field, tensor: tensor
+    size: Callable[[Slot, torch.dtype], int] = slot_bytes
+
+
+AS_READ = Form()
 
 
 def empty_fields(slots: list[Slot], dtype: torch.dtype, device: torch.device | str | None) -> dict[str, Tensor]:
@@ -85,6 +99,7 @@ def load_weights(
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
     own: Callable[[Slot], Slot | None] = lambda slot: slot,
+    form: Form = AS_READ,
 ) -> Weights:
     """Reads `model.safetensors`, or the shards that an index names, straight into the stacked tree.
 
@@ -94,7 +109,7 @@ def load_weights(
 
     Files are opened twice a layer and closed again, so the peak stays near the size of the weights themselves. `own`
     says which part of a tensor to read (None: nothing of it), as one of many devices does (`devices`); what it leaves
-    out is not read from the disk.
+    out is not read from the disk. `form` may keep what was read in another form (`fast.load_int8`), layer by layer.
 
     Raises:
         Error: no safetensors file, an unreadable one, or a tensor that is missing, surplus, misshapen, quantised or
@@ -117,12 +132,19 @@ def load_weights(
     whole = [[slot] for slot in outer_slots(untied if with_head else config)]
     whole += [list(layer_slots(config, layer)) for layer in range(config.num_hidden_layers)]
     parts = [[mine for slot in slots if (mine := own(slot)) is not None] for slots in whole]
-    check_room(folder, [slot for slots in parts for slot in slots], dtype, device)
+    check_room(folder, [slot for slots in parts for slot in slots], dtype, device, form)
     check_stored(sources.values())
     for note in found.notes:
         print(note, file=sys.stderr)
     trees = [empty_fields(slots, dtype, device) for slots in parts]
-    for fields, slots in zip(trees, parts, strict=True):
+
+    def kept(fields: dict[str, Any]) -> None:
+        for name in fields:
+            fields[name] = form.keep(name, fields[name])
+
+    for number, (fields, slots) in enumerate(
+        zip(trees, parts, strict=True), start=config.num_hidden_layers - len(trees)
+    ):
         for few in (slots[::2], slots[1::2]):  # what is read of a file stays in memory until it is closed
             with ExitStack() as stack:
                 paths = {sources[slot.name].path for slot in few}
@@ -132,11 +154,14 @@ def load_weights(
                     check_unchanged(path, before[path])
                     change = changes.get(slot.name)
                     fill(fields[slot.field][slot.part], slot, sources[slot.name], opened[path], change)
+        if number >= 0:  # a layer; head and embedding are compared first
+            kept(fields)
     for path in before:
         check_unchanged(path, before[path])
     outer = {name: tensor for fields in trees[: -config.num_hidden_layers] for name, tensor in fields.items()}
     if config.tie_word_embeddings and "lm_head" in outer and same_numbers(outer["lm_head"], outer["embed_tokens"]):
         del outer["lm_head"]
+    kept(outer)
     return Weights(layers=tuple(LayerWeights(**fields) for fields in trees[-config.num_hidden_layers :]), **outer)
 
 
@@ -145,9 +170,11 @@ def same_numbers(one: Tensor, other: Tensor) -> bool:
     return all(map(torch.equal, one.flatten().split(PIECE), other.flatten().split(PIECE)))
 
 
-def check_room(folder: str | Path, slots: list[Slot], dtype: torch.dtype, device: torch.device | str | None) -> None:
+def check_room(
+    folder: str | Path, slots: list[Slot], dtype: torch.dtype, device: torch.device | str | None, form: Form
+) -> None:
     """Whether the device has room for them: Linux would hand it out all the same, and end the process later."""
-    needed, left = sum(math.prod(slot.shape) for slot in slots) * dtype.itemsize, available_memory(device)
+    needed, left = sum(form.size(slot, dtype) for slot in slots), available_memory(device)
     if left is not None and needed > left:
         found = f"the weights take {size_text(needed)} in {dtype}, {device or 'cpu'} has {size_text(left)} left"
         raise Error(f"{folder}: {found}, expected room for all: choose a smaller dtype, or more devices")

@@ -152,15 +152,18 @@ def decode_step(
     return steps.head(x, weights.norm, head_of(weights))
 
 
-def check_compilable(checkpoint: Checkpoint) -> None:
-    """Raises Error where a checkpoint brings steps of its own, which the compiled form would pass over silently, or
-    weights of several types, of which it would know only the first."""
+def check_compilable(checkpoint: Checkpoint, ops: Ops = Ops()) -> None:
+    """Raises Error where a checkpoint brings other steps than these, which the compiled form would pass over silently,
+    or weights of several types, of which it would know only the first."""
     of_kind("compiled", "checkpoint", checkpoint, Checkpoint)
-    steps: Any = zip(Ops._fields, checkpoint.ops, Ops(), strict=True)
+    steps: Any = zip(Ops._fields, checkpoint.ops, ops, strict=True)
     other = next((name for name, step, own in steps if unwrap(step) is not unwrap(own)), None)
     if other is not None:
         raise Error(f"compiled: this checkpoint replaces the step {other!r}, expected the model's own: leave it out")
-    types = sorted({str(weight.dtype) for weight in tree_leaves(checkpoint.weights) if weight is not None})
+    numbers = (
+        weight for weight in tree_leaves(checkpoint.weights) if weight is not None and weight.dtype != torch.int8
+    )
+    types = sorted({str(weight.dtype) for weight in numbers})
     if len(types) > 1:
         found = f"weights of {' and '.join(types)} found"
         raise Error(f"compiled: {found}, expected one type: give load_checkpoint a dtype")
@@ -179,7 +182,7 @@ def lengths_like_no_other(*sized: Any) -> list[int]:
 def example(checkpoint: Checkpoint, cache: KVCache, number: int, new: int) -> tuple[Any, ...]:
     """What a layer is compiled on: tensors as a step hands them over, of lengths that nothing else has."""
     layer, batch, (_, kv_heads, _, head_dim) = checkpoint.weights.layers[number], cache.batch, cache.keys[number].shape
-    x = checkpoint.weights.embed_tokens.new_zeros(batch, new, checkpoint.config.hidden_size)
+    x = checkpoint.weights.norm.new_zeros(batch, new, checkpoint.config.hidden_size)
     table = checkpoint.ops.table(checkpoint.config, torch.zeros(batch, new, dtype=torch.long, device=x.device))
     held, room = lengths_like_no_other(batch, new, kv_heads, head_dim, x, layer)
     mask = torch.ones(batch, 1, new, held, dtype=torch.bool, device=x.device)
@@ -199,7 +202,7 @@ def warm_up(steps: Steps, checkpoint: Checkpoint, cache: KVCache, new: int = 1) 
         for layer, number in cold.items():
             layer(*example(checkpoint, cache, number, new))
             bar.update()
-        x = checkpoint.weights.embed_tokens.new_zeros(cache.batch, new, checkpoint.config.hidden_size)
+        x = checkpoint.weights.norm.new_zeros(cache.batch, new, checkpoint.config.hidden_size)
         steps.head(x, checkpoint.weights.norm, head_of(checkpoint.weights))
         bar.update()
 

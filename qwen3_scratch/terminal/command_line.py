@@ -24,7 +24,9 @@ TENSOR_PARALLEL = typer.Option(min=1, help="Cut every matrix over so many proces
 EXPERT_PARALLEL = typer.Option(min=1, help="Deal the experts out to so many processes (torchrun).")
 TensorParallel = Annotated[int, TENSOR_PARALLEL]
 ExpertParallel = Annotated[int, EXPERT_PARALLEL]
-Int8 = Annotated[bool, typer.Option("--int8", help="Decode compiled, from a copy of the weights in 8 bits.")]
+Int8 = Annotated[
+    bool, typer.Option("--int8", help="Hold the weights in 8 bits, half of bf16, and decode compiled from them.")
+]
 Raw = Annotated[bool, typer.Option("--raw", help="Continue the text as it stands, without the chat format.")]
 ExpertDispatch = Annotated[
     str | None,

@@ -123,8 +123,8 @@ def generate_command(
         if many and options["seed"] is None:
             options["seed"] = agree(int(torch.seed() % 2**63))
         check_dispatch(expert_dispatch, expert_parallel)
-        checkpoint = load(model, place, dtype, revision, num_experts_per_tok, mesh, expert_dispatch or "own-experts")
-        checkpoint = fast.int8(checkpoint) if int8 else checkpoint
+        settings = place, dtype, revision, num_experts_per_tok, int8
+        checkpoint = load(model, *settings, mesh, expert_dispatch or "own-experts")
         asked: Any = prompt
         if system is not None:
             asked = [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
@@ -153,8 +153,7 @@ def chat(
 
     Example: `qwen3-scratch chat --no-thinking --temperature 0.7`
     """
-    checkpoint = load(model, place_for(device), dtype, revision, num_experts_per_tok)
-    checkpoint = fast.int8(checkpoint) if int8 else checkpoint
+    checkpoint = load(model, place_for(device), dtype, revision, num_experts_per_tok, int8)
     start = [] if system is None else [{"role": "system", "content": system}]
     messages, options["conversation"] = start, Conversation()
     note("Type a message. /new, /think, /quit, /help.", "dim")
@@ -327,13 +326,16 @@ def check_dispatch(way: str | None, expert_parallel: int) -> None:
 
 
 def load(
-    model: str | None, device: str, dtype: str, revision: str | None, top_k: int | None, mesh: Any = None, way: str = ""
-) -> Checkpoint:
+    model: str | None, device: str, dtype: str, revision: str | None, top_k: int | None, int8: bool = False,
+    mesh: Any = None, way: str = "",
+) -> Checkpoint:  # fmt: skip
     """A whole checkpoint, or of a mesh this rank's slices of one, whose experts are reached in this way."""
     check_revision(model, revision)
     if dtype != "auto" and dtype not in DTYPES:
         raise Error(f"--dtype is {dtype!r}, expected auto, {', '.join(DTYPES)}: choose one")
     options: dict[str, Any] = dict(device=device, revision=revision, num_experts_per_tok=top_k, dtype=DTYPES.get(dtype))
     if mesh is None:
-        return load_checkpoint(model, **options)
+        return (fast.load_int8 if int8 else load_checkpoint)(model, **options)
+    if int8:
+        raise Error("--int8 is for one process, and here are many: leave it out")
     return load_slices(model, mesh, dispatch=DISPATCH[way], **options)

@@ -189,6 +189,9 @@ def check_forward(given: Any) -> None:
     if (token_ids is None) == (embeds is None):
         raise Error("forward: expected exactly one of token_ids and inputs_embeds: leave one of them None")
     check_fits("forward", weights, config)
+    if not isinstance(weights.embed_tokens, Tensor) and "ops" not in given:
+        found = f"forward: weights hold matrices as {type(weights.embed_tokens).__name__}, not as tensors"
+        raise Error(f"{found}, expected the steps that read them: give ops=checkpoint.ops")
     sizes: dict[str, Any] = {"hidden": config.hidden_size}
     if embeds is None:
         check_tensor("forward", "token_ids", token_ids, TOKEN_IDS, sizes)

@@ -338,7 +338,7 @@ def test_the_terminal_compiles_where_asked(monkeypatch, capsys):
     plain, in_8_bits, by_form = command(monkeypatch, capsys, *words), [], compiling.compiled_by
 
     def noting(ops, *given):
-        in_8_bits.append(ops is eight_bits.INT8)
+        in_8_bits.append(ops is eight_bits.INT8_STREAMED)
         return by_form(ops, *given)
 
     monkeypatch.setattr(compiling, "compiled_by", noting)

@@ -188,9 +188,8 @@ FULL_CACHES = {"experts": None, "a window": 12, "dense, some windows": 4}
 @pytest.mark.parametrize("in_8_bits", [False, in_proof(True)])
 @pytest.mark.parametrize("name", only(FULL_CACHES, "dense, some windows"))
 def test_past_the_end_of_the_cache_compiled_decoding_says_what_the_plain_path_says(name, in_8_bits):
-    checkpoint, said, steps = model(name), [], []
-    compiled = int8(checkpoint).decoder if in_8_bits else compiled_decoder
-    for decoder in (eager_decoder, compiled):
+    checkpoint, said, steps = int8(model(name)) if in_8_bits else model(name), [], []
+    for decoder in (eager_decoder, checkpoint.decoder or compiled_decoder):
         cache = KVCache(checkpoint.config, 1, 12, chunk=FULL_CACHES[name], dtype=torch.float32)
         prefill(checkpoint, [[1, 2, 3]], cache)
         step = decoder(checkpoint, cache, lambda found: found)

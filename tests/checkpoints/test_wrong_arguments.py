@@ -38,6 +38,7 @@ from qwen3_scratch import (
 )
 from qwen3_scratch.checkpoints.checkpoint import read_generation_config, with_top_k
 from qwen3_scratch.checkpoints.saving import save_weights
+from qwen3_scratch.checkpoints.weights import AS_READ
 from qwen3_scratch.devices.slices import Place, check_split, own_config, shard_weights
 
 CONFIG = small_config()
@@ -58,10 +59,14 @@ ANYTHING = st.one_of(
 RIGHT: dict[str, tuple[Any, dict[str, Any]]] = {
     "read_config": (read_config, dict(folder=TINY)),
     "read_tokenizer": (read_tokenizer, dict(folder=TINY)),
-    "load_weights": (load_weights, dict(folder=TINY, config=read_config(TINY), dtype=None, device=None)),
+    "load_weights": (
+        load_weights, dict(folder=TINY, config=read_config(TINY), dtype=None, device=None, form=AS_READ)
+    ),
     "load_checkpoint": (
         load_checkpoint,
-        dict(name_or_path=str(TINY), dtype=None, device=None, revision=None, num_experts_per_tok=None),
+        dict(
+            name_or_path=str(TINY), dtype=None, device=None, revision=None, num_experts_per_tok=None, form=AS_READ
+        ),
     ),
     "init_weights": (init_weights, dict(config=CONFIG, seed=0, dtype=torch.float32, device=None)),
     "encode": (TOKENIZER.encode, dict(text="hello", plain=False)),
@@ -145,6 +150,7 @@ WRONG = {
     "settings that are none": (lambda: replace(MADE, generation_config=3), "Checkpoint: generation_config is 3"),
     "a number as a revision": (lambda: load_checkpoint("a/b", revision=3), "revision is 3, expected str"),
     "slices by a number": (lambda: load_checkpoint("tiny", own=3), "own is 3, expected a function"),
+    "a form by its name": (lambda: load_checkpoint("tiny", form="int8"), "load_weights: form is 'int8', expected Form"),
     "a revision of a folder": (lambda: load_checkpoint("tiny", revision="v1"), "revision is 'v1', and tiny is"),
     "a spread past all numbers": (lambda: small_config(initializer_range=1e39), "initializer_range"),
 }  # fmt: skip

@@ -21,9 +21,9 @@ from .trust.chat_template import (
 )
 from .trust.chat_template import Message as Message
 from .trust.chat_template import Tools as Tools
-from .trust.files import json_object, read_bytes, read_json
+from .trust.files import json_object, no_mark, read_bytes, read_json
 from .trust.messages import as_the_template_reads, continued, marks_for
-from .trust.tokenizer_checks import check_added, check_parts, check_vocabulary
+from .trust.tokenizer_checks import check_added, check_parts, check_vocabulary, tell_lacking
 
 LARGEST_TOKENIZER = 40_000_000  # bytes; Qwen3's tokenizer.json has 11 million
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -212,11 +212,13 @@ def read_tokenizer(folder: str | Path) -> Tokenizer:
     folder = Path(of_kind("read_tokenizer", "folder", folder, str, os.PathLike))
     backend, templates = _read_backend(folder / "tokenizer.json"), _read_templates(folder)
     default, special = templates.pop("default", None), _read_special_tokens(folder)
+    tell_lacking(folder, backend, NAMED)
     return Tokenizer(backend, default, str(folder), templates=templates, special_tokens=special)
 
 
 def _read_backend(path: Path) -> tokenizers.Tokenizer:
     content = read_bytes(path, LARGEST_TOKENIZER)
+    no_mark(path, content)
     try:
         backend = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
         parts = json_object(content)

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from qwen3_scratch import Checkpoint, Error, generate, load_checkpoint
 from qwen3_scratch.cache import KVCache
-from qwen3_scratch.fast import int8
+from qwen3_scratch.fast import eight_bits, int8
 from qwen3_scratch.fast.eager import eager_decoder, prefill
 from qwen3_scratch.fast.eight_bits import (
     LARGEST,
@@ -167,7 +167,8 @@ STALE = {
 
 
 @pytest.mark.parametrize("change", STALE)
-def test_a_copy_of_other_weights_is_refused(change):
+def test_a_copy_of_other_weights_is_refused(change, monkeypatch):
+    monkeypatch.setattr(eight_bits, "compiled_by", lambda *arguments: pytest.fail("it decodes from the copy"))
     checkpoint = int8(model("experts"))
     weights = STALE[change](checkpoint.weights)
     config = replace(checkpoint.config, num_hidden_layers=len(weights.layers))

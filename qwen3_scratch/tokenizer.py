@@ -173,9 +173,8 @@ class Tokenizer:
         template, field = self._template(tools is not None), "content" if goes_on is True else goes_on
 
         def draw(chat: list[Message], tools: list[Message] | None = tools) -> str:
-            given = dict(
-                messages=chat, tools=tools, enable_thinking=thinking, add_generation_prompt=prompt and not field
-            )
+            given = dict(messages=chat, tools=tools, documents=None, enable_thinking=thinking)
+            given["add_generation_prompt"] = prompt and not field
             return render(template, self.name, **self.special_tokens | given)
 
         if any(isinstance(message.get("content"), (list, tuple)) for message in chat):

@@ -43,9 +43,9 @@ def read_config(folder: str | Path) -> Config:
         found = "has no config.json but old.partial, where a save moved the files of before when it was cut off"
         raise Error(f"{folder}: {found}, expected a whole checkpoint: save it again")
     if not any(os.path.lexists(path.parent / name) for name in ("config.json", SINGLE, INDEX)):
-        inner = [*path.parent.glob("*/config.json"), *path.parent.glob("snapshots/*/config.json")]
-        if names := sorted(str(each.parent.relative_to(path.parent)) for each in inner):
-            found = f"has no config.json, but {first_of(names)} within it"
+        within = [*path.parent.glob("*/config.json"), *path.parent.glob("snapshots/*/config.json")]
+        if folders := sorted(str(each.parent.relative_to(path.parent)) for each in within):
+            found = f"has no config.json, but {first_of(folders)} within it"
             raise Error(f"{path.parent}: {found}, expected a checkpoint: name that folder")
     raw = read_json(path)
     family = raw.get("model_type")

@@ -205,6 +205,8 @@ class Tokenizer:
 def read_tokenizer(folder: str | Path) -> Tokenizer:
     """Reads tokenizer.json, and the chat template from chat_template.jinja or tokenizer_config.json if there is one.
 
+    Tokens that other files name and tokenizer.json does not hold are told on standard error, and read as plain text.
+
     Raises Error for no such file, one that is something else or too large, a tokenizer whose ids are not in order or
     that could take up all time or memory, or a template that is no text.
     """

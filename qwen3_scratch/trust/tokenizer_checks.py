@@ -109,8 +109,6 @@ def _tokens_beside(folder: Path, named: Sequence[str]) -> Iterator[tuple[Path, A
             content = {"added_tokens_decoder": [*content]}  # its keys are the tokens
         for name in ("additional_special_tokens", "extra_special_tokens", "added_tokens_decoder"):
             held = content.get(name)
-            yield from (
-                (path, token)
-                for token in (held.values() if isinstance(held, dict) else held if isinstance(held, list) else ())
-            )
+            tokens = held.values() if isinstance(held, dict) else held if isinstance(held, list) else ()
+            yield from ((path, token) for token in tokens)
         yield from ((path, content.get(name)) for name in named)

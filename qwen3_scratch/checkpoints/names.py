@@ -33,7 +33,7 @@ QUANTISED = {  # the last word of a name, and who writes it
     "scales": "GPTQ, AWQ or MLX", "W_q": "HQQ", "_packed_data": "torchao", "_scale": "quanto", "weight_scales": "EETQ",
     "codebooks": "AQLM", "centroids": "VPTQ",
 }  # fmt: skip
-SCALES = re.compile(r"(model|lm_head)\..*?([._])(scales?|zeros?|zero_?points?|amax|g_idx|codebooks?)(_[a-z0-9]+)?")
+SCALES = re.compile(r"(model|lm_head)(\..*?)?[._](scales?|zeros?|zero_?points?|amax|g_idx|codebooks?)(_[a-z0-9]+)?")
 UNQUANTISED = "fetch the unquantised ones from the original repository, which the model card names as its base model"
 Part = tuple[int | slice, ...]
 

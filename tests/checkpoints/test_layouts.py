@@ -422,7 +422,7 @@ def test_what_another_head_calls_a_scale_is_left_out_with_it(tmp_path, capfd):
     tensors = tensors_of(tmp_path, TIED)
     refused(lambda: load_checkpoint(write(tmp_path, tensors | {"lm_head.scale": torch.ones(1)}, TIED)), "is quantised")
     load_checkpoint(write(tmp_path, tensors | {"v_head.summary.scale": torch.ones(1)}, TIED))
-    assert "tensor v_head.summary.scale is of another head than the language model's: left out" in capfd.readouterr().err
+    assert "v_head.summary.scale is of another head than the language model's: left out" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn, torch.int32], ids=str)

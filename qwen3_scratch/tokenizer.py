@@ -21,9 +21,9 @@ from .trust.chat_template import (
 )
 from .trust.chat_template import Message as Message
 from .trust.chat_template import Tools as Tools
-from .trust.files import json_object, read_bytes, read_json
+from .trust.files import json_object, no_mark, read_bytes, read_json
 from .trust.messages import as_the_template_reads, continued, marks_for
-from .trust.tokenizer_checks import check_added, check_parts, check_vocabulary
+from .trust.tokenizer_checks import check_added, check_parts, check_vocabulary, tell_lacking
 
 LARGEST_TOKENIZER = 40_000_000  # bytes; Qwen3's tokenizer.json has 11 million
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -173,9 +173,8 @@ class Tokenizer:
         template, field = self._template(tools is not None), "content" if goes_on is True else goes_on
 
         def draw(chat: list[Message], tools: list[Message] | None = tools) -> str:
-            given = dict(
-                messages=chat, tools=tools, enable_thinking=thinking, add_generation_prompt=prompt and not field
-            )
+            given = dict(messages=chat, tools=tools, documents=None, enable_thinking=thinking)
+            given["add_generation_prompt"] = prompt and not field
             return render(template, self.name, **self.special_tokens | given)
 
         if any(isinstance(message.get("content"), (list, tuple)) for message in chat):
@@ -206,17 +205,21 @@ class Tokenizer:
 def read_tokenizer(folder: str | Path) -> Tokenizer:
     """Reads tokenizer.json, and the chat template from chat_template.jinja or tokenizer_config.json if there is one.
 
+    Tokens that other files name and tokenizer.json does not hold are told on standard error, and read as plain text.
+
     Raises Error for no such file, one that is something else or too large, a tokenizer whose ids are not in order or
     that could take up all time or memory, or a template that is no text.
     """
     folder = Path(of_kind("read_tokenizer", "folder", folder, str, os.PathLike))
     backend, templates = _read_backend(folder / "tokenizer.json"), _read_templates(folder)
     default, special = templates.pop("default", None), _read_special_tokens(folder)
+    tell_lacking(folder, backend, NAMED)
     return Tokenizer(backend, default, str(folder), templates=templates, special_tokens=special)
 
 
 def _read_backend(path: Path) -> tokenizers.Tokenizer:
     content = read_bytes(path, LARGEST_TOKENIZER)
+    no_mark(path, content)
     try:
         backend = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
         parts = json_object(content)

@@ -42,6 +42,9 @@ UNREAD = {
     "epsilon_cutoff": 0.0, "stop_strings": None, "suppress_tokens": None, "begin_suppress_tokens": None,
     "bad_words_ids": None, "forced_bos_token_id": None, "forced_eos_token_id": None, "sequence_bias": None,
     "length_penalty": 1.0, "guidance_scale": 1.0, "max_time": None, "max_new_tokens": None, "min_new_tokens": 0,
+    "min_length": 0, "num_return_sequences": 1, "exponential_decay_length_penalty": None, "force_words_ids": None,
+    "watermarking_config": None, "top_h": None, "dola_layers": None, "token_healing": False, "penalty_alpha": 0.0,
+    "encoder_repetition_penalty": 1.0,
 }  # fmt: skip
 Pick = Callable[[Tensor], Tensor]  # logits [batch, vocab] -> the tokens chosen [batch]
 Advance = Callable[[Tensor], Tensor]  # tokens [batch] -> the tokens after them [batch]

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ..config import FROM_A_LENGTH, Config, ConfigError, check_types, plain_fields
-from ..errors import Error, of_kind, shown
+from ..errors import Error, first_of, of_kind, shown
 from ..trust.files import read_json
+from ..trust.shards import INDEX, SINGLE
 from .adapters import base_folder
 from .names import check_not_quantised
 
@@ -41,12 +42,20 @@ def read_config(folder: str | Path) -> Config:
     if not os.path.lexists(path) and (path.parent / "old.partial").is_dir():
         found = "has no config.json but old.partial, where a save moved the files of before when it was cut off"
         raise Error(f"{folder}: {found}, expected a whole checkpoint: save it again")
+    if not any(os.path.lexists(path.parent / name) for name in ("config.json", SINGLE, INDEX)):
+        within = [*path.parent.glob("*/config.json"), *path.parent.glob("snapshots/*/config.json")]
+        if folders := sorted(str(each.parent.relative_to(path.parent)) for each in within):
+            found = f"has no config.json, but {first_of(folders)} within it"
+            raise Error(f"{path.parent}: {found}, expected a checkpoint: name that folder")
     raw = read_json(path)
     family = raw.get("model_type")
     if not isinstance(family, str) or family not in FAMILY_DEFAULTS:
         found = f"model_type is {shown(family)}"
         raise Error(f"{path}: {found}, expected 'qwen3_moe' or 'qwen3': choose a checkpoint of these")
     check_not_quantised(path, raw)
+    if not raw.get("is_causal", True):  # transformers then takes a mask that hides nothing
+        found = f"is_causal is {shown(raw['is_causal'])}, by which each token sees those after it"
+        raise Error(f"{path}: {found}, expected true: no text is written so; choose another checkpoint")
     for key, name in SPELLINGS.items():
         if key in raw and name in raw and raw[name] != raw[key]:
             found = f"{key} is {shown(raw[key])} and {name} {shown(raw[name])}"

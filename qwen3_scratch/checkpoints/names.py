@@ -24,9 +24,16 @@ OUTER = ("base_model", "language_model", "model")  # in front of the whole
 QUANTISED = {  # the last word of a name, and who writes it
     "qweight": "GPTQ or AWQ", "qzeros": "GPTQ or AWQ", "g_idx": "GPTQ", "absmax": "bitsandbytes", "SCB": "bitsandbytes",
     "quant_map": "bitsandbytes", "weight_scale_inv": "fp8", "weight_scale": "fp8 or compressed-tensors",
-    "input_scale": "fp8 or compressed-tensors", "weight_packed": "compressed-tensors", "scales": "GPTQ, AWQ or MLX",
-    "W_q": "HQQ", "_packed_data": "torchao",
+    "input_scale": "fp8 or compressed-tensors", "activation_scale": "fp8", "input_scale_ub": "FBGEMM",
+    "weight_packed": "compressed-tensors", "weight_global_scale": "compressed-tensors",
+    "weight_g_idx": "compressed-tensors", "weight_zero_point": "compressed-tensors or Quark",
+    "input_zero_point": "compressed-tensors or Quark", "output_scale": "compressed-tensors or Quark",
+    "k_scale": "compressed-tensors or ModelOpt, of keys and values", "_amax": "ModelOpt", "weight_scale_2": "ModelOpt",
+    "v_scale": "compressed-tensors or ModelOpt, of keys and values", "pre_quant_scale": "ModelOpt",
+    "scales": "GPTQ, AWQ or MLX", "W_q": "HQQ", "_packed_data": "torchao", "_scale": "quanto", "weight_scales": "EETQ",
+    "codebooks": "AQLM", "centroids": "VPTQ",
 }  # fmt: skip
+SCALES = re.compile(r"(model|lm_head)(\..*?)?[._](scales?|zeros?|zero_?points?|amax|g_idx|codebooks?)(_[a-z0-9]+)?")
 UNQUANTISED = "fetch the unquantised ones from the original repository, which the model card names as its base model"
 Part = tuple[int | slice, ...]
 
@@ -121,9 +128,7 @@ def find_slots(files: dict[str, Path], config: Config) -> Found:
     Raises Error for a tensor that is missing, or surplus where it would change what is computed, or quantised.
     """
     where = next(iter(files.values())).parent if files else "the checkpoint"
-    if sign := next((name for name in files if last_word(name) in QUANTISED), None):
-        found = f"is quantised (by {QUANTISED[last_word(sign)]}: it holds a tensor {one_line(sign)})"
-        raise Error(f"{where}: {found}, expected plain weights: {UNQUANTISED}")
+    check_no_scales(files, where)
     there, notes = plain_names(files, where)
     stacked = any(name.endswith(".experts.down_proj") for name in there)  # one tensor for all experts of a layer
     most = MOST_SLOTS if stacked else len(there) + MOST_MISSING
@@ -147,10 +152,23 @@ def find_slots(files: dict[str, Path], config: Config) -> Found:
     return Found(slots, sources, head, notes)
 
 
-def last_word(name: str) -> str:
-    """What a tensor is to its module; of bitsandbytes's `weight.absmax` and `weight.quant_state...` its own word."""
+def check_no_scales(files: dict[str, Path], where: Path | str) -> None:
+    """Raises Error where a tensor is one that only quantised weights have, though they may look plain."""
+    for name in files:
+        if (by := quantised_by(name)) is not None:
+            found, advice = f"is quantised (by {by}: it holds a tensor {one_line(name)})", UNQUANTISED
+            own = f"{name.rpartition('.')[0]}.weight"
+            if own in files and stored_kinds({own: files[own]}) <= set(STORED):
+                advice += "; or, if they were made plain again, save them without it"
+            raise Error(f"{where}: {found}, expected plain weights: {advice}")
+
+
+def quantised_by(name: str) -> str | None:
+    """Which method writes a tensor of this name, of those that have one of their own; None: it is no such."""
     words = name.split(".")
-    return "absmax" if "quant_state" in words else words[-1]
+    last = "absmax" if "quant_state" in words else words[-1]  # bitsandbytes' `weight.quant_state...`
+    by = "a method of another name" if SCALES.fullmatch(plain_name(name)[0]) else None
+    return QUANTISED.get(last, by)
 
 
 def plain_names(files: dict[str, Path], where: Path | str) -> tuple[dict[str, str], list[str]]:
@@ -251,13 +269,14 @@ def check_not_quantised(path: Path, raw: dict[str, Any]) -> None:
     folder = path.parent
     if (folder / SINGLE).exists() or (folder / INDEX).exists():
         kinds = stored_kinds(files := tensor_files(folder))
-        if kinds <= set(STORED) and not any(last_word(each) in QUANTISED for each in files):
+        if kinds <= set(STORED) and not any(map(quantised_by, files)):
             found += f", but the files beside it hold {', '.join(sorted(kinds))} and are not quantised"
             raise Error(f"{path}: {found}, expected one of both: if they were merged, delete {name} from config.json")
     raise Error(f"{path}: {found}, expected plain weights, not quantised ones: {UNQUANTISED}")
 
 
 def stored_kinds(files: dict[str, Path]) -> set[str]:
-    """As which kinds of numbers the files hold their tensors, as their headers say."""
-    entries = [entry for path in set(files.values()) for entry in header_of(path).values()]
+    """As which kinds of numbers the files hold these tensors, as their headers say."""
+    headers = {path: header_of(path) for path in set(files.values())}
+    entries = [headers[path].get(name) for name, path in files.items()]
     return {str(entry.get("dtype")) for entry in entries if isinstance(entry, dict)}

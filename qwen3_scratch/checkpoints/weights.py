@@ -253,8 +253,12 @@ def check_stored(sources: Iterable[Source]) -> None:
                     found = f"is stored as {kind}, as quantised weights are"
                     raise Error(f"{where} {found}, expected one of {', '.join(STORED)}: {UNQUANTISED}")
                 if tuple(stored) != shape:
-                    expected = f"expected {list(shape)} from config.json"
-                    raise Error(f"{where} has shape {list(stored)}, {expected}: they are of different models")
+                    found = f"{where} has shape {list(stored)}, expected {list(shape)} from config.json"
+                    advice = "they are of different models"
+                    if name.endswith(("embed_tokens.weight", "lm_head.weight")) and stored[1:] == [*shape[1:]]:
+                        resized = f"where it was padded or resized, vocab_size in config.json is {stored[0]}"
+                        advice = f"{resized}, else {advice}"
+                    raise Error(f"{found}: {advice}")
 
 
 def tensor_tree(weights: Weights) -> list[Tensor]:

@@ -8,6 +8,10 @@ from ..errors import Error, of_kind, shown
 from .download import WANTED, fetch, find_snapshot
 
 EMBEDDED = {"tiny": "tiny-moe"}
+ADDRESS = re.compile(  # of a model on the hub, as a browser or another tool has it: owner/name, and what may follow
+    r"(?:https?://[^/]+/|hf://|(?:huggingface|hf)\.co/)?(?:models/)?(\w[\w.-]*/\w[\w.-]*)"
+    r"(?:[@:]([\w./-]+)|/|/(?:tree|blob|resolve)/.*)?"
+)
 
 
 def find_folder(name: str | Path | None = None, revision: str | None = None, wanted: tuple[str, ...] = WANTED) -> Path:
@@ -25,9 +29,12 @@ def find_folder(name: str | Path | None = None, revision: str | None = None, wan
 
 def chosen(name: str | Path | None = None) -> str | Path:
     """What stands for None: the environment variable, else the embedded checkpoint."""
-    if name is not None:
-        of_kind("load_checkpoint", "name_or_path", name, str, os.PathLike)
-    return name or os.environ.get("QWEN3_SCRATCH_MODEL") or "tiny"
+    if name is None:
+        return os.environ.get("QWEN3_SCRATCH_MODEL") or "tiny"
+    of_kind("load_checkpoint", "name_or_path", name, str, os.PathLike)
+    if not str(name):  # as a variable that is not set leaves it
+        raise Error("name_or_path is '', expected a name: leave it out for the embedded checkpoint, or name another")
+    return name
 
 
 def find_local(name: str | Path) -> Path | None:
@@ -45,7 +52,20 @@ def find_local(name: str | Path) -> Path | None:
         raise Error(f"{folder}: is a file, expected a checkpoint's folder: name the folder that holds config.json")
     if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(name)):
         return None
-    raise Error(f"{name}: no such folder, expected 'tiny', a folder, or a hub id 'owner/name': check the name")
+    expected = "expected 'tiny', a folder, or a hub id 'owner/name'"
+    raise Error(f"{name}: no such folder, {expected}: {meant(str(name)) or 'check the name'}")
+
+
+def meant(name: str) -> str | None:
+    """What somebody may mean by a name that is none: an address, a folder of the hub's cache, another spelling."""
+    plain = name.strip()
+    if plain.lower() in EMBEDDED:
+        return f"perhaps you mean {plain.lower()}"
+    if plain.startswith("models--"):
+        plain = plain.removeprefix("models--").replace("--", "/")
+    if (found := ADDRESS.fullmatch(plain)) is None:
+        return None
+    return f"perhaps you mean {found[1]}" + (f", and revision {shown(found[2])}" if found[2] else "")
 
 
 def embedded_folder(name: str) -> Path:

@@ -136,6 +136,7 @@ def compile_template(source: str, name: str) -> jinja2.Template:
         if len(source) > LONGEST_TEMPLATE:
             raise SecurityError(f"it has {len(source)} characters, expected at most {LONGEST_TEMPLATE}")
         environment = _Environment()
+        source = source.removeprefix("\ufeff")  # a byte order mark, as editors of Windows put it before a text
         source = re.sub(r"(\{%[-+]?\s*)(end)?generation(\s*[-+]?%\})", r"\1\2with\3", source)  # a mark for training
         tree = _Paying().visit(environment.parse(source))
         return jinja2.Template.from_code(environment, environment.compile(tree), environment.globals)

@@ -1,5 +1,6 @@
 """A checkpoint's files, none of which is believed: what may be opened, how much is read, what of it is quoted."""
 
+import codecs
 import json
 import os
 import stat
@@ -11,6 +12,7 @@ from ..errors import Error, one_line, shown
 
 LARGEST_JSON = 10_000_000  # bytes; config.json takes some thousand, and [[],[],[]...] takes 30 times its text in memory
 LFS = b"version https://git-lfs"  # begins the note that git-lfs leaves in the place of a large file
+MARKS = {codecs.BOM_UTF8: "UTF-8", codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}  # of byte order
 LARGEST_TABLE = 20_000_000  # bytes of an index or a header; the largest of the family, 36,000 tensors, takes 4 million
 KINDS = {
     stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device",
@@ -80,10 +82,18 @@ def read_bytes(path: Path, most: int) -> bytes:
 def read_json(path: Path, most: int = LARGEST_JSON) -> dict[str, Any]:
     """A JSON object from a file of at most so many bytes, or one sentence that says what is there instead."""
     content = read_bytes(path, most)
+    no_mark(path, content)
     try:
         return json_object(content)
     except ValueError as error:
         raise Error(f"{path}: {error}: fetch the file again") from None
+
+
+def no_mark(path: Path, content: bytes) -> None:
+    """Raises Error where JSON begins with a byte order mark, as editors of Windows write it."""
+    if encoding := next((name for mark, name in MARKS.items() if content.startswith(mark)), None):
+        expected = "expected JSON in UTF-8 without one, as transformers expects it"
+        raise Error(f"{path}: begins with the byte order mark of {encoding}, {expected}: save it again as plain UTF-8")
 
 
 def json_object(content: bytes) -> dict[str, Any]:

@@ -6,11 +6,28 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from ..errors import Error, one_line, shown
+from ..errors import Error, first_of, one_line, shown
 from .files import LARGEST_TABLE, check_file, json_object, no_pointer, read_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 MOST_SHARDS = 10_000  # the largest of the family comes in 118
+AGAIN, MERGE = "convert or fetch the checkpoint", "merge it into one model with what wrote it, and save that"
+STATE = ("optimizer", "scheduler", "rng_state", "random_states", "scaler", "training_args")  # no weights
+OTHERS = (  # what may lie there instead of weights, the likeliest first: file names, what they are, what to do
+    ("*.part *.incomplete *.crdownload *.aria2 .cache/huggingface/download/*.incomplete",
+     "the rest of a download that was cut off", "fetch the checkpoint again"),
+    ("model-*-of-*.safetensors", "of which the index is lacking", f"fetch the index, {INDEX}, too"),
+    ("*.safetensors", "which is no name that is looked for", f"call it {SINGLE} if it is the whole model"),
+    (f"*/{SINGLE} */{INDEX}", "in a folder within", "name that folder"),
+    ("openvino*.xml", "which is OpenVINO's format", AGAIN),
+    ("*.bin *.pt *.pth *.ckpt", "which is a pickle and is never opened", AGAIN),
+    ("*.gguf", "which is llama.cpp's format and mostly quantised", AGAIN),
+    ("*.onnx */*.onnx", "which is ONNX's format", AGAIN),
+    ("*.h5", "which is TensorFlow's format", AGAIN), ("*.msgpack", "which is Flax's format", AGAIN),
+    ("*.npz", "which is numpy's format", AGAIN), ("*.engine", "which is TensorRT's format", AGAIN),
+    ("*.distcp */*.distcp", "which is torch.distributed's format", MERGE),
+    ("global_step*/*.pt", "which is DeepSpeed's format", MERGE),
+)  # fmt: skip
 UNREADABLE = (SafetensorError, OSError, ValueError, RuntimeError, MemoryError)  # what the library and torch say
 
 
@@ -25,11 +42,8 @@ def tensor_files(folder: Path) -> dict[str, Path]:
     elif os.path.lexists(index):
         paths = [folder / name for name in sorted(set(shard_table(index).values()))]
     else:
-        pickles = [path.name for end in ("*.bin", "*.pt", "*.pth") for path in sorted(folder.glob(end))]
-        gguf = [path.name for path in sorted(folder.glob("*.gguf"))]
-        found = f"only {pickles[0]}, which is a pickle and is never opened" if pickles else "no weights"
-        found = f"only {gguf[0]}, which is llama.cpp's format and mostly quantised" if gguf and not pickles else found
-        raise Error(f"{folder}: {found}, expected {SINGLE} or {INDEX}: convert or fetch the checkpoint")
+        found, advice = instead_of_weights(folder)
+        raise Error(f"{folder}: {found}, expected {SINGLE} or {INDEX}: {advice}")
     files: dict[str, Path] = {}
     headers: dict[Path, dict[str, Any]] = {}
     for path in paths:
@@ -42,6 +56,15 @@ def tensor_files(folder: Path) -> dict[str, Path]:
                 raise Error(f"{path}: {found}, expected once: fetch the files of one checkpoint again")
             files.setdefault(name, path)
     return files
+
+
+def instead_of_weights(folder: Path) -> tuple[str, str]:
+    """What lies in a folder in the place of weights, and what to do."""
+    for patterns, what, advice in OTHERS:
+        paths = [path.relative_to(folder) for pattern in patterns.split() for path in sorted(folder.glob(pattern))]
+        if names := [str(path) for path in paths if not path.name.startswith(STATE)]:
+            return f"only {first_of(names)}, {what}", advice
+    return "no weights", AGAIN
 
 
 def same_bytes(one: tuple[Path, Any], other: tuple[Path, Any]) -> bool:

@@ -1,13 +1,16 @@
 """What is asked of a tokenizer.json that the library accepts: ids in order, and no part that never ends."""
 
 import json
-from collections.abc import Iterator
+import os
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 
-from ..errors import Error, shown
+from ..errors import Error, first_of, shown
+from .files import read_json
 from .patterns import may_never_end
 
 MOST_PARTS = 16  # in one sequence of normalizers or pre-tokenizers; Qwen3 has 2
@@ -76,3 +79,36 @@ def check_vocabulary(path: Path, backend: tokenizers.Tokenizer) -> None:
         first = next(token for token, number in sorted(ids.items()) if seen.setdefault(number, token) != token)
         what = f"the tokens {shown(seen[ids[first]])} and {shown(first)} share the id {ids[first]}"
         raise Error(f"{path}: {what}, expected one id each: fetch the file again")
+
+
+def tell_lacking(folder: Path, backend: tokenizers.Tokenizer, named: Sequence[str]) -> None:
+    """A line on standard error for tokens that transformers would add to those of tokenizer.json, under new ids.
+
+    `named` are the fields that name one token each: "eos_token", ...
+    """
+    lacking: dict[Path, list[str]] = {}
+    for origin, token in _tokens_beside(folder, named):
+        text = token.get("content") if isinstance(token, dict) else token
+        if isinstance(text, str) and text and backend.token_to_id(text) is None:
+            lacking.setdefault(origin, []).append(text)
+    for origin, texts in lacking.items():
+        found = f"names {first_of([*dict.fromkeys(texts)])}, which tokenizer.json does not hold"
+        advice = "let its AutoTokenizer save the tokenizer again, or take it out of the file"
+        print(f"{origin}: {found}: read as plain text, where transformers adds a token; {advice}", file=sys.stderr)
+
+
+def _tokens_beside(folder: Path, named: Sequence[str]) -> Iterator[tuple[Path, Any]]:
+    """The tokens that the files beside tokenizer.json name, each with its file, where transformers looks for them."""
+    settings = folder / "tokenizer_config.json"
+    files = {settings: read_json(settings) if os.path.lexists(settings) else {}}
+    if "added_tokens_decoder" not in files[settings]:
+        others = [folder / name for name in ("special_tokens_map.json", "added_tokens.json")]
+        files |= {path: read_json(path) for path in others if os.path.lexists(path)}
+    for path, content in files.items():
+        if path.name == "added_tokens.json":
+            content = {"added_tokens_decoder": [*content]}  # its keys are the tokens
+        for name in ("additional_special_tokens", "extra_special_tokens", "added_tokens_decoder"):
+            held = content.get(name)
+            tokens = held.values() if isinstance(held, dict) else held if isinstance(held, list) else ()
+            yield from ((path, token) for token in tokens)
+        yield from ((path, content.get(name)) for name in named)

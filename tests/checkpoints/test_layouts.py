@@ -389,6 +389,42 @@ def test_quantised_files_are_called_so_whatever_the_config_says(tmp_path, sign, 
     refused(lambda: load_checkpoint(tmp_path), "quant_method 'x-quant', bits 4", *wanted[2:])
 
 
+LONE = {  # a tensor that a quantiser leaves beside weights which look plain -> who is named
+    "self_attn.q_proj.weight_scale": "fp8", "self_attn.q_proj.weight_zero_point": "compressed-tensors",
+    "self_attn.q_proj.weight_global_scale": "compressed-tensors", "self_attn.q_proj.weight_g_idx": "compressed-tensors",
+    "self_attn.q_proj.weight_scale_2": "ModelOpt", "self_attn.k_proj.k_scale": "ModelOpt, of keys and values",
+    "self_attn.q_proj.weight_quantizer._amax": "ModelOpt", "self_attn.q_proj.input_zero_point": "Quark",
+    "self_attn.q_proj.activation_scale": "fp8", "self_attn.q_proj.input_scale_ub": "FBGEMM",
+    "self_attn.q_proj.weight._scale": "quanto", "self_attn.q_proj.weight_scales": "EETQ",
+    "mlp.experts.0.down_proj.codebooks": "AQLM", "self_attn.q_proj.weight_quantizer.scale": "a method of another name",
+    "mlp.experts.gate_up_proj_scale": "a method of another name", "self_attn.q_proj.zeros": "a method of another name",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrapper", ["", in_proof("module.")])
+@pytest.mark.parametrize("name", LONE)
+def test_a_lone_tensor_of_a_quantiser_beside_plain_weights_is_called_so(tmp_path, name, wrapper):
+    tensors = tensors_of(tmp_path, TIED) | {f"model.layers.0.{name}": torch.ones(1)}
+    write(tmp_path, {wrapper + key: tensor for key, tensor in tensors.items()}, TIED)
+    said = f"is quantised (by {LONE[name]}"
+    told = refused(lambda: load_checkpoint(tmp_path), said.partition("(")[0], LONE[name], name, "fetch the unquantised")
+    beside = f"model.layers.0.{name.rpartition('.')[0]}.weight" in tensors
+    assert ("or, if they were made plain again, save them without it" in told) == beside
+
+
+def test_the_advice_about_weights_made_plain_again_goes_by_their_own_numbers(tmp_path):
+    tensors = tensors_of(tmp_path, TIED) | {f"{Q}.weight_scale_inv": torch.ones(1)}
+    tensors[f"{Q}.weight"] = tensors[f"{Q}.weight"].to(torch.float8_e4m3fn)
+    assert "plain again" not in refused(lambda: load_checkpoint(write(tmp_path, tensors, TIED)), "by fp8")
+
+
+def test_what_another_head_calls_a_scale_is_left_out_with_it(tmp_path, capfd):
+    tensors = tensors_of(tmp_path, TIED)
+    refused(lambda: load_checkpoint(write(tmp_path, tensors | {"lm_head.scale": torch.ones(1)}, TIED)), "is quantised")
+    load_checkpoint(write(tmp_path, tensors | {"v_head.summary.scale": torch.ones(1)}, TIED))
+    assert "v_head.summary.scale is of another head than the language model's: left out" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn, torch.int32], ids=str)
 def test_numbers_of_a_quantised_kind_are_called_so_without_any_other_sign(tmp_path, dtype):
     tensors = tensors_of(tmp_path, TIED)

@@ -40,6 +40,11 @@ def quantised(folder: Path) -> None:
     write_setting(folder, quantization_config={"quant_method": "gptq"})
 
 
+def with_a_scale(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    save_file(tensors | {f"{Q_PROJ}_zero_point": torch.zeros(1)}, folder / "model.safetensors")
+
+
 def with_an_adapter(folder: Path) -> None:
     (folder / "adapter_config.json").write_text('{"peft_type": "IA3"}', encoding="utf-8")
     (folder / "adapter_model.safetensors").write_bytes(b"")
@@ -49,6 +54,8 @@ PARTLY = {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4, "partial_rota
 CASES = {
     "weights in a pickle": only_pickled,
     "quantised weights": quantised,
+    "plain weights beside a scale of quantised ones": with_a_scale,
+    "attention to what comes after": lambda folder: write_setting(folder, is_causal=False),
     "an activation other than SiLU": lambda folder: write_setting(folder, hidden_act="gelu"),
     "64-bit numbers, asked for": lambda folder: write_setting(folder, dtype="float64", torch_dtype="float64"),
     "heads that rope turns only in part": lambda folder: write_setting(folder, rope_parameters=PARTLY),

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -212,6 +213,33 @@ def test_a_rank_that_never_comes_is_named(alone, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr("qwen3_scratch.devices.launch.ROLL_CALL", 0)
     with pytest.raises(Error, match=r"^rank 1 of 2: has not come: see what it wrote"), ranks(2, 1, timeout=0.1):
+        raise AssertionError("the block ran")
+
+
+class AllCame(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("limit", "comes", "end"), [({}, 590, AllCame), ({}, 900, Error), ({"timeout": 60}, 90, Error)]
+)
+def test_a_rank_that_comes_late_is_waited_for_as_long_as_the_limit_says(alone, monkeypatch, limit, comes, end):
+    seconds = 0.0
+
+    def sleep(_):  # ten seconds go by at each look
+        nonlocal seconds
+        seconds += 10
+        if seconds == comes:
+            alone.set("qwen3_scratch/0/process/1", "elsewhere 1")
+
+    def begin(*arguments, **options):
+        raise AllCame
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(launch, "ROLL_CALL", 0)
+    monkeypatch.setattr(launch, "time", SimpleNamespace(monotonic=lambda: seconds, sleep=sleep))
+    monkeypatch.setattr(dist, "init_process_group", begin)
+    with pytest.raises(end, match="has not come" if end is Error else None), ranks(2, 1, **limit):
         raise AssertionError("the block ran")
 
 

@@ -93,6 +93,49 @@ def test_a_special_token_that_is_no_text_is_refused_by_its_file_and_name(folder,
         read_tokenizer(folder)
 
 
+FOO = {"content": "<foo>"}
+LACKING = {  # where a folder names a token that its tokenizer.json does not hold -> the file, and the tokens named
+    "a list": ("tokenizer_config.json", {"additional_special_tokens": ["<|im_start|>", "<foo>", "<goo>"]}),
+    "a list in parts": ("tokenizer_config.json", {"extra_special_tokens": [MARKED | FOO, "<goo>"]}),
+    "by name": ("tokenizer_config.json", {"bos_token": "<foo>", "eos_token": "<|im_end|>"}),
+    "by a name of its own": ("tokenizer_config.json", {"extra_special_tokens": {"image_token": "<foo>"}}),
+    "by number": ("tokenizer_config.json", {"added_tokens_decoder": {"2048": {**FOO, "special": False}}}),
+    "an older list": ("added_tokens.json", {"<|im_end|>": 2, "<foo>": 2048}),
+    "an older map": ("special_tokens_map.json", {"pad_token": "<foo>", "additional_special_tokens": ["<foo>"]}),
+}
+
+
+@pytest.mark.parametrize("place", LACKING)
+def test_a_token_that_transformers_would_add_to_tokenizer_json_is_told_in_one_line(folder, place, capfd):
+    name, content = LACKING[place]
+    read_tokenizer(folder)
+    assert capfd.readouterr().err == ""
+    write(folder, name, content)
+    text = "a<foo>b"
+    assert len(AutoTokenizer.from_pretrained(folder).encode(text)) < len(read_tokenizer(folder).encode(text))
+    more = " and 1 more" if "<goo>" in json.dumps(content) else ""
+    said = "which tokenizer.json does not hold: read as plain text, where transformers adds a token"
+    advice = "let its AutoTokenizer save the tokenizer again, or take it out of the file"
+    assert capfd.readouterr().err.endswith(f"{folder / name}: names <foo>{more}, {said}; {advice}\n")
+    AutoTokenizer.from_pretrained(folder).save_pretrained(folder)
+    read_tokenizer(folder)
+    assert capfd.readouterr().err.count(said) == 0
+
+
+def test_an_older_list_of_tokens_that_is_out_of_use_is_not_read(folder, capfd):
+    write(folder, "tokenizer_config.json", {"added_tokens_decoder": {}})
+    write(folder, "added_tokens.json", {"<foo>": 2048})
+    read_tokenizer(folder)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("content", ["[]", '{"<foo>": ', "\ufeff{}"])
+def test_an_older_list_of_tokens_that_is_none_is_refused(folder, content):
+    write(folder, "added_tokens.json", content)
+    with pytest.raises(Error, match=r"^[^\n]*added_tokens.json: [^\n]*$"):
+        read_tokenizer(folder)
+
+
 # ---- templates by name ----------------------------------------------------------------------
 
 

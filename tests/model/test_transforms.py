@@ -6,6 +6,7 @@
 import copy
 import dataclasses
 import pickle
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -39,6 +40,7 @@ from qwen3_scratch import (
 from qwen3_scratch.fast import compiled, int8
 from qwen3_scratch.fast.dispatch import moe_gathered
 from qwen3_scratch.learning.training import gradients
+from qwen3_scratch.trust.arguments import checked
 
 CONFIG = small_config(num_hidden_layers=2, mlp_only_layers=(1,))
 WEIGHTS, IDS = random_weights(CONFIG), random_tokens(CONFIG, 3, 7)
@@ -168,6 +170,33 @@ def test_one_whole_graph_of_symbolic_sizes_gives_the_logits(kv_heads):
     for shape in ((2, 6), (1, 9), (3, 2)):
         ids = random_tokens(config, *shape)
         assert_near(whole(weights, ids, config, ops=GATHERED), forward(weights, ids, config))
+
+
+class Step(torch.nn.Module):
+    def __init__(self, step: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.step = step
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.step(x)
+
+
+TRACED = {
+    "compiled": lambda step: torch.compile(step, fullgraph=True, backend="eager")(torch.ones(2)),
+    "exported": lambda step: torch.export.export(Step(step), (torch.ones(2),)).module()(torch.ones(2)),
+}
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("trace", TRACED.values(), ids=TRACED)
+def test_while_torch_compiles_or_exports_nothing_is_asked_of_arguments(trace):
+    """It would be traced with the rest: of `forward` that takes minutes."""
+    asked = []
+    step = checked(lambda x: x + 1, asked.append)
+    assert trace(step).tolist() == [2.0, 2.0]
+    assert asked == []
+    step(torch.ones(2))
+    assert len(asked) == 1
 
 
 # ---- copies ----------------------------------------------------------------------------------

@@ -47,8 +47,9 @@ FILES = {
     "a key twice, further in": (
         spelt("rope_scaling", b'{"factor": 1, "rope_type": "linear", "factor": 2}'), "'factor' stands twice"),
     "two spellings that differ": (dumped(num_local_experts=4), "num_local_experts is 4 and num_experts 8", "one value"),
-    "UTF-16": (dumped().decode().encode("utf-16"), "JSON", "utf-8"),
-    "a byte order mark": (b"\xef\xbb\xbf" + dumped(), "JSON", "BOM"),
+    "UTF-16": (dumped().decode().encode("utf-16"), "byte order mark of UTF-16", "plain UTF-8"),
+    "UTF-16 without its mark": (dumped().decode().encode("utf-16-le"), "JSON", "line 1"),
+    "a byte order mark": (b"\xef\xbb\xbf" + dumped(), "byte order mark of UTF-8", "plain UTF-8"),
     "an alias, as YAML has them": (b'{"a": &a ["lol"], "b": [*a, *a]}', "JSON", "line 1"),
     "an entity, as XML has them": (b'<!DOCTYPE l [<!ENTITY lol "lol">]><l>&lol;</l>', "JSON", "line 1"),
     "only spaces": (b" " * 1000, "JSON"),

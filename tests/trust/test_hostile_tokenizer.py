@@ -66,7 +66,7 @@ FILES = {
     "a picture": (b"\x89PNG\r\n\x1a\n" + bytes(100), "is no tokenizer file"),
     "a packed file": (gzip.compress(json.dumps(HONEST).encode()), "is no tokenizer file"),
     "zeros": (bytes(1000), "is no tokenizer file"),
-    "UTF-16": (json.dumps(HONEST).encode("utf-16"), "is no tokenizer file"),
+    "UTF-16": (json.dumps(HONEST).encode("utf-16"), "begins with the byte order mark of UTF-16"),
     "the config": ((TINY / "config.json").read_bytes(), "is no tokenizer file"),
     "half of the file": (json.dumps(HONEST)[:20000], "is no tokenizer file"),
     "a page of the web": ("<!DOCTYPE html><html>404</html>", "is no tokenizer file"),

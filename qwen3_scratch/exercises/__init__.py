@@ -45,17 +45,18 @@ def check(name: str, answer: Callable[..., Any], *, seed: int = 0, hidden: bool 
     return known[name].check(answer, seed, hidden)
 
 
-def compare(answer: Callable[..., Any], expected: Any, *arguments: Any) -> bool:
+def compare(answer: Callable[..., Any], expected: Any, *arguments: Any) -> Passed:
     """Whether a function that a chapter asks for, and no set has, gives what is expected, within 1e-4 of the largest.
 
-    Prints that it does, or that it is not written yet; raises Wrong, with the difference, where it does not.
+    Prints that it does, or that it is not written yet; raises Wrong, with the difference, where it does not. What is
+    returned is true where it does.
     """
     try:
         found = answer(*arguments)
     except NotImplementedError:
         print(f"{answer.__name__}: not written yet: replace `raise NotImplementedError` by your code")
-        return False
+        return Passed()
     if wrong := difference(found, expected, 1e-4):
         raise Wrong(f"{answer.__name__}: {wrong}")
     print(f"{answer.__name__}: right")
-    return True
+    return Passed([("as expected", 1)])

@@ -63,15 +63,16 @@ def calls(work: Callable[[], Any]) -> list[tuple[str, Any]]:
     return [(event.name, event.input_shapes) for event in ordered]
 
 
-def time_shares(work: Callable[[], Any], rounds: int = 5) -> dict[str, float]:
+def time_shares(work: Callable[[], Any], rounds: int = 15) -> dict[str, float]:
     """Where one call of `work` spends the CPU's time, as shares of 1: in products of matrices, in other operators that
     compute, in views and what wraps the others, and between operators, which is Python.
 
-    Of `rounds` calls the shortest counts, after one that warms up. The profiler's own time lies in all four, so that
-    shares are rough. On a GPU the first three are the CPU's part alone: there operators only start kernels.
+    Of each the least of `rounds` calls counts, since what else runs only adds; one call before warms up. The profiler's
+    own time lies in all four, so that shares are rough. On a GPU the first three are the CPU's part alone: there
+    operators only start kernels.
     """
     work()
-    shortest: dict[str, float] = {}
+    found: list[dict[str, float]] = []
     for _ in range(rounds):
         with quiet(), profiler.profile(use_kineto=False) as seen:
             start = perf_counter()
@@ -80,10 +81,9 @@ def time_shares(work: Callable[[], Any], rounds: int = 5) -> dict[str, float]:
         spent = dict.fromkeys(("products", "other computing", "views, wrappers"), 0.0)
         for event in seen.function_events:
             spent[kind_of(event)] += event.self_cpu_time_total
-        spent["between operators"] = max(0.0, whole - sum(spent.values()))
-        if not shortest or sum(spent.values()) < sum(shortest.values()):
-            shortest = spent
-    return {kind: time / sum(shortest.values()) for kind, time in shortest.items()}
+        found.append(spent | {"between operators": max(0.0, whole - sum(spent.values()))})
+    least = {kind: min(spent[kind] for spent in found) for kind in found[0]}
+    return {kind: time / sum(least.values()) for kind, time in least.items()}
 
 
 def kind_of(event: Any) -> str:

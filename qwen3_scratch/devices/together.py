@@ -41,14 +41,17 @@ def on_ranks(work: Callable[..., Any], count: int, *arguments: Any, timeout: int
         script.write_text(f"{HEAD}\n\n{getsource(work)}\n\n{keep}", encoding="utf-8")
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
         command += [str(script), json.dumps(arguments), f"{folder}/rank"]
-        settings: dict[str, Any] = {"env": os.environ | {"OMP_NUM_THREADS": "1", "FORCE_COLOR": ""}, "timeout": timeout}
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, **settings)
-        except subprocess.TimeoutExpired:
-            late = f"{work.__name__} on {count} ranks: not done after {timeout:g} s"
-            raise Error(f"{late}, expected an end by then: see where it waits, or pass more seconds") from None
-        if done.returncode:
-            raise Error(f"{work.__name__} on {count} ranks: {reason(done.stderr)}: mend the function")
+        env = os.environ | {"OMP_NUM_THREADS": "1", "FORCE_COLOR": ""}
+        pipes: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+        with subprocess.Popen(command, env=env, **pipes) as torchrun:
+            try:
+                said = torchrun.communicate(timeout=timeout)[1]
+            except subprocess.TimeoutExpired:
+                torchrun.terminate()  # it ends those that it started
+                late = f"{work.__name__} on {count} ranks: not done after {timeout:g} s"
+                raise Error(f"{late}, expected an end by then: see where it waits, or pass more seconds") from None
+        if torchrun.returncode:
+            raise Error(f"{work.__name__} on {count} ranks: {reason(said)}: mend the function")
         return [torch.load(script.with_name(f"rank{rank}")) for rank in range(count)]
 
 

@@ -270,6 +270,18 @@ def traffic(config: Config, place: Place) -> dict[str, int]:
     }
 
 
+def ring_seconds(
+    size: int | float, ranks: int, link: int | float, latency: int | float
+) -> tuple[int | float, int | float]:
+    """Seconds that an `all_reduce` of `size` bytes takes around a ring, and the part of them that is latency.
+
+    Each of its 2 (ranks - 1) steps sends a part of the size over a `link` of so many bytes a second, `latency` seconds
+    after it was told to.
+    """
+    steps = 2 * (ranks - 1)
+    return steps * (latency + size / ranks / link), steps * latency
+
+
 def load_slices(
     name_or_path: str | Path | None, mesh: DeviceMesh, *, dispatch: Callable[..., Tensor] = own_experts,
     revision: str | None = None, **options: Any,

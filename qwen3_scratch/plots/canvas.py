@@ -183,7 +183,7 @@ def draw_lines(
 
 def logarithmic(
     axis: XAxis | YAxis,
-    places: Sequence[int] = (),
+    places: Sequence[int | float] = (),
     *,
     base: int = 10,
     parts: Sequence[int | float] = (),

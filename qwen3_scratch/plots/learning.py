@@ -17,6 +17,7 @@ from .canvas import (
     draw_lines,
     label_axis,
     line_panels,
+    logarithmic,
     new_figure,
     percent,
     small_multiples,
@@ -105,7 +106,8 @@ def target_losses(
 ) -> Figure:
     """What each token of a text costs as a target, in nats, with how much it counts in the loss; long texts break.
 
-    `counts` is 0 for a token that does not count; the dashed line is `chance`, the cost of knowing nothing.
+    `counts` is 0 for a token that does not count; the dashed line is `chance`, the cost of knowing nothing. The axis is
+    logarithmic, so that what hardly costs is seen, too; it begins at a ten-thousandth.
     """
     nats, counts = nats.detach().float().cpu(), counts.float().cpu()
     full = counts == counts.max()
@@ -114,16 +116,17 @@ def target_losses(
     figure, panels = line_panels(title, len(labels), 46, 0.17, 1.0)
     kinds = ((full, DARK, "", ""), (~full & (counts > 0), "white", "//////", "counts a little"),
              (counts == 0, PALE, "", "does not count"))  # fmt: skip
-    high = 1.08 * max(chance, nats.max().item())
+    low, high = 1e-4, 2 * max(chance, nats.max().item())
     for ax, part in panels:
         places = torch.arange(part.stop - part.start)
-        ax.bar(places[full[part]].tolist(), high, 1.0, color="#e6e6e6", zorder=0, label="counts fully")
+        ax.bar(places[full[part]].tolist(), high - low, 1.0, low, color="#e6e6e6", zorder=0, label="counts fully")
         for chosen, colour, hatch, name in kinds:
             here = chosen[part]
             bars: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": DARK, "lw": 0.4, "label": name}
-            ax.bar(places[here].tolist(), nats[part][here].tolist(), 0.8, **bars)
+            ax.bar(places[here].tolist(), (nats[part][here] - low).clamp(min=0).tolist(), 0.8, low, **bars)
         ax.axhline(chance, color="black", lw=0.9, ls="--", label="chance")
-        ax.set(xlim=(-0.7, panels[0][1].stop - 0.3), ylim=(0, high), ylabel="nats")
+        logarithmic(ax.yaxis, (0.0001, 0.001, 0.01, 0.1, 1))
+        ax.set(xlim=(-0.7, panels[0][1].stop - 0.3), ylim=(low, high), ylabel="nats, logarithmic")
         label_axis(ax.xaxis, labels[part], 0.16 * (part.stop - part.start))
     handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, names, frameon=False, loc="outside lower center", ncols=2 if len(labels) < 20 else 4)

@@ -1,8 +1,8 @@
-"""How fast a step is and what bounds it: forms of dispatch timed, stages against the bound, experts hit by a batch."""
+"""What bounds a step, and how fast it is: launches and kernels sketched, dispatch timed, stages against the bound."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor
@@ -21,7 +21,75 @@ from .canvas import (  # fmt: skip
     styled,
 )
 
-__all__ = ["arithmetic_intensity", "dispatch_times", "distinct_experts", "stage_speed"]
+__all__ = [
+    "arithmetic_intensity", "dispatch_times", "distinct_experts", "eager_rows", "launch_sketch", "recorded_rows",
+    "stage_speed",
+]  # fmt: skip
+
+Span = tuple[float, float]  # begins, takes
+
+
+class Rows(NamedTuple):
+    """What a CPU and its GPU do over time, in launches: each launch, each kernel, each wait of the CPU."""
+
+    launches: list[Span]
+    kernels: list[Span]
+    waits: list[Span]
+
+    def end(self) -> float:
+        return max(begin + length for begin, length in (*self.launches, *self.kernels))
+
+
+def eager_rows(kernels: Sequence[int | float], waits: Collection[int] = ()) -> Rows:
+    """A launch for each kernel, by how many launches it takes; the CPU goes on at once, but for `waits`.
+
+    After each of these kernels, counted from 0, it waits for the kernel's end, since it needs a value of it.
+    """
+    rows, cpu, gpu = Rows([], [], []), 0.0, 0.0
+    for number, length in enumerate(kernels):
+        rows.launches.append((cpu, 1.0))
+        cpu += 1.0
+        begin = max(cpu, gpu)
+        rows.kernels.append((begin, float(length)))
+        gpu = begin + length
+        if number in waits:
+            rows.waits.append((cpu, gpu - cpu))
+            cpu = gpu
+    return rows
+
+
+def recorded_rows(kernels: Sequence[int | float]) -> Rows:
+    """One launch of all kernels, which then follow each other."""
+    begins = [1.0 + sum(kernels[:number]) for number in range(len(kernels))]
+    return Rows([(0.0, 1.0)], list(zip(begins, map(float, kernels), strict=True)), [])
+
+
+@styled
+def launch_sketch(cases: Mapping[str, Rows]) -> Figure:
+    """A pair of rows for each case on one axis of time: what the CPU launches, and the kernels that the GPU runs.
+
+    A sketch, made of the numbers that it is given, and labelled so. A dashed line says when the later row ends.
+    """
+    title = (
+        "A sketch, not measured: the longer row sets the time; a wait adds to it, a recorded list leaves launches out"
+    )
+    figure = new_figure(title, 8.8, 1.1 + 0.72 * len(cases))
+    axes = figure.subplots(len(cases), 1, sharex=True, squeeze=False)[:, 0]
+    end = max(rows.end() for rows in cases.values())
+    for ax, (name, rows) in zip(axes, cases.items(), strict=True):
+        looks = (LIT, "", "a launch"), (DARK, "", "a kernel"), ("white", "////", "the CPU waits")
+        for row, spans, (colour, hatch, label) in zip((0, 1, 0), rows, looks, strict=True):
+            look: dict[str, Any] = {"facecolor": colour, "hatch": hatch, "edgecolor": "black", "lw": 0.6}
+            if spans:
+                begins, lengths = zip(*spans, strict=True)
+                ax.barh([row] * len(spans), lengths, 0.72, begins, label=label, **look)
+        ax.axvline(rows.end(), color="black", lw=1, ls="--", label="the step ends")
+        ax.set(xlim=(0, 1.02 * end), ylim=(1.5, -0.5), yticks=(0, 1), yticklabels=("CPU", "GPU"))
+        ax.set_title(f"{name}: ends after {rows.end():.3g}")
+    axes[-1].set_xlabel("time, in launches")
+    shown = {name: handle for ax in axes for handle, name in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(shown.values(), shown.keys(), frameon=False, loc="outside lower center", ncols=4)
+    return figure
 
 
 @styled

@@ -1,11 +1,14 @@
 """What a piece of work starts is counted where it happens: within what is composed of others, and views never."""
 
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from helpers import finished
 
 from qwen3_scratch.fast.dispatch import grouped_linear
-from qwen3_scratch.inside.kernels import LAUNCHES, WAITS, Started, started
+from qwen3_scratch.inside import kernels
+from qwen3_scratch.inside.kernels import LAUNCHES, WAITS, Started, calls, capture, started, time_shares
 
 X = torch.ones(4, 4)
 
@@ -56,3 +59,73 @@ def test_a_gpu_is_asked_for_kernels_and_its_runtime_for_launches(monkeypatch):
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device=None: None)
     monkeypatch.setattr(torch.profiler, "profile", Recording)
     assert started(lambda: None, "cuda") == Started(launches=1, kernels=2, waits=1)
+
+
+def test_two_lists_of_calls_differ_where_one_shape_or_operator_does():
+    assert calls(lambda: X.exp()) == calls(X.exp)
+    assert calls(lambda: X + X) != calls(lambda: X * X)
+    assert calls(lambda: X.exp()) != calls(lambda: X[:3].exp())
+    assert [name for name, _ in calls(lambda: X[:3].exp())] == ["aten::slice", "aten::as_strided", "aten::exp"]
+
+
+class Recorded:
+    """A recording of the profiler, made up: a product within what wraps it, a view, a sum; ten microseconds between."""
+
+    def __init__(self, *events):
+        self.function_events = events
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *details):
+        pass
+
+
+def event(name, own, *children):
+    return type("Event", (), {"name": name, "self_cpu_time_total": own, "cpu_children": children, "cpu_parent": None})
+
+
+def test_shares_of_time_are_each_operators_own_and_what_is_left_is_between_them(monkeypatch):
+    product = event("aten::mm", 30.0)
+    events = product, event("aten::linear", 10.0, product), event("aten::view", 5.0), event("aten::add", 15.0)
+    clock = iter(range(100))
+    monkeypatch.setattr(kernels, "perf_counter", lambda: next(clock) * 1e-4)  # 100 microseconds from begin to end
+    monkeypatch.setattr(kernels.profiler, "profile", lambda **options: Recorded(*events))
+    expected = {"products": 0.3, "other computing": 0.15, "views, wrappers": 0.15, "between operators": 0.4}
+    found = time_shares(lambda: None)
+    assert {kind: round(share, 6) for kind, share in found.items()} == expected
+
+
+def test_shares_of_time_add_up_to_one():
+    assert abs(sum(time_shares(lambda: F.linear(X, X).view(2, 8)).values()) - 1) < 1e-9
+
+
+def test_a_recording_is_made_of_one_call_after_three_that_warm_up(monkeypatch):
+    """With a GPU made up: which calls are made in which order."""
+    made = []
+
+    class Stream:
+        def wait_stream(self, other):
+            pass
+
+    class Graph:
+        def replay(self):
+            made.append("replayed")
+
+    @contextmanager
+    def recording(graph):
+        made.append("begins")
+        yield
+        made.append("ends")
+
+    @contextmanager
+    def on(stream):
+        yield
+
+    for name, made_up in (("Stream", Stream), ("CUDAGraph", Graph), ("current_stream", Stream), ("stream", on)):
+        monkeypatch.setattr(torch.cuda, name, made_up)
+    monkeypatch.setattr(torch.cuda, "graph", recording)
+    replay = capture(lambda: made.append("work"))
+    assert made == ["work"] * 3 + ["begins", "work", "ends"]
+    replay()
+    assert made[-1] == "replayed"

@@ -16,8 +16,9 @@ def test_target_losses_tell_what_counts_from_what_does_not():
     figure = plots.target_losses(nats, counts, list("abcd"), 7.6)
     assert title(figure) == "A token that counts fully costs 1 nats on average, any other 3"
     assert sorted(legend(figure)) == ["chance", "counts a little", "counts fully", "does not count"]
-    heights = [[bar.get_height() for bar in bars] for bars in figure.axes[0].containers[1:]]
-    assert heights == [[0.5, 1.5], [2.0], [4.0]]
+    tops = [[bar.get_y() + bar.get_height() for bar in bars] for bars in figure.axes[0].containers[1:]]
+    assert [pytest.approx(each) for each in tops] == [[0.5, 1.5], [2.0], [4.0]]
+    assert figure.axes[0].get_yscale() == "log"
 
 
 def test_balance_bars_show_the_loss_that_training_uses():

@@ -8,6 +8,33 @@ from qwen3_scratch import plots
 from qwen3_scratch.plots.speed import crossing, winners
 
 
+def test_short_kernels_wait_for_their_launches_and_long_ones_hide_them():
+    assert plots.eager_rows([0.5, 0.5, 0.5]).kernels == [(1, 0.5), (2, 0.5), (3, 0.5)]
+    rows = plots.eager_rows([2, 2, 2])
+    assert rows.launches == [(0, 1), (1, 1), (2, 1)]
+    assert rows.kernels == [(1, 2), (3, 2), (5, 2)]
+    assert (rows.end(), rows.waits) == (7, [])
+
+
+def test_after_a_wait_the_next_launch_begins_when_the_kernel_has_ended():
+    rows = plots.eager_rows([2, 2], waits=[0])
+    assert (rows.launches, rows.kernels, rows.waits) == ([(0, 1), (3, 1)], [(1, 2), (4, 2)], [(1, 2)])
+
+
+def test_recorded_kernels_follow_one_launch_without_a_gap():
+    rows = plots.recorded_rows([0.5, 2, 1])
+    assert (rows.launches, rows.kernels, rows.end()) == ([(0, 1)], [(1, 0.5), (1.5, 2), (3.5, 1)], 4.5)
+
+
+def test_a_sketch_draws_each_launch_kernel_and_wait_and_says_when_the_step_ends():
+    rows = plots.eager_rows([2, 2], waits=[0])
+    figure = plots.launch_sketch({"waiting": rows, "recorded": plots.recorded_rows([2, 2])})
+    assert "not measured" in title(figure)
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["waiting: ends after 6", "recorded: ends after 5"]
+    drawn = [(bar.get_x(), bar.get_width(), round(bar.get_y() + 0.36)) for bar in figure.axes[0].patches]
+    assert drawn == [(0, 1, 0), (3, 1, 0), (1, 2, 1), (4, 2, 1), (1, 2, 0)]
+
+
 def test_dispatch_times_count_who_is_fastest_at_both_ends():
     seconds = {"loop": torch.tensor([[1.0, 9.0], [1.0, 9.0], [3.0, 2.0]]), "grouped": torch.tensor([[2.0, 3.0]] * 3)}
     figure = plots.dispatch_times([1, 512], [2, 8, 32], seconds)

@@ -486,6 +486,14 @@ DRAWINGS = {  # each from a number of tokens
     "dispatch_times": lambda n: plots.dispatch_times(
         [1, 16, 512], [2, 8, 32, 128], {name: random_vectors(4, 3).exp() * n for name in FORMS_OF_MOE}
     ),
+    "launch_sketch": lambda n: plots.launch_sketch(
+        {
+            "short kernels": plots.eager_rows([0.4] * min(n, 9)),
+            "long kernels, and a wait": plots.eager_rows([1.8] * min(n, 9), [0, 2]),
+            "short kernels, recorded": plots.recorded_rows([0.4] * min(n, 9)),
+        }
+    ),
+    "launch_sketch, one": lambda n: plots.launch_sketch({"a case": plots.eager_rows([n])}),
     "dispatch_times, one": lambda n: plots.dispatch_times([n], [1], {"gathered": random_vectors(1, 1).exp()}),
     "stage_speed": lambda n: plots.stage_speed(
         {name: 400.0 + 50 * at for at, name in enumerate(FORMS_OF_MOE)} | {"captured": None},

@@ -70,7 +70,7 @@ EXPERT_LOAD = Exercise(
         Stage("random routes", load_shapes),
         Stage("odd configurations", load_odd),
         Stage("the real checkpoint's routes", load_real),
-        Stage("at size", load_large, limit=100, advice="`bincount` counts all choices at once"),
+        Stage("at size", load_large, limit=100, advice="`bincount` counts all choices at once", worth=2),
     ),
     mistakes=(
         Mistake("These are counts; divide them by the number of choices.",

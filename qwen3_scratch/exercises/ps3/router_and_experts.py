@@ -306,7 +306,7 @@ MOE = Exercise(
         Stage("the real checkpoint's activations", moe_real),
         trained(moe_shapes),
         Stage("at size", moe_large, limit=40, advice="loop over the experts, not over the tokens: one call for each"),
-        Stage("the work that it takes", moe_work, work=1.5, advice=ONCE),
+        Stage("the work that it takes", moe_work, work=1.5, advice=ONCE, worth=4),  # what the task is about
     ),
     mistakes=(
         Mistake("You weigh what goes in; an expert is not linear, so weigh its answer.", weights_on_the_way_in),

@@ -11,7 +11,7 @@ from ...inside import wrong_steps
 from ...model import Route
 from ..checking import Case, Exercise, Mistake, Stage, case, trained
 from ..material import randint, randn, recorded
-from .expert_counts import EXPERT_LOAD, LOAD_BALANCING_LOSS, ROUTER_ENTROPY, SET, chosen_experts
+from .expert_counts import BALANCE_BY_LAYER, EXPERT_LOAD, ROUTER_ENTROPY, SET, chosen_experts
 from .parameter_counts import ACTIVE_PARAMETERS
 
 # ---- expert_ffn ------------------------------------------------------------------------------
@@ -327,4 +327,4 @@ MOE = Exercise(
     loose=True,
 )  # fmt: skip
 
-EXERCISES = (EXPERT_FFN, MOE_ROUTE, MOE, EXPERT_LOAD, ROUTER_ENTROPY, LOAD_BALANCING_LOSS, ACTIVE_PARAMETERS)
+EXERCISES = (EXPERT_FFN, MOE_ROUTE, MOE, EXPERT_LOAD, ROUTER_ENTROPY, BALANCE_BY_LAYER, ACTIVE_PARAMETERS)

@@ -31,7 +31,7 @@ def by_hand(
     reach = slope * weight if with_weight else slope
     along = (reach * x).sum(-1, keepdim=True) if add else (reach * x).mean(-1, keepdim=True)
     to_x = reach / root - sign * through * x * along / root**power
-    return to_x, (slope * x / root).flatten(0, -2).sum(0)
+    return to_x, (slope * x / root).reshape(-1, x.shape[-1]).sum(0)
 
 
 def back_shapes(seed: int) -> Iterator[Case]:
@@ -77,7 +77,7 @@ def not_summed(x: Tensor, weight: Tensor, eps: int | float, slope: Tensor) -> tu
 
 
 def not_divided(x: Tensor, weight: Tensor, eps: int | float, slope: Tensor) -> tuple[Tensor, Tensor]:
-    return by_hand(x, weight, eps, slope)[0], (slope * x).flatten(0, -2).sum(0)
+    return by_hand(x, weight, eps, slope)[0], (slope * x).reshape(-1, x.shape[-1]).sum(0)
 
 
 def root_of_the_batch(x: Tensor, weight: Tensor, eps: int | float, slope: Tensor) -> tuple[Tensor, Tensor]:

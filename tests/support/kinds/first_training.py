@@ -74,7 +74,7 @@ def clip_gradients__to_length_one(gradients, most):
 def rms_norm_backward__eps_of_the_code(x, weight, eps, slope):
     root = (x.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt()
     along = (slope * weight * x).mean(-1, keepdim=True)
-    return slope * weight / root - x * along / root**3, (slope * x / root).flatten(0, -2).sum(0)
+    return slope * weight / root - x * along / root**3, (slope * x / root).reshape(-1, x.shape[-1]).sum(0)
 
 
 @wrong(CONSTANT)

@@ -98,19 +98,19 @@ def load_balancing_loss__always_even(router_logits, num_experts, top_k, attentio
 
 def rms_norm_backward__root_held_fixed(x, weight, eps, slope):
     root = (x.pow(2).mean(-1, keepdim=True) + eps).sqrt()
-    return slope * weight / root, (slope * x / root).flatten(0, -2).sum(0)
+    return slope * weight / root, (slope * x / root).reshape(-1, x.shape[-1]).sum(0)
 
 
 def rms_norm_backward__sum_for_mean(x, weight, eps, slope):
     root = (x.pow(2).mean(-1, keepdim=True) + eps).sqrt()
     along = (slope * weight * x).sum(-1, keepdim=True)
-    return slope * weight / root - x * along / root**3, (slope * x / root).flatten(0, -2).sum(0)
+    return slope * weight / root - x * along / root**3, (slope * x / root).reshape(-1, x.shape[-1]).sum(0)
 
 
 def rms_norm_backward__weight_left_out(x, weight, eps, slope):
     root = (x.pow(2).mean(-1, keepdim=True) + eps).sqrt()
     along = (slope * x).mean(-1, keepdim=True)
-    return slope / root - x * along / root**3, (slope * x / root).flatten(0, -2).sum(0)
+    return slope / root - x * along / root**3, (slope * x / root).reshape(-1, x.shape[-1]).sum(0)
 
 
 def rms_norm_backward__weights_not_summed(x, weight, eps, slope):

@@ -17,8 +17,9 @@ Tensors = Sequence[Tensor]
 # ---- clip_gradients --------------------------------------------------------------------------
 
 
-def clip_gradients(gradients: Tensors, most: int | float) -> tuple[list[Tensor], Tensor]:
-    return clipped(gradients, most)
+def clip_gradients(gradients: Tensors, most: int | float) -> tuple[list[Tensor], float]:
+    shortened, length = clipped(gradients, most)
+    return shortened, float(length)  # a number or a tensor, as an answer likes
 
 
 def length_of(gradients: Tensors) -> Tensor:
@@ -39,6 +40,14 @@ def clipped(
     return [gradient * factor(found, most) for gradient in gradients], found
 
 
+def lengths_added(gradients: Tensors) -> Tensor:
+    return torch.stack([length_of([gradient]) for gradient in gradients]).sum()
+
+
+def own_squares(gradients: Tensors) -> Tensor:
+    return torch.stack([gradient.pow(2).sum() for gradient in gradients]).sum().float().sqrt()
+
+
 def some_tensors(g: torch.Generator, count: int, scale: int | float = 1) -> list[Tensor]:
     return [scale * randn(g, *(randint(g, 2, 6) for _ in range(number % 3 + 1))) for number in range(count)]
 
@@ -57,9 +66,13 @@ def clip_odd(seed: int) -> Iterator[Case]:
     yield case([torch.tensor([3.0, 0.0]), torch.tensor([[4.0]])], 5.0, note="a length that is met exactly")
     yield case([torch.tensor([3.0, 0.0]), torch.tensor([[4.0]])], 4.999, note="a length just above")
     yield case(some_tensors(g, 4, 1e-3), 1e-5, note="a small limit")
-    halves = [(300 * each).half() for each in some_tensors(g, 3)]
-    yield case(halves, 1.0, note="fp16, whose squares overflow")
     yield case(tuple(some_tensors(g, 3)), 1, note="a tuple, and an int")
+
+
+def clip_half(seed: int) -> Iterator[Case]:
+    g = torch.Generator().manual_seed(seed)
+    for most in (1.0, 1e4):
+        yield case([(300 * each).half() for each in some_tensors(g, 3)], most, note="squares past fp16")
 
 
 CLIP_GRADIENTS = Exercise(
@@ -67,8 +80,9 @@ CLIP_GRADIENTS = Exercise(
     SET,
     clip_gradients,
     stages=(
-        Stage("random tensors", clip_shapes),
-        Stage("odd configurations", clip_odd),
+        Stage("random tensors", clip_shapes, tolerance=1e-5),
+        Stage("odd configurations", clip_odd, tolerance=1e-5),
+        Stage("fp16", clip_half, tolerance=2e-3),
     ),
     mistakes=(
         Mistake("You clip each tensor by itself; all together are one long vector with one length.",
@@ -77,7 +91,7 @@ CLIP_GRADIENTS = Exercise(
         Mistake("You clip each number by itself, which changes the direction; shorten the whole by one factor.",
                 lambda gradients, most: ([each.clamp(-most, most) for each in gradients], length_of(gradients))),
         Mistake("You add the lengths of the tensors; add their squares, and take the root at the end.",
-                partial(clipped, length=lambda gradients: sum(length_of([each]) for each in gradients))),
+                partial(clipped, length=lengths_added)),
         Mistake("The root is missing: a length is the root of the sum of squares.",
                 partial(clipped, length=lambda gradients: length_of(gradients) ** 2)),
         Mistake("You lengthen what is shorter than `most`; it stays as it is.",
@@ -87,7 +101,7 @@ CLIP_GRADIENTS = Exercise(
         Mistake("The second part is the length before clipping.",
                 lambda gradients, most: (clipped(gradients, most)[0], length_of(clipped(gradients, most)[0]))),
         Mistake("Squares of fp16 overflow: add them up in fp32.",
-                partial(clipped, length=lambda gradients: sum(each.pow(2).sum() for each in gradients).float().sqrt())),
+                partial(clipped, length=own_squares)),
         Mistake("A gradient of length 0 is divided by 0; it stays as it is.",
                 partial(clipped, factor=lambda length, most: (most / length).clamp(max=1.0) if length else length / 0)),
     ),

@@ -205,6 +205,7 @@ TRAINING_STEP = Exercise(
                 partial(stepped, update=partial(moved, swapped=True))),
     ),
     own=(torch.optim.Adam.step, torch.nn.utils.clip_grad_norm_),
+    may=(fitted, unreached, surprise_of),
     loose=True,
 )  # fmt: skip
 

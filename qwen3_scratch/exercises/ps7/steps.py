@@ -138,7 +138,7 @@ def fitted(x: Tensor, y: Tensor, weights: list[Tensor]) -> Tensor:
 
 
 def step_case(g: torch.Generator, step: int, most: float, scale: int | float = 1, note: str = "") -> Case:
-    rows, inner, out = randint(g, 3, 7), randint(g, 3, 6), randint(g, 2, 5)
+    rows, inner, out = randint(g, 3, 7), randint(g, 3, 9), randint(g, 2, 5)
     weights = [randn(g, rows, inner), randn(g, inner), randn(g, inner, out), 1 + randn(g, out)]
     held = [(torch.zeros_like(w), torch.zeros_like(w)) for w in weights]
     if step > 1:

@@ -1,6 +1,7 @@
 """Wrong answers to ps3: experts, routes and counts as they go wrong, each with what its message must say."""
 
-from collections.abc import Sequence  # noqa: F401 (what the notebook imports)
+import math
+from collections.abc import Mapping, Sequence  # noqa: F401 (what the notebook imports)
 
 import torch
 import torch.nn.functional as F
@@ -258,6 +259,32 @@ def load_balancing_loss__always_even(router_logits, num_experts, top_k, attentio
     return torch.tensor(float(top_k))
 
 
+# ---- active_from_shapes ----------------------------------------------------------------------
+
+
+def active_from_shapes__everything(shapes, num_experts, top_k):
+    return sum(math.prod(shape) for shape in shapes.values())
+
+
+def active_from_shapes__one_expert(shapes, num_experts, top_k):
+    resting = sum(math.prod(shape) for name, shape in shapes.items() if ".experts." in name)
+    return sum(math.prod(shape) for shape in shapes.values()) - resting * (num_experts - 1) // num_experts
+
+
+def active_from_shapes__router_shared(shapes, num_experts, top_k):
+    resting = sum(math.prod(shape) for name, shape in shapes.items() if "mlp" in name)
+    return sum(math.prod(shape) for shape in shapes.values()) - resting * (num_experts - top_k) // num_experts
+
+
+def active_from_shapes__experts_alone(shapes, num_experts, top_k):
+    return sum(math.prod(shape) for name, shape in shapes.items() if ".experts." in name) * top_k // num_experts
+
+
+def active_from_shapes__shapes_added(shapes, num_experts, top_k):
+    resting = sum(sum(shape) for name, shape in shapes.items() if ".experts." in name)
+    return sum(sum(shape) for shape in shapes.values()) - resting * (num_experts - top_k) // num_experts
+
+
 # ---- active_parameters -----------------------------------------------------------------------
 
 
@@ -329,6 +356,11 @@ FRAGMENTS = {
     load_balancing_loss__first_choice: "You count the first choice alone",
     load_balancing_loss__divided_by_top_k: "even use gives top_k, not 1",
     load_balancing_loss__always_even: "numbers differ",
+    active_from_shapes__everything: "You count all experts",
+    active_from_shapes__one_expert: "You count one expert",
+    active_from_shapes__router_shared: "The router counts whole",
+    active_from_shapes__experts_alone: "the experts' numbers alone",
+    active_from_shapes__shapes_added: "expected",
     active_parameters__all_experts: "You count all experts",
     active_parameters__two_matrices: "An expert has three matrices",
     active_parameters__all_layers_alike: "Not every layer has experts",

@@ -184,7 +184,8 @@ def hidden_looks(
         ticks = [f"{way}\n→ {word}" for way, word in zip(ways, said[name], strict=True)]
         ax.set_xticks(range(len(ways)), ticks, fontsize=SMALL + 0.5)
         ax.tick_params(axis="x", length=0)
-        ax.set(title=name, xlim=(-0.5, len(ways) - 0.5), ylim=(0, 1.12), xlabel="hidden → predicted")
+        ax.set(title=name, xlim=(-0.5, len(ways) - 0.5), ylim=(0, 1.12))
+        ax.set_xlabel("hidden → predicted (over a bar: its head)")
         ax.yaxis.set_major_formatter(percent)
     panels[0].set_ylabel("weight on the name")
     figure.alt = (

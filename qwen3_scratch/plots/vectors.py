@@ -137,7 +137,7 @@ def stream_sum(parts: Float[Tensor, "parts 2"], names: Sequence[str], words: tup
     normed = sums / sums.pow(2).mean(-1, keepdim=True).sqrt()
     said = [words[int(second > first)] if first != second else "neither" for first, second in normed.tolist()]
     title = f"After each part the head says: {', '.join(said)}"
-    figure = new_figure(title, 8.6, 3.7)
+    figure = new_figure(title, 8.6, 4.2)
     left, right = figure.subplots(1, 2)
     starts, most = torch.cat((torch.zeros(1, 2), sums[:-1])), 1.15 * float(sums.abs().max())
     for name, start, end in zip(names, starts, sums, strict=True):
@@ -159,7 +159,7 @@ def stream_sum(parts: Float[Tensor, "parts 2"], names: Sequence[str], words: tup
     left.plot((0, most), (0, most), color=GREY, lw=1.0, ls=":")
     left.text(0.8 * most, 0.88 * most, "neither leads", ha="right", fontsize=SMALL + 0.5, style="italic")
     for ax, of in ((left, "number of the stream, of"), (right, "logit of")):
-        ax.set_aspect("equal")
+        ax.set_box_aspect(0.8)  # that of the limits: one scale on both axes
         ax.axhline(0, color="#dddddd", lw=0.6, zorder=0)
         ax.axvline(0, color="#dddddd", lw=0.6, zorder=0)
         ax.set(xlabel=f"{of} “{words[0]}”", ylabel=f"{of} “{words[1]}”")

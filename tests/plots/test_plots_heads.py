@@ -59,7 +59,7 @@ def test_hidden_looks_say_what_is_left_of_the_weight_in_each_way():
     assert title(figure) == "With this look hidden, the weight on the name changes from 80% to 10%"
     (ax,) = figure.axes
     heights = torch.tensor([bar.get_height() for bar in ax.patches])
-    torch.testing.assert_close(heights, shares.T.flatten())  # head by head
+    torch.testing.assert_close(heights, shares.T.flatten().double())  # head by head
     assert [text.get_text() for text in ax.texts] == ["1"] * 3 + ["6"] * 3
     assert [label.get_text() for label in ax.get_xticklabels()][1] == "this look\n→ Mia"
     nobody = plots.hidden_looks({"> coat": torch.ones(3, 0)}, {"> coat": []}, ways, {"> coat": said})

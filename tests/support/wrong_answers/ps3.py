@@ -1,6 +1,7 @@
 """Wrong answers to ps3: experts, routes and counts as they go wrong, each with what its message must say."""
 
-from collections.abc import Sequence  # noqa: F401 (what the notebook imports)
+import math
+from collections.abc import Mapping, Sequence  # noqa: F401 (what the notebook imports)
 
 import torch
 import torch.nn.functional as F
@@ -263,6 +264,32 @@ def balance_by_layer__the_packages(router_logits, num_experts, top_k, attention_
     return torch.stack(each)
 
 
+# ---- active_from_shapes ----------------------------------------------------------------------
+
+
+def active_from_shapes__everything(shapes, num_experts, top_k):
+    return sum(math.prod(shape) for shape in shapes.values())
+
+
+def active_from_shapes__one_expert(shapes, num_experts, top_k):
+    resting = sum(math.prod(shape) for name, shape in shapes.items() if ".experts." in name)
+    return sum(math.prod(shape) for shape in shapes.values()) - resting * (num_experts - 1) // num_experts
+
+
+def active_from_shapes__router_shared(shapes, num_experts, top_k):
+    resting = sum(math.prod(shape) for name, shape in shapes.items() if "mlp" in name)
+    return sum(math.prod(shape) for shape in shapes.values()) - resting * (num_experts - top_k) // num_experts
+
+
+def active_from_shapes__experts_alone(shapes, num_experts, top_k):
+    return sum(math.prod(shape) for name, shape in shapes.items() if ".experts." in name) * top_k // num_experts
+
+
+def active_from_shapes__shapes_added(shapes, num_experts, top_k):
+    resting = sum(sum(shape) for name, shape in shapes.items() if ".experts." in name)
+    return sum(sum(shape) for shape in shapes.values()) - resting * (num_experts - top_k) // num_experts
+
+
 # ---- active_parameters -----------------------------------------------------------------------
 
 
@@ -334,6 +361,11 @@ FRAGMENTS = {
     balance_by_layer__first_choice: "You count the first choice alone",
     balance_by_layer__their_mean: "You average over the layers",
     balance_by_layer__the_packages: "calls `load_balancing_loss`, which is the answer itself",
+    active_from_shapes__everything: "You count all experts",
+    active_from_shapes__one_expert: "You count one expert",
+    active_from_shapes__router_shared: "The router counts whole",
+    active_from_shapes__experts_alone: "the experts' numbers alone",
+    active_from_shapes__shapes_added: "expected",
     active_parameters__all_experts: "You count all experts",
     active_parameters__two_matrices: "An expert has three matrices",
     active_parameters__all_layers_alike: "Not every layer has experts",

@@ -1,6 +1,6 @@
 """The exercises of the course: `check("rope", my_rope)` says in any notebook what is right and what is not yet.
 
-Each set has a folder, `ps1` to `ps6`; `checking` is how an answer is tried, `watching` what it does meanwhile,
+Each set has a folder, `ps1` to `ps7`; `checking` is how an answer is tried, `watching` what it does meanwhile,
 `comparing` how two values differ, `material` what cases are made of, `sets` what a handed-out notebook calls. Uses the
 model, generation, tracing, the embedded checkpoint and the mistakes of `inside`.
 """
@@ -17,8 +17,9 @@ from .ps3 import router_and_experts
 from .ps4 import forward_and_cache
 from .ps5 import sampling_and_chat
 from .ps6 import find_the_bug
+from .ps7 import steps
 
-SETS = (norm_and_rope, attention, router_and_experts, forward_and_cache, sampling_and_chat, find_the_bug)
+SETS = (norm_and_rope, attention, router_and_experts, forward_and_cache, sampling_and_chat, find_the_bug, steps)
 
 __all__ = ["Wrong", "check", "compare", "exercises", "names"]
 

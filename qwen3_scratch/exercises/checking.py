@@ -73,7 +73,8 @@ class Stage:
     of their own, so that neither sees what the other did to them. `tolerance` and `share` are those of `difference`;
     `of` says what of a result counts, where several are right. With `gradients` they are compared too, but for those of
     arguments that are `fixed`. With a `limit` the stage is about time: the answer may take so many times as long as the
-    reference, and as many calls. `work` is the same for products of matrices, in number and in size.
+    reference, and as many calls. `work` is the same for products of matrices, in number and in size. `worth` is its
+    part of the points that the stages after the first divide: 2 is twice what a usual one has.
     """
 
     title: str
@@ -85,6 +86,7 @@ class Stage:
     advice: str = "a Python loop does what one product of whole tensors can do"
     gradients: bool = False
     work: int | float | None = None
+    worth: int | float = 1
     of: Callable[[Any], Any] = lambda result: result
 
 

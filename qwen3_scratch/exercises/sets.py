@@ -1,7 +1,9 @@
-"""What a handed-out set calls: a check that stops nothing, points by stage, and what is open at the end."""
+"""What a handed-out set calls: a check that stops nothing, points by stage, something to see, and what is open."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
+
+import torch
 
 from ..errors import Error
 from . import exercises
@@ -47,8 +49,8 @@ def points(name: str, answer: Callable[..., Any], of: int) -> float:
 
 def shares(exercise: Exercise) -> list[float]:
     """What part of an exercise's points each stage is worth."""
-    others = len(exercise.stages) - 1
-    return [0.5, *[0.5 / others] * others] if others else [1.0]
+    worth = [stage.worth for stage in exercise.stages[1:]]
+    return [0.5, *(0.5 * each / sum(worth) for each in worth)] if worth else [1.0]
 
 
 def what_is_open(set_name: str, written: Mapping[str, Any]) -> None:
@@ -61,20 +63,39 @@ def what_is_open(set_name: str, written: Mapping[str, Any]) -> None:
         print(f"{exercise.name:<{max(len(each.name) for each in wanted)}}  {state(exercise, written)}")
 
 
-def state(exercise: Exercise, written: Mapping[str, Any]) -> str:
-    """How far an answer is: done, which stages are open, or not written yet."""
+def see(draw: Callable[[], Any], written: Mapping[str, Any], *needed: str) -> Any:
+    """What `draw` gives where the functions that it calls are right in their first stage; else None, and a line each
+    that says what is open. Nothing that it raises stops a notebook."""
+    reasons = {name: reason for name in needed if (reason := begun(known(name), written))}
+    for name, reason in reasons.items():
+        print(f"{name}: {reason}; there is something to see here once it is right")
+    if reasons:
+        return None
+    try:
+        with torch.no_grad():
+            return draw()
+    except Exception as error:
+        print(f"nothing to see yet: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}")
+
+
+def begun(exercise: Exercise, written: Mapping[str, Any]) -> str | None:
+    """Why an answer is open from its first stage on; None where that stage is right."""
     if exercise.name not in written:
         return "open: its cell was not run, or does not run"
     try:
-        tried = exercise.tried(written[exercise.name])
-        first, found = next(tried)
-        if isinstance(found, Unwritten):
-            return "open: not written yet"
-        if isinstance(found, Wrong):
-            return f"open from its first stage on ({first.title})"
-        wrong = [stage.title for stage, found in tried if isinstance(found, Wrong)]
+        stage, found = next(exercise.tried(written[exercise.name]))
     except Wrong:
         return "open: it is no function"
+    if isinstance(found, Unwritten):
+        return "open: not written yet"
+    return f"open from its first stage on ({stage.title})" if isinstance(found, Wrong) else None
+
+
+def state(exercise: Exercise, written: Mapping[str, Any]) -> str:
+    """How far an answer is: done, which stages are open, or not written yet."""
+    if found := begun(exercise, written):
+        return found
+    wrong = [stage.title for stage, found in exercise.tried(written[exercise.name]) if isinstance(found, Wrong)]
     return f"open: {', '.join(wrong)}" if wrong else "done"
 
 

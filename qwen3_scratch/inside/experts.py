@@ -1,6 +1,7 @@
 """What experts are worth, measured: tokens are sent elsewhere, and answers are read as if nothing came after them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from ..checkpoints.checkpoint import Checkpoint
 from ..model import LayerWeights, Ops, Route, expert_ffn, forward, moe_route
-from ..tiny.evaluate import Chats
+from ..tiny.evaluate import Chats, answer_losses
 from ..tracing import trace
 
 FORCED = ("random experts", "the next in line", "equal weights", "weights exchanged")
@@ -41,6 +42,26 @@ def forced(checkpoint: Checkpoint, layer: int, way: str) -> Ops:
         return found._replace(weights=found.weights.mean(-1, keepdim=True).expand_as(found.weights))
 
     return Ops(route=route)
+
+
+def random_experts(seed: int) -> Ops:
+    """The steps in which every token of every layer goes to experts drawn at random, with its own choices' weights."""
+    dice = torch.Generator().manual_seed(seed)
+
+    def route(x: Tensor, given: Tensor, top_k: int, norm_topk_prob: bool) -> Route:
+        found = moe_route(x, given, top_k, norm_topk_prob)
+        drawn = torch.rand(found.logits.shape, generator=dice).to(x.device)
+        return found._replace(experts=drawn.topk(top_k, dim=-1).indices)
+
+    return Ops(route=route)
+
+
+def losses_with(
+    checkpoint: Checkpoint, chats: Sequence[Chats], top_k: int, norm_topk_prob: bool, ops: Ops = Ops()
+) -> Float[Tensor, "chats"]:
+    """Each chat's `answer_losses`, in nats a token, where a token goes to `top_k` experts, renormalised or not."""
+    config = replace(checkpoint.config, num_experts_per_tok=top_k, norm_topk_prob=norm_topk_prob)
+    return torch.cat([answer_losses(checkpoint.weights, config, some, ops) for some in chats])
 
 
 def answers(layer: LayerWeights, x: Float[Tensor, "tokens hidden"]) -> Float[Tensor, "experts tokens hidden"]:

@@ -79,6 +79,26 @@ def copying(
     return torch.stack(found)
 
 
+def given_by_place(
+    weights: Weights, config: Config, token_ids: Int[Tensor, "1 seq"], layer: int, word: int
+) -> Float[Tensor, "seq"]:
+    """What each place gives to a word's logit after the last token, through the attention of one layer.
+
+    Weight times value, through each head's part of `o_proj`, over the last norm's root mean square and times its
+    weight: the layer's share in direct logit attribution (Elhage et al. 2021), split by place. A bias has no place.
+    """
+    with trace() as passed:
+        forward(weights, token_ids, config, logits_to_keep=1)
+    q, k, v, seen = passed["gqa_attention"][layer].inputs.values()
+    looks = attention_weights(q, k, seen)[0, :, -1].float()  # [heads, seq]
+    values = v.repeat_interleave(q.shape[1] // k.shape[1], dim=1)[0].float()  # [heads, seq, head_dim]
+    out = weights.layers[layer].o_proj.float().unflatten(1, (-1, config.head_dim))  # [hidden, heads, head_dim]
+    added = torch.einsum("hp,hpd,ohd->po", looks, values, out)  # [seq, hidden]
+    size = (passed["decoder_layer"][-1].output[0, -1].float().pow(2).mean() + config.rms_norm_eps).sqrt()
+    unembed = weights.embed_tokens if weights.lm_head is None else weights.lm_head
+    return (added / size * weights.norm.float()) @ unembed[word].float()
+
+
 def margins(weights: Weights, config: Config, lookups: Lookups, ops: Ops = Ops()) -> Float[Tensor, "texts"]:
     """Each text's mean over its steps of the right word's logit less the best other word's, in nats.
 

@@ -1,4 +1,4 @@
-"""Attention as diagrams: a weighted sum as vectors, and every shape on the way."""
+"""Attention as diagrams: a weighted sum as vectors, two looks that make one look-up, and every shape on the way."""
 
 import math
 from collections.abc import Sequence
@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from .canvas import DARK, MIDDLE, PALE, SMALL, Figure, new_figure, styled
+from .canvas import DARK, MIDDLE, PALE, SMALL, Figure, label_axis, new_figure, styled
 
-__all__ = ["attention_shapes", "weighted_sum"]
+__all__ = ["attention_shapes", "two_looks", "weighted_sum"]
 
 
 # ---- a weighted sum ----------------------------------------------------------------------------
@@ -63,6 +63,50 @@ def arrow(ax: Axes, start: Any, end: Any, **look: Any) -> None:
     (x0, y0), (x1, y1) = ([float(number) for number in point] for point in (start, end))
     style = {"arrowstyle": "-|>", "lw": 1.6, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 9} | look
     ax.annotate("", (x1, y1), (x0, y0), arrowprops=style)
+
+
+# ---- two looks -----------------------------------------------------------------------------------
+
+
+@styled
+def two_looks(labels: Sequence[str], found: int, layers: tuple[int, int]) -> Figure:
+    """How the last token finds what came after an earlier one of its kind: two arches over the tokens.
+
+    `found` is the place of what is found. In the first of `layers` the token there looks one back, and so its key can
+    say what stood before it; in the second the last token looks for such a key.
+    """
+    last = len(labels) - 1
+    before = max(found - 1, 0)
+    title = f"Two looks find “{labels[found]}”: its key says what stood before it"
+    figure = new_figure(title, 9.0, 2.4)
+    ax = figure.subplots()
+    ax.set(xlim=(-0.5, last + 0.5), ylim=(0, 1.3))
+    ax.spines[["left"]].set_visible(False)
+    ax.set_yticks(())
+    label_axis(ax.xaxis, labels, 8.4)
+    arch(ax, last, found, 1.0, color=DARK, lw=2.0)
+    arch(ax, found, before, 0.45, color=MIDDLE, lw=2.0)
+    where: dict[str, Any] = {"fontsize": SMALL + 1, "va": "bottom"}
+    first = f"1  layer {layers[0]}: “{labels[found]}” looks\none back: “{labels[before]}”"
+    second = f"2  layer {layers[1]}: the last “{labels[last]}” looks for a key "
+    second += f"that says “before me stood {labels[last]}”"
+    outside = before > last / 4  # whether there is room before the arches; else within the large one
+    ax.text(before - 0.3 if outside else found + 0.7, 0.12, first, ha="right" if outside else "left", **where)
+    ax.text(last / 2, 1.06, second, ha="center", **where)
+    figure.alt = (
+        f"{len(labels)} tokens in a line. A small arch leads from “{labels[found]}” at place {found} to the token "
+        f"before it, in layer {layers[0]}; a large one from the last token back to place {found}, in layer {layers[1]}."
+    )
+    return figure
+
+
+def arch(ax: Axes, start: int, end: int, high: float, **look: Any) -> None:
+    """A half ellipse from one place of the axis to another, with a head at its end."""
+    turn = torch.linspace(0, math.pi, 60)
+    x, y = (start + end) / 2 + (start - end) / 2 * turn.cos(), high * turn.sin()
+    ax.plot(x[:-3], y[:-3], **look)
+    style = {"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0, "mutation_scale": 11} | look
+    ax.annotate("", (float(x[-1]), 0.0), (float(x[-4]), float(y[-4])), arrowprops=style)
 
 
 # ---- every shape -------------------------------------------------------------------------------

@@ -1,10 +1,10 @@
-"""How the cache fills: pass by pass, as the ring of a window, under padded rows; and the work of a step with it."""
+"""How the cache fills: pass by pass, in one step, as a window's ring, under padded rows; and the work of a step."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch, Rectangle
@@ -27,7 +27,7 @@ from .canvas import (  # fmt: skip
 )
 from .costs import short
 
-__all__ = ["cache_growth", "padding_sides", "ring_steps", "step_work"]
+__all__ = ["cache_growth", "cache_step", "padding_sides", "ring_steps", "step_work"]
 
 MOST = 16  # rows or columns of a panel up to which words fit into its cells
 NOTHING, KEPT, READ, GONE = range(4)  # what a cell of these drawings shows
@@ -82,6 +82,42 @@ def cache_growth(prompt: int, new: int) -> Figure:
     figure.alt = (
         "Two grids of passes by tokens. Without a cache all tokens up to the pass are dark, a growing block; "
         f"with one the first pass is dark over {prompt} tokens, and then one dark cell a pass moves right past pale."
+    )
+    return figure
+
+
+@styled
+def cache_step(mask: Bool[Tensor, "new keys"]) -> Figure:
+    """One step of a layer with a cache: above, which tokens have a query, a key and a value; below, who looks where.
+
+    `mask` has a row for each new token, the last ones of all, and a column for each token; it is true where the new
+    token may look. Dark is made in this step, pale is held from earlier ones.
+    """
+    new, keys = mask.shape
+    held = keys - new
+    fresh = torch.arange(keys) >= held
+    made = torch.where(fresh, READ, KEPT).expand(3, keys).clone()  # rows: queries, keys, values
+    made[0, :held] = NOTHING
+    seen = torch.where(mask.cpu(), made[1], GONE)
+    title = f"Of {keys} tokens {new} {'is' if new == 1 else 'are'} read: the others' keys and values are held"
+    tall = 0.28 * min(new, MOST)
+    figure = new_figure(title, max(6.4, min(9.2, 0.62 * keys + 3.0)), 2.5 + tall)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[0.84, tall])
+    places = range(keys)
+    cells(above, made, [[f"{name}{at}" if at >= held or name != "q" else "" for at in places] for name in "qkv"])
+    cells(below, seen, [["looks" if sees else "" for sees in row] for row in mask.tolist()])
+    label_axis(above.yaxis, ("queries", "keys", "values"), 0.84)
+    label_axis(below.yaxis, [f"q{at}" for at in range(held, keys)], tall)
+    label_axis(below.xaxis, places, 5.4)
+    above.tick_params(axis="x", length=0, labelbottom=False)
+    above.set_title("what attention works with")
+    below.set(title="the mask: which of these keys each query may look at", xlabel="token (by position)")
+    marks = [Patch(fc=DARK, label="made in this step"), Patch(fc=PALE, ec="#999999", label="held in the cache")]
+    marks.append(Patch(fc="#e9e9e9", ec="#999999", hatch="////", lw=0, label="hidden"))
+    figure.legend(handles=marks, frameon=False, loc="outside lower center", ncols=3)
+    figure.alt = (
+        f"Above, {keys} tokens with their queries, keys and values: dark for the last {new}; of the first {held} there "
+        f"are only keys and values, pale. Below, a row for each query, with the {keys} keys that it may look at or not."
     )
     return figure
 

@@ -1,7 +1,7 @@
-"""What heads do: scores of all heads, and the map of one."""
+"""What heads do: scores of all heads, the map of one, and what is left of a look when an earlier one is hidden."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxtyping import Float
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .canvas import (  # fmt: skip
     DARK,
+    MIDDLE,
     PALE,
     SHARES,
     SMALL,
@@ -26,7 +27,7 @@ from .canvas import (  # fmt: skip
     styled,
 )
 
-__all__ = ["head_map", "head_scores", "sink_trials"]
+__all__ = ["head_map", "head_scores", "hidden_looks", "sink_trials"]
 
 FOUND = 3  # times the score of an even look: what counts as a head that does a thing, and not as chance
 
@@ -151,4 +152,43 @@ def sink_trials(shares: Float[Tensor, "trials n"], head: tuple[int, int], token:
     ax.xaxis.set_major_formatter(percent)
     legend_beside(figure, ax)
     figure.alt = f"Four bars with intervals, what {name} gives to the first place and after three changes. {title}."
+    return figure
+
+
+@styled
+def hidden_looks(
+    looks: Mapping[str, Float[Tensor, "ways heads"]],
+    heads: Mapping[str, Sequence[int]],
+    ways: Sequence[str],
+    said: Mapping[str, Sequence[str]],
+) -> Figure:
+    """What heads still give to the word to be found, with nothing hidden and with looks of an earlier layer hidden.
+
+    A panel for each key of `looks`; `heads` are their numbers, which stand over the bars, `ways` what was hidden,
+    `said` what was predicted then.
+    """
+    means = [each.float().mean(1).tolist() for each in looks.values() if each.numel()]
+    falls = [f"{spoken(first)} to {spoken(second)}" for first, second, *_ in means]
+    title = f"With {ways[1]} hidden, the weight on the name changes from {' and from '.join(falls)}"
+    title = title if falls else "No head gives the name more than half of its weight"
+    figure = new_figure(title, 9.0, 3.0)
+    panels = figure.subplots(1, len(looks), sharey=True, squeeze=False)[0]
+    for ax, (name, shares) in zip(panels, looks.items(), strict=True):
+        wide = 0.8 / max(len(heads[name]), 1)
+        for number, head in enumerate(heads[name]):
+            places = [way + wide * (number + 0.5) - 0.4 for way in range(len(ways))]
+            heights = shares[:, number].tolist()
+            ax.bar(places, heights, 0.85 * wide, color=[DARK if way != 1 else MIDDLE for way in range(len(ways))])
+            for place, height in zip(places, heights, strict=True):
+                ax.text(place, height + 0.015, str(head), ha="center", va="bottom", fontsize=SMALL)
+        ticks = [f"{way}\n→ {word}" for way, word in zip(ways, said[name], strict=True)]
+        ax.set_xticks(range(len(ways)), ticks, fontsize=SMALL + 0.5)
+        ax.tick_params(axis="x", length=0)
+        ax.set(title=name, xlim=(-0.5, len(ways) - 0.5), ylim=(0, 1.12))
+        ax.set_xlabel("hidden → predicted (over a bar: its head)")
+        ax.yaxis.set_major_formatter(percent)
+    panels[0].set_ylabel("weight on the name")
+    figure.alt = (
+        f"Bars for {' and '.join(looks)}: each head's weight on the name, with {', '.join(ways)} hidden. {title}."
+    )
     return figure

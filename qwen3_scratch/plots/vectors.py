@@ -1,4 +1,4 @@
-"""Vectors and their lengths: what is near in the embedding, and what a norm does to the residual stream."""
+"""Vectors and their lengths: what is near in the embedding, what adds up in the stream, what a norm does to it."""
 
 import math
 from collections.abc import Sequence
@@ -10,9 +10,12 @@ from jaxtyping import Float
 from matplotlib.colors import LinearSegmentedColormap
 from torch import Tensor
 
+from .attention_diagrams import arrow
 from .canvas import (  # fmt: skip
     DARK,
     GREY,
+    MIDDLE,
+    SMALL,
     Figure,
     colour_bar,
     heatmap,
@@ -25,6 +28,7 @@ from .canvas import (  # fmt: skip
 __all__ = [
     "norm_inputs",
     "norm_weights",
+    "stream_sum",
     "token_similarity",
 ]
 
@@ -119,6 +123,51 @@ def norm_weights(weights: Float[Tensor, "norms channels"], labels: Sequence[str]
     label_axis(ax.yaxis, labels, high)
     ax.set(ylim=(norms - 0.4, -0.6), xlabel=f"factor of a channel (dot: median, line: all {channels} channels)")
     figure.alt = f"A dot with a line for each of {norms} norms. {title}."
+    return figure
+
+
+@styled
+def stream_sum(parts: Float[Tensor, "parts 2"], names: Sequence[str], words: tuple[str, str]) -> Figure:
+    """What is added to a stream of two numbers, end to end, and beside it what the output head reads of each sum.
+
+    A word has an axis for its row: the first number is the logit of the first word. Division by the root mean square
+    brings every sum to one circle, of radius √2, so that only its direction counts.
+    """
+    sums = parts.float().cpu().cumsum(0)
+    normed = sums / sums.pow(2).mean(-1, keepdim=True).sqrt()
+    said = [words[int(second > first)] if first != second else "neither" for first, second in normed.tolist()]
+    title = f"After each part the head says: {', '.join(said)}"
+    figure = new_figure(title, 8.6, 4.2)
+    left, right = figure.subplots(1, 2)
+    starts, most = torch.cat((torch.zeros(1, 2), sums[:-1])), 1.15 * float(sums.abs().max())
+    for name, start, end in zip(names, starts, sums, strict=True):
+        arrow(left, start, end, color=DARK, lw=2.0)
+        step = end - start
+        across = torch.stack((-step[1], step[0])) / step.norm()  # to the left of the arrow
+        x, y = ((start + end) / 2 + 0.04 * most * across).tolist()
+        side = "right" if across[0] < -0.5 else "left" if across[0] > 0.5 else "center"
+        text = f"{name}\n[{', '.join(f'{number:g}' for number in step.tolist())}]"
+        left.text(x, y, text, ha=side, va="bottom" if side == "center" else "center", fontsize=SMALL + 0.5)
+    left.set(xlim=(-0.4 * most, most), ylim=(-0.12 * most, most), title="what is added, end to end")
+    turn = torch.linspace(0, 2 * math.pi, 200)
+    right.plot(2**0.5 * turn.cos(), 2**0.5 * turn.sin(), color=GREY, lw=0.9, ls="--")
+    for name, point, word in zip(names, normed, said, strict=True):
+        arrow(right, (0.0, 0.0), point, color=MIDDLE)
+        text = f"after {name}: {word}\n({point[0]:.1f}, {point[1]:.1f})"
+        right.text(*(1.1 * point).tolist(), text, ha="left", va="center", fontsize=SMALL + 0.5)
+    right.set(xlim=(-0.3, 2.6), ylim=(-0.25, 2.07), title="each sum, divided by its root mean square")
+    left.plot((0, most), (0, most), color=GREY, lw=1.0, ls=":")
+    left.text(0.8 * most, 0.88 * most, "neither leads", ha="right", fontsize=SMALL + 0.5, style="italic")
+    for ax, of in ((left, "number of the stream, of"), (right, "logit of")):
+        ax.set_box_aspect(0.8)  # that of the limits: one scale on both axes
+        ax.axhline(0, color="#dddddd", lw=0.6, zorder=0)
+        ax.axvline(0, color="#dddddd", lw=0.6, zorder=0)
+        ax.set(xlabel=f"{of} “{words[0]}”", ylabel=f"{of} “{words[1]}”")
+        ax.tick_params(labelsize=SMALL)
+    figure.alt = (
+        f"Left, {len(parts)} arrows end to end in a plane with an axis for each of two words; right, arrows to a "
+        f"circle in the directions of the sums. On the dotted diagonal neither word leads. {title}."
+    )
     return figure
 
 

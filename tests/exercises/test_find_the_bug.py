@@ -9,8 +9,9 @@ from helpers import unchecked
 
 from qwen3_scratch import Error, forward, trace
 from qwen3_scratch.exercises.material import text_ids, tiny
-from qwen3_scratch.exercises.ps6.find_the_bug import EXERCISES, FIELDS, patient
-from qwen3_scratch.inside.compare import CACHED, ONE_PASS, PADDED, Way, first_difference, read
+from qwen3_scratch.exercises.ps6.find_the_bug import CHARTS, EXERCISES, FIELDS, _digest, patient
+from qwen3_scratch.inside.compare import ONE_PASS, PADDED, Way, first_difference, read
+from qwen3_scratch.inside.mistakes import MISTAKES
 from qwen3_scratch.model import Ops
 
 SHOWS = {  # number -> where, and in which setting, the traces part
@@ -21,7 +22,7 @@ SHOWS = {  # number -> where, and in which setting, the traces part
     4: ("rope_table: output", {}, ONE_PASS),
     5: ("layer 0 / feed_forward / moe_route: output", {"norm_topk_prob": False}, ONE_PASS),
     6: ("attention_mask: output", {}, PADDED),
-    7: ("pass 1 / rope_table: output", {}, CACHED),
+    7: ("forward / embed: output", {}, ONE_PASS),
 }
 
 
@@ -29,6 +30,14 @@ SHOWS = {  # number -> where, and in which setting, the traces part
 def as_students_run_it():
     with unchecked():
         yield
+
+
+def shown(number: int) -> torch.Tensor:
+    """A text in which a patient's mistake shows."""
+    ids = text_ids(torch.randint(50, ()).item(), 24).clone()
+    if number == 7:
+        ids[:, 6] = 0
+    return ids
 
 
 def parted(sick, changes: dict, way: Way, ids: torch.Tensor):
@@ -43,7 +52,7 @@ def parted(sick, changes: dict, way: Way, ids: torch.Tensor):
 @pytest.mark.parametrize("number", SHOWS)
 def test_a_trace_names_the_guilty_function_of_a_patient(number):
     path, changes, way = SHOWS[number]
-    found = parted(patient(number), changes, way, text_ids(torch.randint(50, ()).item(), 24))
+    found = parted(patient(number), changes, way, shown(number))
     assert str(found) == path
     for exercise in EXERCISES:
         if exercise.number == number:
@@ -62,10 +71,20 @@ def test_only_the_guilty_functions_of_a_patient_differ_from_the_models(number):
     path, changes, way = SHOWS[number]
     guilty = {"rope"} if number == 0 else next(each.guilty for each in EXERCISES if each.number == number)
     healed = patient(number).mended(**{name: right[name] for name in guilty})
-    assert parted(healed, changes, way, text_ids(2, 24)) is None
+    assert parted(healed, changes, way, shown(number)) is None
     for name in guilty if len(guilty) == 1 else ():
         others = {other: step for other, step in right.items() if other != name}
-        assert str(parted(patient(number).mended(**others), changes, way, text_ids(2, 24))) == path
+        assert str(parted(patient(number).mended(**others), changes, way, shown(number))) == path
+
+
+def test_the_other_mistake_of_the_last_patient_shows_in_a_text_said_three_times():
+    found = parted(patient(7), {}, ONE_PASS, text_ids(1, 40).repeat(1, 3))
+    assert str(found).endswith("feed_forward / moe: output") and found.calls[0].name in EXERCISES[-1].guilty
+
+
+def test_four_of_the_patients_mistakes_are_not_in_the_museum_of_chapter_13():
+    stand = {name for number in range(1, 8) for name in (_digest(each) for each in MISTAKES) if name in CHARTS[number]}
+    assert len(stand) == sum(map(len, list(CHARTS.values())[1:])) - 4
 
 
 def test_each_patient_of_the_exercises_has_one_mistake_and_the_last_has_two():

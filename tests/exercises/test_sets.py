@@ -11,7 +11,7 @@ from nbclient import NotebookClient
 
 from qwen3_scratch import Error
 from qwen3_scratch.exercises import exercises
-from qwen3_scratch.exercises.sets import HIDDEN, check, points, shares, what_is_open
+from qwen3_scratch.exercises.sets import HIDDEN, check, points, see, shares, what_is_open
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +64,33 @@ def test_the_shares_of_the_stages_of_every_exercise_are_one_in_all_and_half_is_t
         assert shares(exercise)[0] == (0.5 if len(exercise.stages) > 1 else 1)
 
 
+def test_what_moe_forbids_costs_a_quarter_of_its_points(capsys):
+    """Every expert on every token: right numbers, and the work that the exercise is about not saved."""
+
+    def all_experts(x, weights, experts, gate_up_proj, down_proj):
+        out = torch.zeros_like(x)
+        for number in range(len(gate_up_proj)):
+            gate, up = gate_up_proj[number].chunk(2)
+            weight = (weights * (experts == number)).sum(-1, keepdim=True)
+            out = out + weight * F.linear(F.silu(F.linear(x, gate)) * F.linear(x, up), down_proj[number])
+        return out
+
+    assert points("moe", all_experts, of=4) <= 3
+    assert "0 of 1 · Not right: moe, the work that it takes" in capsys.readouterr().out
+
+
+def test_something_is_seen_where_what_it_needs_is_right_and_else_what_is_open_is_said(capsys):
+    written = {"rms_norm": rms_norm, "rope": stub, "score": 3, "merge_heads": lambda x: x}
+    assert see(lambda: 7, written, "rms_norm") == 7 and capsys.readouterr().out == ""
+    assert see(lambda: 7, written, "rms_norm", "rope", "score", "merge_heads", "to_halves") is None
+    said = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    assert said["rope"].startswith("open: not written yet") and said["score"].startswith("open: it is no function")
+    assert said["merge_heads"].startswith("open from its first stage on (random shapes)")
+    assert said["to_halves"].startswith("open: its cell was not run") and "rms_norm" not in said
+    assert see(lambda: 1 / 0, written, "rms_norm") is None
+    assert capsys.readouterr().out == "nothing to see yet: ZeroDivisionError: division by zero\n"
+
+
 def test_the_last_cell_says_of_each_exercise_what_is_open(capsys):
     def score(q, k, m, n, frequencies):
         return (q * k).sum(-1)
@@ -100,6 +127,31 @@ def test_no_cell_that_a_student_writes_or_checks_with_stops_run_all_and_the_last
             assert cell.metadata.tags == ["raises-exception"]
     (last,) = [cell.source for cell in cells[-2:] if cell.cell_type == "code"]
     assert last == f'what_is_open("{name}", globals())'
+
+
+@pytest.mark.parametrize("solved", [False, pytest.param(True, marks=pytest.mark.proof)], ids=["untouched", "solved"])
+@pytest.mark.parametrize("name", SETS)
+def test_the_cell_that_shows_something_runs_whether_or_not_anything_is_written(name, solved, capsys):
+    space: dict = {}
+    for cell in (cell for cell in source(name).cells if cell.cell_type == "code"):
+        code, role = cell.source, about(cell).get("grade_id", "")
+        if about(cell).get("solution") and not solved:
+            code = re.sub(
+                r"    ### BEGIN SOLUTION.*?### END SOLUTION", "    raise NotImplementedError", code, flags=re.S
+            )
+        if not about(cell).get("grade") and not role.endswith("_open"):
+            capsys.readouterr()
+            exec(compile(code, f"<{role}>", "exec"), space)
+    said = capsys.readouterr().out
+    assert ("open: not written yet" in said) is not solved and "nothing to see" not in said
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_difficulty_goes_by_the_minutes_that_an_exercise_takes(name):
+    range_of = {"●○○": (5, 10), "●●○": (10, 20), "●●●": (15, 30)}
+    prose = "".join(cell.source for cell in source(name).cells if cell.cell_type == "markdown")
+    for dots, minutes in re.findall(r"([●○]{3}) · (\d+) minutes", prose):
+        assert range_of[dots][0] <= int(minutes) <= range_of[dots][1]
 
 
 @pytest.mark.parametrize("name", SETS)

@@ -5,7 +5,15 @@ import torch
 from helpers import checkpoint, unchecked
 
 from qwen3_scratch import load_checkpoint
-from qwen3_scratch.inside.experts import FORCED, answers, forced, helped_words, through_the_lens
+from qwen3_scratch.inside.experts import (
+    FORCED,
+    answers,
+    forced,
+    helped_words,
+    losses_with,
+    random_experts,
+    through_the_lens,
+)
 from qwen3_scratch.model import expert_ffn, forward, moe_route
 from qwen3_scratch.tiny.corpus import DOMAINS
 from qwen3_scratch.tiny.evaluate import answer_losses, padded_chats, questions
@@ -40,6 +48,26 @@ def test_one_layer_alone_is_sent_elsewhere(way):
     else:
         assert torch.equal(now.experts, own.experts)
         torch.testing.assert_close(now.weights, torch.full_like(now.weights, 0.5))
+
+
+def test_random_experts_change_where_tokens_go_and_not_what_they_weigh():
+    ck = checkpoint(num_experts=4, num_experts_per_tok=2)
+    x, router = torch.randn(300, ck.config.hidden_size), ck.weights.layers[0].router
+    own, now = moe_route(x, router, 2, True), random_experts(0).route(x, router, 2, True)
+    assert torch.equal(now.weights, own.weights) and torch.equal(now.logits, own.logits)
+    assert (now.experts[:, 0] != now.experts[:, 1]).all()
+    # each of 4 with the chance 1/4: of 600, 150, give or take 11
+    assert now.experts.flatten().bincount(minlength=4).min() > 100
+    assert torch.equal(random_experts(0).route(x, router, 2, True).experts, now.experts)
+    assert not torch.equal(random_experts(1).route(x, router, 2, True).experts, now.experts)
+
+
+def test_losses_with_the_trained_choice_are_the_checkpoints_own_and_fewer_experts_cost(tiny, chats):
+    own = answer_losses(tiny.weights, tiny.config, chats)
+    assert torch.equal(losses_with(tiny, [chats], 2, True), own)
+    assert torch.equal(losses_with(tiny, [chats, chats], 2, True), torch.cat((own, own)))
+    assert losses_with(tiny, [chats], 1, True).mean() > own.mean()
+    assert not torch.allclose(losses_with(tiny, [chats], 1, False), losses_with(tiny, [chats], 1, True))
 
 
 def test_all_answers_hold_those_of_each_expert():

@@ -16,6 +16,7 @@ from qwen3_scratch.inside.heads import (
     first_token,
     followed,
     gathered_on,
+    given_by_place,
     induction,
     looked,
     margins,
@@ -110,6 +111,36 @@ def test_stories_without_notes_are_refused_in_a_sentence(tiny):
 def seekers_of(tiny, lookups):
     scores = weight_on(head_weights(tiny.weights, tiny.config, lookups.token_ids), lookups, lookups.followers)
     return [divmod(place, scores.shape[1]) for place in (scores.flatten() > 0.5).nonzero()[:, 0].tolist()]
+
+
+def test_what_the_places_give_to_a_logit_is_together_what_the_layers_attention_gives(tiny):
+    token_ids = torch.tensor([tiny.tokenizer.encode("Leo has a white coat. Leo has a white")])
+    with trace() as t:
+        forward(tiny.weights, token_ids, tiny.config)
+    last = t["decoder_layer"][-1].output[0, -1]
+    size = (last.pow(2).mean() + tiny.config.rms_norm_eps).sqrt()
+    (word,) = tiny.tokenizer.encode(" coat")
+    for layer, call in enumerate(t["self_attention"]):
+        part = call.output[0, -1] / size * tiny.weights.norm @ tiny.weights.embed_tokens[word]
+        given = given_by_place(tiny.weights, tiny.config, token_ids, layer, word)
+        assert given.shape == token_ids[0].shape
+        torch.testing.assert_close(given.sum(), part, rtol=1e-3, atol=1e-3)  # logits of 10; added in another order
+
+
+def test_a_place_gives_its_value_times_the_weight_of_each_head(tiny):
+    token_ids, width = torch.tensor([[5, 6, 7]]), tiny.config.head_dim
+    with trace() as t:
+        forward(tiny.weights, token_ids, tiny.config)
+    looks, v = head_weights(tiny.weights, tiny.config, token_ids)[1, 0], t["gqa_attention"][1].inputs["v"][0]
+    group, size = len(looks) // len(v), t["decoder_layer"][-1].output[0, -1].pow(2).mean().sqrt()
+    row = tiny.weights.norm * tiny.weights.embed_tokens[9] / size
+    slices = tiny.weights.layers[1].o_proj.split(width, dim=1)  # [hidden, head_dim] of each head
+    expected = [
+        sum(looks[head, -1, place] * (part @ v[head // group, place]) @ row for head, part in enumerate(slices))
+        for place in range(3)
+    ]
+    given = given_by_place(tiny.weights, tiny.config, token_ids, 1, 9)
+    torch.testing.assert_close(given, torch.stack(expected), rtol=1e-3, atol=1e-4)  # epsilon is left out here
 
 
 def test_a_margin_is_the_right_logit_less_the_best_other_averaged_over_a_texts_steps(tiny, lookups):

@@ -48,3 +48,14 @@ def test_the_weights_are_a_square_for_each_head_and_without_groups_all_have_one_
     assert len(small) == 4
     assert len({patch.get_facecolor() for patch in panel.patches if patch.get_fill()}) == 1
     assert "shade" not in " ".join(text.get_text() for text in panel.texts)
+
+
+def test_two_looks_lead_from_the_found_token_one_back_and_from_the_last_to_the_found():
+    figure = plots.two_looks(["-", "coat", "Leo", "-", "coat"], 2, (0, 3))
+    assert title(figure) == "Two looks find “Leo”: its key says what stood before it"
+    (ax,) = figure.axes
+    ends = [text.xy[0] for text in ax.texts if getattr(text, "arrow_patch", None)]
+    starts = [float(line.get_xdata()[0]) for line in ax.lines]
+    assert (starts, ends) == ([4.0, 2.0], [2.0, 1.0])
+    words = " ".join(text.get_text() for text in ax.texts)
+    assert "layer 0: “Leo” looks" in words and "layer 3: the last “coat” looks" in words

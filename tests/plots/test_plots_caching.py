@@ -18,6 +18,16 @@ def test_cache_growth_counts_what_each_pass_reads():
     assert shades(figure.axes[1]) == [[2, 2, 2, 0, 0], [1, 1, 1, 2, 0], [1, 1, 1, 1, 2]]
 
 
+def test_cache_step_has_queries_of_new_tokens_alone_and_keys_of_all():
+    figure = plots.cache_step(torch.tensor([[True, True, True, False], [False, True, True, True]]))
+    assert title(figure) == "Of 4 tokens 2 are read: the others' keys and values are held"
+    assert shades(figure.axes[0]) == [[0, 0, 2, 2], [1, 1, 2, 2], [1, 1, 2, 2]]
+    assert shades(figure.axes[1]) == [[1, 1, 2, 3], [3, 1, 2, 2]]
+    words = [text.get_text() for text in figure.axes[0].texts if text.get_text()]
+    assert words == ["q2", "q3", "k0", "k1", "k2", "k3", "v0", "v1", "v2", "v3"]
+    assert title(plots.cache_step(torch.ones(1, 3).bool())).startswith("Of 3 tokens 1 is read")
+
+
 def test_ring_steps_name_the_slot_and_what_it_held():
     held = torch.tensor([[0, NEVER], [0, 1], [2, 1]])
     figure = plots.ring_steps(held)

@@ -1,6 +1,7 @@
 """What the figures about heads say is what the numbers say."""
 
 import torch
+from drawings import title
 
 from qwen3_scratch import plots
 
@@ -49,3 +50,17 @@ def test_columns_left_out_change_no_distance():
     weights = torch.tensor([[0.0, 0.0, 0.2, 0.8, 0.0], [0.0, 0.0, 0.7, 0.2, 0.1]])
     figure = plots.head_map(weights, list("abcde"), "L0H1", links=2, start=2)
     assert texts(figure) == ["d → d: 80%, itself\ne → c: 70%, 2 back"]
+
+
+def test_hidden_looks_say_what_is_left_of_the_weight_in_each_way():
+    shares = torch.tensor([[0.9, 0.7], [0.0, 0.2], [0.9, 0.7]])
+    ways, said = ("nothing", "this look", "all others"), ["Leo", "Mia", "Leo"]
+    figure = plots.hidden_looks({"> coat": shares}, {"> coat": [1, 6]}, ways, {"> coat": said})
+    assert title(figure) == "With this look hidden, the weight on the name changes from 80% to 10%"
+    (ax,) = figure.axes
+    heights = torch.tensor([bar.get_height() for bar in ax.patches])
+    torch.testing.assert_close(heights, shares.T.flatten().double())  # head by head
+    assert [text.get_text() for text in ax.texts] == ["1"] * 3 + ["6"] * 3
+    assert [label.get_text() for label in ax.get_xticklabels()][1] == "this look\n→ Mia"
+    nobody = plots.hidden_looks({"> coat": torch.ones(3, 0)}, {"> coat": []}, ways, {"> coat": said})
+    assert title(nobody) == "No head gives the name more than half of its weight"

@@ -48,3 +48,17 @@ def test_a_cosine_just_below_zero_is_zero():
     figure = plots.token_similarity(torch.tensor([[1.0, 0.0], [-0.001, 1.0]]), ["a", "b"], [1, 1])
     assert title(figure) == "Mean cosine: 0.00 within a kind, 0.00 between kinds"
     assert [text.get_text() for text in figure.axes[0].texts] == ["0"]
+
+
+def test_stream_sum_lays_parts_end_to_end_and_brings_sums_to_one_circle():
+    parts = torch.tensor([[1.0, 7.0], [7.0, 1.0], [6.0, -6.0]])
+    figure = plots.stream_sum(parts, ["a", "b", "c"], ("cat", "dog"))
+    assert title(figure) == "After each part the head says: dog, neither, cat"
+    left, right = figure.axes
+    arrows = [text for text in left.texts if getattr(text, "arrow_patch", None)]
+    assert [arrow.xy for arrow in arrows] == [(1.0, 7.0), (8.0, 8.0), (14.0, 2.0)]
+    assert [arrow.xyann for arrow in arrows] == [(0.0, 0.0), (1.0, 7.0), (8.0, 8.0)]
+    words = [text.get_text() for text in left.texts if text.get_text()]
+    assert words == ["a\n[1, 7]", "b\n[7, 1]", "c\n[6, -6]", "neither leads"]
+    ends = torch.tensor([text.xy for text in right.texts if getattr(text, "arrow_patch", None)])
+    torch.testing.assert_close(ends, torch.tensor([[0.2, 1.4], [1.0, 1.0], [1.4, 0.2]]))

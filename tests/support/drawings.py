@@ -273,6 +273,14 @@ DRAWINGS = {  # each from a number of tokens
         torch.arange(3.0).softmax(0), n * torch.tensor([[0.0, 4.0], [4.0, 4.0], [4.0, -1.0]]), labels(3)
     ),
     "weighted_sum, one value": lambda n: plots.weighted_sum(torch.ones(1), torch.tensor([[-3.0, n]]), ["Nora"]),
+    "two_looks": lambda n: plots.two_looks(labels(n + 1), n // 3, (0, 1)),
+    "two_looks, far": lambda n: plots.two_looks(labels(n + 1), max(n - 1, 0), (0, 27)),
+    "hidden_looks": lambda n: plots.hidden_looks(
+        dict.fromkeys(("> coat", "> cup"), noisy(3, min(n, 6))),
+        dict.fromkeys(("> coat", "> cup"), range(26, 26 + min(n, 6))),
+        ("nothing", "this look", "all others"),
+        dict.fromkeys(("> coat", "> cup"), ("␣Leo 100.0%", "␣Mia 87.0%", "␣Leo 100.0%")),
+    ),
     "head_lengths": lambda n: plots.head_lengths(torch.rand(n, 9) + 0.1, torch.rand(n, 9) + 1, "q"),
     "head_sharing": lambda n: plots.head_sharing(
         4 * n,
@@ -377,6 +385,7 @@ DRAWINGS = {  # each from a number of tokens
     "sentence_lengths": lambda n: sentences(min(n, 12)),
     "sentence_lengths, another's": lambda n: sentences(min(n, 12), "Qwen3's own merges"),
     "cache_growth": lambda n: plots.cache_growth(n, n),
+    "cache_step": lambda n: plots.cache_step(torch.ones(n, 2 * n).tril(n).bool()),
     "padding_sides": lambda n: plots.padding_sides([labels(n), labels(n // 2 + 1), labels(n)]),
     "ring_steps": lambda n: plots.ring_steps(ring(n + 3, n)),
     "ring_steps, small": lambda n: plots.ring_steps(ring(n, min(n, 4))),
@@ -413,6 +422,9 @@ DRAWINGS = {  # each from a number of tokens
     ),
     "stream_growth": lambda n: plots.stream_growth(random_vectors(n, 9).exp(), random_vectors(n, 9).mul(9).exp()),
     "stream_growth, out of range": lambda n: plots.stream_growth(torch.ones(n, 2), torch.full((n, 2), torch.nan)),
+    "stream_sum": lambda n: plots.stream_sum(
+        n * torch.tensor([[1.0, 7.0], [7.0, 1.0], [6.0, -6.0]]), ["embedding", "attention", "experts"], ("cat", "dog")
+    ),
     "norm_inputs": lambda n: plots.norm_inputs(random_vectors(n, 9).exp(), norm_names(n)),
     "norm_weights": lambda n: plots.norm_weights(1 + 0.1 * random_vectors(n, 128), norm_names(n)),
     "information_test": lambda n: plots.information_test(*experts_by_chance(4, n)),

@@ -1,4 +1,4 @@
-"""ps1: the norm, how a token knows where it stands, and merges (notebooks 02, 03 and 05)."""
+"""ps1: the norm, how a token knows where it stands, merges, and what is near (notebooks 02, 03 and 05)."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from ... import model
 from ...inside import wrong_steps
 from ..checking import Case, Exercise, Mistake, Stage, case, trained
-from ..material import randint, randn, recorded
+from ..material import randint, randn, recorded, tiny
 from .merges import LEARN_MERGES
 from .positions import INVERSE_FREQUENCIES, ROPE_TABLE, SCORE, SET, TO_HALVES, YARN_FREQUENCIES
 
@@ -220,4 +220,68 @@ ROPE = Exercise(
     own=(model.rope,),
 )  # fmt: skip
 
-EXERCISES = (RMS_NORM, INVERSE_FREQUENCIES, ROPE_TABLE, ROPE, SCORE, TO_HALVES, YARN_FREQUENCIES, LEARN_MERGES)
+
+# ---- cosines ---------------------------------------------------------------------------------
+
+
+def cosines(table: Tensor, token: int) -> Tensor:
+    directions = F.normalize(table.float(), dim=-1)
+    return directions @ directions[token]
+
+
+def cosine_shapes(seed: int) -> Iterator[Case]:
+    g = torch.Generator().manual_seed(seed)
+    for _ in range(8):
+        rows = randint(g, 5, 20)
+        yield case(randn(g, rows, randint(g, 3, 9)) * (3 * randn(g, rows, 1)).exp(), randint(g, 0, rows))
+
+
+def cosine_odd(seed: int) -> Iterator[Case]:
+    g = torch.Generator().manual_seed(seed)
+    zeros = randn(g, 6, 4)
+    zeros[2] = 0
+    yield case(zeros, 4, note="a row of zeros")
+    yield case(zeros, 2, note="the token's own row is zeros")
+    yield case(randn(g, 1, 5), 0, note="one row")
+    yield case(randn(g, 5, 1), 3, note="one number to a row")
+    yield case(randn(g, 8, 6).T, 1, note="transposed in memory")
+    yield case(randn(g, 20, 64, dtype=torch.bfloat16), 19, note="bf16")
+
+
+def cosine_real(seed: int) -> Iterator[Case]:
+    g = torch.Generator().manual_seed(seed)
+    for _ in range(3):
+        yield case(tiny().weights.embed_tokens.clone(), randint(g, 0, 2000))
+
+
+def cosine_large(seed: int) -> Iterator[Case]:
+    yield case(randn(torch.Generator().manual_seed(seed), 4000, 32), 7)
+
+
+COSINES = Exercise(
+    "cosines",
+    SET,
+    cosines,
+    stages=(
+        Stage("random shapes", cosine_shapes),
+        Stage("odd configurations", cosine_odd),
+        Stage("the real checkpoint's rows", cosine_real),
+        Stage("at size", cosine_large, limit=30, advice="one product asks all rows at once, without a loop"),
+    ),
+    mistakes=(
+        Mistake("These are the products alone: divide by both lengths.",
+                lambda table, token: table.float() @ table[token].float()),
+        Mistake("You divide by one length only; a cosine has both below it.",
+                lambda table, token: table.float() @ F.normalize(table[token].float(), dim=-1)),
+        Mistake("You divide by one length only; a cosine has both below it.",
+                lambda table, token: F.normalize(table.float(), dim=-1) @ table[token].float()),
+        Mistake("You norm the columns; a row is a vector, so its length runs along the last dimension.",
+                lambda table, token: F.normalize(table.float(), dim=0) @ F.normalize(table.float(), dim=0)[token]),
+        Mistake("Compute in fp32.",
+                lambda table, token: F.normalize(table, dim=-1) @ F.normalize(table, dim=-1)[token]),
+    ),
+)  # fmt: skip
+
+EXERCISES = (
+    RMS_NORM, INVERSE_FREQUENCIES, ROPE_TABLE, ROPE, SCORE, TO_HALVES, YARN_FREQUENCIES, LEARN_MERGES, COSINES,
+)  # fmt: skip

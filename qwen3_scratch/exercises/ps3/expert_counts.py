@@ -70,7 +70,7 @@ EXPERT_LOAD = Exercise(
         Stage("random routes", load_shapes),
         Stage("odd configurations", load_odd),
         Stage("the real checkpoint's routes", load_real),
-        Stage("at size", load_large, limit=100, advice="`bincount` counts all choices at once"),
+        Stage("at size", load_large, limit=100, advice="`bincount` counts all choices at once", worth=2),
     ),
     mistakes=(
         Mistake("These are counts; divide them by the number of choices.",
@@ -165,7 +165,7 @@ ROUTER_ENTROPY = Exercise(
     ),
 )  # fmt: skip
 
-# ---- load_balancing_loss ---------------------------------------------------------------------
+# ---- balance_by_layer ------------------------------------------------------------------------
 
 Logits = Sequence[Tensor]
 
@@ -231,35 +231,44 @@ def balance(
     return use(chosen.mean(0), probabilities.mean(0), top_k)
 
 
-def other(**changes: Any) -> Callable[..., Tensor]:
-    def loss(router_logits: Logits, num_experts: int, top_k: int, attention_mask: Tensor | None = None) -> Tensor:
-        return balance(router_logits, num_experts, top_k, attention_mask, **changes)
+def balance_by_layer(
+    router_logits: Logits, num_experts: int, top_k: int, attention_mask: Tensor | None = None
+) -> Tensor:
+    losses = [training.load_balancing_loss([layer], num_experts, top_k, attention_mask) for layer in router_logits]
+    return torch.stack(losses)
 
-    return loss
+
+def layered(**changes: Any) -> Callable[..., Tensor]:
+    """The losses of the layers, each made in another way."""
+
+    def losses(router_logits: Logits, num_experts: int, top_k: int, attention_mask: Tensor | None = None) -> Tensor:
+        return torch.stack([balance((z,), num_experts, top_k, attention_mask, **changes) for z in router_logits])
+
+    return losses
 
 
 def padding_counted(
     router_logits: Logits, num_experts: int, top_k: int, attention_mask: Tensor | None = None
 ) -> Tensor:
-    return balance(router_logits, num_experts, top_k)
+    return balance_by_layer(router_logits, num_experts, top_k)
 
 
-def layer_by_layer(router_logits: Logits, num_experts: int, top_k: int, attention_mask: Tensor | None = None) -> Tensor:
-    return torch.stack([balance((z,), num_experts, top_k, attention_mask) for z in router_logits]).mean()
+def joined(router_logits: Logits, num_experts: int, top_k: int, attention_mask: Tensor | None = None) -> Tensor:
+    return balance(router_logits, num_experts, top_k, attention_mask).expand(len(router_logits))
 
 
-def layers_summed(router_logits: Logits, num_experts: int, top_k: int, attention_mask: Tensor | None = None) -> Tensor:
-    return torch.stack([balance((z,), num_experts, top_k, attention_mask) for z in router_logits]).sum()
+def joined_to_one(router_logits: Logits, num_experts: int, top_k: int, attention_mask: Tensor | None = None) -> Tensor:
+    return balance(router_logits, num_experts, top_k, attention_mask)
 
 
-def one_layer_only(router_logits: Logits, num_experts: int, top_k: int, attention_mask: Tensor | None = None) -> Tensor:
-    return balance(router_logits[-1:], num_experts, top_k, attention_mask)
+def averaged(router_logits: Logits, num_experts: int, top_k: int, attention_mask: Tensor | None = None) -> Tensor:
+    return balance_by_layer(router_logits, num_experts, top_k, attention_mask).mean()
 
 
-LOAD_BALANCING_LOSS = Exercise(
-    "load_balancing_loss",
+BALANCE_BY_LAYER = Exercise(
+    "balance_by_layer",
     SET,
-    training.load_balancing_loss,
+    balance_by_layer,
     stages=(
         Stage("random logits", balance_shapes),
         Stage("odd configurations", balance_odd),
@@ -269,21 +278,22 @@ LOAD_BALANCING_LOSS = Exercise(
     ),
     mistakes=(
         Mistake("The number of experts is missing as a factor: even use should give top_k.",
-                other(use=lambda f, p, top_k: (f * p).sum())),
+                layered(use=lambda f, p, top_k: (f * p).sum())),
         Mistake("You divide by top_k: here f counts choices per token, and even use gives top_k, not 1.",
-                other(use=lambda f, p, top_k: len(f) * (f * p).sum() / top_k)),
+                layered(use=lambda f, p, top_k: len(f) * (f * p).sum() / top_k)),
         Mistake("You average over the experts instead of adding them.",
-                other(use=lambda f, p, top_k: (f * p).mean())),
+                layered(use=lambda f, p, top_k: (f * p).mean())),
         Mistake("You multiply f with f; one of the two is the mean probability P.",
-                other(use=lambda f, p, top_k: len(f) * (f * f).sum())),
+                layered(use=lambda f, p, top_k: len(f) * (f * f).sum())),
         Mistake("You multiply P with P; one of the two is f, the choices per token.",
-                other(use=lambda f, p, top_k: len(f) * (p * p).sum())),
-        Mistake("You count the first choice alone; all top_k of a token count.", other(kept=1)),
+                layered(use=lambda f, p, top_k: len(f) * (p * p).sum())),
+        Mistake("You count the first choice alone; all top_k of a token count.", layered(kept=1)),
         Mistake("Padding is counted: leave out the tokens where attention_mask is false.", padding_counted),
-        Mistake("You take the loss layer by layer and average; here the tokens of all layers are joined first.",
-                layer_by_layer),
-        Mistake("You add the losses of the layers; here the tokens of all layers are joined first.", layers_summed),
-        Mistake("You use one layer of the list; join the tokens of all.", one_layer_only),
+        Mistake("You join the tokens of all layers, so that one layer's favourite hides behind another's: each layer "
+                "has a loss of its own.", joined),
+        Mistake("You join the tokens of all layers, so that one layer's favourite hides behind another's: each layer "
+                "has a loss of its own.", joined_to_one),
+        Mistake("You average over the layers; give each one's loss.", averaged),
     ),
     own=(training.load_balancing_loss,),
 )  # fmt: skip

@@ -1,15 +1,93 @@
 """ps3, last part: what a token costs. `router_and_experts` lists the whole set."""
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 
+from ...checkpoints.names import all_slots
 from ...config import Config
 from ..checking import Case, Exercise, Mistake, Stage, case
 from ..material import randint, tiny
 from .expert_counts import SET
+
+# ---- active_from_shapes ----------------------------------------------------------------------
+
+Shapes = Mapping[str, Sequence[int]]
+
+
+def counted_shapes(shapes: Shapes, part: str = "") -> int:
+    """How many numbers the tensors have whose names hold `part`."""
+    return sum(math.prod(shape) for name, shape in shapes.items() if part in name)
+
+
+def active_from_shapes(shapes: Shapes, num_experts: int, top_k: int) -> int:
+    in_experts = counted_shapes(shapes, ".experts.")
+    return counted_shapes(shapes) - in_experts * (num_experts - top_k) // num_experts
+
+
+def shapes_case(config: Config, note: str) -> Case:
+    shapes = {slot.name: list(slot.shape) for slot in all_slots(config)}
+    return case(shapes, config.num_experts, config.num_experts_per_tok, note=note)
+
+
+def random_shapes(seed: int) -> Iterator[Case]:
+    g = torch.Generator().manual_seed(seed + 2000)
+    for _ in range(5):
+        config = drawn_config(g)
+        yield shapes_case(config, sizes(config))
+
+
+def odd_shapes(seed: int) -> Iterator[Case]:
+    g = torch.Generator().manual_seed(seed + 2000)
+    yield shapes_case(drawn_config(g, tie_word_embeddings=False), "a head of its own")
+    yield shapes_case(drawn_config(g, mlp_only_layers=(0, 3)), "layers 0 and 3 without experts")
+    yield shapes_case(drawn_config(g, attention_bias=True), "attention with biases")
+    yield shapes_case(drawn_config(g, num_experts_per_tok=1), "one expert a token")
+    yield shapes_case(drawn_config(g, num_experts=4, num_experts_per_tok=4), "all experts")
+
+
+def real_shapes(seed: int) -> Iterator[Case]:
+    yield shapes_case(tiny().config, "the embedded checkpoint")
+
+
+def scaled(part: str) -> Callable[..., int]:
+    """The share of all tensors whose names hold another part than `.experts.`."""
+    return lambda shapes, num_experts, top_k: (
+        counted_shapes(shapes) - counted_shapes(shapes, part) * (num_experts - top_k) // num_experts
+    )
+
+
+ACTIVE_FROM_SHAPES = Exercise(
+    "active_from_shapes",
+    SET,
+    active_from_shapes,
+    stages=(
+        Stage("random checkpoints", random_shapes),
+        Stage("odd configurations", odd_shapes),
+        Stage("the real checkpoint", real_shapes),
+    ),
+    mistakes=(
+        Mistake("You count all experts; a token passes top_k of them.",
+                lambda shapes, num_experts, top_k: counted_shapes(shapes)),
+        Mistake("You count one expert; a token passes top_k of them.",
+                lambda shapes, num_experts, top_k: active_from_shapes(shapes, num_experts, 1)),
+        Mistake("These are the numbers that rest: take them from all.",
+                lambda shapes, num_experts, top_k: counted_shapes(shapes) - active_from_shapes(
+                    shapes, num_experts, top_k)),
+        Mistake("These are the experts' numbers alone; all others count whole.",
+                lambda shapes, num_experts, top_k: counted_shapes(shapes, ".experts.") * top_k // num_experts),
+        Mistake("The router counts whole, and so does a layer without experts: only names with `.experts.` are shared.",
+                scaled(".mlp.")),
+        Mistake("All tensors are shared out; only those with `.experts.` in their names are.", scaled("")),
+    ),
+    loose=True,
+)  # fmt: skip
+
+
+# ---- active_parameters -----------------------------------------------------------------------
 
 
 def active_parameters(config: Config) -> int:

@@ -11,8 +11,8 @@ from ...inside import wrong_steps
 from ...model import Route
 from ..checking import Case, Exercise, Mistake, Stage, case, trained
 from ..material import randint, randn, recorded
-from .expert_counts import EXPERT_LOAD, LOAD_BALANCING_LOSS, ROUTER_ENTROPY, SET, chosen_experts
-from .parameter_counts import ACTIVE_PARAMETERS
+from .expert_counts import BALANCE_BY_LAYER, EXPERT_LOAD, ROUTER_ENTROPY, SET, chosen_experts
+from .parameter_counts import ACTIVE_FROM_SHAPES, ACTIVE_PARAMETERS
 
 # ---- expert_ffn ------------------------------------------------------------------------------
 
@@ -306,7 +306,7 @@ MOE = Exercise(
         Stage("the real checkpoint's activations", moe_real),
         trained(moe_shapes),
         Stage("at size", moe_large, limit=40, advice="loop over the experts, not over the tokens: one call for each"),
-        Stage("the work that it takes", moe_work, work=1.5, advice=ONCE),
+        Stage("the work that it takes", moe_work, work=1.5, advice=ONCE, worth=4),  # what the task is about
     ),
     mistakes=(
         Mistake("You weigh what goes in; an expert is not linear, so weigh its answer.", weights_on_the_way_in),
@@ -327,4 +327,6 @@ MOE = Exercise(
     loose=True,
 )  # fmt: skip
 
-EXERCISES = (EXPERT_FFN, MOE_ROUTE, MOE, EXPERT_LOAD, ROUTER_ENTROPY, LOAD_BALANCING_LOSS, ACTIVE_PARAMETERS)
+EXERCISES = (
+    EXPERT_FFN, MOE_ROUTE, MOE, EXPERT_LOAD, ROUTER_ENTROPY, BALANCE_BY_LAYER, ACTIVE_FROM_SHAPES, ACTIVE_PARAMETERS,
+)  # fmt: skip

@@ -236,6 +236,9 @@ def top_p_odd(seed: int) -> Iterator[Case]:
     yield case(sure, 0.9, note="one token holds more than top_p")
     yield case(randn(g, 2, 8).masked_fill(torch.arange(8) > 4, OFF), 0.7, note="tokens that are barred")
     yield case(500 + 2 * randn(g, 2, 10), 0.8, note="large logits")
+    for top_p in (0.9, 0.97):  # no two are equal, and many small ones are summed
+        order = torch.rand(3, 200, generator=g).argsort(-1)
+        yield case(((order - 100) / 32).bfloat16(), top_p, note="bf16: its sums have steps of 0.004 below 1")
 
 
 def top_p_met(seed: int) -> Iterator[Case]:
@@ -266,6 +269,12 @@ def without_sorting(logits: Tensor, top_p: int | float) -> Tensor:
 
 def left_sorted(logits: Tensor, top_p: int | float) -> Tensor:
     return nucleus(logits, top_p).sort(descending=True, stable=True).values if top_p < 1 else logits
+
+
+def in_own_type(logits: Tensor, top_p: int | float) -> Tensor:
+    ordered, order = logits.softmax(-1).sort(descending=True, stable=True)
+    dropped = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, until(ordered, top_p))
+    return logits.masked_fill(dropped, OFF) if top_p < 1 else logits
 
 
 def each_above(logits: Tensor, top_p: int | float) -> Tensor:
@@ -306,6 +315,8 @@ TOP_P_FILTER = Exercise(
         Mistake("You compare each token's own probability with top_p; it is the sum of the likelier ones that counts.",
                 each_above),
         Mistake("You add up logits; add up probabilities.", summed_logits),
+        Mistake("You add up in the type of the logits, where small probabilities are lost; compute in fp32.",
+                in_own_type),
         Mistake("You return probabilities; return logits, since further filters follow.",
                 lambda logits, top_p: nucleus(logits, top_p).softmax(-1)),
         Mistake("What is dropped has a logit of 0; that is likelier than any below 0. It is minus infinity.",

@@ -18,8 +18,9 @@ def stop_stream(pieces: Sequence[str], stops: Sequence[str]) -> list[str]:
 
 
 def earliest(text: str, stops: Sequence[str]) -> int | None:
-    """Where the first stop string in the text begins, if there is one."""
-    return min((text.find(stop) for stop in stops if stop in text), default=None)
+    """Where the stop string begins that is complete first, if there is one; of two that end together the longer."""
+    ends = ((text.find(stop) + len(stop), text.find(stop)) for stop in stops if stop in text)
+    return min(ends, default=(0, None))[1]
 
 
 def started(text: str, stops: Sequence[str]) -> int:
@@ -89,6 +90,11 @@ def streams_odd(seed: int) -> Iterator[Case]:
     yield case(cut_up(g, f"{words(g, 1, 2)} abababac"), ["ababac"], note="a stop string that repeats itself")
     yield case([f"{words(g, 1, 2)}E"], ["END"], note="one piece, which ends in a start")
     yield case(["E", "N", "D"], ["END"], note="nothing but the stop string")
+    text = f"{words(g, 1, 2)} <a<b>c>"
+    for pieces in ([text], [text[:-2], text[-2:]], list(text)):
+        for stops in (["<a<b>c>", "<b>"], ["<b>", "<a<b>c>"]):
+            yield case(pieces, stops, note="a stop string within another, which begins first and ends last")
+    yield case([f"{words(g, 1, 2)} the end"], ["end", "the end"], note="two stop strings that end together")
     yield case(cut_up(g, f"END {words(g, 1, 3)}"), ["END"], note="the stop string comes first")
 
 
@@ -98,6 +104,10 @@ def streams_real(seed: int) -> Iterator[Case]:
         text = example.messages[-1]["content"]
         pieces = [tokenizer.decode([token]) for token in tokenizer.encode(text)]
         yield case(pieces, ["Who ", text[-30:-20]], note="tokens of a story")
+
+
+def begins_first(text: str, stops: Sequence[str]) -> int | None:
+    return min((text.find(stop) for stop in stops if stop in text), default=None)
 
 
 def in_its_order(text: str, stops: Sequence[str]) -> int | None:
@@ -143,6 +153,8 @@ STOP_STREAM = Exercise(
         Mistake("The stop string is shown; the text ends before it.", using(find=stop_included)),
         Mistake("You take the first stop string of the list; take the one that comes first in the text.",
                 using(find=in_its_order)),
+        Mistake("You take the stop string that begins first; the one that is complete first counts, or the result "
+                "depends on how the text was cut.", using(find=begins_first)),
         Mistake("Of several starts at the end the longest is held back; you hold back the shortest.",
                 using(keep=shortest)),
         Mistake("What was held back is lost at the end: if no stop string came, it is text.",

@@ -158,7 +158,7 @@ def top_k_filter__by_sorting(logits, top_k):
 def top_p_filter__by_ranks(logits, top_p):
     if top_p >= 1.0:
         return logits.clone()
-    ordered, order = torch.softmax(logits, -1).sort(-1, descending=True)
+    ordered, order = torch.softmax(logits, -1, dtype=torch.float32).sort(-1, descending=True)
     before = torch.cat((torch.zeros_like(ordered[:, :1]), ordered.cumsum(-1)[:, :-1]), -1)
     kept = (before < top_p).gather(-1, order.argsort(-1))
     return logits.masked_fill(~kept, float("-inf"))

@@ -9,7 +9,7 @@ from qwen3_scratch import model
 from . import EDGE, TYPE, right, wrong
 from .first_gradients_and_inputs import combine
 from .first_masks_and_constants import attend
-from .whole import counted, merges_of
+from .whole import counted, merges_of, streamed
 
 OFF = -torch.inf
 
@@ -82,6 +82,16 @@ def repetition_penalty__none_below_1(logits, token_ids, penalty):
     return logits.scatter(1, token_ids, torch.where(said > 0, said / penalty, said * penalty))
 
 
+@wrong(EDGE)
+def stop_stream__begins_first(pieces, stops):
+    return streamed(pieces, stops, cut=lambda found: min(begin for _, begin in found))
+
+
+@wrong(EDGE)
+def stop_stream__ends_together_the_shorter(pieces, stops):
+    return streamed(pieces, stops, cut=lambda found: max(begin for end, begin in found if end == min(found)[0]))
+
+
 # ---- types -----------------------------------------------------------------------------------
 
 
@@ -102,6 +112,15 @@ def moe_route__experts_in_32_bits(x, router, top_k, norm_topk_prob):
 def moe_route__logits_in_fp32(x, router, top_k, norm_topk_prob):
     weights, experts, logits = routed(x, router, top_k, norm_topk_prob)
     return [weights, experts, logits.float()]
+
+
+@wrong(TYPE)
+def top_p_filter__summed_in_the_logits_type(logits, top_p):
+    if top_p >= 1:
+        return logits
+    ordered, order = logits.softmax(-1).sort(-1, descending=True)
+    beyond = ordered.cumsum(-1) - ordered >= top_p
+    return logits.masked_fill(torch.zeros_like(beyond).scatter(-1, order, beyond), OFF)
 
 
 @wrong(TYPE)

@@ -37,14 +37,18 @@ def streamed(
     stops: list[str],
     shortest: int = 1,
     counts: Callable[[int, str], bool] = lambda number, held: True,
+    cut: Callable[[list[tuple[int, int]]], int] = lambda found: min(found)[1],
 ) -> list[str]:
-    """`stop_stream`. Beginnings of stops are held from `shortest` characters on; `counts` may let a stop pass."""
+    """`stop_stream`. Beginnings of stops are held from `shortest` characters on; `counts` may let a stop pass.
+
+    `cut` says where the text ends, given the end and the beginning of each stop string that was found.
+    """
     held, shown = "", []
     for number, piece in enumerate(pieces):
         held += piece
-        found = [held.find(stop) for stop in stops if stop in held]
+        found = [(held.find(stop) + len(stop), held.find(stop)) for stop in stops if stop in held]
         if found and counts(number, held):
-            return [*shown, held[: min(found)]]
+            return [*shown, held[: cut(found)]]
         starts = [size for stop in stops for size in range(shortest, len(stop)) if held.endswith(stop[:size])]
         sure = len(held) - max(starts, default=0)
         shown.append(held[:sure])

@@ -5,6 +5,7 @@ from collections import Counter
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int  # noqa: F401 (what the notebook gives)
 from torch import Tensor  # noqa: F401
 
@@ -350,7 +351,43 @@ def learn_merges__no_end(words, count):
     return merges
 
 
+# ---- cosines ---------------------------------------------------------------------------------
+
+
+def cosines__products(table, token):
+    return table.float() @ table[token].float()
+
+
+def cosines__one_length(table, token):
+    return F.normalize(table.float(), dim=-1) @ table[token].float()
+
+
+def cosines__nan_for_zeros(table, token):
+    rows = table.float() / table.float().norm(dim=-1, keepdim=True)
+    return rows @ rows[token]
+
+
+def cosines__columns(table, token):
+    directions = F.normalize(table.float(), dim=0)
+    return directions @ directions[token]
+
+
+def cosines__in_bf16(table, token):
+    directions = F.normalize(table, dim=-1)
+    return directions @ directions[token]
+
+
+def cosines__row_by_row(table, token):
+    return torch.stack([F.cosine_similarity(row, table[token].float(), dim=0) for row in table.float()])
+
+
 FRAGMENTS = {
+    cosines__products: "These are the products alone",
+    cosines__one_length: "You divide by one length only",
+    cosines__nan_for_zeros: "a row of zeros",
+    cosines__columns: "You norm the columns",
+    cosines__in_bf16: "Compute in fp32",
+    cosines__row_by_row: "times slower than it could be",
     rms_norm__sum_instead_of_mean: "root of the sum of squares",
     rms_norm__mean_over_everything: "one mean over the whole tensor",
     rms_norm__eps_outside_the_root: "Is your eps inside the root?",

@@ -1,6 +1,7 @@
 """Wrong answers to ps3: experts, routes and counts as they go wrong, each with what its message must say."""
 
-from collections.abc import Sequence  # noqa: F401 (what the notebook imports)
+import math
+from collections.abc import Mapping, Sequence  # noqa: F401 (what the notebook imports)
 
 import torch
 import torch.nn.functional as F
@@ -210,24 +211,43 @@ def router_entropy__token_by_token(logits):
     return torch.stack([torch.special.entr(token.float().softmax(dim=-1)).sum() for token in logits])
 
 
-# ---- load_balancing_loss ---------------------------------------------------------------------
+# ---- balance_by_layer ------------------------------------------------------------------------
 
 
-def load_balancing_loss__no_factor(router_logits, num_experts, top_k, attention_mask=None):
+def balance_by_layer__no_factor(router_logits, num_experts, top_k, attention_mask=None):
+    found = []
+    for logits in router_logits:
+        kept = logits if attention_mask is None else logits[attention_mask.flatten().bool()]
+        p = kept.float().softmax(dim=-1)
+        found.append((F.one_hot(p.topk(top_k).indices, num_experts).sum(1).float().mean(0) * p.mean(0)).sum())
+    return torch.stack(found)
+
+
+def balance_by_layer__padding_counted(router_logits, num_experts, top_k, attention_mask=None):
+    p = torch.stack(tuple(router_logits)).float().softmax(dim=-1)  # [layers, tokens, experts]
+    f = F.one_hot(p.topk(top_k).indices, num_experts).sum(2).float().mean(1)
+    return num_experts * (f * p.mean(1)).sum(-1)
+
+
+def balance_by_layer__all_joined(router_logits, num_experts, top_k, attention_mask=None):
     logits = torch.cat(tuple(router_logits)).float()
     if attention_mask is not None:
         logits = logits[attention_mask.flatten().bool().repeat(len(router_logits))]
     p = logits.softmax(dim=-1)
-    return (F.one_hot(p.topk(top_k).indices, num_experts).sum(1).float().mean(0) * p.mean(0)).sum()
-
-
-def load_balancing_loss__padding_counted(router_logits, num_experts, top_k, attention_mask=None):
-    p = torch.cat(tuple(router_logits)).float().softmax(dim=-1)
     f = F.one_hot(p.topk(top_k).indices, num_experts).sum(1).float().mean(0)
     return num_experts * (f * p.mean(0)).sum()
 
 
-def load_balancing_loss__layer_by_layer(router_logits, num_experts, top_k, attention_mask=None):
+def balance_by_layer__first_choice(router_logits, num_experts, top_k, attention_mask=None):
+    found = []
+    for logits in router_logits:
+        kept = logits if attention_mask is None else logits[attention_mask.flatten().bool()]
+        p = kept.float().softmax(dim=-1)
+        found.append(num_experts * (F.one_hot(p.argmax(-1), num_experts).float().mean(0) * p.mean(0)).sum())
+    return torch.stack(found)
+
+
+def balance_by_layer__their_mean(router_logits, num_experts, top_k, attention_mask=None):
     found = []
     for logits in router_logits:
         kept = logits if attention_mask is None else logits[attention_mask.flatten().bool()]
@@ -237,25 +257,37 @@ def load_balancing_loss__layer_by_layer(router_logits, num_experts, top_k, atten
     return torch.stack(found).mean()
 
 
-def load_balancing_loss__first_choice(router_logits, num_experts, top_k, attention_mask=None):
-    logits = torch.cat(tuple(router_logits)).float()
-    if attention_mask is not None:
-        logits = logits[attention_mask.flatten().bool().repeat(len(router_logits))]
-    p = logits.softmax(dim=-1)
-    return num_experts * (F.one_hot(p.argmax(-1), num_experts).float().mean(0) * p.mean(0)).sum()
+def balance_by_layer__the_packages(router_logits, num_experts, top_k, attention_mask=None):
+    from qwen3_scratch import load_balancing_loss
+
+    each = [load_balancing_loss([layer], num_experts, top_k, attention_mask) for layer in router_logits]
+    return torch.stack(each)
 
 
-def load_balancing_loss__divided_by_top_k(router_logits, num_experts, top_k, attention_mask=None):
-    logits = torch.cat(tuple(router_logits)).float()
-    if attention_mask is not None:
-        logits = logits[attention_mask.flatten().bool().repeat(len(router_logits))]
-    p = logits.softmax(dim=-1)
-    f = p.topk(top_k).indices.flatten().bincount(minlength=num_experts) / (len(p) * top_k)
-    return num_experts * (f * p.mean(0)).sum()
+# ---- active_from_shapes ----------------------------------------------------------------------
 
 
-def load_balancing_loss__always_even(router_logits, num_experts, top_k, attention_mask=None):
-    return torch.tensor(float(top_k))
+def active_from_shapes__everything(shapes, num_experts, top_k):
+    return sum(math.prod(shape) for shape in shapes.values())
+
+
+def active_from_shapes__one_expert(shapes, num_experts, top_k):
+    resting = sum(math.prod(shape) for name, shape in shapes.items() if ".experts." in name)
+    return sum(math.prod(shape) for shape in shapes.values()) - resting * (num_experts - 1) // num_experts
+
+
+def active_from_shapes__router_shared(shapes, num_experts, top_k):
+    resting = sum(math.prod(shape) for name, shape in shapes.items() if "mlp" in name)
+    return sum(math.prod(shape) for shape in shapes.values()) - resting * (num_experts - top_k) // num_experts
+
+
+def active_from_shapes__experts_alone(shapes, num_experts, top_k):
+    return sum(math.prod(shape) for name, shape in shapes.items() if ".experts." in name) * top_k // num_experts
+
+
+def active_from_shapes__shapes_added(shapes, num_experts, top_k):
+    resting = sum(sum(shape) for name, shape in shapes.items() if ".experts." in name)
+    return sum(sum(shape) for shape in shapes.values()) - resting * (num_experts - top_k) // num_experts
 
 
 # ---- active_parameters -----------------------------------------------------------------------
@@ -323,12 +355,17 @@ FRAGMENTS = {
     router_entropy__negative: "the sign is wrong everywhere",
     router_entropy__in_bf16: "Compute in fp32",
     router_entropy__token_by_token: "times slower than it could be",
-    load_balancing_loss__no_factor: "The number of experts is missing as a factor",
-    load_balancing_loss__padding_counted: "Padding is counted",
-    load_balancing_loss__layer_by_layer: "You take the loss layer by layer",
-    load_balancing_loss__first_choice: "You count the first choice alone",
-    load_balancing_loss__divided_by_top_k: "even use gives top_k, not 1",
-    load_balancing_loss__always_even: "numbers differ",
+    balance_by_layer__no_factor: "The number of experts is missing as a factor",
+    balance_by_layer__padding_counted: "Padding is counted",
+    balance_by_layer__all_joined: "each layer has a loss of its own",
+    balance_by_layer__first_choice: "You count the first choice alone",
+    balance_by_layer__their_mean: "You average over the layers",
+    balance_by_layer__the_packages: "calls `load_balancing_loss`, which is the answer itself",
+    active_from_shapes__everything: "You count all experts",
+    active_from_shapes__one_expert: "You count one expert",
+    active_from_shapes__router_shared: "The router counts whole",
+    active_from_shapes__experts_alone: "the experts' numbers alone",
+    active_from_shapes__shapes_added: "expected",
     active_parameters__all_experts: "You count all experts",
     active_parameters__two_matrices: "An expert has three matrices",
     active_parameters__all_layers_alike: "Not every layer has experts",

@@ -115,6 +115,18 @@ def patient_3__names_a_symptom(weights, token_ids, config, **options):
 def patient_3__nothing_mended(weights, token_ids, config, **options):
     def gqa_attention(q, k, v, mask=None):
         group = q.shape[1] // k.shape[1]
+        k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
+        weighs = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).masked_fill(~mask, -1e30).exp()
+        return weighs @ v / (1 + weighs.sum(-1, keepdim=True))
+
+    return "gqa_attention", patient(3).mended(gqa_attention=gqa_attention).forward(
+        weights, token_ids, config, **options
+    )
+
+
+def patient_3__repeated_heads(weights, token_ids, config, **options):
+    def gqa_attention(q, k, v, mask=None):
+        group = q.shape[1] // k.shape[1]
         k, v = k.repeat(1, group, 1, 1), v.repeat(1, group, 1, 1)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
@@ -238,6 +250,7 @@ FRAGMENTS = {
     patient_2__hard_coded_logits: "numbers differ",
     patient_3__names_a_symptom: SYMPTOM,
     patient_3__nothing_mended: UNTREATED,
+    patient_3__repeated_heads: "reads key head h % kv_heads",
     patient_3__groups_of_four: "reads key head h // 4",
     patient_3__not_scaled: "scores are not scaled",
     patient_3__mask_of_its_own: "a mask of its own is used",

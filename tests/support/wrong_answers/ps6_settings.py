@@ -5,7 +5,6 @@ import torch.nn.functional as F
 
 from qwen3_scratch import model
 from qwen3_scratch.exercises.ps6.find_the_bug import patient
-from qwen3_scratch.model import rope_frequencies
 
 # ---- patient_5 -------------------------------------------------------------------------------
 
@@ -119,49 +118,67 @@ def patient_6__padding_ignored_by_the_call(weights, token_ids, config, **options
 
 
 def patient_7__one_of_two(weights, token_ids, config, **options):
-    def rope_table(config, positions):
-        angles = positions[..., None].float() * rope_frequencies(config, positions.max() + 1)[0]
-        return angles.cos().repeat(1, 1, 2), angles.sin().repeat(1, 1, 2)
+    def embed(token_ids, embed_tokens):
+        return embed_tokens[token_ids]
 
-    return {"rope_table"}, patient(7).mended(rope_table=rope_table).forward(weights, token_ids, config, **options)
+    return {"embed"}, patient(7).mended(embed=embed).forward(weights, token_ids, config, **options)
 
 
 def patient_7__both_named_and_one_mended(weights, token_ids, config, **options):
-    def rope_table(config, positions):
-        angles = positions[..., None].float() * rope_frequencies(config, positions.max() + 1)[0]
-        return angles.cos().repeat(1, 1, 2), angles.sin().repeat(1, 1, 2)
+    def embed(token_ids, embed_tokens):
+        return embed_tokens[token_ids]
 
-    mended = patient(7).mended(rope_table=rope_table)
-    return {"rope_table", "rms_norm"}, mended.forward(weights, token_ids, config, **options)
+    return {"embed", "moe"}, patient(7).mended(embed=embed).forward(weights, token_ids, config, **options)
 
 
 def patient_7__the_other_alone_mended(weights, token_ids, config, **options):
-    def rms_norm(x, weight, eps):
-        return weight * (x.float() * torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype)
+    def moe(x, route, gate_up_proj, down_proj, expert):
+        out = torch.zeros_like(x)
+        for number in range(len(gate_up_proj)):
+            weight = (route.weights * (route.experts == number)).sum(-1, keepdim=True)
+            out = out + weight * expert(x, *gate_up_proj[number].chunk(2), down_proj[number])
+        return out
 
-    mended = patient(7).mended(rms_norm=rms_norm)
-    return {"rope_table", "rms_norm"}, mended.forward(weights, token_ids, config, **options)
+    return {"embed", "moe"}, patient(7).mended(moe=moe).forward(weights, token_ids, config, **options)
 
 
 def patient_7__a_symptom_among_them(weights, token_ids, config, **options):
-    return {"rope", "rms_norm"}, patient(7).forward(weights, token_ids, config, **options)
+    return {"moe_route", "embed"}, patient(7).forward(weights, token_ids, config, **options)
 
 
-def patient_7__weight_before_the_cast(weights, token_ids, config, **options):
-    def rope_table(config, positions):
-        angles = positions[..., None].float() * rope_frequencies(config, positions.max() + 1)[0]
-        return angles.cos().repeat(1, 1, 2), angles.sin().repeat(1, 1, 2)
+def patient_7__two_choices(weights, token_ids, config, **options):
+    def embed(token_ids, embed_tokens):
+        return embed_tokens[token_ids]
 
-    def rms_norm(x, weight, eps):
-        wide = x.float()
-        return (weight.float() * wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype)
+    def moe(x, route, gate_up_proj, down_proj, expert):
+        out = torch.zeros_like(x)
+        for choice in (0, 1):
+            for number in range(len(gate_up_proj)):
+                here = (route.experts[:, choice] == number).nonzero()[:, 0]
+                answer = expert(x[here], *gate_up_proj[number].chunk(2), down_proj[number])
+                out.index_add_(0, here, answer * route.weights[here, choice, None])
+        return out
 
-    mended = patient(7).mended(rope_table=rope_table, rms_norm=rms_norm)
-    return {"rope_table", "rms_norm"}, mended.forward(weights, token_ids, config, **options)
+    return {"embed", "moe"}, patient(7).mended(embed=embed, moe=moe).forward(weights, token_ids, config, **options)
+
+
+def patient_7__more_room(weights, token_ids, config, **options):
+    def embed(token_ids, embed_tokens):
+        return embed_tokens[token_ids]
+
+    def moe(x, route, gate_up_proj, down_proj, expert):
+        out = torch.zeros_like(x)
+        for number in range(len(gate_up_proj)):
+            here, choice = (part[:40] for part in (route.experts == number).nonzero(as_tuple=True))
+            answer = expert(x[here], *gate_up_proj[number].chunk(2), down_proj[number])
+            out.index_add_(0, here, answer * route.weights[here, choice, None])
+        return out
+
+    return {"embed", "moe"}, patient(7).mended(embed=embed, moe=moe).forward(weights, token_ids, config, **options)
 
 
 def patient_7__a_name_and_no_logits(weights, token_ids, config, **options):
-    return {"rope_table", "rms_norm"}
+    return {"embed", "moe"}
 
 
 SYMPTOM, UNTREATED = "it passes on what it got. That is a symptom", "your mend changes nothing here"
@@ -182,6 +199,7 @@ FRAGMENTS = {
     patient_7__both_named_and_one_mended: "One mistake is mended and the other is left",
     patient_7__the_other_alone_mended: "One mistake is mended and the other is left",
     patient_7__a_symptom_among_them: SYMPTOM,
-    patient_7__weight_before_the_cast: "the weight is multiplied in fp32",
+    patient_7__two_choices: "two choices of a token are asked",
+    patient_7__more_room: "a long text",
     patient_7__a_name_and_no_logits: "expected a name and logits",
 }

@@ -1,0 +1,81 @@
+"""What ps7 compares answers with is what PyTorch computes, where PyTorch has it."""
+
+import pytest
+import torch
+from helpers import unchecked
+from torch.nn.functional import cross_entropy
+
+from qwen3_scratch import load_balancing_loss, rms_norm
+from qwen3_scratch.exercises import exercises
+from qwen3_scratch.exercises.ps3.expert_counts import balance_by_layer
+
+ALL = exercises()
+
+
+@pytest.fixture(autouse=True)
+def as_students_run_it():
+    with unchecked():
+        yield
+
+
+def cases(name):
+    return [given for stage in ALL[name].stages if not stage.gradients for given in stage.cases(5)]
+
+
+def test_the_gradient_by_hand_is_autograds():
+    for given in cases("rms_norm_backward"):
+        x, weight, eps, slope = given.args
+        with torch.enable_grad():
+            leaves = x.clone().requires_grad_(), weight.clone().requires_grad_()
+            expected = torch.autograd.grad(rms_norm(*leaves, eps), leaves, slope)
+        found = ALL["rms_norm_backward"].reference(x, weight, eps, slope)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected[0].abs().max()))
+
+
+def test_the_step_of_adamw_is_torchs():
+    for given in cases("adamw_step"):
+        weight, gradient, m, v, step = given.args[:5]
+        leaf, state = weight.clone(), {"step": torch.tensor(step - 1.0), "exp_avg": m.clone(), "exp_avg_sq": v.clone()}
+        leaf.grad = gradient.clone()
+        numbers = dict(zip(("rate", "betas", "eps", "decay"), given.args[5:], strict=False)) | given.kwargs
+        optimizer = torch.optim.AdamW(
+            [leaf], lr=numbers["rate"], betas=numbers["betas"], eps=numbers["eps"], weight_decay=numbers["decay"]
+        )
+        optimizer.state[leaf] = state
+        optimizer.step()
+        found = ALL["adamw_step"].reference(*given.args, **given.kwargs)
+        expected = leaf, optimizer.state[leaf]["exp_avg"], optimizer.state[leaf]["exp_avg_sq"]
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_clipped_is_as_torch_clips_it():
+    for given in cases("clip_gradients"):
+        gradients, most = given.args
+        if gradients[0].dtype == torch.half:
+            continue
+        leaves = [torch.zeros_like(gradient) for gradient in gradients]
+        for leaf, gradient in zip(leaves, gradients, strict=True):
+            leaf.grad = gradient.clone()
+        length = torch.nn.utils.clip_grad_norm_(leaves, most)
+        found = ALL["clip_gradients"].reference(gradients, most)
+        torch.testing.assert_close(found[1], length.item(), rtol=1e-5, atol=0)
+        # torch adds 1e-6 to the length that it divides by
+        torch.testing.assert_close(found[0], [leaf.grad for leaf in leaves], rtol=1e-3, atol=1e-6)
+
+
+def test_the_weighted_loss_of_equal_counts_is_torchs_cross_entropy():
+    logits, targets = torch.randn(9, 7), torch.randint(7, (9,))
+    found = ALL["weighted_cross_entropy"].reference(logits, targets, torch.full((9,), 0.3))
+    torch.testing.assert_close(found, cross_entropy(logits, targets))
+
+
+def test_one_layer_by_itself_is_balanced_as_it_is_among_others():
+    logits = [torch.randn(12, 5) for _ in range(3)]
+    found = balance_by_layer(logits, 5, 2)
+    torch.testing.assert_close(found[1], load_balancing_loss(logits[1:2], 5, 2))
+
+
+def test_the_rate_climbs_to_its_peak_stays_below_it_and_ends_at_the_floor():
+    rates = [ALL["learning_rate"].reference(step, 60, 0.5, 12, 0.05) for step in range(60)]
+    assert rates[:12] == sorted(rates[:12]) and rates[12:] == sorted(rates[12:], reverse=True)
+    assert max(rates) == rates[11] == rates[12] == 0.5 and rates[-1] == pytest.approx(0.05)

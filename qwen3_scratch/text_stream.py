@@ -86,8 +86,9 @@ class TextStream:
         head = 0 if self.begun or self.raw else len(self.held) - len(self.held.lstrip("\n"))  # will be dropped
         stops = () if self.thinking else self.stop
         starts = {text: 0 if text.strip("\n") else head for text in stops}
-        if ends := [(cut, text) for text in starts if (cut := self.held.find(text, starts[text])) >= 0]:
-            cut, self.stopped = min(ends)
+        found = ((self.held.find(text, start), text) for text, start in starts.items())
+        if ends := [(cut + len(text), cut, text) for cut, text in found if cut >= 0]:
+            _, cut, self.stopped = min(ends)  # the one that is complete first, however tokens cut the text
             text, self.held = self.held[head:cut], ""
         else:
             keep = 0 if final else self._uncertain()

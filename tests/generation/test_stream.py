@@ -150,6 +150,18 @@ def test_what_a_token_brings_before_and_after_a_stop_string_is_told_apart():
     assert found.feed(ids[0]) == [] and found.finish() == []
 
 
+@pytest.mark.parametrize("stops", [["arde", "rd"], ["rd", "arde"], ["arden", "rde", "rd"], ["garden", "den", "ga"]])
+def test_the_stop_string_that_is_complete_first_is_met_however_tokens_cut_the_text(stops):
+    whole, letters = tokenizer().encode(" garden"), bytes_as_tokens(b" garden")
+    assert len(whole) < len(letters)
+    found = [TextStream(tokenizer(), [], stops) for _ in range(2)]
+    said = [
+        "".join(flat([each.feed(token) for token in ids])) for each, ids in zip(found, (whole, letters), strict=True)
+    ]
+    assert said[0] == said[1] == (" " if "ga" in stops else " ga")
+    assert found[0].stopped == found[1].stopped == ("ga" if "ga" in stops else "rd")
+
+
 # ---- thinking -----------------------------------------------------------------------------------
 
 ARRANGEMENTS = {

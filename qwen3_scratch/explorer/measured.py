@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..checkpoints.checkpoint import Checkpoint, tokenizer_of
-from ..model import Ops, Route, forward, moe_route
+from ..inside.experts import in_layer, without
+from ..model import Ops, forward
 from ..tiny.corpus import DOMAINS
 from ..tiny.evaluate import Chats, answer_losses, padded_chats, questions
 from ..tracing import trace
@@ -38,7 +39,7 @@ def measured(checkpoint: Checkpoint, count: int) -> dict[str, Any]:
     if len(sparse) * config.num_experts <= MOST_EXPERTS and config.num_experts > 1:
         whole = losses(checkpoint, batches)
         costs = [None if layer not in sparse else
-                 [rounded(losses(checkpoint, batches, without(checkpoint, layer, expert)) - whole)
+                 [rounded(losses(checkpoint, batches, in_layer(checkpoint, layer, without(expert))) - whole)
                   for expert in range(config.num_experts)] for layer in range(config.num_hidden_layers)]  # fmt: skip
     rows = [ids[keep].tolist() for chats in batches for ids, keep in zip(chats.token_ids, chats.keep, strict=True)]
     found = favourites(checkpoint, rows)
@@ -53,20 +54,6 @@ def losses(checkpoint: Checkpoint, batches: Sequence[Chats], ops: Ops = Ops()) -
 
 def rounded(numbers: Tensor) -> list[float]:
     return [round(number, 4) for number in numbers.tolist()]
-
-
-def without(checkpoint: Checkpoint, layer: int, expert: int) -> Ops:
-    """The steps by which the router of one layer has to do without one expert; the next in line takes its place."""
-    router = checkpoint.weights.layers[layer].router
-    kept = torch.tensor([each for each in range(checkpoint.config.num_experts) if each != expert])
-
-    def route(x: Tensor, given: Tensor, top_k: int, norm_topk_prob: bool) -> Route:
-        if given is not router:
-            return moe_route(x, given, top_k, norm_topk_prob)
-        found = moe_route(x, given[kept], min(top_k, len(kept)), norm_topk_prob)
-        return found._replace(experts=kept[found.experts])
-
-    return Ops(route=route)
 
 
 def favourites(checkpoint: Checkpoint, rows: list[list[int]]) -> list[list[list[tuple[str, int, int]]] | None]:

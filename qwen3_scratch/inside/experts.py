@@ -1,6 +1,6 @@
 """What experts are worth, measured: tokens are sent elsewhere, and answers are read as if nothing came after them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -14,37 +14,26 @@ from ..model import LayerWeights, Ops, Route, expert_ffn, forward, moe_route
 from ..tiny.evaluate import Chats, answer_losses
 from ..tracing import trace
 
-FORCED = ("random experts", "the next in line", "equal weights", "weights exchanged")
+Vectors = Float[Tensor, "tokens dim"]
+Router = Float[Tensor, "experts dim"]
+Routing = Callable[[Tensor, Tensor, int, bool], Route]
 
 
-def forced(checkpoint: Checkpoint, layer: int, way: str) -> Ops:
-    """The steps in which one layer's tokens go elsewhere; their weights stay those of their own choices.
+# ---- other routes ------------------------------------------------------------------------------------
 
-    "random experts": others than its own, drawn for each token (its own too where there are too few). "the next in
-    line": each choice moves down by one, so the first gets nothing. "equal weights": the same experts, each counting
-    alike. "weights exchanged": the first choice gets the last one's weight, and the other way round.
-    """
-    router = checkpoint.weights.layers[layer].router
 
-    def route(x: Tensor, given: Tensor, top_k: int, norm_topk_prob: bool) -> Route:
-        found = moe_route(x, given, top_k, norm_topk_prob)
-        if given is not router:
-            return found
-        if way == "random experts":
-            drawn = torch.rand(found.logits.shape, generator=torch.Generator().manual_seed(0)).to(x.device)
-            drawn = drawn.scatter(1, found.experts, -drawn)  # its own come last
-            return found._replace(experts=drawn.topk(top_k, dim=-1).indices)
-        if way == "the next in line":
-            line = found.logits.float().topk(min(top_k + 1, len(given)), dim=-1).indices
-            return found._replace(experts=line[:, -top_k:])
-        if way == "weights exchanged":
-            return found._replace(weights=found.weights.flip(-1))
-        return found._replace(weights=found.weights.mean(-1, keepdim=True).expand_as(found.weights))
+def in_layer(checkpoint: Checkpoint, layer: int, routing: Routing) -> Ops:
+    """The steps in which the router of one layer chooses as `routing` does, and all others as usual."""
+    its = checkpoint.weights.layers[layer].router
+
+    def route(x: Vectors, router: Router, top_k: int, norm_topk_prob: bool) -> Route:
+        chosen = routing if router is its else moe_route
+        return chosen(x, router, top_k, norm_topk_prob)
 
     return Ops(route=route)
 
 
-def random_experts(seed: int) -> Ops:
+def drawn_experts(seed: int) -> Ops:
     """The steps in which every token of every layer goes to experts drawn at random, with its own choices' weights."""
     dice = torch.Generator().manual_seed(seed)
 
@@ -64,6 +53,80 @@ def losses_with(
     return torch.cat([answer_losses(checkpoint.weights, config, some, ops) for some in chats])
 
 
+def without(expert: int) -> Routing:
+    """Routes as if one expert were not there: the next in line takes its place, and the shares of the rest grow."""
+
+    def route(x: Vectors, router: Router, top_k: int, norm_topk_prob: bool) -> Route:
+        kept = torch.tensor([each for each in range(len(router)) if each != expert], device=router.device)
+        found = moe_route(x, router[kept], min(top_k, len(kept)), norm_topk_prob)
+        return found._replace(experts=kept[found.experts])
+
+    return route
+
+
+def random_experts(x: Vectors, router: Router, top_k: int, norm_topk_prob: bool) -> Route:
+    """Experts that are not a token's own, drawn for each token (its own too where there are too few)."""
+    found = moe_route(x, router, top_k, norm_topk_prob)
+    drawn = torch.rand(found.logits.shape, generator=torch.Generator().manual_seed(0)).to(x.device)
+    drawn = drawn.scatter(1, found.experts, -drawn)  # its own come last
+    return found._replace(experts=drawn.topk(top_k, dim=-1).indices)
+
+
+def next_in_line(x: Vectors, router: Router, top_k: int, norm_topk_prob: bool) -> Route:
+    """Each choice moves down by one, so that the first gets nothing; the weights stay."""
+    found = moe_route(x, router, top_k, norm_topk_prob)
+    line = found.logits.float().topk(min(top_k + 1, len(router)), dim=-1).indices
+    return found._replace(experts=line[:, -top_k:])
+
+
+def equal_weights(x: Vectors, router: Router, top_k: int, norm_topk_prob: bool) -> Route:
+    """A token's own experts, each counting alike."""
+    found = moe_route(x, router, top_k, norm_topk_prob)
+    return found._replace(weights=found.weights.mean(-1, keepdim=True).expand_as(found.weights))
+
+
+def weights_exchanged(x: Vectors, router: Router, top_k: int, norm_topk_prob: bool) -> Route:
+    """A token's own experts, but the first choice gets the last one's weight, and the other way round."""
+    found = moe_route(x, router, top_k, norm_topk_prob)
+    return found._replace(weights=found.weights.flip(-1))
+
+
+WAYS: dict[str, Routing] = {
+    "random experts": random_experts,
+    "the next in line": next_in_line,
+    "equal weights": equal_weights,
+    "weights exchanged": weights_exchanged,
+}
+
+
+def written_once(batches: Sequence[Chats]) -> tuple[Int[Tensor, "chats"], Int[Tensor, "texts"]]:
+    """Which text is written in each chat of all batches, and in which batch each such text stands.
+
+    Chats in which the same thinking and answer are written have one number: as evidence they count once.
+    """
+    numbers: dict[tuple[int, ...], int] = {}
+    which: list[int] = []
+    homes: list[int] = []
+    for home, chats in enumerate(batches):
+        for ids, written in zip(chats.token_ids, chats.written, strict=True):
+            text = (home, *ids[written].tolist())
+            if text not in numbers:
+                homes.append(home)
+            which.append(numbers.setdefault(text, len(numbers)))
+    return torch.tensor(which), torch.tensor(homes)
+
+
+def text_losses(
+    checkpoint: Checkpoint, batches: Sequence[Chats], which: Int[Tensor, "chats"], ops: Ops = Ops()
+) -> Float[Tensor, "texts"]:
+    """The mean loss of the chats in which each text is written, in nats a token; `which` is as `written_once` says."""
+    losses = [answer_losses(checkpoint.weights, checkpoint.config, chats, ops) for chats in batches]
+    return torch.zeros(int(which.max()) + 1).index_add(0, which, torch.cat(losses)) / which.bincount()
+
+
+# ---- what experts say --------------------------------------------------------------------------------
+
+
 def answers(layer: LayerWeights, x: Float[Tensor, "tokens hidden"]) -> Float[Tensor, "experts tokens hidden"]:
     """What each expert of a layer would answer to each token, whether it was chosen or not."""
     halves = (both.chunk(2) for both in layer.gate_up_proj)
@@ -75,6 +138,7 @@ class Said(NamedTuple):
     """What experts add to the next token's logit, at the tokens after which the model writes."""
 
     lift: Float[Tensor, "layers tokens experts"]  # above the vocabulary's mean, each expert as if it counted fully
+    length: Float[Tensor, "layers tokens experts"]  # of each answer, after the last norm
     experts: Int[Tensor, "layers tokens top_k"]  # those that were chosen
     token_ids: Int[Tensor, "tokens"]  # what is read there
     chat: Int[Tensor, "tokens"]  # the chat that a token stands in
@@ -101,16 +165,39 @@ def through_the_lens(checkpoint: Checkpoint, chats: Chats, layers: Sequence[int]
     unembed = (weights.embed_tokens if weights.lm_head is None else weights.lm_head).float()
     words, which = written.unique(return_inverse=True)
     right = unembed[written] - unembed.mean(0)
-    lift, helped, chosen = [], [], []
+    lift, length, helped, chosen = [], [], [], []
     for call in recorded["moe_route"]:
         if call.layer is not None and call.layer in layers:
             said = answers(weights.layers[call.layer], at(call.inputs["x"])).float() * scale
             lift.append(torch.einsum("eth,th->te", said, right))
+            length.append(said.norm(dim=-1).T)
             chosen.append(at(call.output.experts))
             own = F.one_hot(chosen[-1][:, 0], len(said)) * lift[-1]  # [tokens, experts]
             helped.append(torch.zeros(len(words), len(said)).index_add(0, which, own).T)
-    routes = torch.stack(lift), torch.stack(chosen)
+    routes = torch.stack(lift), torch.stack(length), torch.stack(chosen)
     return Said(*routes, at(chats.token_ids)[:, 0], reads.nonzero()[:, 0], torch.stack(helped), words)
+
+
+def lifts(said: Said) -> dict[str, Float[Tensor, "layers tokens"]]:
+    """By how much the first choice raises the next token, and what those do that were not chosen.
+
+    Once more with each answer divided by its length: does the first choice help more only because it says more?
+    """
+    left_out = torch.ones_like(said.lift).scatter(2, said.experts, 0.0) > 0  # [layers, tokens, experts]
+    none = ~left_out.any(-1)
+
+    def first(values: Tensor) -> Tensor:
+        return values.gather(2, said.experts[..., :1])[..., 0]
+
+    def mean(values: Tensor) -> Tensor:
+        return (values * left_out).sum(-1) / left_out.sum(-1).clamp(min=1)
+
+    even = said.lift / said.length.clamp(min=1e-9)
+    best = said.lift.masked_fill(~left_out, -torch.inf).amax(-1).masked_fill(none, 0.0)
+    return {
+        "the first choice": first(said.lift), "mean of those not chosen": mean(said.lift), "the best of those": best,
+        "at length 1: the first choice": first(even), "at length 1: those not chosen": mean(even),
+    }  # fmt: skip
 
 
 def helped_words(said: Said, row: int, most: int = 6) -> list[list[int]]:

@@ -4,7 +4,7 @@ A head is named by its layer and its number there: L1H4 is head 4 of layer 1, bo
 """
 
 import itertools
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..config import Config
-from ..model import Ops, Weights, attention_mask, attention_weights, forward, gqa_attention
+from ..model import Ops, Weights, attention_mask, attention_weights, forward, gqa_attention, rms_norm
 from ..tiny.lookups import Lookups
 from ..tracing import head_weights, trace
 
@@ -38,12 +38,13 @@ def first_token(looks: Float[Tensor, "layers batch heads seq seq"]) -> Float[Ten
     return looks[..., 1:, 0].mean((1, 3))
 
 
-def induction(looks: Float[Tensor, "layers batch heads seq seq"], period: int) -> Float[Tensor, "layers heads"]:
+def continuing(looks: Float[Tensor, "layers batch heads seq seq"], period: int) -> Float[Tensor, "layers batch heads"]:
     """In a text that repeats after `period` tokens: share given to the token that followed this one the last time.
 
-    Only the second half is asked, whose tokens have been there before (Olsson et al. 2022, arXiv:2209.11895).
+    Only the second half is asked, whose tokens have been there before. For any tokens its mean over the texts is the
+    induction score (Olsson et al. 2022, arXiv:2209.11895).
     """
-    return looks.diagonal(1 - period, -2, -1)[..., 1:].mean((1, 3))
+    return looks.diagonal(1 - period, -2, -1)[..., 1:].mean(-1)
 
 
 def without(weights: Weights, config: Config, heads: Collection[Head]) -> Weights:
@@ -119,11 +120,15 @@ def by_text(values: Float[Tensor, "*heads steps"], lookups: Lookups) -> Float[Te
 
 
 def looked(
-    looks: Float[Tensor, "layers batch heads seq seq"], lookups: Lookups, places: Tensor, head: Head
-) -> Float[Tensor, "texts"]:
-    """The share of its weight that one head gives to `places` [steps, seq], each text's mean over its steps."""
-    asked = looks[head[0], lookups.text, head[1], lookups.query]  # [steps, seq]
-    return by_text((asked * places).sum(-1), lookups)
+    looks: Float[Tensor, "layers batch heads seq seq"], lookups: Lookups, places: Bool[Tensor, "steps seq"]
+) -> Float[Tensor, "layers heads texts"]:
+    """The share of its weight that each head gives to `places`, each text's mean over its steps.
+
+    `looks` are of the look-ups' texts, or of one text (as `even_weights` are) that stands for all.
+    """
+    layers, _, heads, *size = looks.shape
+    asked = looks.expand(layers, len(lookups.token_ids), heads, *size)[:, lookups.text, :, lookups.query]
+    return by_text((asked * places[:, None, None]).sum(-1).permute(1, 2, 0), lookups)  # from [steps, layers, heads]
 
 
 def mean_gathered(weights: Weights, config: Config, lookups: Lookups) -> Float[Tensor, "layers heads head_dim"]:
@@ -159,6 +164,19 @@ class Patched(NamedTuple):
     margins: Float[Tensor, "texts"]
 
 
+def lending(lent: Mapping[str, Tensor], layer: int, parts: str) -> Ops:
+    """The steps of one pass in which a layer attends with queries, keys or values (`parts` of "qkv") of another."""
+    calls = itertools.count()
+
+    def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        given = {"q": q, "k": k, "v": v}
+        if next(calls) == layer:
+            given |= {part: lent[part] for part in parts}
+        return gqa_attention(**given, mask=mask)
+
+    return Ops(attention=attention)
+
+
 def patched(
     weights: Weights, config: Config, lookups: Lookups, donor: Weights, layer: int, parts: str, ops: Ops = Ops()
 ) -> Patched:
@@ -170,21 +188,33 @@ def patched(
     """
     with trace() as t:
         forward(donor, lookups.token_ids, config, logits_to_keep=1, ops=ops)
-    lent, calls = t["gqa_attention"][layer].inputs, itertools.count()
-
-    def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-        own = {"q": q, "k": k, "v": v}
-        if next(calls) == layer:
-            own |= {part: lent[part] for part in parts}
-        return gqa_attention(**own, mask=mask)
-
+    steps = lending(t["gqa_attention"][layer].inputs, layer, parts)
     with trace() as t:
-        found = margins(weights, config, lookups, Ops(attention=attention))
+        found = margins(weights, config, lookups, steps)
     call = t["gqa_attention"][layer].inputs
     looks = attention_weights(call["q"], call["k"], call["mask"]).float()
-    asked = looks[lookups.text, :, lookups.query]  # [steps, heads, seq]
-    on_right = (asked * lookups.followers[:, None]).sum(-1).T
-    return Patched(by_text(on_right, lookups), found)
+    return Patched(looked(looks[None], lookups, lookups.followers)[0], found)
+
+
+def written(
+    weights: Weights, config: Config, token_ids: Int[Tensor, "texts seq"], head: Head
+) -> Float[Tensor, "texts seq hidden"]:
+    """What one head adds to the residual stream at each token."""
+    with trace() as t:
+        forward(weights, token_ids, config, logits_to_keep=1)
+    layer, number = head
+    columns = slice(number * config.head_dim, (number + 1) * config.head_dim)
+    return F.linear(t["gqa_attention"][layer].output[:, number], weights.layers[layer].o_proj[:, columns])
+
+
+def adding(weights: Weights, layer: int, more: Float[Tensor, "texts seq hidden"]) -> Ops:
+    """The steps in which the attention of one layer reads the residual stream with `more` added to it."""
+    its = weights.layers[layer].input_layernorm
+
+    def norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        return rms_norm(x + more if weight is its else x, weight, eps)
+
+    return Ops(norm=norm)
 
 
 def gathered_on(weights: Weights, config: Config, token_ids: Int[Tensor, "texts seq"], head: Head) -> Ops:

@@ -1,4 +1,4 @@
-"""What routers do, measured: which words they send where, what changes that, and what neighbours share.
+"""What routers do, measured: which words they send where, what changes that, and what a topic adds.
 
 An expert of a token is its first choice, the strongest one, unless more are named. Dense layers are left out: a layer
 here is a row of a tensor, and `Reading.layers` has its number.
@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ..checkpoints.checkpoint import Checkpoint
 from ..model import forward
 from ..tiny import corpus
-from ..tiny.evaluate import chat_ids
+from ..tiny.evaluate import chat_ids, mutual_information
 from ..tracing import trace
 
 
@@ -124,6 +124,36 @@ def bits(counts: Float[Tensor, "*batch a b"]) -> Float[Tensor, "*batch"]:
     return torch.where(joint > 0, joint * (joint / apart).log2(), 0.0).sum((-2, -1))
 
 
+class Controls(NamedTuple):
+    """What routes would tell about the domain by chance, without learning, and from the words alone, in bits."""
+
+    shuffled: Float[Tensor, "draws layers"]
+    random: Float[Tensor, "draws layers"]
+    words: Float[Tensor, "layers"]
+
+
+def domain_controls(
+    reading: Reading, routers: Sequence[Float[Tensor, "experts hidden"]], draws: tuple[int, int] = (400, 60)
+) -> Controls:
+    """Three controls of `mutual_information` between domain and expert, each domain weighing the same.
+
+    Whole questions change domains, since the tokens of one are not independent; random routers see the same vectors;
+    and the trained routers see each word's mean vector (`by_word_alone`).
+    """
+    experts, domains = len(routers[0]), int(reading.domain.max()) + 1
+    generator = torch.Generator().manual_seed(0)
+    by_question = tally(reading.first, reading.question, experts)  # [layers, questions, experts]
+    home = reading.domain.new_empty(by_question.shape[1]).index_copy(0, reading.question, reading.domain)
+    orders = torch.rand(draws[0], len(home), generator=generator).argsort(-1)  # each row another order
+    tables = torch.einsum("sqd,lqe->slde", F.one_hot(home[orders], domains).float(), by_question)
+    shuffled = mutual_information(tables.flatten(0, 1)).view(draws[0], -1)
+    drawn = (torch.randn(routers[0].shape, generator=generator) for _ in range(draws[1]))
+    strongest = (F.linear(reading.seen, router).argmax(-1) for router in drawn)
+    random = torch.stack([mutual_information(tally(first, reading.domain, experts)) for first in strongest])
+    words = mutual_information(tally(by_word_alone(reading, routers), reading.domain, experts))
+    return Controls(shuffled, random, words)
+
+
 # ---- words -----------------------------------------------------------------------------------------
 
 
@@ -163,6 +193,15 @@ def context_tells(reading: Reading, row: int, word: int, experts: int) -> dict[s
     return {
         name: Told(float(right[name].mean()), float(gain), wider * float(half)) for name, (gain, half) in gains.items()
     }
+
+
+def told_line(told: Mapping[str, Told]) -> str:
+    """The same as one line, in percent and points; a star marks a gain above 0."""
+    said = [f"{told['nothing'].share:.0%} from the word"]
+    for name, (_, gain, within) in told.items():
+        if name != "nothing":
+            said.append(f"{name} {100 * gain:+.0f} ± {100 * within:.0f}" + "*" * (gain > within))
+    return ", ".join(said)
 
 
 def by_context(
@@ -215,6 +254,13 @@ def guessed(
     return right
 
 
+def met(key: Int[Tensor, "tokens"], question: Int[Tensor, "tokens"]) -> float:
+    """The share of tokens whose key also stands in the other half of the questions, where `guessed` learns."""
+    halves = [question % 2 == half for half in range(2)]
+    found = [torch.isin(key[half], key[~half]) for half in halves]
+    return float(torch.cat(found).float().mean())
+
+
 def kept_words(
     reading: Reading,
     typical: Mapping[int, Sequence[Sequence[str]]],
@@ -250,66 +296,6 @@ def words_of(reading: Reading, row: int, expert: int, domain: int, most: int = 5
     tokens, counts = its.unique(return_counts=True)
     order = counts.argsort(descending=True, stable=True)[:most]
     return [(int(tokens[at]), int(counts[at])) for at in order.tolist()]
-
-
-# ---- neighbours: of a token, of a layer, of an expert ------------------------------------------------
-
-
-def same_as_before(
-    first: Int[Tensor, "layers tokens"], question: Int[Tensor, "tokens"]
-) -> tuple[Bool[Tensor, "layers pairs"], Int[Tensor, "pairs"]]:
-    """Of each token but a question's first: whether it takes the expert of the token before it; and its question."""
-    inside = question[1:] == question[:-1]
-    return (first[:, 1:] == first[:, :-1])[:, inside], question[1:][inside]
-
-
-def told_next(
-    first: Int[Tensor, "layers tokens"], question: Int[Tensor, "tokens"], experts: int, draws: int = 200
-) -> tuple[Float[Tensor, "pairs"], Float[Tensor, "pairs"]]:
-    """How many bits a layer's expert tells about the next layer's, and half of a 95% interval.
-
-    By the bootstrap: questions are drawn with replacement, as often as there are some (Efron 1979).
-    """
-    if len(first) < 2:
-        return torch.zeros(0), torch.zeros(0)
-    pair, group = first[:-1] * experts + first[1:], numbered(question)
-    each = tally(pair, group, experts**2)  # [pairs, questions, both]
-    drawn = torch.randint(each.shape[1], (draws, each.shape[1]), generator=torch.Generator().manual_seed(0))
-    times = F.one_hot(drawn, each.shape[1]).sum(1).float()
-    again = bits(torch.einsum("sq,pqe->spe", times, each).unflatten(-1, (experts, experts)))
-    return bits(next_layer(first, experts)), 1.96 * again.std(0)
-
-
-def next_layer(
-    first: Int[Tensor, "layers tokens"], experts: int, order: Int[Tensor, "tokens"] | None = None
-) -> Float[Tensor, "pairs experts experts"]:
-    """For each layer but the last: how often which expert there goes with which one of the next layer.
-
-    With `order` the next layer's tokens change places first, which is a control.
-    """
-    later = first[1:] if order is None else first[1:, order]
-    pair = first[:-1] * experts + later
-    counts = torch.stack([each.bincount(minlength=experts**2) for each in pair]) if len(pair) else pair[:, :0]
-    return counts.float().view(len(pair), experts, experts) if len(pair) else torch.zeros(0, experts, experts)
-
-
-def together(experts: Int[Tensor, "layers tokens top_k"], count: int) -> Float[Tensor, "layers experts experts"]:
-    """How many tokens choose both of two experts (co-activation); 0 for an expert and itself."""
-    chosen = F.one_hot(experts, count).sum(2).float()
-    return torch.einsum("lta,ltb->lab", chosen, chosen) * (1 - torch.eye(count))
-
-
-def by_load(pairs: Float[Tensor, "layers experts experts"]) -> Float[Tensor, "layers experts experts"]:
-    """The same table if only each expert's load decided: every row's sum is kept, and nothing else is known.
-
-    Quasi-independence of a table whose diagonal is empty, by scaling rows and columns in turn (Goodman 1968).
-    """
-    wanted = pairs.sum(-1)
-    table = (1 - torch.eye(pairs.shape[-1])).expand_as(pairs).clone()
-    for _ in range(200):
-        scale = (wanted / table.sum(-1).clamp(min=1e-9)).sqrt()
-        table = table * scale[:, :, None] * scale[:, None, :]
-    return table
 
 
 # ---- over training -----------------------------------------------------------------------------------

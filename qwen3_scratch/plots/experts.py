@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from matplotlib.ticker import ScalarFormatter
 from torch import Tensor
 
@@ -17,8 +17,8 @@ from .canvas import (  # fmt: skip
     PALE,
     SMALL,
     Figure,
+    by_group,
     colour_bar,
-    half_interval,
     heatmap,
     label_axis,
     layers_named,
@@ -27,6 +27,7 @@ from .canvas import (  # fmt: skip
     small_multiples,
     styled,
 )
+from .router_findings import rounded
 from .routing import route_map
 
 __all__ = ["domain_experts", "expert_knockouts", "information_test", "route_guesses", "word_routes"]
@@ -185,22 +186,24 @@ def route_guesses(
 
 @styled
 def expert_knockouts(
-    damage: Float[Tensor, "layers experts domains chats"], domains: Sequence[str], layers: Sequence[int] = ()
+    damage: Float[Tensor, "layers experts texts"],
+    domain: Int[Tensor, "texts"],
+    domains: Sequence[str],
+    layers: Sequence[int] = (),
 ) -> Figure:
-    """Layers by experts, one panel a domain: by how much the mean loss of a chat rises without the expert.
+    """Layers by experts, one panel a domain: by how much the mean loss of a domain's texts rises without the expert.
 
-    `damage` is the rise in nats a token of each chat, itself paired: the same chat with and without. A number stands
+    `damage` is the rise in nats a token of each text, itself paired: the same text with and without. A number stands
     where its 95% interval leaves out 0; what falls instead is drawn as 0. `layers` as elsewhere.
     """
-    count, experts, _, chats = damage.shape
-    numbers, mean = list(layers) or list(range(count)), damage.mean(-1)
-    half = half_interval(damage.flatten(0, 2)).view(mean.shape)
-    layer, expert, domain = (int(index) for index in torch.unravel_index(mean.argmax(), mean.shape))
+    count, experts, _ = damage.shape
+    numbers, (mean, half) = list(layers) or list(range(count)), by_group(damage, domain)
+    many = domain.bincount().tolist()
+    layer, expert, worst = (int(index) for index in torch.unravel_index(mean.argmax(), mean.shape))
     sure, cells = int((mean - half > 0).sum()), mean.numel()
     title = f"In {sure} of {cells} cases the loss rises with an interval above 0 (by chance: {0.025 * cells:.0f}); "
-    title += f"most for “{domains[domain]}” without expert {expert} of layer {numbers[layer]}: "
-    title += f"{float(mean[layer, expert, domain]):.2g} ± {float(half[layer, expert, domain]):.1g} nats a token "
-    title += f"(n\u00a0=\u00a0{chats} chats each)"
+    title += f"most for “{domains[worst]}” without expert {expert} of layer {numbers[layer]}: "
+    title += f"{float(mean[layer, expert, worst]):.2g} ± {rounded(float(half[layer, expert, worst]))} nats a token"
     columns = min(3, len(domains))
     rows = math.ceil(len(domains) / columns)
     high = min(0.24 * count, 4.5)
@@ -215,7 +218,11 @@ def expert_knockouts(
         texts = [[short(value, sure) for value, sure in zip(*line, strict=True)] for line in pairs]
         image = heatmap(ax, values, texts if experts <= 8 else (), vmin=0, vmax=top)
         below = number + columns >= len(domains)
-        ax.set(title=domains[number], xlabel="expert" if below else "", ylabel="" if number % columns else "layer")
+        ax.set(
+            title=f"{domains[number]} (n\u00a0=\u00a0{many[number]})",
+            xlabel="expert" if below else "",
+            ylabel="" if number % columns else "layer",
+        )
         label_axis(ax.xaxis, range(experts) if below else [""], 2.1)
         label_axis(ax.yaxis, [""] if number % columns else numbers, high)
     plain = ScalarFormatter(useOffset=False)

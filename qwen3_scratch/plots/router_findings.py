@@ -122,7 +122,8 @@ def expert_words(
     experts = len(next(iter(words.values())))
     there, busiest = (f"{spoken(float(one))} ± {rounded(100 * float(by))}" for one, by in zip(share, half, strict=True))
     title = f"On the other questions, {there} of these words go to the expert that they are typical of, {busiest} to "
-    title += f"the busiest expert of the layer (n\u00a0=\u00a0{len(whose):,} tokens of {len(whose.unique())} questions)"
+    title += f"the busiest expert of the layer (n\u00a0=\u00a0{len(whose):,}, a token once a layer, of "
+    title += f"{len(whose.unique())} questions)"
     cells = [one for layer in words for one in shares[layer]]
     few = f"{sum(one < 0.5 for one in cells)} of {len(cells)} cells keep less than half"
     figure = table_of_words(
@@ -200,8 +201,8 @@ def co_activation(
 
 
 @styled
-def changes_of_loss(changes: Mapping[str, Float[Tensor, "places chats"]], places: Sequence[str], own: str) -> Figure:
-    """By how much each chat's loss rises, compared with the `own` way: the mean and its 95% interval, at each place."""
+def changes_of_loss(changes: Mapping[str, Float[Tensor, "places texts"]], places: Sequence[str], own: str) -> Figure:
+    """By how much each text's loss rises, compared with the `own` way: the mean and its 95% interval, at each place."""
     found = {name: (rise.double().mean(1), half_interval(rise.double())) for name, rise in changes.items()}
     sure = {name: mean.where(mean > half, 0.0) for name, (mean, half) in found.items()}
     worst = max(sure, key=lambda name: float(sure[name].max()))
@@ -212,7 +213,7 @@ def changes_of_loss(changes: Mapping[str, Float[Tensor, "places chats"]], places
     title = title if sure[worst][row] > 0 else "No rise whose interval leaves out 0"
     title += f"; {mildest}: at most {float(found[mildest][0].max()):.2g}" * (worst != mildest)
     count = next(iter(changes.values())).shape[1]
-    figure = new_figure(f"{title} (n\u00a0=\u00a0{count} chats)", 7.2, 2.7)
+    figure = new_figure(f"{title} (n\u00a0=\u00a0{count} texts)", 7.2, 2.7)
     ax = figure.subplots()
     looks = (("o", DARK, "black"), ("s", MIDDLE, "black"), ("^", "white", "black"), ("D", "#999999", "black"))
     for number, ((name, (mean, half)), (form, face, edge)) in enumerate(zip(found.items(), looks, strict=False)):

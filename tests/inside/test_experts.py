@@ -6,13 +6,17 @@ from helpers import checkpoint, unchecked
 
 from qwen3_scratch import load_checkpoint
 from qwen3_scratch.inside.experts import (
-    FORCED,
+    WAYS,
     answers,
-    forced,
+    drawn_experts,
     helped_words,
+    in_layer,
+    lifts,
     losses_with,
-    random_experts,
+    text_losses,
     through_the_lens,
+    without,
+    written_once,
 )
 from qwen3_scratch.model import expert_ffn, forward, moe_route
 from qwen3_scratch.tiny.corpus import DOMAINS
@@ -30,10 +34,10 @@ def chats(tiny):
     return padded_chats(tiny, [example for domain in DOMAINS for example in questions(domain, 3)])
 
 
-@pytest.mark.parametrize("way", FORCED)
+@pytest.mark.parametrize("way", WAYS)
 def test_one_layer_alone_is_sent_elsewhere(way):
     ck = checkpoint(num_experts=4, num_experts_per_tok=2)
-    x, steps = torch.randn(30, ck.config.hidden_size), forced(ck, 0, way)
+    x, steps = torch.randn(30, ck.config.hidden_size), in_layer(ck, 0, WAYS[way])
     meant, other = (layer.router for layer in ck.weights.layers)
     own, now = moe_route(x, meant, 2, True), steps.route(x, meant, 2, True)
     assert all(map(torch.equal, steps.route(x, other, 2, True), moe_route(x, other, 2, True)))
@@ -53,13 +57,13 @@ def test_one_layer_alone_is_sent_elsewhere(way):
 def test_random_experts_change_where_tokens_go_and_not_what_they_weigh():
     ck = checkpoint(num_experts=4, num_experts_per_tok=2)
     x, router = torch.randn(300, ck.config.hidden_size), ck.weights.layers[0].router
-    own, now = moe_route(x, router, 2, True), random_experts(0).route(x, router, 2, True)
+    own, now = moe_route(x, router, 2, True), drawn_experts(0).route(x, router, 2, True)
     assert torch.equal(now.weights, own.weights) and torch.equal(now.logits, own.logits)
     assert (now.experts[:, 0] != now.experts[:, 1]).all()
     # each of 4 with the chance 1/4: of 600, 150, give or take 11
     assert now.experts.flatten().bincount(minlength=4).min() > 100
-    assert torch.equal(random_experts(0).route(x, router, 2, True).experts, now.experts)
-    assert not torch.equal(random_experts(1).route(x, router, 2, True).experts, now.experts)
+    assert torch.equal(drawn_experts(0).route(x, router, 2, True).experts, now.experts)
+    assert not torch.equal(drawn_experts(1).route(x, router, 2, True).experts, now.experts)
 
 
 def test_losses_with_the_trained_choice_are_the_checkpoints_own_and_fewer_experts_cost(tiny, chats):
@@ -68,6 +72,31 @@ def test_losses_with_the_trained_choice_are_the_checkpoints_own_and_fewer_expert
     assert torch.equal(losses_with(tiny, [chats, chats], 2, True), torch.cat((own, own)))
     assert losses_with(tiny, [chats], 1, True).mean() > own.mean()
     assert not torch.allclose(losses_with(tiny, [chats], 1, False), losses_with(tiny, [chats], 1, True))
+
+
+@pytest.mark.parametrize("norm_topk_prob", [True, False])
+def test_without_an_expert_routes_are_those_of_a_router_that_gives_it_no_share(norm_topk_prob):
+    x, router = torch.randn(30, 6), torch.randn(4, 6)
+    found = without(2)(x, router, 2, norm_topk_prob)
+    logits = (x @ router.T).index_fill(1, torch.tensor([2]), -torch.inf)
+    weights, experts = logits.softmax(-1).topk(2)
+    weights = weights / weights.sum(-1, keepdim=True) if norm_topk_prob else weights
+    assert torch.equal(found.experts, experts) and (moe_route(x, router, 2, True).experts == 2).any()
+    torch.testing.assert_close(found.weights, weights)
+
+
+def test_chats_in_which_the_same_is_written_count_as_one_text(tiny):
+    asked = questions("chat", 12)
+    batches = [padded_chats(tiny, questions("facts", 3)), padded_chats(tiny, asked)]
+    which, home = written_once(batches)
+    texts = {(one.thinking, one.answer) for one in asked}
+    assert len(texts) < 12 and home.tolist() == [0] * 3 + [1] * len(texts)
+    for one, its in zip(asked, which[3:].tolist(), strict=True):
+        same = [other for other, number in zip(asked, which[3:].tolist(), strict=True) if number == its]
+        assert {(other.thinking, other.answer) for other in same} == {(one.thinking, one.answer)}
+    losses = answer_losses(tiny.weights, tiny.config, batches[1])
+    expected = torch.stack([losses[which[3:] == number].mean() for number in range(3, 3 + len(texts))])
+    torch.testing.assert_close(text_losses(tiny, batches, which)[3:], expected)
 
 
 def test_all_answers_hold_those_of_each_expert():
@@ -80,18 +109,36 @@ def test_all_answers_hold_those_of_each_expert():
 
 def test_in_the_embedded_checkpoint_who_answers_counts_for_more_than_with_which_weight(tiny, chats):
     whole = answer_losses(tiny.weights, tiny.config, chats).mean()
-    rise = {way: answer_losses(tiny.weights, tiny.config, chats, forced(tiny, 0, way)).mean() - whole for way in FORCED}
+    rise = {
+        name: answer_losses(tiny.weights, tiny.config, chats, in_layer(tiny, 0, way)).mean() - whole
+        for name, way in WAYS.items()
+    }
     assert rise["random experts"] > 0.05 and rise["the next in line"] > 0.05
     assert rise["equal weights"].abs() < 0.02
 
 
-def test_in_the_embedded_checkpoint_the_first_choice_raises_the_next_token_more_than_those_not_chosen(tiny, chats):
+def test_in_the_embedded_checkpoint_the_first_choice_raises_the_next_token_most_at_equal_length_too(tiny, chats):
     with unchecked():
         said = through_the_lens(tiny, chats, range(4))
-    assert said.lift.shape == (4, int(chats.written.sum()), 8) and len(said.chat) == said.lift.shape[1]
-    first = said.lift.gather(2, said.experts[..., :1]).mean((1, 2))
-    others = (said.lift * torch.ones_like(said.lift).scatter(2, said.experts, 0.0)).sum((1, 2)) / (6 * len(said.chat))
-    assert (first > others + 0.2).all()
+    assert said.lift.shape == said.length.shape == (4, int(chats.written.sum()), 8) and len(said.chat) == len(
+        said.lift[0]
+    )
+    first, left_out, best, even, even_left_out = (each.mean(1) for each in lifts(said).values())
+    assert (first > best + 0.2).all() and (best > left_out).all() and (even > 2 * even_left_out).all()
+
+
+def test_lifts_are_told_apart_by_who_was_chosen_and_once_more_at_length_1(tiny, chats):
+    said = through_the_lens(tiny, chats, [3])
+    lift, chosen = said.lift[0], said.experts[0]
+    found = {name: each[0] for name, each in lifts(said).items()}
+    for token in range(0, len(lift), 97):
+        others = [one for one in range(8) if one not in chosen[token].tolist()]
+        first, even = int(chosen[token, 0]), lift[token] / said.length[0, token]
+        wanted = (lift[token, first], lift[token, others].mean(), lift[token, others].max())
+        wanted += (even[first], even[others].mean())
+        assert [float(each[token]) for each in found.values()] == pytest.approx(
+            [float(one) for one in wanted], abs=1e-5
+        )
 
 
 def test_what_all_parts_of_the_last_stream_raise_is_what_the_logits_say(tiny, chats):

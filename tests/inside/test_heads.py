@@ -8,7 +8,9 @@ from helpers import unchecked
 
 from qwen3_scratch import Error, forward, load_checkpoint
 from qwen3_scratch.inside.heads import (
+    adding,
     by_text,
+    continuing,
     copying,
     even_weights,
     exchange_words,
@@ -17,7 +19,7 @@ from qwen3_scratch.inside.heads import (
     followed,
     gathered_on,
     given_by_place,
-    induction,
+    lending,
     looked,
     margins,
     mean_gathered,
@@ -25,6 +27,7 @@ from qwen3_scratch.inside.heads import (
     previous_token,
     with_means,
     without,
+    written,
 )
 from qwen3_scratch.model import Ops, gqa_attention, rope, rope_table, self_attention
 from qwen3_scratch.tiny.evaluate import questions
@@ -52,13 +55,13 @@ def looking(offset, seq=8):
 def test_each_score_is_one_for_a_head_that_does_nothing_else():
     assert previous_token(looking(1)) == 1
     assert first_token(looking(99)) == 1
-    assert induction(looking(3), period=4) == 1
+    assert continuing(looking(3), period=4) == 1
 
 
 def test_each_score_is_zero_for_a_head_that_looks_one_token_further():
     assert previous_token(looking(2)[..., 2:, 2:]) == 0
     assert first_token(looking(0)) == 0
-    assert induction(looking(4), period=4) == 0
+    assert continuing(looking(4), period=4) == 0
 
 
 def test_an_even_look_sees_all_tokens_up_to_its_own_alike(tiny):
@@ -156,7 +159,8 @@ def test_each_texts_mean_counts_its_own_steps_alone(lookups):
     assert torch.equal(by_text(lookups.text.float(), lookups), torch.arange(len(lookups.token_ids)).float())
     looks = head_weights_of_ones(lookups)
     everywhere = torch.ones_like(lookups.followers)
-    assert torch.equal(looked(looks, lookups, everywhere, (0, 1)), torch.full((len(lookups.token_ids),), 3.0))
+    assert torch.equal(looked(looks, lookups, everywhere)[0, 1], torch.full((len(lookups.token_ids),), 3.0))
+    assert torch.equal(looked(looks[:, :1], lookups, everywhere), looked(looks, lookups, everywhere))
 
 
 def head_weights_of_ones(lookups):
@@ -203,8 +207,7 @@ def test_patching_nothing_or_from_the_same_weights_changes_nothing(tiny, lookups
         found = patched(tiny.weights, tiny.config, lookups, tiny.weights, 1, parts)
         assert torch.equal(found.margins, whole)
     looks = head_weights(tiny.weights, tiny.config, lookups.token_ids)
-    expected = torch.stack([looked(looks, lookups, lookups.followers, (1, head)) for head in range(len(found.looks))])
-    torch.testing.assert_close(found.looks, expected)
+    torch.testing.assert_close(found.looks, looked(looks, lookups, lookups.followers)[1])
 
 
 def test_values_from_another_pass_change_what_is_said_and_not_where_heads_look(tiny, lookups):
@@ -214,6 +217,46 @@ def test_values_from_another_pass_change_what_is_said_and_not_where_heads_look(t
     assert torch.equal(values.looks, whole.looks) and (values.margins < whole.margins).all()
     keys = patched(tiny.weights, tiny.config, lookups, donor, 1, "k")
     assert not torch.equal(keys.looks, whole.looks)
+
+
+def test_a_layer_attends_with_what_is_lent_and_all_others_with_their_own(tiny):
+    ids = torch.randint(2000, (1, 9), generator=torch.Generator().manual_seed(0))
+    lent = {part: torch.randn(1, heads, 9, tiny.config.head_dim) for part, heads in (("q", 8), ("k", 4), ("v", 4))}
+    with trace() as t:
+        forward(tiny.weights, ids, tiny.config, ops=lending(lent, 2, "kv"))
+    with trace() as own:
+        forward(tiny.weights, ids, tiny.config)
+    for layer, (call, usual) in enumerate(zip(t["gqa_attention"], own["gqa_attention"], strict=True)):
+        for part in "qkv":
+            taken = torch.equal(call.inputs[part], lent[part]) if layer == 2 and part != "q" else None
+            same = torch.equal(call.inputs[part], usual.inputs[part])
+            assert taken or (same if layer < 3 else not same)
+
+
+def test_what_a_head_writes_is_what_the_stream_lacks_without_it_and_can_be_added_again(tiny):
+    ids = torch.randint(2000, (2, 9), generator=torch.Generator().manual_seed(0))
+    lacking, said = without(tiny.weights, tiny.config, [(0, 3)]), written(tiny.weights, tiny.config, ids, (0, 3))
+    outputs = []
+    for weights in (tiny.weights, lacking):
+        with trace() as t:
+            forward(weights, ids, tiny.config)
+        outputs.append(t["self_attention"][0].output)
+    torch.testing.assert_close(outputs[0] - outputs[1], said, atol=1e-2, rtol=1e-2)  # bf16 weights
+    with trace() as t:
+        forward(tiny.weights, ids, tiny.config, ops=adding(tiny.weights, 1, said))
+    call, plain = t["decoder_layer"][1], torch.zeros_like(said)
+    given = {layer: t["decoder_layer"][layer].inputs["x"] + (said if layer == 1 else plain) for layer in range(4)}
+    norms = [each for each in t["rms_norm"] if each.inputs["x"].shape == said.shape]
+    assert call.inputs["x"].shape == said.shape
+    for layer, x in given.items():
+        first = next(each for each in norms if each.inputs["weight"] is tiny.weights.layers[layer].input_layernorm)
+        torch.testing.assert_close(first.inputs["x"], x)
+
+
+def test_heads_of_one_layer_notice_nothing_of_each_other(tiny, lookups):
+    looks = head_weights(tiny.weights, tiny.config, lookups.token_ids)
+    less = head_weights(without(tiny.weights, tiny.config, [(1, 0), (1, 1)]), tiny.config, lookups.token_ids)
+    assert torch.equal(less[:2], looks[:2]) and not torch.equal(less[2:], looks[2:])
 
 
 @unchecked()  # many passes of one form, whose shapes other tests check

@@ -11,27 +11,25 @@ from qwen3_scratch.inside.routers import (
     Reading,
     bits,
     by_context,
-    by_load,
     by_word_alone,
     context_tells,
+    domain_controls,
     guessed,
     kept_words,
     loyalty,
     mean_by_question,
-    next_layer,
+    met,
     numbered,
     read_questions,
-    same_as_before,
     settled,
     shuffled_within,
     tally,
-    together,
-    told_next,
+    told_line,
     words_of,
 )
 from qwen3_scratch.model import forward
 from qwen3_scratch.tiny.corpus import DOMAINS
-from qwen3_scratch.tiny.evaluate import answer_ids, chat_ids, questions
+from qwen3_scratch.tiny.evaluate import answer_ids, chat_ids, mutual_information, questions
 from qwen3_scratch.tracing import trace
 
 
@@ -135,6 +133,16 @@ def test_a_word_that_follows_its_neighbour_is_guessed_from_it_and_from_nothing_e
     rare[:2] = 7  # a context that is met twice proves nothing
     assert by_context(reading, 0, 9, rare, 4) == [(1, 0, 7, 7), (2, 3, 7, 7)]
 
+    assert told_line(told) == (
+        "50% from the word, the domain +0 ± 0, the token before +50 ± 0*, the one before that +50 ± 0*"
+    )
+
+
+def test_a_key_is_met_where_the_other_half_of_the_questions_holds_it():
+    question = torch.tensor([0, 0, 1, 1, 2])
+    assert met(torch.tensor([5, 6, 5, 7, 7]), question) == pytest.approx(4 / 5)
+    assert met(torch.arange(5), question) == 0
+
 
 def test_a_mean_vector_is_that_of_the_other_half_of_the_questions():
     reading = made([0, 1, 0, 1], [5, 6, 5, 6], [0] * 4, [0, 0, 1, 1])
@@ -159,38 +167,22 @@ def test_what_an_expert_reads_in_a_domain_is_counted():
     assert words_of(reading, 0, 1, 0) == [(6, 2), (5, 1)] and words_of(reading, 0, 2, 0) == []
 
 
-def test_neighbours_are_only_within_a_question():
-    first, question = torch.tensor([[1, 1, 1, 2, 2]]), torch.tensor([0, 0, 1, 1, 1])
-    same, whose = same_as_before(first, question)
-    assert same.tolist() == [[True, False, True]] and whose.tolist() == [0, 1, 1]
-
-
-def test_a_layer_that_repeats_the_one_before_tells_all_and_shuffled_next_to_nothing():
-    first = torch.randint(4, (1, 4000), generator=generator()).repeat(2, 1)
-    question = torch.arange(4000) // 40
-    assert bits(next_layer(first, 4)).item() == pytest.approx(2.0, abs=0.01)
-    assert bits(next_layer(first, 4, torch.randperm(4000, generator=generator()))).item() < 0.01
-    told, half = told_next(first, question, 4)
-    assert told.item() == pytest.approx(2.0, abs=0.01) and 0 < half.item() < 0.02
-    assert next_layer(first[:1], 4).shape == (0, 4, 4)
-    assert [len(each) for each in told_next(first[:1], question, 4)] == [0, 0]
-
-
-def test_pairs_are_counted_by_tokens_and_loads_alone_keep_the_sums_of_their_rows():
-    experts = torch.tensor([[[0, 1], [1, 0], [2, 3], [0, 2]]])
-    pairs = together(experts, 4)
-    assert pairs[0, 0].tolist() == [0, 2, 1, 0] and torch.equal(pairs, pairs.mT)
-    generous = together(torch.rand(1, 500, 6, generator=generator()).topk(2).indices, 6)
-    chance = by_load(generous)
-    torch.testing.assert_close(chance.sum(-1), generous.sum(-1), rtol=1e-3, atol=0.1)
-    assert chance.diagonal(0, 1, 2).abs().max() == 0 and 0.7 < (generous / chance)[0, 0, 1:].mean() < 1.3
-
-
 def test_routes_are_settled_where_they_are_those_of_the_last_step():
     routes = torch.tensor([[[[0, 1], [1, 0]]], [[[0, 2], [2, 0]]], [[[0, 1], [2, 1]]]], dtype=torch.uint8)
     agreed, chance = settled(routes)
     assert agreed[:, 0].tolist() == [0.5, 1.0, 1.0]
     assert chance[:, 0].tolist() == [0.25, 0.5, 0.5]
+
+
+def test_controls_shuffle_whole_questions_draw_routers_and_show_the_words_alone(tiny, reading):
+    routers = [layer.router for layer in tiny.weights.layers]
+    found = domain_controls(reading, routers, draws=(40, 3))
+    assert found.shuffled.shape == (40, 4) and found.random.shape == (3, 4)
+    words = by_word_alone(reading, routers)
+    torch.testing.assert_close(found.words, mutual_information(tally(words, reading.domain, 8)))
+    apart = reading._replace(domain=reading.question % 2, experts=(reading.question % 2).expand(4, -1)[..., None])
+    told = domain_controls(apart, routers, draws=(400, 1)).shuffled  # a question's domain decides its expert
+    assert 0 <= told.min() < 0.05 and told.max() < 1  # in another order it tells little, and never all
 
 
 # ---- what the chapter says of the embedded checkpoint -----------------------------------------------

@@ -12,7 +12,10 @@ from test_notebooks import NOTEBOOKS
 
 from qwen3_scratch import forward, trace
 from qwen3_scratch.inside.compare import first_difference, read
+from qwen3_scratch.inside.experts import without as without_expert
+from qwen3_scratch.inside.heads import continuing, previous_token, without
 from qwen3_scratch.inside.mistakes import MISTAKES
+from qwen3_scratch.inside.routers import bits, tally
 from qwen3_scratch.inside.wrong_steps import repeated_heads
 from qwen3_scratch.learning.upcycling import upcycle
 
@@ -44,6 +47,32 @@ def pasted(name):
 @pytest.mark.parametrize(("name", "function"), ASKED, ids="-".join)
 def test_below_each_stub_stands_a_folded_solution_of_its_name(name, function):
     assert callable(pasted(name)[function])
+
+
+def test_the_scores_and_the_removal_that_11_asks_for_are_the_packages():
+    written, config, looks = pasted("11_inside_attention"), small_config(), torch.rand(2, 3, 4, 10, 10)
+    weights = random_weights(config)
+    with unchecked():
+        torch.testing.assert_close(written["my_previous_token"](looks), previous_token(looks))
+        torch.testing.assert_close(written["my_continuing"](looks, 5), continuing(looks, 5))
+        before = weights.layers[0].o_proj.clone()
+        found = written["my_without"](weights.layers[0].o_proj, 1, config.head_dim)
+    assert torch.equal(found, without(weights, config, [(0, 1)]).layers[0].o_proj)
+    assert torch.equal(weights.layers[0].o_proj, before)
+
+
+@pytest.mark.parametrize("norm_topk_prob", [True, False])
+def test_the_bits_and_the_routes_that_12_asks_for_are_the_packages(norm_topk_prob):
+    written, x, router = pasted("12_inside_the_router"), torch.randn(40, 6), torch.randn(5, 6)
+    written |= {"top_k": 2, "config": small_config(norm_topk_prob=norm_topk_prob)}
+    one, two = torch.randint(5, (40,)), torch.arange(40) // 10
+    with unchecked():
+        found = written["my_bits"](one, two)
+        experts, weights = written["my_without"](x, router, 3)
+    torch.testing.assert_close(found, bits(tally(one[None], two, 5))[0])
+    theirs = without_expert(3)(x, router, 2, norm_topk_prob)
+    assert torch.equal(experts, theirs.experts)
+    torch.testing.assert_close(weights, theirs.weights)
 
 
 def test_the_mistake_that_13_asks_for_is_the_catalogues():

@@ -79,15 +79,20 @@ def test_words_that_stand_twice_are_titled_by_the_layers_in_which_they_keep_thei
 
 
 def test_the_worst_knock_out_is_named_with_its_interval_and_numbers_stand_where_that_leaves_out_0():
-    damage = torch.zeros(2, 4, 2, 4)
-    damage[1, 3, 1] = torch.tensor([0.4, 0.6, 0.4, 0.6])
-    damage[1, 2, 1] = torch.tensor([0.9, -0.1, 0.0, 0.0])  # one chat alone
-    damage[0, 0, 0] = -1.0
-    damage[0, 1, 0] = 0.001
-    figure = plots.expert_knockouts(damage, DOMAINS, [0, 2])
+    damage = torch.zeros(2, 4, 9)
+    domain = torch.tensor([0, 1, 1, 0, 1, 1, 0, 0, 0])
+    damage[1, 3, domain == 1] = torch.tensor([0.4, 0.6, 0.4, 0.6])
+    damage[1, 2, domain == 1] = torch.tensor([0.9, -0.1, 0.0, 0.0])  # one text alone
+    damage[0, 0, domain == 0] = -1.0
+    damage[0, 1, domain == 0] = 0.001
+    figure = plots.expert_knockouts(damage, domain, DOMAINS, [0, 2])
     said = title(figure)
     assert said.startswith("In 2 of 16 cases the loss rises with an interval above 0 (by chance: 0); most for “sums” ")
-    assert "without expert 3 of layer 2: 0.5 ± 0.1 nats a token (n = 4 chats each)" in said
+    assert said.endswith("without expert 3 of layer 2: 0.5 ± 0.2 nats a token")
+    assert [ax.get_title(loc="left") for ax in figure.axes[:2]] == [
+        "stories (n\u00a0=\u00a05)",
+        "sums (n\u00a0=\u00a04)",
+    ]
     first, second, _ = figure.axes
     assert [text.get_text() for text in first.texts if text.get_text()] == ["<"]
     assert [text.get_text() for text in second.texts if text.get_text()] == [".50"]

@@ -8,7 +8,7 @@ import torch
 from matplotlib.image import imread
 
 from qwen3_scratch import plots
-from qwen3_scratch.plots.canvas import layers_named
+from qwen3_scratch.plots.canvas import by_group, half_interval, layers_named, student
 
 
 def title(figure):
@@ -29,7 +29,8 @@ def test_the_words_of_experts_stand_in_their_cells_with_their_blanks_and_once():
     )
     assert title(figure) == (
         "On the other questions, 60% ± 2 of these words go to the expert that they are typical of, 30% ± 10 to the "
-        "busiest expert of the layer (n = 2,000 tokens of 100 questions); 1 of 4 cells keep less than half"
+        "busiest expert of the layer (n = 2,000, a token once a layer, of 100 questions); "
+        "1 of 4 cells keep less than half"
     )
     assert texts(figure.axes[0]) == [
         *("layer 3", "90%", "␣Tom   Tom", "layer 5", "50%", "1", "40%", "a   b", "expert 0", "expert 1")
@@ -71,16 +72,16 @@ def test_the_pair_that_meets_most_beyond_its_load_is_named_but_none_that_is_too_
     assert texts(figure.axes[0]) == ["1.5", "0.0", "0.0"]
 
 
-def test_the_largest_and_the_mildest_change_are_named_with_the_interval_over_chats():
+def test_the_largest_and_the_mildest_change_are_named_with_the_interval_over_texts():
     changes = {"random experts": torch.tensor([[0.0, 0.2], [0.4, 0.6]]), "equal weights": torch.zeros(2, 2)}
     figure = plots.changes_of_loss(changes, ["layer 0", "layer 3"], "its own routes")
     assert title(figure) == (
-        "Largest sure rise: random experts, 0.5 ± 0.2 nats a token at layer 3; equal weights: at most 0 (n = 2 chats)"
+        "Largest sure rise: random experts, 0.5 ± 0.2 nats a token at layer 3; equal weights: at most 0 (n = 2 texts)"
     )
     alone = plots.changes_of_loss({"k = 1": torch.ones(1, 4)}, ["sums"], "k = 2")
-    assert title(alone) == "Largest sure rise: k = 1, 1 ± 0 nats a token at sums (n = 4 chats)"
+    assert title(alone) == "Largest sure rise: k = 1, 1 ± 0 nats a token at sums (n = 4 texts)"
     unsure = plots.changes_of_loss({"k = 1": torch.tensor([[0.0, 0.02]])}, ["sums"], "k = 2")
-    assert title(unsure) == "No rise whose interval leaves out 0 (n = 2 chats)"
+    assert title(unsure) == "No rise whose interval leaves out 0 (n = 2 texts)"
 
 
 def test_routes_over_training_are_drawn_up_to_the_step_before_the_last():
@@ -103,3 +104,15 @@ def test_a_picture_in_few_colours_looks_the_same_and_is_smaller():
     assert about == same and len(few) < 0.6 * len(whole)
     small, large = (imread(io.BytesIO(png)) for png in (few, whole))
     assert small.shape == large.shape and abs(small - large).max() < 1 / 28
+
+
+def test_small_groups_get_wider_intervals_by_students_factor():
+    tables = {4: 3.182, 5: 2.776, 10: 2.262, 24: 2.069, 1000: 1.962}
+    assert [student(n) for n in tables] == pytest.approx([*tables.values()], rel=0.01)
+    values, group = torch.rand(2, 3, 9), torch.tensor([0, 1, 0, 1, 1, 1, 1, 0, 0])
+    mean, half = by_group(values, group)
+    assert mean.shape == half.shape == (2, 3, 2)
+    its = values[1, 2, group == 1]
+    torch.testing.assert_close(mean[1, 2, 1], its.mean())
+    torch.testing.assert_close(half[1, 2, 1], half_interval(its[None], student(5))[0])
+    assert by_group(values[0, 0], group)[0].shape == (2,)

@@ -184,7 +184,7 @@ def met_pairs(layers, experts, tokens):
 
 
 def damage():
-    return torch.arange(4.0 * 8 * 6 * 2).view(4, 8, 6, 2) / 200
+    return torch.arange(4.0 * 8 * 12).view(4, 8, 12) / 200, torch.arange(12) // 2
 
 
 def rises(places, chats):
@@ -437,9 +437,13 @@ DRAWINGS = {  # each from a number of tokens
     "domain_experts, 16": lambda n: plots.domain_experts({"questions": torch.rand(2, 16).mul(n)}, ["a", "stories"], 27),
     "route_guesses": lambda n: plots.route_guesses(guesses(4), 1000 * n),
     "route_guesses, deep": lambda n: plots.route_guesses(guesses(28), n),
-    "expert_knockouts": lambda n: plots.expert_knockouts(damage(), DOMAINS),
-    "expert_knockouts, top-4 of 16": lambda n: plots.expert_knockouts(torch.randn(5, 16, 6, 2) - 3, DOMAINS),
-    "expert_knockouts, one layer": lambda n: plots.expert_knockouts(torch.ones(1, 2, 2, 1), ["a", "b"], [27]),
+    "expert_knockouts": lambda n: plots.expert_knockouts(*damage(), DOMAINS),
+    "expert_knockouts, top-4 of 16": lambda n: plots.expert_knockouts(
+        torch.randn(5, 16, 12) - 3, torch.arange(12) // 2, DOMAINS
+    ),
+    "expert_knockouts, one layer": lambda n: plots.expert_knockouts(
+        torch.ones(1, 2, 2), torch.arange(2), ["a", "b"], [27]
+    ),
     "expert_words": lambda n: plots.expert_words(*expert_table(4, 8, n), *torch.rand(2, 2), torch.arange(100 * n) // 9),
     "expert_words, 128 experts": lambda n: plots.expert_words(
         *expert_table(4, 128, n), *torch.rand(2, 2) / 50, torch.arange(n)

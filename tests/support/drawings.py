@@ -14,7 +14,8 @@ from qwen3_scratch.plots.canvas import Figure
 
 WORDS = ("<|im_start|>", "user", "⏎", "Nora", "␣is", "␣in", "␣the", "␣kitchen", ".", "␣$5", "_a^b$", "␣wheelbarrow")
 LENGTHS = (1, 5, 60)
-WAYS = ("no balancing", "balancing loss", "noise", "loss and capacity", "moved bias", "loss and shared expert")
+WAYS = ("no balancing", "balancing loss", "noise", "loss and capacity", "moved bias",
+        "moved bias, softmax", "loss and shared expert")  # fmt: skip
 # Figures whose size no length changes: drawn once.
 CONSTANT = ("model_map",)
 
@@ -343,6 +344,9 @@ DRAWINGS = {  # each from a number of tokens
     ),
     "expert_places": lambda n: plots.expert_places(torch.arange(n) % 7 % 4, 4, max(1, n // 5), labels(n)),
     "router_loads": lambda n: plots.router_loads({name: torch.rand(3, 2, n).softmax(-1) for name in WAYS}),
+    "least_used": lambda n: plots.least_used(
+        {name: torch.rand(min(n, 4), 3) for name in WAYS}, (n, 10 * n, 100 * n)
+    ),
     "router_comparison": lambda n: plots.router_comparison(
         {name: [1.0 + at * seed for seed in range(min(n, 3))] for at, name in enumerate(WAYS)},
         {name: [0.3 + 0.1 * seed for seed in range(min(n, 3))] for name in WAYS},

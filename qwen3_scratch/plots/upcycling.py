@@ -2,12 +2,28 @@
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .canvas import DARK, GREY, MIDDLE, PALE, SMALL, Figure, half_interval, logarithmic, new_figure, percent, styled
+from .canvas import (
+    DARK,
+    GREY,
+    LINES,
+    MIDDLE,
+    PALE,
+    SMALL,
+    Figure,
+    half_interval,
+    logarithmic,
+    new_figure,
+    percent,
+    styled,
+)
 
-__all__ = ["agreement_bars", "routed_losses", "router_splits"]
+__all__ = ["agreement_bars", "routed_losses", "router_splits", "trained_on"]
+
+STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # for a 95% interval of so few values
 
 
 @styled
@@ -94,4 +110,41 @@ def routed_losses(
         f"{title}. Rows: {', '.join(names)}; a panel a domain. Squares are means over chats with 95% intervals,"
     )
     figure.alt += " circles routers, joined by a line from random to trained."
+    return figure
+
+
+@styled
+def trained_on(
+    steps: Sequence[int], apart: Mapping[str, Float[Tensor, "seeds looks"]], distance: Mapping[str, Sequence[float]]
+) -> Figure:
+    """Mixtures trained on beside their dense model: left the loss, less the dense one's, right how far experts part.
+
+    `apart` is in nats a token, paired by seed: a thin line a seed, the mean thick, with Student's 95% interval of it
+    at the end. `distance` is a mean over seeds.
+    """
+    ends = torch.stack([each[:, -1].double() for each in apart.values()])  # [ways, seeds]
+    halves = half_interval(ends, STUDENT.get(ends.shape[1], 1.96)).tolist()
+    found = list(zip(apart, ends.mean(1).tolist(), halves, strict=True))
+    sure = [f"{mean:+.3f} ± {half:.3f} with {name}" for name, mean, half in found if abs(mean) > half]
+    title = f"After {steps[-1]:,} steps the loss beside the dense model's is {' and '.join(sure)}" if sure else ""
+    rest = [name for name, mean, half in found if abs(mean) <= half]
+    told = f"{' and '.join(rest)} cannot be told from it"
+    title = f"{title}; {told}" if sure and rest else title or f"After {steps[-1]:,} steps {told}"
+    figure = new_figure(f"{title} (n = {ends.shape[1]} seeds)", 8.6, 3.4)
+    left, right = figure.subplots(1, 2)
+    for number, ((name, each), (form, marker, colour, width)) in enumerate(zip(apart.items(), LINES, strict=False)):
+        look = {"ls": form, "color": colour}
+        for seed in each.tolist():
+            left.plot(steps, seed, lw=0.6, alpha=0.55, **look)
+        left.plot(steps, each.mean(0).tolist(), marker=marker, ms=4, lw=width, label=name, **look)
+        place = steps[-1] * (1.03 + 0.025 * number)
+        left.errorbar([place], [found[number][1]], yerr=[halves[number]], fmt=marker, ms=4, color=colour, capsize=2)
+        right.plot(steps, distance[name], marker=marker, ms=4, lw=width, label=name, **look)
+    left.axhline(0, color="black", lw=0.8)
+    left.set(xlabel="step", ylabel="nats a token, less the dense model's", xticks=steps)
+    right.set(xlabel="step", ylabel="distance of the two experts,\nin their own lengths", xticks=steps, ylim=(0, None))
+    figure.legend(*right.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=4)
+    figure.alt = f"{title}. Left the difference over {steps[-1]:,} steps, right the distance of the experts, which"
+    figure.alt += f" grows from 0: a line for each of {', '.join(apart)}."
+    figure.few_colours = True
     return figure

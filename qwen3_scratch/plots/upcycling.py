@@ -80,16 +80,18 @@ def routed_losses(
     fixed: Mapping[str, Float[Tensor, "domains chats"]],
     random: Float[Tensor, "seeds domains"],
     trained: Float[Tensor, "seeds domains"],
+    all_answer: Float[Tensor, "seeds domains"],
 ) -> Figure:
     """A panel a domain, with the loss of each `fixed` model, a mean over chats, and of each router before and after.
 
-    The last of `fixed` is what a router reaches that sends every token to the right expert: the dashed line.
+    After training a router is read twice: choosing one expert, and with all of them answering. The last of `fixed` is
+    what a router reaches that sends every token to the right expert: the dashed line.
     """
     best = [*fixed.values()][-1].mean(1)  # [domains]
     back = (random - trained).mean(0) / (random.mean(0) - best)
     won = " and ".join(f"{share:.0%} on “{domain}”" for share, domain in zip(back.tolist(), domains, strict=True))
     title = f"Of what random routers lose to the right expert, trained ones win back {won}"
-    names = [*fixed, "random routers", "the same, trained"]
+    names = [*fixed, "random routers", "the same, trained", "trained, both answer"]
     figure = new_figure(title, 1.9 + 3.4 * len(domains), 1.1 + 0.28 * len(names))
     for number, (ax, domain) in enumerate(
         zip(figure.subplots(1, len(domains), sharey=True, squeeze=False)[0], domains, strict=True)
@@ -98,9 +100,10 @@ def routed_losses(
             mean, half = float(values[number].mean()), float(half_interval(values[number][None]))
             ax.plot((max(mean - half, mean / 3), mean + half), (row, row), color=MIDDLE, lw=2)
             ax.plot(mean, row, "s", color=DARK, ms=5)
-        for pair in zip(random[:, number].tolist(), trained[:, number].tolist(), strict=True):
-            ax.plot(pair, (len(fixed), len(fixed) + 1), color="#bbbbbb", lw=0.8, zorder=1)
-            ax.plot(pair, (len(fixed), len(fixed) + 1), "o", ms=4.5, mfc="none", mec=DARK, mew=0.9)
+        rows = range(len(fixed), len(names))
+        for seen in zip(*(each[:, number].tolist() for each in (random, trained, all_answer)), strict=True):
+            ax.plot(seen, rows, color="#bbbbbb", lw=0.8, zorder=1)
+            ax.plot(seen, rows, "o", ms=4.5, mfc="none", mec=DARK, mew=0.9)
         ax.axvline(float(best[number]), color=GREY, lw=0.9, ls="--", zorder=0)
         logarithmic(ax.xaxis, parts=(1, 3))
         ax.set(title=domain, ylim=(len(names) - 0.5, -0.5), xlabel="loss of answers (nats a token)")
@@ -109,7 +112,7 @@ def routed_losses(
     figure.alt = (
         f"{title}. Rows: {', '.join(names)}; a panel a domain. Squares are means over chats with 95% intervals,"
     )
-    figure.alt += " circles routers, joined by a line from random to trained."
+    figure.alt += " circles routers, joined by a line from random to trained, choosing one and with both answering."
     return figure
 
 

@@ -19,7 +19,6 @@ import typer
 from torch import Tensor
 
 from ..checkpoints.checkpoint import load_checkpoint, tokenizer_of
-from ..checkpoints.weights import tensor_tree
 from ..config import Config
 from ..errors import Error
 from ..hub.find import embedded_folder

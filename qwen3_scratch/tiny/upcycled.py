@@ -1,4 +1,4 @@
-"""Does upcycling pay? One dense model is trained on as it is, and as a mixture: `python -m qwen3_scratch.tiny.upcycled`.
+"""Does upcycling pay? A dense model is trained on, and mixtures made of it: `python -m qwen3_scratch.tiny.upcycled`.
 
 Sparse upcycling in small (Komatsuzaki et al. 2022, arXiv:2212.05055). Seed by seed all ways begin from the same dense
 model and read the same batches. What is measured goes into `training/upcycled.json` beside the embedded checkpoint, a

@@ -88,9 +88,10 @@ def routed_losses(
     what a router reaches that sends every token to the right expert: the dashed line.
     """
     best = [*fixed.values()][-1].mean(1)  # [domains]
-    back = (random - trained).mean(0) / (random.mean(0) - best)
-    won = " and ".join(f"{share:.0%} on “{domain}”" for share, domain in zip(back.tolist(), domains, strict=True))
-    title = f"Of what random routers lose to the right expert, trained ones win back {won}"
+    one, all_of_them = (((random - each).mean(0) / (random.mean(0) - best)).tolist() for each in (trained, all_answer))
+    won = " and ".join(f"{share:.0%} on “{domain}”" for share, domain in zip(one, domains, strict=True))
+    title = f"Of what random routers lose to the right expert, trained ones win back {won}, and with both answering"
+    title += f" {' and '.join(f'{share:.0%}' for share in all_of_them)}"
     names = [*fixed, "random routers", "the same, trained", "trained, both answer"]
     figure = new_figure(title, 1.9 + 3.4 * len(domains), 1.1 + 0.28 * len(names))
     for number, (ax, domain) in enumerate(
@@ -128,10 +129,10 @@ def trained_on(
     ends = torch.stack([each[:, -1].double() for each in apart.values()])  # [ways, seeds]
     halves = half_interval(ends, STUDENT.get(ends.shape[1], 1.96)).tolist()
     found = list(zip(apart, ends.mean(1).tolist(), halves, strict=True))
-    sure = [f"{mean:+.3f} ± {half:.3f} with {name}" for name, mean, half in found if abs(mean) > half]
+    sure = [f"{mean:+.3f}\u00a0±\u00a0{half:.3f} with “{name}”" for name, mean, half in found if abs(mean) > half]
     title = f"After {steps[-1]:,} steps the loss beside the dense model's is {' and '.join(sure)}" if sure else ""
     rest = [name for name, mean, half in found if abs(mean) <= half]
-    told = f"{' and '.join(rest)} cannot be told from it"
+    told = f"“{'” and “'.join(rest)}” cannot be told from it"
     title = f"{title}; {told}" if sure and rest else title or f"After {steps[-1]:,} steps {told}"
     figure = new_figure(f"{title} (n = {ends.shape[1]} seeds)", 8.6, 3.4)
     left, right = figure.subplots(1, 2)

@@ -79,7 +79,7 @@ def test_routed_losses_say_how_much_of_the_way_to_the_right_expert_trained_route
     random, trained = torch.tensor([[0.3, 0.1], [0.5, 0.1]]), torch.tensor([[0.2, 0.02], [0.3, 0.02]])
     figure = plots.routed_losses(["spanish", "facts"], fixed, random, trained, trained / 2)
     start = "Of what random routers lose to the right expert, trained ones win back"
-    assert title(figure) == f"{start} 50% on “spanish” and 100% on “facts”"
+    assert title(figure) == f"{start} 50% on “spanish” and 100% on “facts”, and with both answering 100% and 102%"
     first = figure.axes[0]
     assert ticks(first.yaxis) == ["dense", "its own", "random routers", "the same, trained", "trained, both answer"]
     circles = [line.get_xdata().tolist() for line in first.lines if line.get_marker() == "o"]
@@ -93,8 +93,8 @@ def test_models_trained_on_are_paired_by_seed_and_the_title_says_what_is_sure():
     }
     figure = plots.trained_on((0, 100, 200), apart, {"top-1": [0.0, 0.3, 0.5], "top-2": [0.0, 0.1, 0.2]})
     assert title(figure) == (
-        "After 200 steps the loss beside the dense model's is +0.045 ± 0.012 with top-1; "
-        "top-2 cannot be told from it (n = 3 seeds)"
+        "After 200 steps the loss beside the dense model's is +0.045 ± 0.012 with “top-1”; "
+        "“top-2” cannot be told from it (n = 3 seeds)"
     )
     left, right = figure.axes
     thick = {line.get_label(): list(line.get_ydata()) for line in left.lines if not line.get_label().startswith("_")}

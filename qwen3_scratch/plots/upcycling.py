@@ -136,6 +136,7 @@ def trained_on(
     title = f"{title}; {told}" if sure and rest else title or f"After {steps[-1]:,} steps {told}"
     figure = new_figure(f"{title} (n\u00a0=\u00a0{ends.shape[1]}\u00a0seeds)", 8.6, 3.6)
     left, right = figure.subplots(1, 2)
+    ticks = steps[:: -(-len(steps) // 8)]
     for number, ((name, each), (form, marker, colour, width)) in enumerate(zip(apart.items(), LINES, strict=False)):
         look = {"ls": form, "color": colour}
         for seed in each.tolist():
@@ -145,8 +146,8 @@ def trained_on(
         left.errorbar([place], [found[number][1]], yerr=[halves[number]], fmt=marker, ms=4, color=colour, capsize=2)
         right.plot(steps, distance[name], marker=marker, ms=4, lw=width, label=name, **look)
     left.axhline(0, color="black", lw=0.8)
-    left.set(xlabel="step", ylabel="nats a token,\nless the dense model's", xticks=steps)
-    right.set(xlabel="step", ylabel="distance of the two experts,\nin their own lengths", xticks=steps, ylim=(0, None))
+    left.set(xlabel="step", ylabel="nats a token,\nless the dense model's", xticks=ticks)
+    right.set(xlabel="step", ylabel="distance of the two experts,\nin their own lengths", xticks=ticks, ylim=(0, None))
     figure.legend(*right.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=4)
     figure.alt = f"{title}. Left the difference over {steps[-1]:,} steps, right the distance of the experts, which"
     figure.alt += f" grows from 0: a line for each of {', '.join(apart)}."

@@ -130,11 +130,11 @@ def trained_on(
     halves = half_interval(ends, STUDENT.get(ends.shape[1], 1.96)).tolist()
     found = list(zip(apart, ends.mean(1).tolist(), halves, strict=True))
     sure = [f"{mean:+.3f}\u00a0±\u00a0{half:.3f} with “{name}”" for name, mean, half in found if abs(mean) > half]
-    title = f"After {steps[-1]:,} steps the loss beside the dense model's is {' and '.join(sure)}" if sure else ""
+    title = f"After {steps[-1]:,} steps, nats above the dense model: {' and '.join(sure)}" if sure else ""
     rest = [name for name, mean, half in found if abs(mean) <= half]
     told = f"“{'” and “'.join(rest)}” cannot be told from it"
     title = f"{title}; {told}" if sure and rest else title or f"After {steps[-1]:,} steps {told}"
-    figure = new_figure(f"{title} (n = {ends.shape[1]} seeds)", 8.6, 3.4)
+    figure = new_figure(f"{title} (n\u00a0=\u00a0{ends.shape[1]}\u00a0seeds)", 8.6, 3.6)
     left, right = figure.subplots(1, 2)
     ticks = steps[:: -(-len(steps) // 8)]
     for number, ((name, each), (form, marker, colour, width)) in enumerate(zip(apart.items(), LINES, strict=False)):
@@ -146,7 +146,7 @@ def trained_on(
         left.errorbar([place], [found[number][1]], yerr=[halves[number]], fmt=marker, ms=4, color=colour, capsize=2)
         right.plot(steps, distance[name], marker=marker, ms=4, lw=width, label=name, **look)
     left.axhline(0, color="black", lw=0.8)
-    left.set(xlabel="step", ylabel="nats a token, less the dense model's", xticks=ticks)
+    left.set(xlabel="step", ylabel="nats a token,\nless the dense model's", xticks=ticks)
     right.set(xlabel="step", ylabel="distance of the two experts,\nin their own lengths", xticks=ticks, ylim=(0, None))
     figure.legend(*right.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=4)
     figure.alt = f"{title}. Left the difference over {steps[-1]:,} steps, right the distance of the experts, which"

@@ -93,7 +93,7 @@ def test_models_trained_on_are_paired_by_seed_and_the_title_says_what_is_sure():
     }
     figure = plots.trained_on((0, 100, 200), apart, {"top-1": [0.0, 0.3, 0.5], "top-2": [0.0, 0.1, 0.2]})
     assert title(figure) == (
-        "After 200 steps the loss beside the dense model's is +0.045 ± 0.012 with “top-1”; "
+        "After 200 steps, nats above the dense model: +0.045 ± 0.012 with “top-1”; "
         "“top-2” cannot be told from it (n = 3 seeds)"
     )
     left, right = figure.axes

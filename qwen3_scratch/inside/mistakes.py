@@ -137,5 +137,6 @@ MISTAKES: dict[str, Mistake] = {
     "pads_counted_after_prefill": Mistake(
         "new tokens count from the cache's length", "each row goes on from its own last position",
         "batched generation", "with one prompt, or in one pass",
-        run=wrong.pads_counted_after_prefill, shows_in=Setting(way=BATCHED), hides_in=Setting(way=CACHED)),
+        run=wrong.pads_counted_after_prefill, shows_in=Setting(way=Way(pads=16, first=0.5)),
+        hides_in=Setting(way=CACHED)),
 }  # fmt: skip

@@ -90,17 +90,19 @@ def biased_route(
     top_k: int,
     norm_topk_prob: bool,
     bias: Float[Tensor, "experts"],
+    score: Callable[[Tensor], Tensor] = torch.sigmoid,
 ) -> Route:
-    """Sigmoid scores, each expert's by itself; the `top_k` largest of score + bias are chosen, and weigh their scores.
+    """Scores of the logits; the `top_k` largest of score + bias are chosen, and weigh their scores.
 
-    So the bias decides who is asked and never how much an answer counts, and no gradient reaches it. DeepSeek-V3,
-    arXiv:2412.19437, section 2.1.2. Raises Error for a bias of another length, or a top_k out of range.
+    So the bias decides who is asked and never how much an answer counts, and no gradient reaches it. A sigmoid scores
+    each expert by itself, as in DeepSeek-V3, arXiv:2412.19437, section 2.1.2. Raises Error for a bias of another
+    length, or a top_k out of range.
     """
     if len(bias) != len(router):
         raise Error(f"biased_route: bias has {len(bias)} numbers, expected {len(router)}, one an expert: mend it")
     check_top_k("biased_route", top_k, len(router))
     logits = F.linear(x, router)
-    scores = logits.to(torch.promote_types(x.dtype, torch.float32)).sigmoid()
+    scores = score(logits.to(torch.promote_types(x.dtype, torch.float32)))
     return route_to((scores + bias).topk(top_k, dim=-1).indices, scores, norm_topk_prob, logits)
 
 
@@ -114,7 +116,9 @@ def moved_bias(
     return bias + speed * (counts.mean() - counts).sign()
 
 
-def in_turn(biases: Sequence[Float[Tensor, "experts"]]) -> Callable[..., Route]:
+def in_turn(
+    biases: Sequence[Float[Tensor, "experts"]], score: Callable[[Tensor], Tensor] = torch.sigmoid
+) -> Callable[..., Route]:
     """`biased_route` for one pass through the model: each sparse layer takes the next bias. Error: there is none."""
     left = iter(biases)
 
@@ -122,7 +126,7 @@ def in_turn(biases: Sequence[Float[Tensor, "experts"]]) -> Callable[..., Route]:
         bias = next(left, None)
         if bias is None:
             raise Error(f"in_turn: {len(biases)} biases, expected one a sparse layer: make it anew for each pass")
-        return biased_route(x, router, top_k, norm_topk_prob, bias)
+        return biased_route(x, router, top_k, norm_topk_prob, bias, score)
 
     return route
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .canvas import DARK, GREY, MIDDLE, PALE, SMALL, Figure, half_interval, new_figure, percent, spoken, styled
 
-__all__ = ["expert_places", "router_comparison", "router_loads"]
+__all__ = ["expert_places", "least_used", "router_comparison", "router_loads"]
 
 IDLE = 0.1  # of an even share: an expert with less counts as idle
 STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36}  # for a 95% interval of so few values
@@ -72,8 +72,9 @@ def router_loads(shares: Mapping[str, Float[Tensor, "runs layers experts"]]) -> 
     none = len(idle) - len(some)
     title = "Idle experts, below a tenth of an even share: " + ", ".join(some)
     title += f"; none in the other\u00a0{none}" * (0 < none < len(idle)) if some else "none"
-    rows, columns = -(-len(shares) // 3), min(3, len(shares))
-    figure = new_figure(title, max(5.2, 0.6 + 2.35 * columns), 0.9 + 1.45 * rows)
+    columns = min(4 if len(shares) > 6 else 3, len(shares))
+    rows = -(-len(shares) // columns)
+    figure = new_figure(title, max(5.2, 0.6 + (2.35 if columns < 4 else 2.05) * columns), 0.9 + 1.45 * rows)
     high = 1.08 * max(float(each.max()) * each.shape[-1] for each in shares.values())
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
     for ax in axes[len(shares) :]:
@@ -92,6 +93,43 @@ def router_loads(shares: Mapping[str, Float[Tensor, "runs layers experts"]]) -> 
             ax.set_xlabel("expert, the busiest first")
     figure.supylabel("share, times an even one", fontsize=SMALL + 1)
     figure.alt = f"{title}. A falling curve for each of {', '.join(shares)}; the flatter, the more even the use."
+    figure.few_colours = True
+    return figure
+
+
+@styled
+def least_used(least: Mapping[str, Float[Tensor, "seeds looks"]], steps: Sequence[int]) -> Figure:
+    """What the least used expert gets, as times an even share, when it was looked at: a row a way, a mark a look.
+
+    A mark is the mean over seeds, the line through it goes from the lowest seed to the highest.
+    """
+    means = {name: each.float().mean(0) for name, each in least.items()}
+    starved = sorted((name for name in means if means[name][-1] < 0.5), key=lambda name: -float(means[name][-1]))
+    fed = [name for name in means if name not in starved]
+    parts = [f"{spoken(float(means[name][-1]))} with {name}" for name in starved]
+    if fed:
+        floor = spoken(min(float(means[name][-1]) for name in fed))
+        parts.insert(0, f"{floor} of an even share or more in {len(fed)} of {len(means)} ways")
+    title = f"By step {steps[-1]:,} the least used expert gets {', '.join(parts)}"
+    figure = new_figure(title, 7.6, 1.45 + 0.34 * len(least))
+    ax = figure.subplots()
+    looks = list(zip(("o", "^", "s"), ("white", PALE, DARK), steps, strict=False))
+    for row, (name, each) in enumerate(least.items()):
+        ax.axhline(row, color="#dddddd", lw=0.6, zorder=0)
+        for look, (form, shade, step) in enumerate(looks):
+            place, seen = row + 0.24 * (look - (len(looks) - 1) / 2), each[:, look].tolist()
+            ax.plot((min(seen), max(seen)), (place, place), color=MIDDLE, lw=1.2, zorder=1)
+            mark = {"ms": 5, "mfc": shade, "mec": DARK, "mew": 0.9, "ls": "", "label": f"step {step:,}"}
+            ax.plot([float(means[name][look])], [place], form, clip_on=False, **mark)
+    ax.set_yticks(range(len(least)), list(least))
+    ax.tick_params(axis="y", length=0)
+    ax.set(xlabel="least used expert, of an even share", ylim=(len(least) - 0.5, -0.5), xlim=(0, None))
+    ax.xaxis.set_major_formatter(percent)
+    handles, names = ax.get_legend_handles_labels()
+    by_name = dict(zip(names, handles, strict=True))
+    figure.legend(by_name.values(), by_name, frameon=False, loc="outside lower center", ncols=len(looks))
+    figure.alt = f"{title}. A row for each of {', '.join(least)}; on it the mean over seeds, lowest to highest, at"
+    figure.alt += f" steps {', '.join(map(str, steps))}."
     figure.few_colours = True
     return figure
 

@@ -2,12 +2,28 @@
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .canvas import DARK, GREY, MIDDLE, PALE, SMALL, Figure, half_interval, logarithmic, new_figure, percent, styled
+from .canvas import (
+    DARK,
+    GREY,
+    LINES,
+    MIDDLE,
+    PALE,
+    SMALL,
+    Figure,
+    half_interval,
+    logarithmic,
+    new_figure,
+    percent,
+    styled,
+)
 
-__all__ = ["agreement_bars", "routed_losses", "router_splits"]
+__all__ = ["agreement_bars", "routed_losses", "router_splits", "trained_on"]
+
+STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # for a 95% interval of so few values
 
 
 @styled
@@ -64,16 +80,19 @@ def routed_losses(
     fixed: Mapping[str, Float[Tensor, "domains chats"]],
     random: Float[Tensor, "seeds domains"],
     trained: Float[Tensor, "seeds domains"],
+    all_answer: Float[Tensor, "seeds domains"],
 ) -> Figure:
     """A panel a domain, with the loss of each `fixed` model, a mean over chats, and of each router before and after.
 
-    The last of `fixed` is what a router reaches that sends every token to the right expert: the dashed line.
+    After training a router is read twice: choosing one expert, and with all of them answering. The last of `fixed` is
+    what a router reaches that sends every token to the right expert: the dashed line.
     """
     best = [*fixed.values()][-1].mean(1)  # [domains]
-    back = (random - trained).mean(0) / (random.mean(0) - best)
-    won = " and ".join(f"{share:.0%} on “{domain}”" for share, domain in zip(back.tolist(), domains, strict=True))
-    title = f"Of what random routers lose to the right expert, trained ones win back {won}"
-    names = [*fixed, "random routers", "the same, trained"]
+    one, all_of_them = (((random - each).mean(0) / (random.mean(0) - best)).tolist() for each in (trained, all_answer))
+    won = " and ".join(f"{share:.0%} on “{domain}”" for share, domain in zip(one, domains, strict=True))
+    title = f"Of what random routers lose to the right expert, trained ones win back {won}, and with both answering"
+    title += f" {' and '.join(f'{share:.0%}' for share in all_of_them)}"
+    names = [*fixed, "random routers", "the same, trained", "trained, both answer"]
     figure = new_figure(title, 1.9 + 3.4 * len(domains), 1.1 + 0.28 * len(names))
     for number, (ax, domain) in enumerate(
         zip(figure.subplots(1, len(domains), sharey=True, squeeze=False)[0], domains, strict=True)
@@ -82,9 +101,10 @@ def routed_losses(
             mean, half = float(values[number].mean()), float(half_interval(values[number][None]))
             ax.plot((max(mean - half, mean / 3), mean + half), (row, row), color=MIDDLE, lw=2)
             ax.plot(mean, row, "s", color=DARK, ms=5)
-        for pair in zip(random[:, number].tolist(), trained[:, number].tolist(), strict=True):
-            ax.plot(pair, (len(fixed), len(fixed) + 1), color="#bbbbbb", lw=0.8, zorder=1)
-            ax.plot(pair, (len(fixed), len(fixed) + 1), "o", ms=4.5, mfc="none", mec=DARK, mew=0.9)
+        rows = range(len(fixed), len(names))
+        for seen in zip(*(each[:, number].tolist() for each in (random, trained, all_answer)), strict=True):
+            ax.plot(seen, rows, color="#bbbbbb", lw=0.8, zorder=1)
+            ax.plot(seen, rows, "o", ms=4.5, mfc="none", mec=DARK, mew=0.9)
         ax.axvline(float(best[number]), color=GREY, lw=0.9, ls="--", zorder=0)
         logarithmic(ax.xaxis, parts=(1, 3))
         ax.set(title=domain, ylim=(len(names) - 0.5, -0.5), xlabel="loss of answers (nats a token)")
@@ -93,5 +113,43 @@ def routed_losses(
     figure.alt = (
         f"{title}. Rows: {', '.join(names)}; a panel a domain. Squares are means over chats with 95% intervals,"
     )
-    figure.alt += " circles routers, joined by a line from random to trained."
+    figure.alt += " circles routers, joined by a line from random to trained, choosing one and with both answering."
+    return figure
+
+
+@styled
+def trained_on(
+    steps: Sequence[int], apart: Mapping[str, Float[Tensor, "seeds looks"]], distance: Mapping[str, Sequence[float]]
+) -> Figure:
+    """Mixtures trained on beside their dense model: left the loss, less the dense one's, right how far experts part.
+
+    `apart` is in nats a token, paired by seed: a thin line a seed, the mean thick, with Student's 95% interval of it
+    at the end. `distance` is a mean over seeds.
+    """
+    ends = torch.stack([each[:, -1].double() for each in apart.values()])  # [ways, seeds]
+    halves = half_interval(ends, STUDENT.get(ends.shape[1], 1.96)).tolist()
+    found = list(zip(apart, ends.mean(1).tolist(), halves, strict=True))
+    sure = [f"{mean:+.3f}\u00a0±\u00a0{half:.3f} with “{name}”" for name, mean, half in found if abs(mean) > half]
+    title = f"After {steps[-1]:,} steps, nats above the dense model: {' and '.join(sure)}" if sure else ""
+    rest = [name for name, mean, half in found if abs(mean) <= half]
+    told = f"“{'” and “'.join(rest)}” cannot be told from it"
+    title = f"{title}; {told}" if sure and rest else title or f"After {steps[-1]:,} steps {told}"
+    figure = new_figure(f"{title} (n\u00a0=\u00a0{ends.shape[1]}\u00a0seeds)", 8.6, 3.6)
+    left, right = figure.subplots(1, 2)
+    ticks = steps[:: -(-len(steps) // 8)]
+    for number, ((name, each), (form, marker, colour, width)) in enumerate(zip(apart.items(), LINES, strict=False)):
+        look = {"ls": form, "color": colour}
+        for seed in each.tolist():
+            left.plot(steps, seed, lw=0.6, alpha=0.55, **look)
+        left.plot(steps, each.mean(0).tolist(), marker=marker, ms=4, lw=width, label=name, **look)
+        place = steps[-1] * (1.03 + 0.025 * number)
+        left.errorbar([place], [found[number][1]], yerr=[halves[number]], fmt=marker, ms=4, color=colour, capsize=2)
+        right.plot(steps, distance[name], marker=marker, ms=4, lw=width, label=name, **look)
+    left.axhline(0, color="black", lw=0.8)
+    left.set(xlabel="step", ylabel="nats a token,\nless the dense model's", xticks=ticks)
+    right.set(xlabel="step", ylabel="distance of the two experts,\nin their own lengths", xticks=ticks, ylim=(0, None))
+    figure.legend(*right.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=4)
+    figure.alt = f"{title}. Left the difference over {steps[-1]:,} steps, right the distance of the experts, which"
+    figure.alt += f" grows from 0: a line for each of {', '.join(apart)}."
+    figure.few_colours = True
     return figure

@@ -54,6 +54,7 @@ class Branches(NamedTuple):
     experts: Float[Tensor, "experts domains chats"]  # each tuned on one
     random: Float[Tensor, "seeds domains"]  # both experts under a random router, one of them for each token
     trained: Float[Tensor, "seeds domains"]  # the same routers after training
+    all_answer: Float[Tensor, "seeds domains"]  # those, as they were trained: every expert answers every token
     to_own: Float[Tensor, "2 seeds layers domains"]  # share of tokens that go to the domain's own expert, then and now
     setup: Setup
 
@@ -162,6 +163,7 @@ def run(path: Path, setup: Setup) -> None:
             found[name] = [round(mean, 5) for mean in means]
             shares = own_shares(model, config_of_one, exams).tolist()
             found[f"{name}_to_own"] = [[round(share, 4) for share in line] for line in shares]
+        found["all_answer"] = [round(sum(line) / len(line), 5) for line in nats(trained, config_of_all)]
         routers.append(found)
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -177,7 +179,8 @@ def read_branches(path: Path) -> Branches:
         return Branches(
             list(record["domains"]), torch.tensor(record["dense"]), torch.tensor(record["both"]),
             torch.tensor(record["experts"]), torch.tensor([each["random"] for each in seen]),
-            torch.tensor([each["trained"] for each in seen]), torch.tensor(own), Setup(**record["setup"]),
+            torch.tensor([each["trained"] for each in seen]), torch.tensor([each["all_answer"] for each in seen]),
+            torch.tensor(own), Setup(**record["setup"]),
         )  # fmt: skip
     except UNREADABLE as error:
         raise no_record(path, "experts tuned apart", "branches", error) from None

@@ -41,8 +41,9 @@ TOP_K = 4
 KIND = "record of routers", "router_trials", ("way", "seed", "seconds", "looks", "shares")
 FIRST = 20  # steps until the first look, few enough to be repeated
 
-NOTHING, LOSS, NOISE, CAPACITY, BIAS, SHARED = WAYS = (
-    "no balancing", "balancing loss", "noise", "loss and capacity", "moved bias", "loss and shared expert",
+NOTHING, LOSS, NOISE, CAPACITY, BIAS, SOFTMAX_BIAS, SHARED = WAYS = (
+    "no balancing", "balancing loss", "noise", "loss and capacity", "moved bias", "moved bias, softmax",
+    "loss and shared expert",
 )  # fmt: skip
 BALANCED = (LOSS, CAPACITY, SHARED)  # those whose loss has the load-balancing term
 
@@ -69,6 +70,7 @@ def ops_of(name: str, state: State, limited: Callable[..., Route] = capacity_rou
         NOISE: Ops(route=partial(noisy_route, normal=state.normal)),
         CAPACITY: Ops(route=limited),
         BIAS: Ops(route=in_turn(state.biases)),
+        SOFTMAX_BIAS: Ops(route=in_turn(state.biases, partial(torch.softmax, dim=-1))),
         SHARED: Ops(moe=moe_with_shared),
     }.get(name, Ops())
 
@@ -175,7 +177,7 @@ def looks(
             batch, ops = trial.batch_of(seed, step), noting(training(name, state), routes)
             train_step(moment.weights, moment.optimizer, batch, config, plan, step, ops)
             lost.append(dropped(routes, batch.chat >= 0))
-            if name == BIAS:
+            if name in (BIAS, SOFTMAX_BIAS):
                 counts = counted(routes, batch.chat >= 0)
                 state = state._replace(biases=tuple(map(move, state.biases, counts, [SPEED] * len(counts))))
 

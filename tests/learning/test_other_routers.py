@@ -133,6 +133,12 @@ def test_a_bias_decides_who_is_chosen_and_never_the_weights(sizes, norm):
     assert torch.equal(route.logits, x @ router.T)
 
 
+def test_scores_may_be_a_softmax_and_then_a_bias_of_zeros_is_the_plain_router():
+    x, router = drawn()
+    found = biased_route(x, router, 2, True, torch.zeros(8), partial(torch.softmax, dim=-1))
+    assert all(map(torch.equal, found, moe_route(x, router, 2, True)))
+
+
 def test_a_large_bias_calls_in_an_expert_that_nobody_chose():
     x, router = drawn(50)
     scores = torch.sigmoid(x @ router.T)

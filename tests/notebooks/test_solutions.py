@@ -17,10 +17,12 @@ from qwen3_scratch.inside.heads import continuing, previous_token, without
 from qwen3_scratch.inside.mistakes import MISTAKES
 from qwen3_scratch.inside.routers import bits, tally
 from qwen3_scratch.inside.wrong_steps import repeated_heads
+from qwen3_scratch.learning.other_routers import biased_route, capacity_route, moved_bias
 from qwen3_scratch.learning.upcycling import upcycle
 
 STUB = re.compile(r"^def (my_\w+)\(.*?raise NotImplementedError", re.MULTILINE | re.DOTALL)
 FOLDED = re.compile(r"<summary>One solution</summary>\n\n```python\n(.*?)\n```", re.DOTALL)
+ROUTE_TO = re.compile(r"^def route_to.*?\n\n\n", re.MULTILINE | re.DOTALL)
 ASKED = [
     (name, function)
     for name, cells in NOTEBOOKS.items()
@@ -100,3 +102,20 @@ def test_the_layer_that_14_asks_for_is_the_packages():
     for old, new in zip(weights.layers, upcycle(weights, config, 3)[0].layers, strict=True):
         found = pasted("14_upcycling")["my_upcycled"](old, new.router)
         assert all(one is two or torch.equal(one, two) for one, two in zip(found, new, strict=True))
+
+
+def test_the_routers_that_a4_asks_for_are_the_packages():
+    space = pasted("A4_other_routers")
+    exec(
+        ROUTE_TO.search("\n\n\n".join(cell.source for cell in NOTEBOOKS["A4_other_routers"]))[0], space
+    )  # which the chapter gives
+    generator = torch.Generator().manual_seed(0)
+    x, router, bias = (torch.randn(*size, generator=generator) for size in ((40, 16), (8, 16), (8,)))
+    for top_k in (1, 2):
+        for factor in (0.5, 1.25):
+            found = space["my_capacity_route"](x, router, top_k, True, factor)
+            assert all(map(torch.equal, found, capacity_route(x, router, top_k, True, factor)))
+        found = space["my_biased_route"](x, router, top_k, True, bias)
+        assert all(map(torch.equal, found, biased_route(x, router, top_k, True, bias)))
+    counts = torch.tensor([9.0, 1, 5, 5, 5, 5, 5, 5])
+    assert torch.equal(space["my_moved_bias"](bias, counts, 0.1), moved_bias(bias, counts, 0.1))

@@ -77,13 +77,29 @@ def test_agreement_bars_count_the_exact_and_name_the_worst():
 def test_routed_losses_say_how_much_of_the_way_to_the_right_expert_trained_routers_go():
     fixed = {"dense": torch.tensor([[0.4, 0.6], [0.2, 0.2]]), "its own": torch.tensor([[0.1, 0.1], [0.02, 0.02]])}
     random, trained = torch.tensor([[0.3, 0.1], [0.5, 0.1]]), torch.tensor([[0.2, 0.02], [0.3, 0.02]])
-    figure = plots.routed_losses(["spanish", "facts"], fixed, random, trained)
+    figure = plots.routed_losses(["spanish", "facts"], fixed, random, trained, trained / 2)
     start = "Of what random routers lose to the right expert, trained ones win back"
-    assert title(figure) == f"{start} 50% on “spanish” and 100% on “facts”"
+    assert title(figure) == f"{start} 50% on “spanish” and 100% on “facts”, and with both answering 92% and 113%"
     first = figure.axes[0]
-    assert ticks(first.yaxis) == ["dense", "its own", "random routers", "the same, trained"]
+    assert ticks(first.yaxis) == ["dense", "its own", "random routers", "the same, trained", "trained, both answer"]
     circles = [line.get_xdata().tolist() for line in first.lines if line.get_marker() == "o"]
-    assert circles == [pytest.approx([0.3, 0.2]), pytest.approx([0.5, 0.3])]
+    assert circles == [pytest.approx([0.3, 0.2, 0.1]), pytest.approx([0.5, 0.3, 0.15])]
+
+
+def test_models_trained_on_are_paired_by_seed_and_the_title_says_what_is_sure():
+    apart = {
+        "top-1": torch.tensor([[0.0, 0.02, 0.04], [0.0, 0.03, 0.05], [0.0, 0.01, 0.045]]),
+        "top-2": torch.tensor([[0.0, 0.0, 0.01], [0.0, 0.0, -0.02], [0.0, 0.1, 0.0]]),
+    }
+    figure = plots.trained_on((0, 100, 200), apart, {"top-1": [0.0, 0.3, 0.5], "top-2": [0.0, 0.1, 0.2]})
+    assert title(figure) == (
+        "After 200 steps, nats above the dense model: +0.045 ± 0.012 with “top-1”; "
+        "“top-2” cannot be told from it (n = 3 seeds)"
+    )
+    left, right = figure.axes
+    thick = {line.get_label(): list(line.get_ydata()) for line in left.lines if not line.get_label().startswith("_")}
+    assert thick == {"top-1": pytest.approx([0, 0.02, 0.045]), "top-2": pytest.approx([0, 0.1 / 3, -0.01 / 3])}
+    assert [list(line.get_ydata()) for line in right.lines] == [[0.0, 0.3, 0.5], [0.0, 0.1, 0.2]]
 
 
 def test_router_splits_give_the_range_and_the_middle_half():

@@ -14,7 +14,8 @@ from qwen3_scratch.plots.canvas import Figure
 
 WORDS = ("<|im_start|>", "user", "⏎", "Nora", "␣is", "␣in", "␣the", "␣kitchen", ".", "␣$5", "_a^b$", "␣wheelbarrow")
 LENGTHS = (1, 5, 60)
-WAYS = ("no balancing", "balancing loss", "noise", "loss and capacity", "moved bias", "loss and shared expert")
+WAYS = ("no balancing", "balancing loss", "noise", "loss and capacity", "moved bias",
+        "moved bias, softmax", "loss and shared expert")  # fmt: skip
 # Figures whose size no length changes: drawn once.
 CONSTANT = ("model_map",)
 
@@ -54,7 +55,7 @@ def routed(seeds, chats, domains=("spanish", "facts")):
     names = ("the other domain's expert", "the dense model", "tuned on both", "its own expert")
     fixed = {name: noisy(len(domains), chats) / 8**at for at, name in enumerate(names)}
     random = noisy(seeds, len(domains)) + 0.02
-    return domains, fixed, random, random / 5
+    return domains, fixed, random, random / 5, random / 6
 
 
 def pairs_of_heads(count):
@@ -351,6 +352,7 @@ DRAWINGS = {  # each from a number of tokens
     ),
     "expert_places": lambda n: plots.expert_places(torch.arange(n) % 7 % 4, 4, max(1, n // 5), labels(n)),
     "router_loads": lambda n: plots.router_loads({name: torch.rand(3, 2, n).softmax(-1) for name in WAYS}),
+    "least_used": lambda n: plots.least_used({name: torch.rand(min(n, 4), 3) for name in WAYS}, (n, 10 * n, 100 * n)),
     "router_comparison": lambda n: plots.router_comparison(
         {name: [1.0 + at * seed for seed in range(min(n, 3))] for at, name in enumerate(WAYS)},
         {name: [0.3 + 0.1 * seed for seed in range(min(n, 3))] for name in WAYS},
@@ -409,6 +411,11 @@ DRAWINGS = {  # each from a number of tokens
     ),
     "routed_losses": lambda n: plots.routed_losses(*routed(min(n, 8), n)),
     "routed_losses, one domain": lambda n: plots.routed_losses(*routed(n, 3, ("spanish",))),
+    "trained_on": lambda n: plots.trained_on(
+        range(0, 100 * n + 1, 100),
+        {name: 0.1 * noisy(min(n, 5), n + 1) for name in ("top-1, raw", "top-1, renormalised", "top-2, renormalised")},
+        dict.fromkeys(("top-1, raw", "top-1, renormalised", "top-2, renormalised"), [0.1] * (n + 1)),
+    ),
     "router_splits": lambda n: plots.router_splits(torch.linspace(0, 1, 30 * min(n, 28)).view(30, -1)),
     "shares_right": lambda n: plots.shares_right(*answered(n)),
     "token_similarity": lambda n: plots.token_similarity(random_vectors(n, 8), labels(n)),

@@ -36,6 +36,7 @@ def test_the_script_in_its_short_form_writes_a_record_that_can_be_read(tmp_path)
     assert found.setup == SHORT and found.domains == list(DOMAINS)
     assert found.experts.shape == (2, 2, 3) and found.dense.shape == found.both.shape == (2, 3)
     assert found.random.shape == found.trained.shape == (2, 2) and found.to_own.shape == (2, 2, 4, 2)
+    assert found.all_answer.shape == (2, 2) and not torch.equal(found.all_answer, found.trained)
     assert not torch.equal(found.random, found.trained) and not torch.equal(found.random[0], found.random[1])
     assert not torch.equal(found.experts[0], found.experts[1])
 
@@ -112,6 +113,13 @@ def test_trained_routers_win_back_more_than_half_of_what_random_ones_lose_to_the
     right = kept.experts.mean(-1).diagonal()
     back = (kept.random - kept.trained).mean(0) / (kept.random.mean(0) - right)
     assert (back > 0.5).all()
+
+
+def test_read_as_they_were_trained_with_both_answering_they_lose_less_than_half_of_what_choosing_one_loses(kept):
+    right = kept.experts.mean(-1).diagonal()
+    apart = (kept.all_answer - kept.trained).T  # [domains, seeds]
+    assert (apart.mean(1) < -half_interval(apart, 2.36)).all()  # Student's factor for eight
+    assert ((kept.all_answer.mean(0) - right) < 0.5 * (kept.trained.mean(0) - right)).all()
 
 
 def test_their_tokens_lean_to_their_expert_in_every_layer_and_do_not_divide(kept):

@@ -12,6 +12,7 @@ from qwen3_scratch.checkpoints.weights import tensor_tree
 from qwen3_scratch.hub.find import embedded_folder
 from qwen3_scratch.learning.training import losses
 from qwen3_scratch.model import Ops, forward, moe_route
+from qwen3_scratch.plots.canvas import half_interval
 from qwen3_scratch.tiny import corpus, router_trials
 from qwen3_scratch.tiny.router_trials import (
     BIAS,
@@ -19,10 +20,12 @@ from qwen3_scratch.tiny.router_trials import (
     FIRST,
     LOSS,
     NOISE,
+    NOTHING,
     PLAN,
     RECORD,
     SEEDS,
     SHARED,
+    SOFTMAX_BIAS,
     WAYS,
     State,
     begun,
@@ -116,7 +119,7 @@ def test_a_look_counts_the_choices_of_all_tokens_but_padding(trial):
     assert abs(loss - torch.tensor(config.vocab_size).log().item()) < 1, "at first it knows nothing"
 
 
-def test_only_the_ways_that_say_so_have_the_balancing_loss_and_only_one_moves_a_bias(trial, monkeypatch):
+def test_only_the_ways_that_say_so_have_the_balancing_loss_and_only_those_of_a_bias_move_one(trial, monkeypatch):
     weights, moved = {}, []
 
     def noted(*args):
@@ -132,7 +135,7 @@ def test_only_the_ways_that_say_so_have_the_balancing_loss_and_only_one_moves_a_
     for name in WAYS:
         assert [seen["step"] for seen in looks(name, trial, 0, move=move)] == [1, 2]
     assert {name for name, weight in weights.items() if weight} == {"balancing loss", CAPACITY, SHARED}
-    assert moved == [BIAS] * 4, "two layers, two steps"
+    assert moved == [BIAS] * 4 + [SOFTMAX_BIAS] * 4, "two layers, two steps"
 
 
 def test_steps_that_drop_choices_are_told(trial):
@@ -173,6 +176,30 @@ def test_the_record_is_what_the_script_finds(name, record):
     assert found["loss"] == pytest.approx(kept["loss"], abs=0.02)
     assert found["dropped"] == pytest.approx(kept["dropped"], abs=0.01)
     assert [min(layer) for layer in found["shares"]] == pytest.approx(kept["least"], abs=0.01)
+
+
+def least(record, name):
+    """Of each seed and look: the share of the least used expert, as times an even one."""
+    runs = sorted((run for run in record["runs"] if run["way"] == name), key=lambda run: run["seed"])
+    return torch.tensor([[min(seen["least"]) * len(run["shares"][0]) for seen in run["looks"]] for run in runs])
+
+
+def test_in_the_record_a_bias_evens_the_use_under_either_gate_and_noise_does_not(record):
+    for name in (LOSS, CAPACITY, BIAS, SOFTMAX_BIAS, SHARED):
+        assert (least(record, name)[:, -1] > 0.5).all()
+    assert (least(record, NOTHING)[:, -1] < 0.2).all() and (least(record, NOISE)[:, -1] < 0.02).all()
+
+
+def test_in_the_record_the_spiral_of_the_beginning_goes_on_with_noise_alone(record):
+    plain, noise = least(record, NOTHING), least(record, NOISE)
+    assert (plain[:, -1] > plain[:, 0]).all() and (noise[:, -1] < noise[:, 1]).all()
+
+
+def test_in_the_record_no_ways_loss_is_surely_another_than_that_of_the_balancing_loss(record):
+    last = {(run["way"], run["seed"]): run["looks"][-1]["loss"] for run in record["runs"]}
+    for name in set(WAYS) - {LOSS}:
+        apart = torch.tensor([[last[name, seed] - last[LOSS, seed] for seed in SEEDS]])
+        assert apart.mean().abs() < min(0.03, half_interval(apart, 4.30)[0])  # Student's factor for three
 
 
 def test_a_script_that_was_stopped_goes_on_with_what_the_record_lacks(trial, tmp_path, monkeypatch, capsys):

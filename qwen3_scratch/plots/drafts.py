@@ -46,13 +46,13 @@ def draft_passes(drafts: Sequence[Sequence[str]], own: Sequence[str], before: Se
                 ax.text(start + column, 0.5, "=" if column < count else "≠", ha="center", va="center", fontsize=9)
         ax.set(xlim=(-0.55, most - 0.45), ylim=(2.55, -0.55), xticks=[])
         ax.spines[:].set_visible(False)
-        ax.set_title(f"{' '.join(own[: count + 1])}", fontsize=SMALL + 1.5)
+        ax.set_title(f"gives: {' '.join(own[: count + 1])}", fontsize=SMALL + 1.5)
         rows = ["read: the draft", "picks", "cache"] if ax is axes[0] else ["", "", ""]
         ax.set_yticks(range(3), rows)
         ax.tick_params(length=0)
     looks = {"read before, or right: stays": PALE, "given by the pass": LIT}
     handles = [Patch(fc=shade, ec=DARK, lw=0.6, label=name) for name, shade in looks.items()]
-    handles.append(Patch(lw=0.6, label="behind a wrong guess: thrown away", **GONE))
+    handles.append(Patch(lw=0.6, label="wrong, or behind a wrong guess: thrown away", **GONE))
     figure.legend(handles=handles, frameon=False, loc="outside lower center", ncols=3)
     given = (" ".join(own[: count + 1]) for count in right)
     said = [f"of “{' '.join(draft)}” the pass gives “{pick}”" for draft, pick in zip(drafts, given, strict=True)]
@@ -73,7 +73,7 @@ def overlap_bars(p: Float[Tensor, "words"], q: Float[Tensor, "words"], words: Se
     not, and the rest of `p` is drawn in its place."""
     both = p.minimum(q)
     share = float(both.sum())
-    title = f"The overlap, {spoken(share)}, is accepted; what is guessed too often is drawn where it lacks"
+    title = f"The overlap, {spoken(share)}, is accepted; the rest is drawn where the guesser gives too little"
     figure = new_figure(title, 7.4, 1.4 + 0.36 * len(words))
     ax = figure.subplots()
     looks: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -86,7 +86,7 @@ def overlap_bars(p: Float[Tensor, "words"], q: Float[Tensor, "words"], words: Se
             if size > 1e-6:
                 ax.barh(row, size, 0.66, left, lw=0.8, **look)
         ax.text(max(mine, theirs), row, f"  {spoken(mine)} in the end", va="center", fontsize=SMALL + 0.5)
-    ax.set(xlim=(0, 1.35 * float(p.maximum(q).max())), ylim=(len(words) - 0.4, -0.6), xlabel="chance")
+    ax.set(xlim=(0, 1.25 * float(p.maximum(q).max())), ylim=(len(words) - 0.4, -0.6), xlabel="chance")
     ax.set_yticks(range(len(words)), list(words))
     ax.xaxis.set_major_formatter(percent)
     handles = [Patch(label=name, lw=0.8, **look) for name, look in looks]

@@ -18,7 +18,7 @@ def test_of_a_draft_stands_what_comes_before_its_first_wrong_guess_and_the_rest_
     figure = plots.draft_passes([["a", "b"], ["a", "x"], ["x", "b"]], ["a", "b", "c"], ["."])
     start = "A pass gives the guesses up to the first wrong one and one token more: here "
     assert title(figure) == start + "3, 2 and 1"
-    assert [ax.get_title(loc="left") for ax in figure.axes] == ["a b c", "a b", "a"]
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["gives: a b c", "gives: a b", "gives: a"]
     assert [faces(ax, 1).count(LIT) for ax in figure.axes] == [3, 2, 1]
     assert [faces(ax, 2).count(PALE) for ax in figure.axes] == [3, 2, 1]  # what stays in the cache
     marks = [

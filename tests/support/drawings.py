@@ -369,6 +369,7 @@ DRAWINGS = {  # each from a number of tokens
         {f"mlp.experts.{at}.down_proj": [n, 9 + at] for at in range(min(n, 16))}, {"mlp.experts.0.down_proj": n}
     ),
     "tensor_sizes, vectors alone": lambda n: plots.tensor_sizes({"post_attention_layernorm": [n], "q_norm": [2]}),
+    "changes_by_lead": lambda n: plots.changes_by_lead(random_vectors(20 * n).exp(), torch.arange(20 * n) % 7 == 0),
     "rounded_apart": lambda n: plots.rounded_apart(
         {name: random_vectors(n, 9).flatten().bfloat16() for name in ("all in bf16", "cast, then weight")},
         random_vectors(n, 9).flatten().double(),

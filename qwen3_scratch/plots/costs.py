@@ -1,5 +1,6 @@
 """How predictions become text: what a cache saves and holds, and how the next token is chosen."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from math import comb
 from typing import Any
@@ -200,7 +201,7 @@ def answers_follow(found: Mapping[str, Mapping[str, int]], asked: int) -> Figure
             ax.vlines(place, low, high, color="black", lw=1.4)
             ax.hlines((low, high), place - 0.035, place + 0.035, color="black", lw=1.4)
             ax.text(place, high + 0.03, str(each[way]), ha="center", fontsize=SMALL)
-    ax.set_xticks(range(len(found)), [kind.replace(" ", "\n", 1) for kind in found])
+    ax.set_xticks(range(len(found)), [textwrap.fill(kind, 12) for kind in found])
     ax.tick_params(axis="x", length=0)
     ax.set(ylim=(0, 1.16), yticks=(0, 0.5, 1), ylabel=f"share of n = {asked} answers")
     ax.yaxis.set_major_formatter(percent)

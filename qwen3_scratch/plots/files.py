@@ -298,8 +298,7 @@ def changes_by_lead(lead: Float[Tensor, "tokens"], changed: Bool[Tensor, "tokens
     The title tells of the largest lead that was lost.
     """
     edges = (0.0, 1 / 64, 1 / 16, 1 / 4, 1.0, 4.0, math.inf)
-    heads = [f"{low:.2g} to {high:.2g}" for low, high in pairwise(edges[:-1])]
-    heads = [f"below {edges[1]:.2g}", *heads[1:], f"{edges[-2]:.0f} or more"]
+    heads = ("below 1/64", "1/64 to 1/16", "1/16 to 1/4", "1/4 to 1", "1 to 4", "4 or more")
     inside = [(lead >= low) & (lead < high) for low, high in pairwise(edges)]
     counts = [(int((changed & here).sum()), int(here.sum())) for here in inside]
     title = f"{int(changed.sum())} of {len(lead):,} likeliest next tokens become others"

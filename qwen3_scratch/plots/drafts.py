@@ -12,7 +12,8 @@ from .canvas import DARK, LIT, MIDDLE, PALE, SMALL, Figure, new_figure, percent,
 
 __all__ = ["draft_passes", "overlap_bars"]
 
-GONE: dict[str, Any] = {"fc": "white", "ec": "#999999", "hatch": "////"}  # what is thrown away
+GIVEN: dict[str, Any] = {"fc": LIT, "ec": DARK, "lw": 1.9}
+GONE: dict[str, Any] = {"fc": "white", "ec": "#999999", "hatch": "////", "lw": 0.7}  # what is thrown away
 
 
 @styled
@@ -41,7 +42,7 @@ def draft_passes(drafts: Sequence[Sequence[str]], own: Sequence[str], before: Se
             box(ax, column, 2, "", **({"fc": PALE, "ec": DARK} if stays else GONE))
         for column, pick in enumerate(own[: len(draft) + 1]):
             known = column <= count
-            box(ax, start + column, 1, pick if known else "?", **({"fc": LIT, "ec": DARK} if known else GONE))
+            box(ax, start + column, 1, pick if known else "?", **(GIVEN if known else GONE))
             if column < len(draft) and known:
                 ax.text(start + column, 0.5, "=" if column < count else "≠", ha="center", va="center", fontsize=9)
         ax.set(xlim=(-0.55, most - 0.45), ylim=(2.55, -0.55), xticks=[])
@@ -50,9 +51,9 @@ def draft_passes(drafts: Sequence[Sequence[str]], own: Sequence[str], before: Se
         rows = ["read: the draft", "picks", "cache"] if ax is axes[0] else ["", "", ""]
         ax.set_yticks(range(3), rows)
         ax.tick_params(length=0)
-    looks = {"read before, or right: stays": PALE, "given by the pass": LIT}
-    handles = [Patch(fc=shade, ec=DARK, lw=0.6, label=name) for name, shade in looks.items()]
-    handles.append(Patch(lw=0.6, label="wrong, or behind a wrong guess: thrown away", **GONE))
+    looks = {"read before, or right: stays": {"fc": PALE, "ec": DARK, "lw": 0.7}, "given by the pass": GIVEN}
+    looks["wrong, or behind a wrong guess: thrown away"] = GONE
+    handles = [Patch(label=name, **look) for name, look in looks.items()]
     figure.legend(handles=handles, frameon=False, loc="outside lower center", ncols=3)
     given = (" ".join(own[: count + 1]) for count in right)
     said = [f"of “{' '.join(draft)}” the pass gives “{pick}”" for draft, pick in zip(drafts, given, strict=True)]
@@ -62,7 +63,7 @@ def draft_passes(drafts: Sequence[Sequence[str]], own: Sequence[str], before: Se
 
 def box(ax: Axes, column: int, row: int, text: str, **look: Any) -> None:
     """A cell of the grid with a token in it."""
-    ax.add_patch(Rectangle((column - 0.46, row - 0.3), 0.92, 0.6, lw=0.7, **look))
+    ax.add_patch(Rectangle((column - 0.46, row - 0.3), 0.92, 0.6, **{"lw": 0.7} | look))
     white = {"fc": "white", "ec": "none", "pad": 1.0} if look.get("hatch") and text else None
     ax.text(column, row, text, ha="center", va="center", fontsize=SMALL + 0.5, bbox=white)
 
@@ -77,19 +78,19 @@ def overlap_bars(p: Float[Tensor, "words"], q: Float[Tensor, "words"], words: Se
     figure = new_figure(title, 7.4, 1.4 + 0.36 * len(words))
     ax = figure.subplots()
     looks: tuple[tuple[str, dict[str, Any]], ...] = (
-        ("guessed and accepted", {"fc": MIDDLE, "ec": DARK}),
-        ("not accepted, drawn then", {"fc": LIT, "ec": DARK, "hatch": "...."}),
-        ("guessed, not accepted", {**GONE, "ls": "--"}),
+        ("guessed and accepted", {"fc": MIDDLE, "ec": DARK, "lw": 0.8}),
+        ("not accepted, drawn then", {"fc": LIT, "ec": DARK, "hatch": "....", "lw": 0.8}),
+        ("guessed, not accepted", GONE | {"ls": "--", "lw": 0.8}),
     )
     for row, (have, mine, theirs) in enumerate(zip(both.tolist(), p.tolist(), q.tolist(), strict=True)):
         for (_, look), size, left in zip(looks, (have, mine - have, theirs - have), (0, have, have), strict=True):
             if size > 1e-6:
-                ax.barh(row, size, 0.66, left, lw=0.8, **look)
+                ax.barh(row, size, 0.66, left, **look)
         ax.text(max(mine, theirs), row, f"  {spoken(mine)} in the end", va="center", fontsize=SMALL + 0.5)
     ax.set(xlim=(0, 1.25 * float(p.maximum(q).max())), ylim=(len(words) - 0.4, -0.6), xlabel="chance")
     ax.set_yticks(range(len(words)), list(words))
     ax.xaxis.set_major_formatter(percent)
-    handles = [Patch(label=name, lw=0.8, **look) for name, look in looks]
+    handles = [Patch(label=name, **look) for name, look in looks]
     figure.legend(handles=handles, frameon=False, loc="outside lower center", ncols=3)
     parts = zip(words, both.tolist(), (p - both).tolist(), strict=True)
     told = ", ".join(f"“{word}” {spoken(have)} + {spoken(lack)}" for word, have, lack in parts)

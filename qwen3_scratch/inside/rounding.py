@@ -24,17 +24,12 @@ class Changes(NamedTuple):
     experts: Bool[Tensor, "layers tokens"]  # True where a router chose others; of its layers alone
 
     def report(self, written: Bool[Tensor, "tokens"]) -> str:
-        """Four lines; likeliest tokens are counted apart where the model would write them itself (`written`)."""
-        apart = f"{self.distance.norm() / self.length.norm():.1%} of their length"
+        """Two lines; likeliest tokens are counted apart where the model would write them itself (`written`)."""
         own, rest = (f"{int(self.likeliest[kind].sum())} of {int(kind.sum()):,}" for kind in (written, ~written))
-        leads = [self.lead[self.likeliest == which].median() for which in (True, False)]
-        lines = (
-            f"{self.differing.mean():.0%} of the logits differ, by {apart}",
-            f"{int(self.experts.sum())} of {self.experts.numel():,} choices of experts differ (tokens times layers)",
-            f"likeliest next tokens that differ: {own} in thinking and answers, {rest} before them",
-            "lead of the likeliest (median logit): {:.2f} where another is, {:.2f} elsewhere".format(*leads),
-        )
-        return "\n".join(lines)
+        choices = f"{int(self.experts.sum())} of {self.experts.numel():,} choices (tokens times layers)"
+        led = f"; they led by {self.lead[self.likeliest].median():.2f} (median)" if self.likeliest.any() else ""
+        tokens = f"{own} in thinking and answers, {rest} before them{led}"
+        return f"another expert: {choices}\nanother likeliest token: {tokens}"
 
 
 @torch.inference_mode()

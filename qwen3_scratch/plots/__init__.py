@@ -12,6 +12,7 @@ from .canvas import *
 from .chips import *
 from .costs import *
 from .devices import *
+from .drafts import *
 from .embedding import *
 from .experts import *
 from .files import *

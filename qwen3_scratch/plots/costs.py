@@ -1,5 +1,6 @@
 """How predictions become text: what a cache saves and holds, and how the next token is chosen."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from math import comb
 from typing import Any
@@ -24,8 +25,9 @@ from .canvas import (  # fmt: skip
     styled,
     token_labels,
 )
+from .one_word import interval
 
-__all__ = ["cache_size", "inverse_draw", "sampling_steps", "shares_right"]
+__all__ = ["answers_follow", "cache_size", "inverse_draw", "sampling_steps", "shares_right"]
 
 HATCHES = (("", PALE), ("///", MIDDLE), ("...", "white"), ("xxx", PALE))
 
@@ -178,6 +180,34 @@ def shares_right(
         f"Bars of the share answered right for {' and '.join(right)}, each for {', '.join(ways)}, with "
         "whiskers for the interval and a dashed line for a guess."
     )
+    return figure
+
+
+@styled
+def answers_follow(found: Mapping[str, Mapping[str, int]], asked: int) -> Figure:
+    """Of `asked` answers after each kind of notes, how many say what the story, the notes or neither says, with 95%
+    intervals (Wilson's): kind -> what is followed -> count. The title tells of the kind that leads away most."""
+    first, second, *_ = next(iter(found.values()))
+    away = max(found, key=lambda kind: found[kind][second] - found[kind][first])
+    title = f"With “{away}” {found[away][second]} of {asked} answers follow {second}, {found[away][first]} {first}"
+    figure = new_figure(title, 8.6, 3.0)
+    ax, ways = figure.subplots(), list(next(iter(found.values())))
+    wide = 0.8 / len(ways)
+    for number, (way, (hatch, shade)) in enumerate(zip(ways, HATCHES, strict=False)):
+        for at, each in enumerate(found.values()):
+            place, (low, high) = at + (number - (len(ways) - 1) / 2) * wide, interval(each[way], asked)
+            look: dict[str, Any] = {"color": shade, "edgecolor": DARK, "lw": 0.8, "hatch": hatch}
+            ax.bar(place, each[way] / asked, wide * 0.92, label=f"{'_' * bool(at)}{way}", **look)
+            ax.vlines(place, low, high, color="black", lw=1.4)
+            ax.hlines((low, high), place - 0.035, place + 0.035, color="black", lw=1.4)
+            ax.text(place, high + 0.03, str(each[way]), ha="center", fontsize=SMALL)
+    ax.set_xticks(range(len(found)), [textwrap.fill(kind, 12) for kind in found])
+    ax.tick_params(axis="x", length=0)
+    ax.set(ylim=(0, 1.16), yticks=(0, 0.5, 1), ylabel=f"share of n = {asked} answers")
+    ax.yaxis.set_major_formatter(percent)
+    figure.legend(frameon=False, loc="outside right center", title="answers as in")
+    told = (f"{kind}: " + ", ".join(f"{each[way]} {way}" for way in ways) for kind, each in found.items())
+    figure.alt = f"Bars with intervals of what {asked} answers follow. {'; '.join(told)}."
     return figure
 
 

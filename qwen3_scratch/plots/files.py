@@ -2,19 +2,21 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
 from matplotlib.patches import ConnectionPatch, Patch, Rectangle
 from matplotlib.ticker import EngFormatter
 from torch import Tensor
 
 from ..errors import Error
-from .canvas import DARK, LIT, MIDDLE, PALE, SMALL, Figure, new_figure, percent, spoken, styled
+from .canvas import DARK, LIT, MIDDLE, PALE, SMALL, Figure, label_axis, new_figure, percent, spoken, styled
+from .one_word import interval
 
-__all__ = ["file_layout", "number_bits", "parameters_by_part", "rounded_apart", "tensor_sizes"]
+__all__ = ["changes_by_lead", "file_layout", "number_bits", "parameters_by_part", "rounded_apart", "tensor_sizes"]
 
 # Each part's shade and hatch: apart in grey too. A part that is not named here is drawn as OTHER.
 SHADES = {
@@ -286,6 +288,34 @@ def rounded_apart(found: Mapping[str, Float[Tensor, "entries"]], exact: Float[Te
     ax.xaxis.set_major_formatter(percent)
     figure.legend(frameon=False, loc="outside lower center", ncols=3)
     figure.alt = f"A bar for each way of computing, split by how far its entries are from the exact ones. {title}."
+    return figure
+
+
+@styled
+def changes_by_lead(lead: Float[Tensor, "tokens"], changed: Bool[Tensor, "tokens"]) -> Figure:
+    """Next tokens by how far the likeliest led, in logits: which share became another one, with 95% intervals.
+
+    The title tells of the largest lead that was lost.
+    """
+    edges = (0.0, 1 / 64, 1 / 16, 1 / 4, 1.0, 4.0, math.inf)
+    heads = ("below 1/64", "1/64 to 1/16", "1/16 to 1/4", "1/4 to 1", "1 to 4", "4 or more")
+    inside = [(lead >= low) & (lead < high) for low, high in pairwise(edges)]
+    counts = [(int((changed & here).sum()), int(here.sum())) for here in inside]
+    title = f"{int(changed.sum())} of {len(lead):,} likeliest next tokens become others"
+    title += f", none that led by more than {float(lead[changed].max()):.2f}" if changed.any() else ""
+    figure = new_figure(title, 8.2, 2.7)
+    ax = figure.subplots()
+    for place, (hits, total) in enumerate(counts):
+        low, high = interval(hits, total) if total else (0.0, 0.0)
+        ax.bar(place, hits / max(total, 1), 0.7, color=PALE, ec=DARK, lw=0.8)
+        ax.vlines(place, low, high, color="black", lw=1.4)
+        ax.text(place, high + 0.02, f"{hits} of {total:,}", ha="center", fontsize=SMALL + 0.5)
+    ax.set(ylim=(0, 1.12), yticks=(0, 0.5, 1), ylabel="become another\n(whiskers: 95%)")
+    ax.yaxis.set_major_formatter(percent)
+    label_axis(ax.xaxis, heads, 7.0)
+    ax.set_xlabel("lead of the likeliest next token over the second (logits)")
+    told = ", ".join(f"{head}: {hits} of {total}" for head, (hits, total) in zip(heads, counts, strict=True))
+    figure.alt = f"A bar for each range of the lead, the share of next tokens that became others. {told}."
     return figure
 
 

@@ -25,7 +25,7 @@ from .canvas import (  # fmt: skip
     styled,
 )
 
-__all__ = ["loss_over_gaps", "met_angles", "scores_by_distance", "slowed_pairs"]
+__all__ = ["loss_over_gaps", "mean_losses", "met_angles", "scores_by_distance", "slowed_pairs", "trained_longer"]
 
 LOOKS = (("-", DARK, 1.6), ("--", MIDDLE, 1.3), ("-.", "#555555", 1.2), ("-", "#9ecae1", 1.8))  # of the kinds of rope
 
@@ -106,13 +106,16 @@ def slowed_pairs(shapes: Mapping[str, Mapping[str, Float[Tensor, "pairs"]]]) -> 
 
 @styled
 def loss_over_gaps(
-    losses: Mapping[str, Float[Tensor, "gaps chats"]], gaps: Sequence[int], student: int | float = 1.96
+    losses: Mapping[str, Float[Tensor, "gaps chats"]],
+    gaps: Sequence[int],
+    student: int | float = 1.96,
+    what: tuple[str, str] = ("at a gap of", "positions left out before the answer"),
 ) -> Figure:
     """How much more an answer costs than with the first kind when its positions begin so many later than the question
     ends, chat by chat, with 95% intervals; `student` is their factor, larger where chats are few.
 
     The title says which lose less or more at each of the last two gaps, beyond `CLEAR` times the interval. Kinds that
-    are far off from the rest have a panel of their own.
+    are far off from the rest have a panel of their own. `what` names other things than gaps, in the title and below.
     """
     first, *others = losses
     apart = {name: losses[name] - losses[first] for name in others}  # [gaps, chats] each
@@ -124,7 +127,7 @@ def loss_over_gaps(
         less = [name for name in others if mean[name][at] + clear[name][at] < 0]
         more = [name for name in others if mean[name][at] - clear[name][at] > 0]
         said = [f"{how} with {together(names)}" for names, how in ((less, "less"), (more, "more")) if names]
-        found.append(f"at a gap of {gaps[at]:,} {', '.join(said) or 'none can be told apart'}")
+        found.append(f"{what[0]} {gaps[at]:,} {', '.join(said) or 'none can be told apart'}")
     title = f"Loss against that of {first}: {'; '.join(found)}"
     figure = new_figure(title, 9.6, 3.2)
     largest = {name: float(mean[name].abs().max()) for name in others}
@@ -139,12 +142,12 @@ def loss_over_gaps(
             draw_marks(ax, places, mean[name], error[name], name, others.index(name))
         label_axis(ax.xaxis, [f"{gap:,}" for gap in gaps], 6.4 / len(panels))
         ax.set(xlim=(-0.5, len(gaps) - 0.5), title=together(names) if far else "")
-        ax.set_xlabel("positions left out before the answer")
+        ax.set_xlabel(what[1])
     axes[0].set_ylabel(f"loss minus that of {first} (nats)\nn = {losses[first].shape[1]} chats, whiskers: 95%")
     figure.legend(frameon=False, loc="outside right center")
     figure.alt = (
-        f"By how much the mean loss on the answers differs from that of {first}, for each size of a gap in the "
-        f"positions before them, with intervals; a mark each for {', '.join(others)}. {title}."
+        f"By how much the mean loss on the answers differs from that of {first}, over the {what[1]}, with intervals; "
+        f"a mark each for {', '.join(others)}. {title}."
     )
     return figure
 
@@ -154,6 +157,33 @@ def draw_marks(ax: Axes, places: Sequence[int | float], mean: Tensor, error: Ten
     look: dict[str, Any] = {"color": LINES[number][2], "ms": 5, "ls": "", "elinewidth": 1.1, "capsize": 2.5}
     look |= {"marker": LINES[number][1], "mfc": "white" if number % 2 else LINES[number][2]}
     ax.errorbar(places, mean.tolist(), error.tolist(), label=name, **look)
+
+
+@styled
+def mean_losses(losses: Mapping[str, Float[Tensor, "chats"]], student: int | float = 1.96) -> Figure:
+    """The mean loss on the answers in each setting, a row each, with its 95% interval; `student` is its factor.
+
+    The title tells of the first and of the largest.
+    """
+    mean = {name: float(each.mean()) for name, each in losses.items()}
+    error = {name: float(half_interval(each[None], student)) for name, each in losses.items()}
+    first, worst = next(iter(mean)), max(mean, key=mean.__getitem__)
+    title = f"An answer's token costs {mean[first]:.2f} nats with {first}"
+    title += f", {mean[worst]:.2f} with {worst}" if worst != first else ", more than in any other row" * (len(mean) > 1)
+    figure = new_figure(title, 7.6, 1.0 + 0.27 * len(mean))
+    ax = figure.subplots()
+    for row, name in enumerate(losses):
+        ax.hlines(row, 0, mean[name], color="#bbbbbb", lw=0.8, zorder=0)
+        ax.errorbar(mean[name], row, xerr=error[name], fmt="o", color=DARK, ms=5, elinewidth=1.1, capsize=2.5)
+    ax.axvline(0, color=GREY, lw=0.8)
+    label_axis(ax.yaxis, losses, 0.27 * len(mean))
+    numbers = ax.secondary_yaxis("right")
+    label_axis(numbers.yaxis, [f"{mean[name]:.2f} ± {error[name]:.2f}" for name in losses], 0.27 * len(mean))
+    numbers.spines[:].set_visible(False)
+    ax.set(ylim=(len(mean) - 0.4, -0.6), xlabel=f"loss (nats; n = {len(losses[first])} chats, whiskers: 95%)")
+    told = "; ".join(f"{name} {mean[name]:.2f} ± {error[name]:.2f}" for name in losses)
+    figure.alt = f"A dot with its interval for each row, the mean loss on the answers: {told}."
+    return figure
 
 
 @styled
@@ -180,6 +210,40 @@ def scores_by_distance(scores: Mapping[str, Float[Tensor, "distances"]], ends: M
     figure.legend(frameon=False, loc="outside right center")
     figure.alt = f"A line over the distance for each of {', '.join(scores)}, and marks at {', '.join(ends)}. {title}. "
     figure.alt += f"From distance 0 to {last:,}: {', '.join(said)}."
+    return figure
+
+
+@styled
+def trained_longer(
+    steps: Sequence[int],
+    losses: Mapping[str, Mapping[str, Float[Tensor, "looks chats"]]],
+    student: int | float = 1.96,
+) -> Figure:
+    """Mean losses over the steps of a training on longer rows: a panel for each way of asking, a line for each kind of
+    rope, shaded the 95% interval, of which `student` is the factor. The title tells of the first way, before and after.
+    """
+    (way, kinds), *_ = losses.items()
+    begins, ends = ([float(each[at].mean()) for each in kinds.values()] for at in (0, -1))
+    title = f"{steps[-1]} steps on longer rows bring the loss {way} from {min(begins):.1f} nats and more "
+    title += f"to {max(ends):.1f} at most"
+    figure = new_figure(title, 9.6, 2.9)
+    axes = figure.subplots(1, len(losses), squeeze=False, sharey=True)[0]
+    for ax, (heading, each) in zip(axes, losses.items(), strict=True):
+        draw_lines(ax, steps, {kind: found.mean(1).tolist() for kind, found in each.items()})
+        for found, (_, _, colour, _) in zip(each.values(), LINES, strict=False):
+            mean, error = found.mean(1), half_interval(found, student)
+            ax.fill_between(steps, (mean - error).tolist(), (mean + error).tolist(), color=colour, alpha=0.15, lw=0)
+        ax.set(title=heading, xlabel="step of training", xlim=(0, steps[-1]))
+        ax.axhline(0, color=GREY, lw=0.6)
+    axes[0].set_ylabel(f"loss (nats), n = {kinds[next(iter(kinds))].shape[1]} chats\nshaded: 95%")
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, frameon=False, loc="outside right center")
+    told = {
+        heading: ", ".join(f"{kind} {float(f[0].mean()):.2f} to {float(f[-1].mean()):.2f}" for kind, f in each.items())
+        for heading, each in losses.items()
+    }
+    figure.alt = "Losses over the steps of a training, a panel for each way of asking. "
+    figure.alt += "; ".join(f"{heading}: {said}" for heading, said in told.items()) + "."
     return figure
 
 

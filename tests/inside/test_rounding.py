@@ -59,10 +59,8 @@ def test_the_report_counts_what_the_model_would_write_apart():
         likeliest=torch.tensor([True, False, False]), experts=torch.tensor([[True, False, False]] * 2),
     )  # fmt: skip
     assert found.report(torch.tensor([False, True, True])).splitlines() == [
-        "50% of the logits differ, by 10.0% of their length",
-        "2 of 6 choices of experts differ (tokens times layers)",
-        "likeliest next tokens that differ: 0 of 2 in thinking and answers, 1 of 1 before them",
-        "lead of the likeliest (median logit): 0.50 where another is, 8.00 elsewhere",
+        "another expert: 2 of 6 choices (tokens times layers)",
+        "another likeliest token: 0 of 2 in thinking and answers, 1 of 1 before them; they led by 0.50 (median)",
     ]
 
 
@@ -72,4 +70,4 @@ def test_a_dense_model_has_no_choices_and_equal_ways_change_nothing():
     found = rounding.changes(way, way, config, TEXTS)
     assert found.experts.shape == (0, 75)
     assert not found.likeliest.any() and not found.distance.any()
-    assert "0 of 0 choices of experts differ" in found.report(found.likeliest)
+    assert "another expert: 0 of 0 choices" in found.report(found.likeliest)

@@ -12,6 +12,7 @@ from test_notebooks import NOTEBOOKS
 
 from qwen3_scratch import forward, trace
 from qwen3_scratch.inside.compare import first_difference, read
+from qwen3_scratch.inside.drafting import kept, look_up
 from qwen3_scratch.inside.experts import without as without_expert
 from qwen3_scratch.inside.heads import continuing, previous_token, without
 from qwen3_scratch.inside.mistakes import MISTAKES
@@ -119,3 +120,26 @@ def test_the_routers_that_a4_asks_for_are_the_packages():
         assert all(map(torch.equal, found, biased_route(x, router, top_k, True, bias)))
     counts = torch.tensor([9.0, 1, 5, 5, 5, 5, 5, 5])
     assert torch.equal(space["my_moved_bias"](bias, counts, 0.1), moved_bias(bias, counts, 0.1))
+
+
+def test_what_stands_and_what_is_looked_up_in_a3_is_as_in_the_package():
+    tokens = torch.randint(3, (40,), generator=torch.Generator().manual_seed(0)).tolist()
+    space = pasted("A3_several_tokens_a_read")
+    for end in range(1, 40):
+        draft, picks = tokens[end : end + 3], tokens[end - 1 : end + 3]
+        assert space["my_kept"](draft[: len(picks) - 1], picks) == kept(draft[: len(picks) - 1], picks)
+        assert space["my_look_up"](tokens[:end]) == look_up(tokens[:end])
+
+
+def test_the_rule_that_a3_asks_for_keeps_the_chance_of_every_token():
+    p, q = torch.randn(2, 9, generator=torch.Generator().manual_seed(0)).double().softmax(-1)
+    accept, rest = pasted("A3_several_tokens_a_read")["my_rule"](p, q)
+    assert accept.max() == 1 and not rest[accept < 1].any()
+    torch.testing.assert_close(q * accept + (1 - (q * accept).sum()) * rest, p)
+
+
+def test_the_rounding_that_a1_asks_for_is_pytorchs():
+    numbers = torch.randn(10_000, generator=torch.Generator().manual_seed(0)).exp() ** 9
+    numbers = torch.cat((numbers, -numbers, torch.tensor([257.0, 259.0, 0.0, -0.0, torch.inf, 3.4e38])))
+    found = pasted("A1_bytes_and_rounding")["my_to_bf16"](numbers.view(torch.int32).long() & 0xFFFFFFFF)
+    assert torch.equal(found, numbers.bfloat16().view(torch.int16).long() & 0xFFFF)

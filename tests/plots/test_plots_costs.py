@@ -62,6 +62,17 @@ def test_shares_right_names_the_groups_whose_intervals_do_not_overlap():
     assert title(figure) == "With 4 questions a group no way of asking can be told from the others"
 
 
+def test_answers_follow_tells_of_the_notes_that_lead_away_most():
+    found = {"right notes": {"the story": 4, "the notes": 4, "neither": 0}}
+    found["wrong notes"] = {"the story": 1, "the notes": 3, "neither": 0}
+    figure = plots.answers_follow(found, 4)
+    assert title(figure) == "With “wrong notes” 3 of 4 answers follow the notes, 1 the story"
+    (ax,) = figure.axes
+    assert sorted(bar.get_height() for bar in ax.patches) == [0, 0, 0.25, 0.75, 1, 1]
+    assert [text.get_text() for text in ax.texts] == ["4", "1", "4", "3", "0", "0"]
+    assert "wrong notes: 1 the story, 3 the notes, 0 neither" in figure.alt
+
+
 @pytest.mark.parametrize(("ones", "others", "chance"), [(13, 0, 2 / 2**13), (2, 1, 1.0), (0, 0, 1.0), (1, 5, 14 / 64)])
 def test_coins_decide_the_questions_on_which_two_ways_differ(ones, others, chance):
     first, second = [True] * ones + [False] * others + [True, False], [False] * ones + [True] * others + [True, False]

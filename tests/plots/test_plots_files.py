@@ -167,3 +167,14 @@ def test_roundings_are_counted_by_their_steps_from_the_nearest_number():
     assert steps_apart(values, exact) == [0.5, 0.25, 0.25]
     figure = plots.rounded_apart({"good": exact.bfloat16(), "bad": values}, exact)
     assert title(figure) == "“good” gives the nearest number most often, “bad” least"
+
+
+def test_changes_are_counted_by_the_lead_that_was_lost():
+    lead = torch.tensor([0.0, 0.01, 0.02, 0.5, 2.0, 10.0]).double()
+    figure = plots.changes_by_lead(lead, torch.tensor([True, False, True, False, False, False]))
+    assert title(figure) == "2 of 6 likeliest next tokens become others, none that led by more than 0.02"
+    counted = [text.get_text() for text in figure.axes[0].texts]
+    assert counted == ["1 of 2", "1 of 1", "0 of 0", "0 of 1", "0 of 1", "0 of 1"]
+    assert [bar.get_height() for bar in figure.axes[0].patches] == [0.5, 1, 0, 0, 0, 0]
+    same = plots.changes_by_lead(lead, torch.zeros(6).bool())
+    assert title(same) == "0 of 6 likeliest next tokens become others"

@@ -151,6 +151,38 @@ def test_loss_over_gaps_names_those_that_lose_less_or_more_for_sure():
     assert title(plots.loss_over_gaps(close, [8])).endswith("none can be told apart")
 
 
+def test_loss_over_gaps_says_of_what_else_it_tells():
+    losses = {"default": torch.zeros(2, 3), "yarn": torch.ones(2, 3)}
+    figure = plots.loss_over_gaps(losses, [0, 128], what=("behind", "tokens of other chats before"))
+    assert title(figure) == "Loss against that of default: behind 0 more with yarn; behind 128 more with yarn"
+    assert figure.axes[0].get_xlabel() == "tokens of other chats before"
+
+
+def test_mean_losses_tell_of_the_first_row_and_of_the_largest():
+    rows = {"no gap": torch.tensor([0.0, 0.2]), "a gap": torch.tensor([1.0, 2.0]), "half": torch.tensor([0.5, 0.5])}
+    figure = plots.mean_losses(rows, 2.0)
+    assert title(figure) == "An answer's token costs 0.10 nats with no gap, 1.50 with a gap"
+    dots = [bar.lines[0].get_xydata()[0].tolist() for bar in figure.axes[0].containers]
+    assert dots == [pytest.approx([0.1, 0]), pytest.approx([1.5, 1]), pytest.approx([0.5, 2])]
+    (ends,) = (bar.lines[2][0].get_segments()[0][:, 0].tolist() for bar in figure.axes[0].containers[1:2])
+    assert ends == pytest.approx([1.5 - 1.0, 1.5 + 1.0])  # 2 times 0.71 / sqrt(2)
+    assert figure.alt.endswith("no gap 0.10 ± 0.20; a gap 1.50 ± 1.00; half 0.50 ± 0.00.")
+    assert title(plots.mean_losses({"b": rows["a gap"], "a": rows["no gap"]})).endswith(", more than in any other row")
+
+
+def test_trained_longer_tells_of_the_first_way_before_and_after_all_steps():
+    kinds = {"default": torch.tensor([[3.0, 2.0], [0.5, 0.1]]), "yarn": torch.tensor([[6.0, 6.0], [0.2, 0.2]])}
+    alone = {"default": torch.zeros(2, 2), "yarn": torch.tensor([[4.0, 6.0], [1.0, 1.0]])}
+    figure = plots.trained_longer([0, 60], {"behind 512 tokens": kinds, "alone": alone})
+    expected = "60 steps on longer rows bring the loss behind 512 tokens from 2.5 nats and more to 0.3 at most"
+    assert title(figure) == expected
+    assert lines(figure)["default"] == pytest.approx([2.5, 0.3])
+    high = figure.axes[0].collections[0].get_paths()[0].vertices[:, 1].max()
+    assert high == pytest.approx(2.5 + 1.96 * 0.5)  # a deviation of 0.71 over the root of 2
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["behind 512 tokens", "alone"]
+    assert "alone: default 0.00 to 0.00, yarn 5.00 to 1.00." in figure.alt
+
+
 def test_scores_by_distance_are_told_at_the_last_mark_the_lowest_place_and_the_end():
     lines = {"default": torch.tensor([10.0, 9, 8, 7, 6, 5, 4, 3, 2, -1, 0]), "yarn": torch.linspace(12, 2, 11)}
     figure = plots.scores_by_distance(lines, {"usual": 3, "trained length": 5}, "L1H7")

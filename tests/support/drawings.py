@@ -379,6 +379,7 @@ DRAWINGS = {  # each from a number of tokens
         {f"mlp.experts.{at}.down_proj": [n, 9 + at] for at in range(min(n, 16))}, {"mlp.experts.0.down_proj": n}
     ),
     "tensor_sizes, vectors alone": lambda n: plots.tensor_sizes({"post_attention_layernorm": [n], "q_norm": [2]}),
+    "changes_by_lead": lambda n: plots.changes_by_lead(random_vectors(20 * n).exp(), torch.arange(20 * n) % 7 == 0),
     "rounded_apart": lambda n: plots.rounded_apart(
         {name: random_vectors(n, 9).flatten().bfloat16() for name in ("all in bf16", "cast, then weight")},
         random_vectors(n, 9).flatten().double(),
@@ -418,6 +419,13 @@ DRAWINGS = {  # each from a number of tokens
     ),
     "router_splits": lambda n: plots.router_splits(torch.linspace(0, 1, 30 * min(n, 28)).view(30, -1)),
     "shares_right": lambda n: plots.shares_right(*answered(n)),
+    "answers_follow": lambda n: plots.answers_follow(
+        {
+            kind: {"the story": n // 2, "the notes": n - n // 2, "neither": 0}
+            for kind in ("right notes", "two words exchanged", "another story's", "as many dashes")
+        },
+        n,
+    ),
     "token_similarity": lambda n: plots.token_similarity(random_vectors(n, 8), labels(n)),
     "token_similarity, groups": lambda n: plots.token_similarity(
         random_vectors(n, 8), labels(n), [n // 3, n // 3, n - 2 * (n // 3)]
@@ -494,6 +502,22 @@ DRAWINGS = {  # each from a number of tokens
         {name: torch.rand(n + 2) * 9 for name in ("default", "dynamic", "yarn")}, {"trained length": n // 2}, "L27H12"
     ),
     "loss_over_gaps, one chat": lambda n: plots.loss_over_gaps({"default": torch.ones(1, 1)}, [n]),
+    "mean_losses": lambda n: plots.mean_losses(
+        {f"a gap of {8 * at}, nothing new": noisy(min(n, 16))[at] * at for at in range(min(n, 16))}
+    ),
+    "trained_longer": lambda n: plots.trained_longer(
+        [0, n, 2 * n],
+        {
+            way: {name: torch.rand(3, 3) * 7 for name in ("default", "linear", "dynamic", "yarn")}
+            for way in ("behind 512 tokens", "alone", "over a gap of 512")
+        },
+    ),
+    "draft_passes": lambda n: plots.draft_passes(
+        [labels(min(n, 5)), ["no", *labels(min(n, 5))[1:]]], [*labels(min(n, 5)), "end"], ["the"]
+    ),
+    "overlap_bars": lambda n: plots.overlap_bars(
+        torch.arange(1.0, min(n, 12) + 1).softmax(0), torch.ones(min(n, 12)) / min(n, 12), labels(min(n, 12))
+    ),
     "divergence_map": lambda n: plots.divergence_map(*divergences(22, n), labels(n), n // 2),
     "divergence_map, one": lambda n: plots.divergence_map(*divergences(1, n), labels(n)),
     "mistake_shares": lambda n: plots.mistake_shares(

@@ -1,0 +1,69 @@
+"""Drafts that are looked up in the text, in their plainest form, and what a pass over several tokens asks for.
+
+`fast.drafts` does the same as fast as it goes; notebook A3 builds it from these.
+"""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from ..checkpoints.checkpoint import Checkpoint
+from ..model import forward
+from ..tracing import trace
+
+Token = TypeVar("Token", str, int)
+
+
+def kept(draft: Sequence[Token], picks: Sequence[Token]) -> list[Token]:
+    """The guesses that stand, and the model's own token behind them: of `picks`, which has one token more."""
+    right = 0
+    while right < len(draft) and draft[right] == picks[right]:
+        right += 1
+    return list(picks[: right + 1])
+
+
+def look_up(text: Sequence[Token], count: int = 3, longest: int = 3) -> list[Token]:
+    """What followed the end of the text where it stood last before, at most `count`; [] where it is new.
+
+    The last `longest` tokens are looked for first, then fewer, down to one.
+    """
+    for length in range(longest, 0, -1):
+        for start in range(len(text) - length - 1, -1, -1):
+            if text[start : start + length] == text[-length:]:
+                return list(text[start + length :][:count])
+    return []
+
+
+def passes(prompt: list[int], answer: list[int]) -> list[list[int]]:
+    """The pieces in which passes with looked-up drafts would bring an answer, behind its first token.
+
+    That one comes from the prompt's own pass. What the model picks is the answer itself, so no model is asked.
+    """
+    pieces, text = list[list[int]](), prompt + answer[:1]
+    while len(text) < len(prompt) + len(answer):
+        rest = answer[len(text) - len(prompt) :]
+        pieces.append(kept(look_up(text)[: len(rest) - 1], rest))
+        text = text + pieces[-1]
+    return pieces
+
+
+@torch.inference_mode()
+def chosen_experts(checkpoint: Checkpoint, texts: Sequence[list[int]]) -> list[Bool[Tensor, "tokens layers experts"]]:
+    """Of each text, which experts each token asks for in the layers that have a router; [] of a dense model."""
+    found = []
+    for text in texts:
+        with trace() as recorded:
+            row = torch.tensor([text], device=checkpoint.device)
+            forward(checkpoint.weights, row, checkpoint.config, logits_to_keep=1)
+        empty = torch.zeros(len(text), checkpoint.config.num_experts, dtype=torch.bool)
+        masks = [empty.scatter(1, call.output.experts.cpu(), True) for call in recorded["moe_route"]]
+        found += [torch.stack(masks, dim=1)] if masks else []
+    return found
+
+
+def share_asked(routes: Sequence[Bool[Tensor, "_ layers experts"]], count: int) -> float:
+    """The share of a layer's experts that `count` tokens in a row ask for together, in the mean over texts."""
+    return float(torch.stack([each.unfold(0, count, 1).any(-1).double().mean() for each in routes]).mean())

@@ -1,0 +1,48 @@
+"""Drafts in their plainest form: what stands, what is looked up, and what several tokens ask for together."""
+
+import pytest
+import torch
+from reference import dense_config, random_weights, small_config
+
+from qwen3_scratch import Checkpoint
+from qwen3_scratch.fast.drafts import Text
+from qwen3_scratch.inside.drafting import chosen_experts, kept, look_up, passes, share_asked
+
+
+@pytest.mark.parametrize(
+    ("draft", "stays"),
+    [("blue cup .", "blue cup . Who"), ("blue ball .", "blue cup"), ("red cup .", "blue"), ("", "blue")],
+)
+def test_the_guesses_up_to_the_first_wrong_one_stand_and_one_token_more(draft, stays):
+    assert kept(draft.split(), ["blue", "cup", ".", "Who"]) == stays.split()
+
+
+@pytest.mark.parametrize(
+    ("text", "found"), [("x a b c d x", "a b c"), ("- x a b - y c - x", "a b -"), ("a x b y x b", "y x b"), ("a b", "")]
+)
+def test_looked_up_is_what_followed_the_longest_end_where_it_stood_last(text, found):
+    assert look_up(text.split()) == found.split()
+
+
+def test_it_is_what_the_fast_form_looks_up():
+    tokens = torch.randint(4, (300,), generator=torch.Generator().manual_seed(0)).tolist()
+    for end in range(1, 300):
+        plain, fast = look_up(tokens[:end]), Text(tokens[:end]).draft()
+        assert plain == (fast or [])[: len(plain)], "the fast one goes round where the text ends"
+        assert bool(plain) == bool(fast)
+
+
+def test_the_pieces_of_an_answer_are_the_answer_but_for_its_first_token():
+    prompt, answer = [1, 2, 3, 4], [9, 1, 2, 3, 4, 9, 1, 7]
+    assert passes(prompt, answer) == [[1], [2, 3, 4, 9], [1, 7]]
+
+
+def test_several_tokens_ask_for_what_one_of_them_asks_for():
+    config = small_config()
+    (routes,) = chosen_experts(Checkpoint(config, random_weights(config)), [[1, 2, 3, 4, 5]])
+    assert (routes.sum(-1) == config.num_experts_per_tok).all()
+    pairs = (routes[:-1] | routes[1:]).double().mean()
+    assert share_asked([routes], 2) == pytest.approx(float(pairs))
+    assert share_asked([routes], 1) == pytest.approx(config.num_experts_per_tok / config.num_experts)
+    dense = dense_config()
+    assert chosen_experts(Checkpoint(dense, random_weights(dense)), [[1, 2]]) == []

@@ -119,7 +119,7 @@ def least_used(least: Mapping[str, Float[Tensor, "seeds looks"]], steps: Sequenc
         for look, (form, shade, step) in enumerate(looks):
             place, seen = row + 0.24 * (look - (len(looks) - 1) / 2), each[:, look].tolist()
             ax.plot((min(seen), max(seen)), (place, place), color=MIDDLE, lw=1.2, zorder=1)
-            mark = {"ms": 5, "mfc": shade, "mec": DARK, "mew": 0.9, "ls": "", "label": f"step {step:,}"}
+            mark: dict[str, Any] = {"ms": 5, "mfc": shade, "mec": DARK, "mew": 0.9, "ls": "", "label": f"step {step:,}"}
             ax.plot([float(means[name][look])], [place], form, clip_on=False, **mark)
     ax.set_yticks(range(len(least)), list(least))
     ax.tick_params(axis="y", length=0)

@@ -136,7 +136,9 @@ def make(path: Path, trial: Trial, seeds: Sequence[int] = SEEDS) -> None:
     done = {(run["way"], run["seed"]) for run in record["runs"]}
     for seed in seeds:
         missing = [name for name in WAYS if (name, seed) not in done]
-        dense = dense_model(trial, seed) if missing else None
+        if not missing:
+            continue
+        dense = dense_model(trial, seed)
         for name in missing:
             began = time.process_time()
             seen = [{key: round(value, 5) for key, value in each.items()} for each in looks(name, trial, dense, seed)]

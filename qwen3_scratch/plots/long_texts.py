@@ -45,7 +45,8 @@ def met_angles(frequencies: Float[Tensor, "pairs"], usual: int, met: int, longer
     legible = max(1, int((turns * longer / met >= 0.25).sum()))
     pairs = sorted({round(at) for at in torch.linspace(0, legible - 1, min(6, legible)).tolist()} | border)
     title = f"{new} of {len(turns)} pairs do not come round within the {met:,} tokens of the longest chat sampled"
-    figure = new_figure(title, max(7.4, 1.3 * len(pairs)), 2.6)
+    width = max(7.4, 1.3 * len(pairs))
+    figure = new_figure(title, width, 1.3 + width / len(pairs))  # as high as a circle is wide, and its words
     looks: tuple[dict[str, Any], ...] = (
         {"color": DARK, "lw": 6, "ls": "-", "label": f"met in half the chats, up to {usual:,}"},
         {"color": MIDDLE, "lw": 6, "ls": "-", "label": f"in the longest sampled, up to {met:,}"},

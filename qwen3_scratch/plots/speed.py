@@ -212,7 +212,7 @@ def arithmetic_intensity(
     """
     machine, needed = next(iter(balance.items()))
     reached = {name: crossing(tokens, values, needed) for name, values in operations.items()}
-    texts = [f"{f'{number:,}' if number else f'over {tokens[-1]:,}'} (“{name}”)" for name, number in reached.items()]
+    texts = [f"{f'{number:,}' if number else f'over {tokens[-1]:,}'} ({name})" for name, number in reached.items()]
     title = f"Memory no longer bounds {machine} from about so many tokens on: {', '.join(texts)}"
     figure = new_figure(title, 8.8, 3.5)
     ax = figure.subplots()

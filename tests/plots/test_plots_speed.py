@@ -74,7 +74,7 @@ def test_distinct_experts_gives_the_range_of_the_layers_beside_even_routing():
 def test_arithmetic_intensity_says_from_how_many_tokens_on_a_machine_is_busy():
     values = {"dense": [1, 10, 100], "half": [0.5, 5, 50], "sparse": [1, 2, 9]}
     figure = plots.arithmetic_intensity([1, 10, 100], values, {"it": 10.0})
-    found = "10 (“dense”), 20 (“half”), over 100 (“sparse”)"
+    found = "10 (dense), 20 (half), over 100 (sparse)"
     assert title(figure) == f"Memory no longer bounds it from about so many tokens on: {found}"
 
 

@@ -24,9 +24,10 @@ from ..trust.memory import available_memory, size_text
 from .compiling import check_compilable, compiled_by
 from .dispatch import Step, Tokens
 from .eager import eager_decoder, ffn_by
-from .streamed import STREAMED, Bias, Out, Rows, written_down
+from .streamed import STREAMED, Bias, Out, Rows, as_rows, written_down
 
 MOST_ROWS_INT8 = 16  # with more of them it pays to widen a matrix once and take the library's product (benchmarks/int8)
+MOST_SUMS = 4  # rows that are summed with one reading of the matrix
 COLUMNS = 16  # that torch's product reads together: it has no check for the rest of others, and reads beyond their end
 LARGEST = 127  # -128 is left out, so that a row and its negative round alike
 AT_A_TIME = 2**20  # numbers that are rounded together, since in between they take fp32
@@ -148,12 +149,16 @@ def int8_sum(
 
 
 def int8_linear(x: Rows, weight: Rounded, bias: Bias = None) -> Out:
-    """F.linear with a rounded matrix: for a few rows on a CPU by torch's product that reads 8 bits."""
-    if x.device.type != "cpu" or x.shape[:-1].numel() > MOST_ROWS_INT8 or x.shape[-1] % COLUMNS:
-        return F.linear(x, weight.widened(), bias)
-    out = torch.ops.aten._weight_int8pack_mm(x.flatten(0, -2).contiguous(), weight.numbers, weight.scale)
-    out = out.view(*x.shape[:-1], -1)
-    return out if bias is None else out + bias
+    """F.linear with a rounded matrix: for a few rows on a CPU by torch's product that reads 8 bits, for fewer elsewhere
+    as a sum if compiled."""
+    batch, columns = x.shape[:-1], x.shape[-1]
+    if x.device.type == "cpu" and batch.numel() <= MOST_ROWS_INT8 and columns % COLUMNS == 0:
+        out = torch.ops.aten._weight_int8pack_mm(x.flatten(0, -2).contiguous(), weight.numbers, weight.scale)
+        return as_rows(out.t(), batch, bias)
+    if batch.numel() <= MOST_SUMS and torch.compiler.is_compiling():
+        rows = written_down(x.flatten(0, -2))
+        return as_rows(int8_sum(rows[None], weight.numbers[:, None], weight.scale[:, None]).to(x.dtype), batch, bias)
+    return F.linear(x, weight.widened(), bias)
 
 
 def int8_ffn(x: Tokens, gate_proj: Rounded, up_proj: Rounded, down_proj: Rounded) -> Tokens:

@@ -216,7 +216,7 @@ def active_parameters(configs: Mapping[str, Config]) -> Figure:
             left += part / whole
         ax.plot([used[model]] * 2, [row - 0.42, row + 0.36], color="black", lw=2.2)
     ax.set(
-        xlim=(0, 1), ylim=(len(configs) - 0.5, -0.55), xlabel="share of all parameters; the thick mark ends the active"
+        xlim=(0, 1), ylim=(len(configs) - 0.5, -0.55), xlabel="share of all parameters (active: up to the thick mark)"
     )
     sizes = [EngFormatter(places=1, sep="").format_data(each.num_parameters()) for each in configs.values()]
     ax.set_yticks(range(len(configs)), [f"{name}\n{size}" for name, size in zip(configs, sizes, strict=True)])

@@ -72,8 +72,8 @@ def test_active_parameters_end_at_the_mark(tied):
     assert share < 1 == dense.num_parameters(active=True) / dense.num_parameters()
     assert title(figure) == f"For one token sparse uses {share:.0%} of its parameters, dense 100%"
     (ax,) = figure.axes
-    widths = torch.tensor([bar.get_width() for bar in ax.patches]).view(2, 4)
-    torch.testing.assert_close(widths.sum(1), torch.ones(2))
+    widths = torch.tensor([bar.get_width() for bar in ax.patches]).double().view(2, 4)
+    torch.testing.assert_close(widths.sum(1), torch.ones(2).double())
     assert widths[0, :3].sum().item() == pytest.approx(share)
     assert [float(line.get_xdata()[0]) for line in ax.lines] == pytest.approx([share, 1.0])
 

@@ -1,4 +1,4 @@
-"""What the files of a checkpoint hold: where bytes lie, tensors to scale, parameters by part, bits and rounding."""
+"""What the files of a checkpoint hold: where bytes lie, tensors to scale, active parameters, bits and rounding."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,11 +12,12 @@ from matplotlib.patches import ConnectionPatch, Patch, Rectangle
 from matplotlib.ticker import EngFormatter
 from torch import Tensor
 
+from ..config import Config
 from ..errors import Error
 from .canvas import DARK, LIT, MIDDLE, PALE, SMALL, Figure, label_axis, new_figure, percent, spoken, styled
 from .one_word import interval
 
-__all__ = ["changes_by_lead", "file_layout", "number_bits", "parameters_by_part", "rounded_apart", "tensor_sizes"]
+__all__ = ["active_parameters", "changes_by_lead", "file_layout", "number_bits", "rounded_apart", "tensor_sizes"]
 
 # Each part's shade and hatch: apart in grey too. A part that is not named here is drawn as OTHER.
 SHADES = {
@@ -188,34 +189,51 @@ def tensor_sizes(shapes: Mapping[str, Sequence[int]], stacked: Mapping[str, int]
 
 
 @styled
-def parameters_by_part(total: Mapping[str, int], active: Mapping[str, int]) -> Figure:
-    """How many parameters each part has, and through how many of them one token passes.
+def active_parameters(configs: Mapping[str, Config]) -> Figure:
+    """Each model's parameters as one bar from 0% to 100%: what every token uses, its experts, and those that idle.
 
-    Raises Error if the two do not name the same parts.
+    A mark ends the active ones, those that `Config.num_parameters` counts for one token. Raises Error without models.
     """
-    if total.keys() != active.keys():
-        raise Error(f"active: parts {sorted(active)} found, expected those of total, {sorted(total)}")
-    everything, used = sum(total.values()), sum(active.values())
-    largest = max(total, key=total.__getitem__)
-    title = f"All parameters are active for a token; most of them: {largest}"
-    if used < everything:
-        idle = ", ".join(part for part in total if active[part] < total[part])
-        title = (
-            f"{spoken(used / everything)} of the parameters are active for a token; idle: {idle} that were not chosen"
-        )
-    figure = new_figure(title, 7.6, 0.9 + 0.42 * len(total))
+    if not configs:
+        raise Error("configs: none found, expected the Config of one model at least")
+    used = {name: each.num_parameters(active=True) / each.num_parameters() for name, each in configs.items()}
+    low, high = (pick(used, key=used.__getitem__) for pick in (min, max))
+    title = f"For one token {low} uses {spoken(used[low])} of its parameters"
+    title += f", {high} {spoken(used[high])}" if low != high else ""
+    figure = new_figure(title, 8.4, 1.5 + 0.5 * len(configs))
     ax = figure.subplots()
-    for values, offset, name, shade in ((total, -0.19, "total", PALE), (active, 0.19, "active for one token", MIDDLE)):
-        places = [row + offset for row in range(len(values))]
-        bars = ax.barh(places, list(values.values()), 0.36, ec="black", lw=0.5, label=name, fc=shade)
-        ax.bar_label(bars, [f"{value:,}" for value in values.values()], padding=3, fontsize=SMALL)
-    ax.set(xlim=(0, 1.22 * max(total.values())), ylim=(len(total) - 0.5, -0.5), xlabel="parameters")
-    ax.set_yticks(range(len(total)), list(total))
-    ax.locator_params(axis="x", nbins=5)
-    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
-    figure.legend(frameon=False, loc="outside right center")
-    figure.alt = f"Two bars for each part of the model, all its parameters and the active ones. {title}."
+    names = ("embedding, head", "attention and the rest", "experts chosen", "experts that idle")
+    looks = (("white", ".."), (PALE, "////"), (MIDDLE, ""), ("#eeeeee", ""))
+    for row, (model, each) in enumerate(configs.items()):
+        left, whole = 0.0, each.num_parameters()
+        for part, name, (shade, hatch) in zip(parts_of(each), names, looks, strict=True):
+            label = name if row == 0 else None
+            ax.barh(row, part / whole, 0.6, left, color=shade, hatch=hatch, ec=DARK, lw=0.6, label=label)
+            if part / whole > 0.045:
+                box = {"fc": "white", "ec": "none", "pad": 1.2}
+                ax.text(left + part / whole / 2, row, spoken(part / whole), ha="center", va="center", fontsize=SMALL)
+                ax.texts[-1].set_bbox(box)
+            left += part / whole
+        ax.plot([used[model]] * 2, [row - 0.42, row + 0.36], color="black", lw=2.2)
+    ax.set(
+        xlim=(0, 1), ylim=(len(configs) - 0.5, -0.55), xlabel="share of all parameters (active: up to the thick mark)"
+    )
+    sizes = [EngFormatter(places=1, sep="").format_data(each.num_parameters()) for each in configs.values()]
+    ax.set_yticks(range(len(configs)), [f"{name}\n{size}" for name, size in zip(configs, sizes, strict=True)])
+    ax.xaxis.set_major_formatter(percent)
+    figure.legend(frameon=False, loc="outside lower center", ncols=4, fontsize=SMALL + 1)
+    told = ", ".join(f"{name} {spoken(share)}" for name, share in used.items())
+    figure.alt = f"A bar for each model, split by what a token uses and by experts that idle. Active: {told}."
     return figure
+
+
+def parts_of(config: Config) -> tuple[int, int, int, int]:
+    """Parameters of the embedding with the head, of what else every token uses, of experts chosen, of idle ones."""
+    whole, active = config.num_parameters(), config.num_parameters(active=True)
+    tables = config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2)
+    sparse = sum(map(config.is_sparse, range(config.num_hidden_layers)))
+    chosen = 3 * config.hidden_size * config.moe_intermediate_size * config.num_experts_per_tok * sparse
+    return tables, active - tables - chosen, chosen, whole - active
 
 
 def _bits(number: torch.Tensor) -> str:

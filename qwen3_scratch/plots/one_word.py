@@ -105,7 +105,8 @@ def word_heads(weights: Float[Tensor, "layers heads k_len"], labels: Sequence[st
     layer, head = divmod(int(wide[:, :, at].argmax()), wide.shape[1])
     values = wide[layer]
     title = f"In layer {layer} head {head} gives “{labels[at]}” {spoken(float(values[head, at]))}, "
-    title += f"the mean of the heads {spoken(float(values[:, at].mean()))}"
+    others = values[[row for row in range(len(values)) if row != head], at].tolist()
+    title += f"any other head at most {spoken(max(others))}" if others else "the only head there"
     across, high = min(0.27 * len(labels), 8.0), min(max(0.22 * len(values), 0.8), 5.0)
     figure = new_figure(title, max(6.2, across + 1.7), 1.6 + high)
     ax = figure.subplots()

@@ -4,10 +4,12 @@ import pytest
 import torch
 from drawings import title
 from matplotlib.patches import Rectangle
+from reference import dense_config, random_weights, small_config
 
 from qwen3_scratch import Error, plots
-from qwen3_scratch.plots.files import ordered, steps_apart
+from qwen3_scratch.plots.files import ordered, parts_of, steps_apart
 
+EXPERTS = ("gate_up_proj", "down_proj")
 SEGMENTS = [("header", 100), ("embedding", 300), ("experts", 200), ("experts", 250), ("norms", 50), ("experts", 100)]
 
 
@@ -61,17 +63,36 @@ def test_the_router_is_no_gate_of_an_expert_and_what_is_thin_is_named():
     assert "mlp.gate (router), norms" in texts
 
 
-def test_parameters_by_part_says_how_many_are_active():
-    figure = plots.parameters_by_part({"experts": 800, "norms": 200}, {"experts": 200, "norms": 200})
-    assert title(figure) == "40% of the parameters are active for a token; idle: experts that were not chosen"
-    assert [text.get_text() for text in figure.axes[0].texts] == ["800", "200", "200", "200"]
-    figure = plots.parameters_by_part({"head": 30, "norms": 10}, {"head": 30, "norms": 10})
-    assert title(figure) == "All parameters are active for a token; most of them: head"
+@pytest.mark.parametrize("tied", [True, False])
+def test_active_parameters_end_at_the_mark(tied):
+    config = small_config(tie_word_embeddings=tied)
+    dense = dense_config()
+    figure = plots.active_parameters({"sparse": config, "dense": dense})
+    share = config.num_parameters(active=True) / config.num_parameters()
+    assert share < 1 == dense.num_parameters(active=True) / dense.num_parameters()
+    assert title(figure) == f"For one token sparse uses {share:.0%} of its parameters, dense 100%"
+    (ax,) = figure.axes
+    widths = torch.tensor([bar.get_width() for bar in ax.patches]).double().view(2, 4)
+    torch.testing.assert_close(widths.sum(1), torch.ones(2).double())
+    assert widths[0, :3].sum().item() == pytest.approx(share)
+    assert [float(line.get_xdata()[0]) for line in ax.lines] == pytest.approx([share, 1.0])
 
 
-def test_parameters_by_part_refuses_other_parts():
-    with pytest.raises(Error, match=r"^active: parts \['head'\] found, expected those of total, \['norms'\]$"):
-        plots.parameters_by_part({"norms": 1}, {"head": 1})
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_parts_of_the_active_parameters_are_those_of_the_tensors(tied):
+    config = small_config(tie_word_embeddings=tied)
+    weights = random_weights(config)
+    tables, rest, chosen, idle = parts_of(config)
+    assert tables == weights.embed_tokens.numel() * (1 if weights.lm_head is None else 2)
+    experts = sum(layer.gate_up_proj.numel() + layer.down_proj.numel() for layer in weights.layers)
+    assert (chosen + idle, chosen * 8) == (experts, experts * 2)  # two of eight
+    others = [part for layer in weights.layers for name, part in layer._asdict().items() if name not in EXPERTS]
+    assert rest == sum(part.numel() for part in [*others, weights.norm] if part is not None)
+
+
+def test_active_parameters_need_a_model():
+    with pytest.raises(Error, match=r"^configs: none found, expected the Config of one model at least$"):
+        plots.active_parameters({})
 
 
 @pytest.mark.parametrize("value", [0.1830348, -1.5, 3e38, 1e-3])

@@ -26,7 +26,7 @@ def test_two_vectors_are_compared_whole_and_shown_in_part():
 def test_the_heads_are_those_of_the_layer_in_which_one_looks_most_at_the_token():
     looks = torch.tensor([[[0.4, 0.1, 0.5], [0.2, 0.1, 0.7]], [[0.1, 0.7, 0.2], [0.8, 0.1, 0.1]]])
     figure = plots.word_heads(looks, ["Nora", "Leo", "coat"], 1)
-    assert title(figure) == "In layer 1 head 0 gives “Leo” 70%, the mean of the heads 40%"
+    assert title(figure) == "In layer 1 head 0 gives “Leo” 70%, any other head at most 10%"
     heads, _ = figure.axes
     assert [text.get_text() for text in heads.texts] == ["10", "70", "20", "80", "10", "10"]
     assert heads.get_ylabel() == "head of layer 1"

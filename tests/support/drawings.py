@@ -7,6 +7,7 @@ import math
 from itertools import combinations
 
 import torch
+from reference import small_config
 
 from qwen3_scratch import Config, forward, init_weights, plots, trace
 from qwen3_scratch.model import NEVER, Route
@@ -128,8 +129,8 @@ def layout(layers):
     return plots.file_layout(segments, (409_000, 949_000))
 
 
-def by_part(size):
-    return plots.parameters_by_part(dict.fromkeys(PARTS, 10**size), dict.fromkeys(PARTS, 10**size // 2))
+def active(models):
+    return plots.active_parameters({name: small_config() for name in labels(models)})
 
 
 def merging(pieces):
@@ -360,7 +361,7 @@ DRAWINGS = {  # each from a number of tokens
     ),
     "load_curves, one layer": lambda n: plots.load_curves(range(n), {"alone": torch.ones(n, 1, 128) / 128}),
     "file_layout": layout,
-    "parameters_by_part": lambda n: by_part(min(n, 11)),
+    "active_parameters": lambda n: active(min(n, 6)),
     "number_bits": lambda n: plots.number_bits(-(0.1**n) / 7),
     "word_chips": lambda n: plots.word_chips(labels(n), [n // 2]),
     "word_chips, with ids": lambda n: plots.word_chips(labels(n), range(0, n, 3), range(151_000, 151_000 + n)),

@@ -132,7 +132,7 @@ def loss_over_gaps(
     told = [f"more with {together(always)} throughout"] if always else []
     if last or not always:
         told.append(f"{what[0]} {gaps[-1]:,} {', '.join(last) or 'none can be told apart'}")
-    title = f"Loss against that of {first}: {'; '.join(told)}"
+    title = f"Loss against {first}: {'; '.join(told)}"
     figure = new_figure(title, 9.6, 3.2)
     largest = {name: float(mean[name].abs().max()) for name in others}
     usual = sorted(largest.values())[(len(others) - 1) // 2] if others else 0.0

@@ -133,7 +133,7 @@ def test_loss_over_gaps_names_those_that_lose_more_throughout_and_less_or_more_a
     losses |= {"linear": losses["yarn"] + 2, "dynamic": torch.tensor([[0.0, 0.2], [1.4, 2.0]])}
     figure = plots.loss_over_gaps(losses, [0, 512])
     expected = "more with linear throughout; at a gap of 512 less with yarn"
-    assert title(figure) == f"Loss against that of default: {expected}"
+    assert title(figure) == f"Loss against default: {expected}"
     assert bars(figure)["yarn"] == pytest.approx([0.3, -0.6])
     drawn = [ax.get_legend_handles_labels()[1] for ax in figure.axes]
     assert drawn == [["default", "linear"], ["yarn", "dynamic"]]  # what is far from all others has its own scale
@@ -154,12 +154,12 @@ def test_loss_over_gaps_names_those_that_lose_more_throughout_and_less_or_more_a
 def test_loss_over_gaps_says_of_what_else_it_tells():
     losses = {"default": torch.zeros(2, 3), "yarn": torch.ones(2, 3)}
     figure = plots.loss_over_gaps(losses, [0, 128], what=("behind", "tokens of other chats before"))
-    assert title(figure) == "Loss against that of default: more with yarn throughout"
+    assert title(figure) == "Loss against default: more with yarn throughout"
     assert figure.axes[0].get_xlabel() == "tokens of other chats before"
     figure = plots.loss_over_gaps(
         losses | {"yarn": torch.tensor([[0.0] * 3, [1.0] * 3])}, [0, 128], what=("behind", "")
     )
-    assert title(figure) == "Loss against that of default: behind 128 more with yarn"
+    assert title(figure) == "Loss against default: behind 128 more with yarn"
 
 
 def test_mean_losses_tell_of_the_first_row_and_of_the_largest():

@@ -1,6 +1,6 @@
 """Several tokens from one pass: what stands of a draft, and which guesses of another model are accepted."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxtyping import Float
@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch, Rectangle
 from torch import Tensor
 
-from .canvas import DARK, LIT, MIDDLE, PALE, SMALL, Figure, new_figure, percent, spoken, styled
+from .canvas import DARK, LINES, LIT, MIDDLE, PALE, SMALL, Figure, new_figure, percent, spoken, styled
 
-__all__ = ["draft_passes", "overlap_bars"]
+__all__ = ["draft_passes", "draft_yield", "overlap_bars"]
 
 GIVEN: dict[str, Any] = {"fc": LIT, "ec": DARK, "lw": 1.9}
 GONE: dict[str, Any] = {"fc": "white", "ec": "#999999", "hatch": "////", "lw": 0.7}  # what is thrown away
@@ -95,4 +95,33 @@ def overlap_bars(p: Float[Tensor, "words"], q: Float[Tensor, "words"], words: Se
     parts = zip(words, both.tolist(), (p - both).tolist(), strict=True)
     told = ", ".join(f"“{word}” {spoken(have)} + {spoken(lack)}" for word, have, lack in parts)
     figure.alt = f"A bar for each word, what is guessed and accepted and what is drawn otherwise: {told}. {title}."
+    return figure
+
+
+@styled
+def draft_yield(gives: Mapping[str, Sequence[int | float]], reads: Mapping[str, Sequence[int | float]]) -> Figure:
+    """What a pass with 0, 1, 2, ... guesses gives, in tokens, a marked line for each share of guesses that are right,
+    and what it reads, in passes of one, a plain line for each model. A draft pays where it gives more than it reads.
+
+    The title names for each model the shares with which some number of guesses pays.
+    """
+    pays = {
+        model: [name for name, given in gives.items() if any(a > b + 1e-6 for a, b in zip(given, read, strict=True))]
+        for model, read in reads.items()
+    }
+    told = [f"in {model} with {', '.join(names) or 'no share'}" for model, names in pays.items()]
+    title = f"Drafts pay {'; '.join([told[0] + ' of guesses right', *told[1:]])}"
+    figure = new_figure(title, 8.6, 3.0)
+    ax = figure.subplots()
+    for (model, read), (form, width) in zip(reads.items(), (("-", 3.2), ("--", 2.2)), strict=False):
+        ax.plot(range(len(read)), read, ls=form, color="#999999", lw=width, label=f"read: {model}")
+    for (name, given), (form, marker, colour, width) in zip(gives.items(), LINES, strict=False):
+        look: dict[str, Any] = {"ls": form, "marker": marker, "color": colour, "lw": 0.8 * width, "ms": 4}
+        ax.plot(range(len(given)), given, label=f"given: {name} are right", **look)
+    ax.set(xlabel="guesses in a draft", ylabel="tokens given;\nread, in passes of one", ylim=(0, None))
+    figure.legend(frameon=False, loc="outside right center")
+    lines = {f"given with {name} right": each for name, each in gives.items()}
+    lines |= {f"read in {model}": each for model, each in reads.items()}
+    ends = ", ".join(f"{name} {each[-1]:.2f}" for name, each in lines.items())
+    figure.alt = f"Lines over the guesses in a draft, from 1 each; with the most guesses {ends}. {title}."
     return figure

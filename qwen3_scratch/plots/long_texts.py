@@ -115,21 +115,24 @@ def loss_over_gaps(
     """How much more an answer costs than with the first kind when its positions begin so many later than the question
     ends, chat by chat, with 95% intervals; `student` is their factor, larger where chats are few.
 
-    The title says which lose less or more at each of the last two gaps, beyond `CLEAR` times the interval. Kinds that
-    are far off from the rest have a panel of their own. `what` names other things than gaps, in the title and below.
+    The title says which lose more at every gap, and which less or more at the last, beyond `CLEAR` times the interval.
+    Kinds that are far off from the rest have a panel of their own. `what` names other things than gaps, in the title
+    and below.
     """
     first, *others = losses
     apart = {name: losses[name] - losses[first] for name in others}  # [gaps, chats] each
     mean = {name: each.mean(1) for name, each in apart.items()}
     error = {name: half_interval(each, student) for name, each in apart.items()}
     clear = {name: CLEAR * each for name, each in error.items()}
-    found = []
-    for at in range(len(gaps))[-2:]:
-        less = [name for name in others if mean[name][at] + clear[name][at] < 0]
-        more = [name for name in others if mean[name][at] - clear[name][at] > 0]
-        said = [f"{how} with {together(names)}" for names, how in ((less, "less"), (more, "more")) if names]
-        found.append(f"{what[0]} {gaps[at]:,} {', '.join(said) or 'none can be told apart'}")
-    title = f"Loss against that of {first}: {'; '.join(found)}"
+    more = {name: mean[name] > clear[name] for name in others}  # [gaps] each
+    always = [name for name in others if more[name].all()] if len(gaps) > 1 else []
+    less = [name for name in others if mean[name][-1] + clear[name][-1] < 0]
+    then = [name for name in others if more[name][-1] and name not in always]
+    last = [f"{how} with {together(names)}" for names, how in ((less, "less"), (then, "more")) if names]
+    told = [f"more with {together(always)} throughout"] if always else []
+    if last or not always:
+        told.append(f"{what[0]} {gaps[-1]:,} {', '.join(last) or 'none can be told apart'}")
+    title = f"Loss against {first}: {'; '.join(told)}"
     figure = new_figure(title, 9.6, 3.2)
     largest = {name: float(mean[name].abs().max()) for name in others}
     usual = sorted(largest.values())[(len(others) - 1) // 2] if others else 0.0

@@ -22,10 +22,9 @@ from ..checkpoints.checkpoint import Checkpoint, load_checkpoint, tokenizer_of
 from ..checkpoints.weights import tensor_tree
 from ..config import Config
 from ..errors import Error
-from ..generation import prompt_ids
 from ..hub.find import embedded_folder
 from ..learning.training import Batch, Plan, make_optimizer, train_step
-from ..model import Ops, Weights, forward, rope_table
+from ..model import Ops, Weights, rope_table
 from ..tokenizer import Tokenizer
 from . import corpus
 from .evaluate import Chats, answer_losses, chat_ids, padded_chats, questions
@@ -83,18 +82,6 @@ def jump(chats: Chats, gap: int) -> Place:
     """Numbers a chat's tokens so that its answer begins `gap` positions later than its question ends."""
     begins = chats.written.int().argmax(dim=1)[:, None]
     return lambda order: order + gap * (order >= begins)
-
-
-def answer_over(checkpoint: Checkpoint, chat: corpus.Example, rope: Config, gap: int, most: int = 40) -> str:
-    """What the model writes, greedily, when its positions begin so many later than the question ends."""
-    ids, written = prompt_ids(checkpoint, chat.messages, thinking=True), list[int]()
-    ops = Ops(table=lambda _, order: rope_table(rope, order + gap * (order >= len(ids))))
-    tokenizer = tokenizer_of(checkpoint)
-    while len(written) < most and "<|im_end|>" not in tokenizer.decode(written[-1:]):
-        row = torch.tensor([ids + written], device=checkpoint.device)
-        logits = forward(checkpoint.weights, row, checkpoint.config, ops=ops)[0, -1, : tokenizer.vocab_size]
-        written.append(int(logits.argmax()))
-    return tokenizer.decode(written).replace("\n", " ")
 
 
 # ---- trained on --------------------------------------------------------------------------------

@@ -33,3 +33,14 @@ def test_the_overlap_is_accepted_and_what_lacks_is_drawn():
     widths = [bar.get_width() for bar in figure.axes[0].patches]
     assert widths == pytest.approx([0.5, 0.3, 0.1, 0.2, 0.1, 0.1])
     assert "“x” 50% + 0.0%, “y” 10% + 20%" in figure.alt
+
+
+def test_a_draft_pays_where_it_gives_more_tokens_than_it_reads_passes():
+    gives, reads = {"1/2": [1, 1.5, 1.75], "4/5": [1, 1.8, 2.44]}, {"dense": [1, 1, 1], "mixture": [1, 1.6, 2.5]}
+    figure = plots.draft_yield(gives, reads)
+    assert title(figure) == "Drafts pay in dense with 1/2, 4/5 of guesses right; in mixture with 4/5"
+    drawn = {line.get_label(): list(line.get_ydata()) for line in figure.axes[0].lines}
+    assert drawn["given: 1/2 are right"] == gives["1/2"] and drawn["read: mixture"] == reads["mixture"]
+    assert figure.alt.startswith("Lines over the guesses") and "read in mixture 2.50" in figure.alt
+    none = plots.draft_yield({"1/2": [1, 1.5]}, {"mixture": [1, 1.5]})
+    assert title(none) == "Drafts pay in mixture with no share of guesses right"

@@ -128,21 +128,21 @@ def test_slowed_pairs_counts_what_keeps_its_speed_in_each_shape():
     assert title(plots.slowed_pairs({"here": short})) == "yarn keeps the full speed of 1 of 3 pairs here"
 
 
-def test_loss_over_gaps_names_those_that_lose_less_or_more_for_sure():
+def test_loss_over_gaps_names_those_that_lose_more_throughout_and_less_or_more_at_the_last_gap():
     losses = {"default": torch.tensor([[0.0, 0.2], [1.5, 1.7]]), "yarn": torch.tensor([[0.3, 0.5], [0.9, 1.1]])}
     losses |= {"linear": losses["yarn"] + 2, "dynamic": torch.tensor([[0.0, 0.2], [1.4, 2.0]])}
     figure = plots.loss_over_gaps(losses, [0, 512])
-    expected = "at a gap of 0 more with yarn and linear; at a gap of 512 less with yarn, more with linear"
-    assert title(figure) == f"Loss against that of default: {expected}"
+    expected = "more with linear throughout; at a gap of 512 less with yarn"
+    assert title(figure) == f"Loss against default: {expected}"
     assert bars(figure)["yarn"] == pytest.approx([0.3, -0.6])
     drawn = [ax.get_legend_handles_labels()[1] for ax in figure.axes]
     assert drawn == [["default", "linear"], ["yarn", "dynamic"]]  # what is far from all others has its own scale
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["0", "512"]
     assert "n = 2 chats" in figure.axes[0].get_ylabel()
     three = {"default": losses["linear"]} | dict.fromkeys("abc", losses["yarn"])
-    assert title(plots.loss_over_gaps(three, [0, 512])).endswith("; at a gap of 512 less with a, b and c")
+    assert title(plots.loss_over_gaps(three, [0, 512])).endswith(": at a gap of 512 less with a, b and c")
     same = {"default": losses["yarn"], "yarn": losses["yarn"]}
-    assert title(plots.loss_over_gaps(same, [0, 512])).endswith("; at a gap of 512 none can be told apart")
+    assert title(plots.loss_over_gaps(same, [0, 512])).endswith(": at a gap of 512 none can be told apart")
     assert len(plots.loss_over_gaps(same, [0, 512]).axes) == 1
     apart = {"default": torch.zeros(1, 2), "a": torch.tensor([[1.0, 1.5]])}
     assert title(plots.loss_over_gaps(apart, [8])).endswith("more with a")
@@ -154,8 +154,12 @@ def test_loss_over_gaps_names_those_that_lose_less_or_more_for_sure():
 def test_loss_over_gaps_says_of_what_else_it_tells():
     losses = {"default": torch.zeros(2, 3), "yarn": torch.ones(2, 3)}
     figure = plots.loss_over_gaps(losses, [0, 128], what=("behind", "tokens of other chats before"))
-    assert title(figure) == "Loss against that of default: behind 0 more with yarn; behind 128 more with yarn"
+    assert title(figure) == "Loss against default: more with yarn throughout"
     assert figure.axes[0].get_xlabel() == "tokens of other chats before"
+    figure = plots.loss_over_gaps(
+        losses | {"yarn": torch.tensor([[0.0] * 3, [1.0] * 3])}, [0, 128], what=("behind", "")
+    )
+    assert title(figure) == "Loss against default: behind 128 more with yarn"
 
 
 def test_mean_losses_tell_of_the_first_row_and_of_the_largest():

@@ -20,7 +20,6 @@ from qwen3_scratch.tiny.longer_texts import (
     SEEDS,
     SLOWED,
     WAYS,
-    answer_over,
     behind,
     by_kind,
     jump,
@@ -28,7 +27,6 @@ from qwen3_scratch.tiny.longer_texts import (
     looks,
     make,
     read_longer,
-    rope_of,
     settings_of,
     short_stories,
     trainable,
@@ -61,12 +59,6 @@ def test_behind_other_chats_the_same_tokens_are_asked_for_and_all_before_them_ar
     assert longer.keep[:, :40].all() and torch.equal(longer.keep[:, 40:], chats.keep)
     assert not longer.written[:, :40].any() and torch.equal(longer.written[:, 40:], chats.written)
     assert len({tuple(row) for row in longer.token_ids[:, :40].tolist()}) == 3
-
-
-def test_without_a_gap_it_writes_what_it_would(checkpoint):
-    (story,) = short_stories(checkpoint, 1)
-    written = answer_over(checkpoint, story, rope_of(checkpoint.config, "default"), 0)
-    assert written.startswith("<think> ") and story.thinking.replace("\n", " ")[:30] in written
 
 
 def test_a_row_of_the_training_is_one_text_whose_positions_go_on(checkpoint):

@@ -87,7 +87,9 @@ def test_the_rate_climbs_to_its_peak_stays_below_it_and_ends_at_the_floor():
 def test_one_odd_batch_hurts_without_clipping_alone_as_the_answer_under_see_it_says(capsys):
     (cell,) = [cell.source for cell in source("ps7_training").cells if "def learn()" in cell.source]
     own = {name: ALL[name].reference for name in ("learning_rate", "training_step")}
-    exec(cell, {"torch": torch, "F": F, **own})
+    exec(cell.partition("\n\n\nsee(")[0], space := {"torch": torch, "F": F, **own})
+    with torch.no_grad():  # as `see` calls it
+        space["learn"]()
     ends = dict(re.findall(r"^(\w.*?)  .*step 199: (.*)$", capsys.readouterr().out, re.MULTILINE))
     nats = {name: float(end) for name, end in ends.items()}
     assert nats["no warm-up"] < nats["both"]

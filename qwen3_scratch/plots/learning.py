@@ -211,7 +211,8 @@ def balance_sweep(
     mean, half = apart[at].mean().item(), halves[at].item()
     unused = idle.float().mean(1)
     loss = f"the loss {'falls' if mean < 0 else 'rises'} by {abs(mean):.3f} ± {half:.3f} nats"
-    loss = loss if abs(mean) > half else f"the loss is the same within {abs(mean) + half:.3f} nats"
+    if abs(mean) <= half:  # of the two as they are printed, so that a reader gets the same sum
+        loss = f"the loss differs by at most {round(abs(mean), 3) + round(half, 3):.3f} nats (95%)"
     title = f"With a weight of {highlight:g}, {loss}; idle are {unused[at]:.1f} of {experts} experts in place of"
     figure = new_figure(f"{title} {unused[0]:.1f}", 7.4, 4.2)
     upper, lower = figure.subplots(2, 1, sharex=True)

@@ -1,9 +1,12 @@
 """What ps7 compares answers with is what PyTorch computes, where PyTorch has it."""
 
+import re
+
 import pytest
 import torch
+from grading import source
 from helpers import unchecked
-from torch.nn.functional import cross_entropy
+from torch.nn import functional as F
 
 from qwen3_scratch import load_balancing_loss, rms_norm
 from qwen3_scratch.exercises import exercises
@@ -66,7 +69,7 @@ def test_what_is_clipped_is_as_torch_clips_it():
 def test_the_weighted_loss_of_equal_counts_is_torchs_cross_entropy():
     logits, targets = torch.randn(9, 7), torch.randint(7, (9,))
     found = ALL["weighted_cross_entropy"].reference(logits, targets, torch.full((9,), 0.3))
-    torch.testing.assert_close(found, cross_entropy(logits, targets))
+    torch.testing.assert_close(found, F.cross_entropy(logits, targets))
 
 
 def test_one_layer_by_itself_is_balanced_as_it_is_among_others():
@@ -79,3 +82,17 @@ def test_the_rate_climbs_to_its_peak_stays_below_it_and_ends_at_the_floor():
     rates = [ALL["learning_rate"].reference(step, 60, 0.5, 12, 0.05) for step in range(60)]
     assert rates[:12] == sorted(rates[:12]) and rates[12:] == sorted(rates[12:], reverse=True)
     assert max(rates) == rates[11] == rates[12] == 0.5 and rates[-1] == pytest.approx(0.05)
+
+
+def test_one_odd_batch_hurts_without_clipping_alone_as_the_answer_under_see_it_says(capsys):
+    (cell,) = [cell.source for cell in source("ps7_training").cells if "def learn()" in cell.source]
+    own = {name: ALL[name].reference for name in ("learning_rate", "training_step")}
+    exec(cell.partition("\n\n\nsee(")[0], space := {"torch": torch, "F": F, **own})
+    with torch.no_grad():  # as `see` calls it
+        space["learn"]()
+    ends = dict(re.findall(r"^(\w.*?)  .*step 199: (.*)$", capsys.readouterr().out, re.MULTILINE))
+    nats = {name: float(end) for name, end in ends.items()}
+    assert nats["no warm-up"] < nats["both"]
+    assert abs(nats["no clipping"] - nats["both"]) < 0.02  # of 1.5 nats at first
+    assert abs(nats["both, odd batch"] - nats["both"]) < 0.05
+    assert nats["no clipping, odd batch"] > 2 * nats["both"]

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
-from matplotlib.patches import Circle
 from torch import Tensor
 
 from .canvas import (
@@ -21,9 +20,8 @@ from .canvas import (
     percent,
     styled,
 )
-from .mixture import bend, box, empty_axes
 
-__all__ = ["agreement_bars", "routed_losses", "trained_on", "upcycled_layer"]
+__all__ = ["agreement_bars", "routed_losses", "trained_on"]
 
 STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # for a 95% interval of so few values
 
@@ -126,43 +124,5 @@ def trained_on(
     figure.legend(*right.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=4)
     figure.alt = f"{title}. Left the difference over {steps[-1]:,} steps, right the distance of the experts, which"
     figure.alt += f" grows from 0: a line for each of {', '.join(apart)}."
-    figure.few_colours = True
-    return figure
-
-
-@styled
-def upcycled_layer(copies: int) -> Figure:
-    """A feed-forward, and beside it the mixture made of it: copies, whose answers a new router weighs (dark)."""
-    rows = [0.5 + 0.42 * row for row in range(copies)]
-    middle, router, high = (rows[0] + rows[-1]) / 2, rows[-1] + 0.55, rows[-1] + 0.85
-    figure = new_figure("Copies say what one feed-forward said, wherever their weights sum to 1", 7.4, high + 0.45)
-    ax = empty_axes(figure, 7.2, high)
-    for place, head in ((1.15, "dense"), (5.15, "upcycled: all else is kept")):
-        ax.text(place, 0.12, head, fontsize=SMALL, ha="center", va="center", style="italic")
-    box(ax, 0.05, middle, 0.3, "x")
-    box(ax, 0.7, middle, 0.9, "feed-forward", fc=PALE)
-    for start, end in ((0.35, 0.7), (1.6, 1.95)):
-        bend(ax, (start, middle), (end, middle), ec=MIDDLE)
-    box(ax, 1.95, middle, 0.3, "y")
-    ax.annotate("", (3.1, middle), (2.5, middle), arrowprops={"arrowstyle": "-|>", "color": "#555555"})
-    ax.text(2.8, middle - 0.13, "copy", fontsize=SMALL, ha="center", va="center")
-    box(ax, 3.3, middle, 0.3, "x")
-    for number, y in enumerate(rows):
-        box(ax, 4.1, y, 1.0, f"copy {number}", fc=PALE)
-        bend(ax, (3.6, middle), (4.1, y), ec=MIDDLE)
-        bend(ax, (5.1, y), (6.41, middle), ec=MIDDLE)
-        ax.text(5.15, y - 0.02, f" x p{number}", fontsize=SMALL, va="bottom")
-    box(ax, 4.1, router, 1.0, "new router", fc=DARK)
-    ax.texts[-1].set_color("white")
-    bend(ax, (3.6, middle), (4.1, router), ec=DARK)
-    ax.text(5.2, router, " + ".join(f"p{number}" for number in range(copies)) + " = 1?", fontsize=SMALL, va="center")
-    ax.add_patch(Circle((6.5, middle), 0.09, fc="white", ec=DARK, lw=0.8))
-    ax.text(6.5, middle, "+", fontsize=SMALL, ha="center", va="center")
-    bend(ax, (6.59, middle), (6.85, middle), ec=MIDDLE)
-    box(ax, 6.85, middle, 0.3, "y")
-    figure.alt = (
-        "Copies say what one feed-forward said, wherever their weights sum to 1. Left x, feed-forward, y; right x goes "
-        f"to {copies} copies and a new router, which weighs their answers before they are added to y."
-    )
     figure.few_colours = True
     return figure

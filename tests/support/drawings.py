@@ -417,7 +417,6 @@ DRAWINGS = {  # each from a number of tokens
         {name: 0.1 * noisy(min(n, 5), n + 1) for name in ("top-1, raw", "top-1, renormalised", "top-2, renormalised")},
         dict.fromkeys(("top-1, raw", "top-1, renormalised", "top-2, renormalised"), [0.1] * (n + 1)),
     ),
-    "upcycled_layer": lambda n: plots.upcycled_layer(min(n, 4)),
     "shares_right": lambda n: plots.shares_right(*answered(n)),
     "answers_follow": lambda n: plots.answers_follow(
         {

@@ -1,4 +1,4 @@
-"""An upcycled mixture: how near it is to its dense model, where random routers send its tokens, when that matters."""
+"""An upcycled mixture: how near it is to its dense model, what training it gains, when it matters who answers."""
 
 from collections.abc import Mapping, Sequence
 
@@ -21,7 +21,7 @@ from .canvas import (
     styled,
 )
 
-__all__ = ["agreement_bars", "routed_losses", "router_splits", "trained_on"]
+__all__ = ["agreement_bars", "routed_losses", "trained_on"]
 
 STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # for a 95% interval of so few values
 
@@ -44,33 +44,6 @@ def agreement_bars(agreement: Mapping[str, float], count: int) -> Figure:
     ax.set_yticks(range(len(shares)), list(agreement))
     ax.tick_params(axis="y", length=0)
     ax.xaxis.set_major_formatter(percent)
-    return figure
-
-
-@styled
-def router_splits(shares: Float[Tensor, "seeds layers"]) -> Figure:
-    """Share of a layer's tokens that each of many random routers of two experts sends to expert 1, a dot a router.
-
-    A bar marks the median of a layer; the dashed line is an even split.
-    """
-    low, high = float(shares.min()), float(shares.max())
-    inner = shares.float().quantile(0.25).item(), shares.float().quantile(0.75).item()
-    title = f"Random routers give expert 1 {low:.0%} to {high:.0%} of a layer's tokens,"
-    title += f" half the routers {inner[0]:.0%} to {inner[1]:.0%}"
-    figure = new_figure(title, max(8.4, 1.4 + 0.28 * shares.shape[1]), 2.8)
-    ax, layers = figure.subplots(), range(shares.shape[1])
-    for layer in layers:
-        ax.plot([layer] * len(shares), shares[:, layer].tolist(), "o", ms=4, mfc="none", mec=MIDDLE, mew=0.8)
-        middle = float(shares[:, layer].float().median())
-        ax.plot((layer - 0.25, layer + 0.25), (middle, middle), color=DARK, lw=2)
-    ax.axhline(0.5, color="#555555", lw=0.9, ls="--")
-    ax.set(xlabel="layer", ylabel="share of tokens\nthat go to expert 1", ylim=(-0.03, 1.03))
-    ax.set(
-        xticks=list(layers)[:: max(1, len(layers) // 14)],
-        yticks=(0, 0.25, 0.5, 0.75, 1),
-        xlim=(-0.6, len(layers) - 0.4),
-    )
-    ax.yaxis.set_major_formatter(percent)
     return figure
 
 

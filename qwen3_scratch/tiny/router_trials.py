@@ -161,24 +161,30 @@ def looks(
     reading: Callable[[str, State], Ops] = reading_ops,
     move: Callable[[Tensor, Tensor, float], Tensor] = moved_bias,
 ) -> Iterator[dict[str, Any]]:
-    """Trains one way. What is seen after `FIRST` steps, after half of them, and at the end."""
+    """Trains one way. What is seen after `FIRST` steps, after half of them, and at the end.
+
+    `shares` are of the choices when the model is read, `trained` of those in training since the last look.
+    """
     moment, config = begun(name, trial.config, trial.plan, seed)
     generator, zeros = torch.Generator().manual_seed(seed), torch.zeros(config.num_experts)
     state = State((zeros,) * len(moment.weights.layers), lambda like: torch.randn(like.shape, generator=generator))
     plan = trial.plan._replace(balance_weight=trial.plan.balance_weight * (name in BALANCED))
     lost: list[float] = []
+    trained = nobody = torch.zeros(len(moment.weights.layers), config.num_experts)
     for step in range(plan.steps + 1):
         if step in (FIRST, plan.steps // 2, plan.steps):
             loss, shares = look(moment.weights, config, partial(reading, name, state), trial.asked)
-            yield {"step": step, "loss": loss, "dropped": sum(lost) / max(1, len(lost)), "shares": shares.tolist()}
-            lost = []  # of the choices since the last look, the share that was dropped, by step
+            seen = {"step": step, "loss": loss, "dropped": sum(lost) / max(1, len(lost)), "shares": shares.tolist()}
+            yield seen | {"trained": (trained / trained.sum(-1, keepdim=True).clamp(min=1)).tolist()}
+            lost, trained = [], nobody  # of training since the last look: what was dropped, by step, and who was chosen
         if step < plan.steps:
             routes: list[Route] = []
             batch, ops = trial.batch_of(seed, step), noting(training(name, state), routes)
             train_step(moment.weights, moment.optimizer, batch, config, plan, step, ops)
             lost.append(dropped(routes, batch.chat >= 0))
+            counts = counted(routes, batch.chat >= 0)
+            trained = trained + counts
             if name in (BIAS, SOFTMAX_BIAS):
-                counts = counted(routes, batch.chat >= 0)
                 state = state._replace(biases=tuple(map(move, state.biases, counts, [SPEED] * len(counts))))
 
 
@@ -197,7 +203,7 @@ def read_trials(path: Path) -> dict[str, Any]:
 
 def rounded(found: dict[str, Any]) -> dict[str, Any]:
     """A look as the record keeps it: of the shares only the least of each layer."""
-    kept = {name: value if name == "step" else round(value, 5) for name, value in found.items() if name != "shares"}
+    kept = {name: round(found[name], 5) for name in ("step", "loss", "dropped")}
     return kept | {"least": [round(min(layer), 5) for layer in found["shares"]]}
 
 
@@ -210,7 +216,9 @@ def make(path: Path, trial: Trial, seeds: Sequence[int] = SEEDS) -> None:
         seen = list(looks(name, trial, seed))
         took = round(time.process_time() - began)
         run = {"way": name, "seed": seed, "seconds": took, "looks": [rounded(each) for each in seen]}
-        record["runs"].append(run | {"shares": [[round(one, 5) for one in layer] for layer in seen[-1]["shares"]]})
+        kept = ("shares", "trained") if name == NOISE else ("shares",)  # in training noise alone chooses otherwise
+        run |= {what: [[round(one, 5) for one in layer] for layer in seen[-1][what]] for what in kept}
+        record["runs"].append(run)
         write_record(path, record)
         print(f"{name}, seed {seed}: {seen[-1]['loss']:.3f} nats, {took} s", file=sys.stderr, flush=True)
 

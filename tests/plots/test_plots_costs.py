@@ -111,13 +111,3 @@ def test_models_trained_on_are_paired_by_seed_and_the_title_says_what_is_sure():
     thick = {line.get_label(): list(line.get_ydata()) for line in left.lines if not line.get_label().startswith("_")}
     assert thick == {"top-1": pytest.approx([0, 0.02, 0.045]), "top-2": pytest.approx([0, 0.1 / 3, -0.01 / 3])}
     assert [list(line.get_ydata()) for line in right.lines] == [[0.0, 0.3, 0.5], [0.0, 0.1, 0.2]]
-
-
-def test_router_splits_give_the_range_and_the_middle_half():
-    figure = plots.router_splits(torch.tensor([[0.1, 0.4], [0.6, 0.9], [0.5, 0.5]]))
-    expected = "Random routers give expert 1 10% to 90% of a layer's tokens, half the routers 43% to 58%"
-    assert title(figure) == expected
-    assert [line.get_ydata().tolist() for line in figure.axes[0].lines[1:4:2]] == [
-        pytest.approx([0.5, 0.5]),
-        pytest.approx([0.5, 0.5]),
-    ]

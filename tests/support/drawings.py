@@ -418,7 +418,6 @@ DRAWINGS = {  # each from a number of tokens
         {name: 0.1 * noisy(min(n, 5), n + 1) for name in ("top-1, raw", "top-1, renormalised", "top-2, renormalised")},
         dict.fromkeys(("top-1, raw", "top-1, renormalised", "top-2, renormalised"), [0.1] * (n + 1)),
     ),
-    "router_splits": lambda n: plots.router_splits(torch.linspace(0, 1, 30 * min(n, 28)).view(30, -1)),
     "shares_right": lambda n: plots.shares_right(*answered(n)),
     "answers_follow": lambda n: plots.answers_follow(
         {

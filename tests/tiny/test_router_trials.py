@@ -138,6 +138,19 @@ def test_only_the_ways_that_say_so_have_the_balancing_loss_and_only_those_of_a_b
     assert moved == [BIAS] * 4 + [SOFTMAX_BIAS] * 4, "two layers, two steps"
 
 
+def test_the_choices_of_training_are_counted_anew_from_look_to_look(trial):
+    """By a route that asks expert 0 alone in the first step and expert 1 alone in the second."""
+    calls = []
+
+    def route(x, *rest):
+        calls.append(len(x))
+        found = moe_route(x, *rest)
+        return found._replace(experts=torch.full_like(found.experts, (len(calls) - 1) // 2))
+
+    first, last = looks(LOSS, trial, 0, training=lambda name, state: Ops(route=route))
+    assert [[layer.index(1.0) for layer in seen["trained"]] for seen in (first, last)] == [[0, 0], [1, 1]]
+
+
 def test_steps_that_drop_choices_are_told(trial):
     def narrow(name, state):
         return Ops(route=lambda *args: moe_route(*args)._replace(weights=torch.zeros(len(args[0]), args[2])))
@@ -163,6 +176,7 @@ def test_the_record_holds_every_way_with_every_seed_by_the_settings_of_the_scrip
         torch.testing.assert_close(shares.sum(-1), torch.ones(2), atol=1e-4, rtol=0)
         torch.testing.assert_close(shares.amin(-1), torch.tensor(run["looks"][-1]["least"]), atol=1e-5, rtol=0)
         assert (run["looks"][-1]["dropped"] > 0) == (run["way"] == CAPACITY)
+        assert ("trained" in run) == (run["way"] == NOISE)
 
 
 @pytest.mark.parametrize("name", only(WAYS, BIAS))
@@ -190,6 +204,13 @@ def test_in_the_record_a_bias_evens_the_use_under_either_gate_and_noise_does_not
     assert (least(record, NOTHING)[:, -1] < 0.2).all() and (least(record, NOISE)[:, -1] < 0.02).all()
 
 
+def test_in_the_record_noise_feeds_the_least_used_in_training_but_does_not_even_the_use_there_either(record):
+    for run in (run for run in record["runs"] if run["way"] == NOISE):
+        trained = torch.tensor(run["trained"])
+        assert 16 * min(run["looks"][-1]["least"]) < 16 * trained.min() < 0.15
+        torch.testing.assert_close(trained.sum(-1), torch.ones(2), atol=1e-4, rtol=0)
+
+
 def test_in_the_record_the_spiral_of_the_beginning_goes_on_with_noise_alone(record):
     plain, noise = least(record, NOTHING), least(record, NOISE)
     assert (plain[:, -1] > plain[:, 0]).all() and (noise[:, -1] < noise[:, 1]).all()
@@ -209,7 +230,7 @@ def test_a_script_that_was_stopped_goes_on_with_what_the_record_lacks(trial, tmp
         if len(asked) == 8:
             raise KeyboardInterrupt
         asked.append((name, seed))
-        return iter([{"step": 2, "loss": 1.0, "dropped": 0.0, "shares": [[0.25, 0.75]]}])
+        return iter([{"step": 2, "loss": 1.0, "dropped": 0.0, "shares": [[0.25, 0.75]], "trained": [[0.5, 0.5]]}])
 
     monkeypatch.setattr(router_trials, "looks", quick)
     path = tmp_path / "new" / "routers.json"

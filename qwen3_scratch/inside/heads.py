@@ -15,7 +15,7 @@ from torch import Tensor
 from ..config import Config
 from ..model import Ops, Weights, attention_mask, attention_weights, forward, gqa_attention, rms_norm
 from ..tiny.lookups import Lookups
-from ..tracing import trace
+from ..tracing import head_weights, trace
 
 Head = tuple[int, int]  # layer, head
 
@@ -100,29 +100,16 @@ def given_by_place(
     return (added / size * weights.norm.float()) @ unembed[word].float()
 
 
-def rivals(weights: Weights, config: Config, lookups: Lookups) -> Int[Tensor, "steps"]:
-    """At each step the likeliest word that is not the right one."""
-    logits = forward(weights, lookups.token_ids, config)[lookups.text, lookups.query]
-    return logits.scatter(1, lookups.answers[:, None], -torch.inf).argmax(1)
-
-
-def margins(
-    weights: Weights, config: Config, lookups: Lookups, ops: Ops = Ops(), against: Int[Tensor, "steps"] | None = None
-) -> Float[Tensor, "texts"]:
+def margins(weights: Weights, config: Config, lookups: Lookups, ops: Ops = Ops()) -> Float[Tensor, "texts"]:
     """Each text's mean over its steps of the right word's logit less the best other word's, in nats.
-
-    `against` are other words to stand above, one a step, however likely they are: then no other becomes the best.
 
     Unlike a probability it does not stop at 1: one nat more makes the right word e times likelier beside the other.
     Below 0 another word wins. A logit difference, as in Wang et al. 2022, arXiv:2211.00593.
     """
     logits = forward(weights, lookups.token_ids, config, ops=ops)[lookups.text, lookups.query].float()
     right = logits.gather(1, lookups.answers[:, None])
-    if against is None:
-        others = logits.scatter(1, lookups.answers[:, None], -torch.inf).amax(1)
-    else:
-        others = logits.gather(1, against[:, None])[:, 0]
-    return by_text(right[:, 0] - others, lookups)
+    others = logits.scatter(1, lookups.answers[:, None], -torch.inf)
+    return by_text(right[:, 0] - others.amax(1), lookups)
 
 
 def by_text(values: Float[Tensor, "*heads steps"], lookups: Lookups) -> Float[Tensor, "*heads texts"]:
@@ -289,3 +276,20 @@ def followed(
     places = (exchange.lookups.followers, exchange.elsewhere)
     each = [exchange.lookups._replace(followers=followers) for followers in places]
     return torch.stack([patched(weights, config, one, weights, layer, part, ops).looks for one in each])
+
+
+class FirstPlace(NamedTuple):
+    """How much of its weight a head gives to what stands first, averaged over all later tokens of a chat."""
+
+    as_it_is: Float[Tensor, "layers heads"]
+    without_it: Float[Tensor, "layers heads"]  # the text from its second token on
+    another: Float[Tensor, "layers heads"]  # an everyday token in the first one's place
+    moved: Float[Tensor, "layers heads"]  # on the token itself, behind that everyday token
+
+
+def first_place(weights: Weights, config: Config, token_ids: list[int], other: int) -> FirstPlace:
+    """Whether an attention sink hangs on the first place or on the token that stands there."""
+    texts = (token_ids, token_ids[1:], [other, *token_ids[1:]], [other, *token_ids])
+    looks = [head_weights(weights, config, torch.tensor([text], device=weights.embed_tokens.device)) for text in texts]
+    as_it_is, without_it, another = (first_token(each) for each in looks[:3])
+    return FirstPlace(as_it_is, without_it, another, looks[3][..., 2:, 1].mean((1, 3)))

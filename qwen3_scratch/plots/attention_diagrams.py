@@ -1,7 +1,7 @@
 """Attention as diagrams: a weighted sum as vectors, two looks that make one look-up, and every shape on the way."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,10 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from .canvas import DARK, MIDDLE, PALE, SMALL, Figure, half_interval, label_axis, new_figure, styled
-from .heads import head_name
+from .canvas import DARK, MIDDLE, PALE, SMALL, Figure, label_axis, new_figure, styled
 
-__all__ = ["attention_shapes", "look_up_circuit", "two_looks", "weighted_sum"]
+__all__ = ["attention_shapes", "two_looks", "weighted_sum"]
 
 
 # ---- a weighted sum ----------------------------------------------------------------------------
@@ -108,59 +107,6 @@ def arch(ax: Axes, start: int, end: int, high: float, **look: Any) -> None:
     ax.plot(x[:-3], y[:-3], **look)
     style = {"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0, "mutation_scale": 11} | look
     ax.annotate("", (float(x[-1]), 0.0), (float(x[-4]), float(y[-4])), arrowprops=style)
-
-
-# ---- a circuit -----------------------------------------------------------------------------------
-
-
-@styled
-def look_up_circuit(
-    words: tuple[str, str],
-    early: Sequence[tuple[int, int]],
-    seekers: Sequence[tuple[int, int]],
-    costs: Mapping[str, Float[Tensor, "n"]],
-    margin: float,
-) -> Figure:
-    """How the word read is answered by the one that follows it in the notes: heads as boxes, measured ways as arrows.
-
-    `words` are the one read and its follower; `early` the head that notes the word before, and the one that says which
-    word stands there. `costs` are the nats of margin that each text loses without the "key", "query", "value" or
-    "answer".
-    """
-    (read, found), (noter, asker) = words, (head_name(*at) for at in early)
-    names = f"L{seekers[0][0]}" + ", ".join(f"H{head}" for _, head in seekers)
-    said = {name: f"{float(each.mean()):.1f} ± {half_interval(each[None]).item():.1f}" for name, each in costs.items()}
-    low, *_, high = sorted(float(each.mean()) for each in costs.values())
-    title = f"The margin is {margin:.1f} nats; with one of four arrows cut, {low:.1f} to {high:.1f} are lost"
-    figure = new_figure(title, 9.0, 4.2)
-    ax = figure.subplots()
-    ax.set(xlim=(0, 12), ylim=(-0.4, 6.4))
-    ax.set_axis_off()
-    boxes = [(3.0, 0, read, PALE), (6.1, 0, found, PALE), (10.2, 0, f"{read}, read again", PALE)]
-    boxes += [(4.5, 2, f"{noter}: before me\nstood {read}", "white"), (7.3, 2, f"{asker}:\nI am {found}", "white")]
-    boxes += [(10.2, 2, f"{asker}:\nI am {read}", "white"), (4.5, 4, f"key of {found}", "white")]
-    boxes += [(7.3, 4, f"value of {found}", "white"), (10.2, 4, names, "white"), (10.2, 6, f"next: {found}", PALE)]
-    edge: dict[str, Any] = {"boxstyle": "round,pad=0.45", "ec": DARK, "lw": 0.8}
-    for x, y, text, colour in boxes:
-        ax.text(x, y, text, ha="center", va="center", fontsize=SMALL + 1, bbox=edge | {"fc": colour})
-    for y, row in ((0, "tokens"), (2, f"layer {early[0][0]}"), (4, f"layer {seekers[0][0]}"), (6, "logits")):
-        ax.text(0, y, row, va="center", fontsize=SMALL + 1, color="#555555")
-    for start, end in (((3.0, 0.4), (4.1, 1.45)), ((6.3, 0.4), (7.2, 1.45)), ((10.2, 0.4), (10.2, 1.45))):
-        arrow(ax, start, end, color=MIDDLE, lw=1.0)
-    for x, y, part in ((4.5, 2, "key"), (7.3, 2, "value"), (10.2, 2, "query"), (10.2, 4, "answer")):
-        arrow(ax, (x, y + 0.5), (x, y + 1.6), color=DARK, lw=2.2)
-        ax.text(x + 0.15, y + 1.05, f"{said[part]} nats", va="center", fontsize=SMALL + 1, weight="bold")
-    arrow(ax, (8.2, 4), (9.0, 4), color=MIDDLE, lw=1.0)
-    arrow(ax, (9.6, 4.45), (4.6, 4.45), color=MIDDLE, lw=1.0, ls="--", connectionstyle="arc3,rad=0.22")
-    ax.text(7.0, 5.55, f"which key says “{read} stood before me”?", ha="center", fontsize=SMALL + 1)
-    n = len(costs["key"])
-    ax.set_title(f"thick: a way that was cut, and the margin lost (n = {n} stories, ± 95%)", fontsize=SMALL + 1)
-    figure.alt = (
-        f"{title}. Boxes joined by arrows. {noter} writes “{read}” into the key of “{found}”: {said['key']} nats; "
-        f"{asker} writes “{read}” into the query, {said['query']}, and “{found}” into its value, {said['value']}; "
-        f"{names} look from the query to the key and copy the value to the next word: {said['answer']}."
-    )
-    return figure
 
 
 # ---- every shape -------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from jaxtyping import Float
 from matplotlib.colors import PowerNorm
@@ -11,19 +12,22 @@ from torch import Tensor
 from .canvas import (  # fmt: skip
     DARK,
     MIDDLE,
+    PALE,
     SHARES,
     SMALL,
     Figure,
     colour_bar,
+    half_interval,
     heatmap,
     label_axis,
+    legend_beside,
     new_figure,
     percent,
     spoken,
     styled,
 )
 
-__all__ = ["head_map", "head_scores", "hidden_looks"]
+__all__ = ["head_map", "head_scores", "hidden_looks", "sink_trials"]
 
 FOUND = 3  # times the score of an even look: what counts as a head that does a thing, and not as chance
 
@@ -110,6 +114,45 @@ def head_map(
 
 def back(distance: int) -> str:
     return "itself" if distance == 0 else f"{distance} back"
+
+
+@styled
+def sink_trials(shares: Float[Tensor, "trials n"], head: tuple[int, int], token: str, chance: float) -> Figure:
+    """What a sink head gives to the first place as it is, without the first token, with another there, and moved.
+
+    The trials are those of `inside.heads.FirstPlace`, one row each; `n` are chats.
+    """
+    name, (usual, _, on_place, on_token) = head_name(*head), shares.mean(1).tolist()
+    apart = shares[3] - shares[2]  # of the same chats
+    if usual - chance < half_interval(shares)[0]:
+        title = f"{name}, the best, parks no more on the first place than an even look would"
+    else:
+        weak = "a weak" if usual < FOUND * chance else "a"
+        title = f"{name} is {weak} sink: {spoken(usual)} on the first place, an even look {spoken(chance)}; "
+        title += "it hangs on "
+        if abs(float(apart.mean())) <= half_interval(apart[None])[0]:
+            title += f"{token} and on the place alike: {spoken(on_token)} and {spoken(on_place)}"
+        elif on_token > on_place:
+            title += f"the token {token} more than on the place: {spoken(on_token)} against {spoken(on_place)}"
+        else:
+            title += f"the place more than on the token {token}: {spoken(on_place)} against {spoken(on_token)}"
+    figure = new_figure(title, 8.4, 2.5)
+    ax = figure.subplots()
+    names = (
+        f"place 0, with {token} (as it is)",
+        f"place 0, once {token} is taken away",
+        f"place 0, with a word for {token}",
+        f"place 1, with {token} behind a word",
+    )
+    error: dict[str, Any] = {"xerr": half_interval(shares).tolist(), "error_kw": {"lw": 1.0, "capsize": 2}}
+    ax.barh(range(4), shares.mean(1).tolist(), 0.62, color=PALE, ec=DARK, lw=0.8, **error)
+    ax.axvline(chance, color="black", ls="--", lw=1.0, label="an even look\nat place 0")
+    ax.set(ylim=(3.5, -0.5), xlabel=f"share of the weight that the place gets (n = {shares.shape[1]} chats, bars: 95%)")
+    ax.set_yticks(range(4), names)
+    ax.xaxis.set_major_formatter(percent)
+    legend_beside(figure, ax)
+    figure.alt = f"Four bars with intervals, what {name} gives to the first place and after three changes. {title}."
+    return figure
 
 
 @styled

@@ -225,9 +225,8 @@ def copying_and_looking(
     """
     copies, seeks = copied[layer] > 0.5, looked[layer] > 0.5
     both = int((copies & seeks).sum())
-    title = f"{int(copies.sum())} of {copied.shape[1]} heads of layer {layer} raise most words they look at above all"
-    title += f" others; only {both}" if both < int(copies.sum()) else " others; all"
-    title += " of these look words up" if both < int(copies.sum()) else " of them look words up"
+    title = f"{int(copies.sum())} of {copied.shape[1]} heads of layer {layer} raise the word they look at;"
+    title += f" only {both} of these look words up" if both < int(copies.sum()) else " all of them look words up"
     figure = new_figure(title, 7.6, 3.2)
     ax = figure.subplots()
     rest = [at for at in range(len(copied)) if at != layer]

@@ -14,6 +14,7 @@ from qwen3_scratch.inside.heads import (
     copying,
     even_weights,
     exchange_words,
+    first_place,
     first_token,
     followed,
     gathered_on,
@@ -24,7 +25,6 @@ from qwen3_scratch.inside.heads import (
     mean_gathered,
     patched,
     previous_token,
-    rivals,
     with_means,
     without,
     written,
@@ -153,18 +153,6 @@ def test_a_margin_is_the_right_logit_less_the_best_other_averaged_over_a_texts_s
         line = logits[text, query].float()
         found.append(line[answer] - max(line[:answer].max(), line[answer + 1 :].max()))
     torch.testing.assert_close(margins(tiny.weights, tiny.config, lookups), by_text(torch.stack(found), lookups))
-
-
-def test_against_a_fixed_rival_the_margin_is_the_difference_of_two_logits_and_never_below_that_to_the_best(
-    tiny, lookups
-):
-    model, best = (tiny.weights, tiny.config), rivals(tiny.weights, tiny.config, lookups)
-    assert (best != lookups.answers).all()
-    torch.testing.assert_close(margins(*model, lookups, against=best), margins(*model, lookups))
-    other = best.roll(1)
-    logits = forward(*model[:1], lookups.token_ids, tiny.config)[lookups.text, lookups.query].float()
-    apart = logits.gather(1, lookups.answers[:, None])[:, 0] - logits.gather(1, other[:, None])[:, 0]
-    torch.testing.assert_close(margins(*model, lookups, against=other), by_text(apart, lookups))
 
 
 def test_each_texts_mean_counts_its_own_steps_alone(lookups):
@@ -309,6 +297,15 @@ def test_a_head_raises_the_word_it_looks_at_where_value_and_output_head_say_so(t
     words = lookups.answers.unique()
     copied = copying(tiny.weights, tiny.config, words[None], words)
     assert all(copied[at] > 0.5 for at in seekers_of(tiny, lookups))
+
+
+def test_a_first_place_is_looked_at_as_it_is_without_it_with_another_there_and_moved(tiny):
+    ids = [5, 6, 7, 8]
+    found = first_place(tiny.weights, tiny.config, ids, 9)
+    for text, shares in ((ids, found.as_it_is), (ids[1:], found.without_it), ([9, 6, 7, 8], found.another)):
+        torch.testing.assert_close(shares, first_token(head_weights(tiny.weights, tiny.config, torch.tensor([text]))))
+    looks = head_weights(tiny.weights, tiny.config, torch.tensor([[9, 5, 6, 7, 8]]))
+    torch.testing.assert_close(found.moved, looks[:, 0, :, 2:, 1].mean(-1))
 
 
 def test_an_exchange_puts_one_other_word_of_the_notes_where_the_word_read_was(lookups):

@@ -1,5 +1,6 @@
 """What the figures about look-ups say is what the numbers say."""
 
+import pytest
 import torch
 
 from qwen3_scratch import plots
@@ -14,6 +15,35 @@ def title(figure):
 def about(means, n=5):
     """Values around each mean, as many for each."""
     return torch.tensor(means)[..., None] + torch.linspace(-0.01, 0.01, n)
+
+
+@pytest.mark.parametrize(
+    ("shares", "said"),
+    [
+        ((0.5, 0.1, 0.1, 0.4), "the token <s> more than on the place: 40% against 10%"),
+        ((0.5, 0.5, 0.4, 0.1), "the place more than on the token <s>: 40% against 10%"),
+        ((0.5, 0.5, 0.4, 0.4), "<s> and on the place alike: 40% and 40%"),
+    ],
+)
+def test_a_sink_hangs_on_the_token_or_on_the_place_by_what_each_gets_without_the_other(shares, said):
+    trials = about(shares)
+    trials[3] = trials[3].flip(0)
+    figure = plots.sink_trials(trials, (1, 6), "<s>", 0.1)
+    assert title(figure) == "L1H6 is a sink: 50% on the first place, an even look 10%; it hangs on " + said
+    measured = [label.get_text()[:7] for label in figure.axes[0].get_yticklabels()]
+    assert measured == ["place 0", "place 0", "place 0", "place 1"]
+
+
+def test_a_best_sink_within_its_interval_of_an_even_look_is_called_none():
+    figure = plots.sink_trials(about([0.101, 0.1, 0.1, 0.1]), (1, 6), "<s>", 0.1)
+    assert title(figure) == "L1H6, the best, parks no more on the first place than an even look would"
+
+
+def test_a_best_sink_that_is_not_far_above_an_even_look_is_called_weak():
+    trials = about([0.2, 0.1, 0.1, 0.1])
+    trials[3] = trials[3].flip(0)
+    figure = plots.sink_trials(trials, (1, 6), "<s>", 0.1)
+    assert title(figure).startswith("L1H6 is a weak sink: 20% on the first place, an even look 10%; it hangs on <s>")
 
 
 def test_the_head_without_which_most_is_lost_is_named_with_its_control():
@@ -54,9 +84,7 @@ def test_each_part_of_the_input_is_named_with_the_head_that_it_misses():
 def test_heads_that_copy_and_look_nothing_up_are_counted():
     copied, looked = torch.tensor([[0.1] * 4, [0.9, 0.9, 0.9, 0.1]]), torch.tensor([[0.0] * 4, [0.9, 0.0, 0.0, 0.0]])
     said = title(plots.copying_and_looking(copied, looked, 1, 0.02))
-    assert (
-        said == "3 of 4 heads of layer 1 raise most words they look at above all others; only 1 of these look words up"
-    )
+    assert said == "3 of 4 heads of layer 1 raise the word they look at; only 1 of these look words up"
     assert title(plots.copying_and_looking(copied, copied, 1, 0.02)).endswith("; all of them look words up")
 
 
@@ -75,14 +103,3 @@ def test_the_steps_are_told_at_which_heads_and_stories_pass_one_half():
     assert title(plots.heads_over_training(steps, look_ups, {}, 0.02)) == "1 look-up head, by step 300"
     nothing = plots.heads_over_training(steps, look_ups / 9, {}, 0.02)
     assert title(nothing) == "No head looks words up at the end"
-
-
-def test_a_circuit_has_the_measured_loss_on_each_of_its_four_arrows():
-    costs = dict(zip(("key", "query", "value", "answer"), about([13.0, 12.0, 9.0, 14.0]), strict=True))
-    figure = plots.look_up_circuit(("a", "b"), [(0, 2), (0, 3)], [(1, 0), (1, 6)], costs, 11.0)
-    assert title(figure) == "The margin is 11.0 nats; with one of four arrows cut, 9.0 to 14.0 are lost"
-    written = [text.get_text() for text in figure.axes[0].texts]
-    assert [text for text in written if text.endswith(" nats")] == [f"{nats}.0 ± 0.0 nats" for nats in (13, 9, 12, 14)]
-    assert {"L0H2: before me\nstood a", "L0H3:\nI am a", "L0H3:\nI am b", "L1H0, H6", "next: b"} <= {*written}
-    for part in ("13.0", "L0H2 writes “a” into the key of “b”", "L1H0, H6 look"):
-        assert part in figure.alt

@@ -306,6 +306,7 @@ DRAWINGS = {  # each from a number of tokens
     "head_scores, deep": lambda n: plots.head_scores(head_numbers(16, 28), "the token before", 0.01 * n),
     "head_map": lambda n: plots.head_map(one_head(n), labels(n), "L1H4"),
     "head_map, some rows": lambda n: plots.head_map(one_head(n)[-20:], labels(n), "L27H12", start=n // 2),
+    "sink_trials": lambda n: plots.sink_trials(noisy(4, n + 1), (27, 12), WORDS[0], 0.1),
     "blinded": lambda n: plots.blinded(
         {"continuing a repeat": noisy(min(n, 16)), "control: the sink": noisy(min(n, 16))},
         (0.5, 0.4),
@@ -323,13 +324,6 @@ DRAWINGS = {  # each from a number of tokens
         {name: noisy(min(n, 8)) for name in ("the keys", "the queries", "the values")},
         heads_of(min(n, 8)),
         0.8,
-    ),
-    "look_up_circuit": lambda n: plots.look_up_circuit(
-        ("␣wheelbarrow", WORDS[0]),
-        [(0, 2), (12, 13)],
-        [(27, at) for at in range(min(n, 4))],
-        dict(zip(("key", "query", "value", "answer"), 9 + noisy(4), strict=True)),
-        11.0,
     ),
     "copying_and_looking": lambda n: plots.copying_and_looking(head_numbers(n), head_numbers(n) ** 3, 1, 0.02),
     "heads_over_training": lambda n: plots.heads_over_training(

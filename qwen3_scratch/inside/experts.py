@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..checkpoints.checkpoint import Checkpoint
@@ -60,6 +60,18 @@ def without(expert: int) -> Routing:
         kept = torch.tensor([each for each in range(len(router)) if each != expert], device=router.device)
         found = moe_route(x, router[kept], min(top_k, len(kept)), norm_topk_prob)
         return found._replace(experts=kept[found.experts])
+
+    return route
+
+
+def only_at(places: Bool[Tensor, "chats seq"], routing: Routing) -> Routing:
+    """Routes as `routing` does at some tokens of one batch, and as usual at all others."""
+
+    def route(x: Vectors, router: Router, top_k: int, norm_topk_prob: bool) -> Route:
+        usual, there = moe_route(x, router, top_k, norm_topk_prob), places.flatten()[:, None]
+        other = routing(x, router, top_k, norm_topk_prob)
+        weights = torch.where(there, other.weights, usual.weights)
+        return Route(weights, torch.where(there, other.experts, usual.experts), usual.logits)
 
     return route
 

@@ -110,13 +110,6 @@ def mean_by_question(
     return mean, 1.96 * apart.sqrt() / counts.sum()
 
 
-def shuffled_within(group: Int[Tensor, "tokens"], generator: torch.Generator) -> Int[Tensor, "tokens"]:
-    """An order of the tokens in which each changes places with others of its group alone."""
-    order = torch.empty_like(group)
-    order[group.argsort(stable=True)] = (group + torch.rand(len(group), generator=generator).double()).argsort()
-    return order
-
-
 def bits(counts: Float[Tensor, "*batch a b"]) -> Float[Tensor, "*batch"]:
     """Mutual information of rows and columns: how many bits one tells about the other, as often as they occur."""
     joint = counts / counts.sum((-2, -1), keepdim=True)

@@ -68,7 +68,8 @@ def domain_experts(
     counts: Mapping[str, Float[Tensor, "domains experts"]], domains: Sequence[str], layer: int
 ) -> Figure:
     """Domain by expert in one layer, a table for each kind of token: the share of a domain's tokens that each expert
-    gets, shaded by how many times the expert's mean over the domains that is. Rare experts are not shaded.
+    gets, shaded by how many times the expert's mean over the domains that is. Rare experts are not shaded: their
+    mean is below a quarter of an even share.
 
     The title says which experts get far more of one domain than of any other, for the first kind two, else one.
     """
@@ -80,7 +81,7 @@ def domain_experts(
     axes = figure.subplots(len(counts), 1, squeeze=False)[:, 0]
     means = {kind: share.mean(0) for kind, share in shares.items()}
     times = [
-        torch.where(mean >= 0.1 / len(mean), shares[kind] / mean.clamp(min=1e-9), 0.0) for kind, mean in means.items()
+        torch.where(mean >= 0.25 / len(mean), shares[kind] / mean.clamp(min=1e-9), 0.0) for kind, mean in means.items()
     ]
     top = max(2.0, *(float(each.max()) for each in times))
     for ax, (kind, share), shade in zip(axes, shares.items(), times, strict=True):
@@ -194,13 +195,15 @@ def expert_knockouts(
     """Layers by experts, one panel a domain: by how much the mean loss of a domain's texts rises without the expert.
 
     `damage` is the rise in nats a token of each text, itself paired: the same text with and without. A number stands
-    where its 95% interval leaves out 0; what falls instead is drawn as 0. `layers` as elsewhere.
+    where its 95% interval lies above 0; all others are left white. `layers` as elsewhere.
     """
     count, experts, _ = damage.shape
     numbers, (mean, half) = list(layers) or list(range(count)), by_group(damage, domain)
     many = domain.bincount().tolist()
-    layer, expert, worst = (int(index) for index in torch.unravel_index(mean.argmax(), mean.shape))
-    sure, cells = int((mean - half > 0).sum()), mean.numel()
+    above = mean - half > 0
+    sure, cells, seen = int(above.sum()), mean.numel(), mean * above
+    most = (seen if sure else mean).argmax()
+    layer, expert, worst = (int(index) for index in torch.unravel_index(most, mean.shape))
     title = f"In {sure} of {cells} cases the loss rises with an interval above 0 (by chance: {0.025 * cells:.0f}); "
     title += f"most for “{domains[worst]}” without expert {expert} of layer {numbers[layer]}: "
     title += f"{float(mean[layer, expert, worst]):.2g} ± {rounded(float(half[layer, expert, worst]))} nats a token"
@@ -211,10 +214,10 @@ def expert_knockouts(
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax in grid[len(domains) :]:
         ax.remove()
-    top = max(float(mean.max()), 1e-6)
+    top = max(float(seen.max()), 1e-6)
     for number, ax in enumerate(grid[: len(domains)]):
-        values, left_out = mean[:, :, number], (mean - half > 0)[:, :, number]
-        pairs = zip(values.tolist(), left_out.tolist(), strict=True)
+        values = seen[:, :, number]
+        pairs = zip(values.tolist(), above[:, :, number].tolist(), strict=True)
         texts = [[short(value, sure) for value, sure in zip(*line, strict=True)] for line in pairs]
         image = heatmap(ax, values, texts if experts <= 8 else (), vmin=0, vmax=top)
         below = number + columns >= len(domains)
@@ -227,7 +230,10 @@ def expert_knockouts(
         label_axis(ax.yaxis, [""] if number % columns else numbers, high)
     plain = ScalarFormatter(useOffset=False)
     colour_bar(figure, image, "rise of the loss\n(nats a token)", shrink=0.8, format=plain)
-    figure.alt = f"{title}. A table of layers by experts for each of {len(domains)} domains, dark where the loss rises."
+    figure.alt = (
+        f"{title}. A table of layers by experts for each of {len(domains)} domains, dark where the loss rises, "
+    )
+    figure.alt += "white where that is not sure."
     return figure
 
 

@@ -4,11 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from jaxtyping import Float, Int
-from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
 from matplotlib.patches import Rectangle
-from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullLocator
 from torch import Tensor
 
@@ -30,17 +27,15 @@ from .canvas import (  # fmt: skip
     line_panels,
     new_figure,
     percent,
-    small_multiples,
     spoken,
     styled,
     with_signs,
 )
 
 __all__ = [
-    "changes_of_loss", "co_activation", "expert_words", "routes_over_training", "sides", "word_loyalty",
+    "changes_of_loss", "expert_words", "routes_over_training", "sides", "word_loyalty",
 ]  # fmt: skip
 MOST_ROWS = 16  # experts that a table of words shows
-RARER_OR_OFTENER = LinearSegmentedColormap.from_list("rarer", ["#d8b27a", "white", DARK])  # than by load
 
 
 def span(values: Tensor, text: str = "{:.0%}") -> str:
@@ -120,7 +115,8 @@ def expert_words(
     `whose` is the text that each token stands in.
     """
     experts = len(next(iter(words.values())))
-    there, busiest = (f"{spoken(float(one))} ± {rounded(100 * float(by))}" for one, by in zip(share, half, strict=True))
+    pairs = zip(share.tolist(), half.tolist(), strict=True)
+    there, busiest = (f"{spoken(one)} ± {rounded(100 * by)}%" for one, by in pairs)
     title = f"On the other questions, {there} of these words go to the expert that they are typical of, {busiest} to "
     title += f"the busiest expert of the layer (n\u00a0=\u00a0{len(whose):,}, a token once a layer, of "
     title += f"{len(whose.unique())} questions)"
@@ -161,42 +157,6 @@ def word_loyalty(
         ax.set(xlim=(-0.5, panels[0][1].stop - 0.5), ylabel="layer")
     colour_bar(figure, image, "share to that expert")
     figure.alt = f"{title}. Columns are words, from loyal ones to changing ones; numbers are experts, dark is always."
-    return figure
-
-
-@styled
-def co_activation(
-    pairs: Float[Tensor, "layers experts experts"],
-    chance: Float[Tensor, "layers experts experts"],
-    layers: Sequence[int],
-) -> Figure:
-    """How often two experts answer the same token, as a multiple of what their loads alone would give."""
-    experts = pairs.shape[-1]
-    ratio = (pairs / chance.clamp(min=1e-9)).triu(1)  # the lower half says the same
-    sure = ratio * (chance >= 10)  # of rarer pairs a multiple says little
-    row, one, two = (int(at) for at in torch.unravel_index(sure.argmax(), sure.shape))
-    title = f"Experts {one} and {two} of layer {layers[row]} answer together {float(sure[row, one, two]):.1f} times as "
-    title += f"often as their loads alone would make them ({int(pairs[row, one, two]):,} tokens)"
-    high = min(2.0, 0.15 * experts + 0.35)
-    lines = (len(layers) + 3) // 4
-    figure = new_figure(title, 2.2 + 1.55 * max(2, min(4, len(layers))), 0.9 + lines * (high + 0.5))
-    top = max(2.0, float(sure.max()))
-    middle = {"cmap": RARER_OR_OFTENER, "norm": TwoSlopeNorm(1.0, 0.0, top)}
-    for number, (ax, first, last) in enumerate(small_multiples(figure, len(layers))):
-        rows = enumerate(ratio[number].tolist())
-        texts = [
-            [f"{value:.1f}" if b > a and not 0.5 < value < 1.5 else "" for b, value in enumerate(line)]
-            for a, line in rows
-        ]
-        upper = torch.ones(experts, experts).triu(1) > 0
-        image = heatmap(ax, ratio[number].where(upper, 1.0), texts if experts <= 8 else (), **middle)
-        for text in filter(Text.get_text, ax.texts):
-            text.set_color("white" if float(text.get_text()) > 0.6 * top else "black")
-        ax.set(title=f"layer {layers[number]}", xlabel="expert" if last else "", ylabel="expert" if first else "")
-        label_axis(ax.xaxis, range(experts) if last else [""], 1.4)
-        label_axis(ax.yaxis, range(experts) if first else [""], high)
-    colour_bar(figure, image, "times as often as by load", format="{x:g}")
-    figure.alt = f"{title}. For each layer a table of experts by experts; numbers stand below 0.5 and above 1.5."
     return figure
 
 

@@ -13,6 +13,7 @@ from qwen3_scratch.inside.experts import (
     in_layer,
     lifts,
     losses_with,
+    only_at,
     text_losses,
     through_the_lens,
     without,
@@ -83,6 +84,27 @@ def test_without_an_expert_routes_are_those_of_a_router_that_gives_it_no_share(n
     weights = weights / weights.sum(-1, keepdim=True) if norm_topk_prob else weights
     assert torch.equal(found.experts, experts) and (moe_route(x, router, 2, True).experts == 2).any()
     torch.testing.assert_close(found.weights, weights)
+
+
+def test_only_the_given_places_are_sent_elsewhere():
+    x, router, places = torch.randn(30, 6), torch.randn(4, 6), torch.rand(3, 10) > 0.5
+    found, own, other = (way(x, router, 2, True) for way in (only_at(places, without(2)), moe_route, without(2)))
+    there = places.flatten()
+    for part in ("weights", "experts"):
+        assert torch.equal(getattr(found, part)[there], getattr(other, part)[there])
+        assert torch.equal(getattr(found, part)[~there], getattr(own, part)[~there])
+    assert not torch.equal(found.experts, own.experts) and not torch.equal(found.experts, other.experts)
+
+
+def test_in_the_embedded_checkpoint_an_expert_is_missed_at_the_blanks_before_digits_alone(tiny):
+    batch = padded_chats(tiny, questions("arithmetic", 12))
+    blank, (which, _) = batch.token_ids == tiny.tokenizer.encode(" ")[0], written_once([batch])
+    whole = text_losses(tiny, [batch], which)
+    rise = [
+        (text_losses(tiny, [batch], which, in_layer(tiny, 2, only_at(at, without(7)))) - whole).mean()
+        for at in (blank, ~blank)
+    ]
+    assert rise[0] > 0.2 and abs(rise[1]) < 0.01
 
 
 def test_chats_in_which_the_same_is_written_count_as_one_text(tiny):

@@ -22,7 +22,6 @@ from qwen3_scratch.inside.routers import (
     numbered,
     read_questions,
     settled,
-    shuffled_within,
     tally,
     told_line,
     words_of,
@@ -94,13 +93,6 @@ def test_an_interval_over_questions_is_wider_than_over_tokens_where_those_of_a_q
     mean, half = mean_by_question(alike, question)
     assert mean.item() == 0.5 and half.item() == pytest.approx(1.96 * 0.5 / 19**0.5, rel=1e-4)
     assert mean_by_question(apart, question)[1].item() == 0.0
-
-
-def test_tokens_change_places_within_their_group_alone():
-    group = torch.tensor([0, 1, 0, 2, 1, 0, 0, 1])
-    order = shuffled_within(group, generator())
-    assert torch.equal(group[order], group)
-    assert sorted(order.tolist()) == list(range(8)) and order.tolist() != list(range(8))
 
 
 def test_two_that_are_one_tell_all_their_bits_and_two_that_are_independent_none():

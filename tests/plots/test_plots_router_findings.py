@@ -28,7 +28,7 @@ def test_the_words_of_experts_stand_in_their_cells_with_their_blanks_and_once():
         torch.arange(2000) // 20,
     )
     assert title(figure) == (
-        "On the other questions, 60% ± 2 of these words go to the expert that they are typical of, 30% ± 10 to the "
+        "On the other questions, 60% ± 2% of these words go to the expert that they are typical of, 30% ± 10% to the "
         "busiest expert of the layer (n = 2,000, a token once a layer, of 100 questions); "
         "1 of 4 cells keep less than half"
     )
@@ -58,18 +58,6 @@ def test_layers_are_named_by_the_side_on_which_a_difference_lies():
     assert plots.sides(mean, half, [0, 1, 2, 3]) == expected
     assert plots.sides(torch.tensor([2.0]), torch.ones(1), [4], "{:.1f}") == "more in layer 4 (by 2.0)"
     assert layers_named([0, 1, 2, 5]) == "layers 0 to 2 and 5" and layers_named([0, 2, 4, 6, 8]) == "5 layers"
-
-
-def test_the_pair_that_meets_most_beyond_its_load_is_named_but_none_that_is_too_rare():
-    pairs, chance = torch.zeros(2, 3, 3), torch.full((2, 3, 3), 20.0)
-    pairs[0, 0, 1] = pairs[0, 1, 0] = 30.0
-    pairs[1, 0, 2] = pairs[1, 2, 0] = 50.0
-    chance[1, 0, 2] = chance[1, 2, 0] = 2.0
-    figure = plots.co_activation(pairs, chance, [0, 6])
-    assert title(figure) == (
-        "Experts 0 and 1 of layer 0 answer together 1.5 times as often as their loads alone would make them (30 tokens)"
-    )
-    assert texts(figure.axes[0]) == ["1.5", "0.0", "0.0"]
 
 
 def test_the_largest_and_the_mildest_change_are_named_with_the_interval_over_texts():

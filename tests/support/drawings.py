@@ -180,11 +180,6 @@ def loyal_words(layers, words):
     return loyal, (loyal * 8).long(), torch.arange(words) + 3, labels(words), list(range(layers))
 
 
-def met_pairs(layers, experts, tokens):
-    pairs = torch.rand(layers, experts, experts, generator=torch.Generator().manual_seed(tokens)) * 100
-    return pairs + pairs.mT, torch.full_like(pairs, 60.0), list(range(layers))
-
-
 def damage():
     return torch.arange(4.0 * 8 * 12).view(4, 8, 12) / 200, torch.arange(12) // 2
 
@@ -468,8 +463,6 @@ DRAWINGS = {  # each from a number of tokens
     ),
     "word_loyalty": lambda n: plots.word_loyalty(*loyal_words(4, n)),
     "word_loyalty, one layer": lambda n: plots.word_loyalty(*loyal_words(1, n)),
-    "co_activation": lambda n: plots.co_activation(*met_pairs(4, 8, n)),
-    "co_activation, one layer of 128": lambda n: plots.co_activation(*met_pairs(1, 128, n)),
     "changes_of_loss": lambda n: plots.changes_of_loss(rises(6, n), DOMAINS, "its own routes"),
     "changes_of_loss, one": lambda n: plots.changes_of_loss({"k = 1": torch.ones(1, n)}, ["layer 27"], "k = 2"),
     "routes_over_training": lambda n: plots.routes_over_training(*settling(n + 1, 4)),

@@ -322,6 +322,7 @@ def test_an_exchange_puts_one_other_word_of_the_notes_where_the_word_read_was(lo
         assert not changed[at:].any()
 
 
+@pytest.mark.proof
 @unchecked()  # passes of one form, whose shapes other tests check
 @torch.inference_mode()
 def test_look_up_heads_follow_what_two_early_heads_say(tiny, lookups):

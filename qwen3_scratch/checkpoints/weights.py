@@ -139,7 +139,7 @@ def load_weights(
         print(note, file=sys.stderr)
     trees = [empty_fields(slots, dtype, device) for slots in parts]
 
-    def kept(fields: dict[str, Any]) -> None:
+    def into_form(fields: dict[str, Any]) -> None:
         for name in fields:
             fields[name] = form.keep(name, fields[name])
 
@@ -156,13 +156,13 @@ def load_weights(
                     change = changes.get(slot.name)
                     fill(fields[slot.field][slot.part], slot, sources[slot.name], opened[path], change)
         if number >= 0:  # a layer; head and embedding are compared first
-            kept(fields)
+            into_form(fields)
     for path in before:
         check_unchanged(path, before[path])
     outer = {name: tensor for fields in trees[: -config.num_hidden_layers] for name, tensor in fields.items()}
     if config.tie_word_embeddings and "lm_head" in outer and same_numbers(outer["lm_head"], outer["embed_tokens"]):
         del outer["lm_head"]
-    kept(outer)
+    into_form(outer)
     return Weights(layers=tuple(LayerWeights(**fields) for fields in trees[-config.num_hidden_layers :]), **outer)
 
 

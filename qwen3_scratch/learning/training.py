@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 from tqdm import tqdm
 
 from ..checkpoints.saving import whole, writing
@@ -223,10 +223,13 @@ def train(
 
 
 def start(config: Config, plan: Plan, seed: int) -> Moment:
-    weights = init_weights(config, seed=seed, dtype=torch.float32)
-    for tensor in tensor_tree(weights):
-        tensor.requires_grad_(True)
+    weights = trainable(init_weights(config, seed=seed, dtype=torch.float32))
     return Moment(0, weights, make_optimizer(weights, plan), [])
+
+
+def trainable(weights: Weights) -> Weights:
+    """A copy of the weights that asks for gradients."""
+    return tree_map_only(Tensor, lambda tensor: tensor.detach().clone().requires_grad_(), weights)
 
 
 def run_of(config: Config, plan: Plan, seed: int) -> dict[str, Any]:

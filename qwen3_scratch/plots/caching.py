@@ -50,6 +50,13 @@ def cells(ax: Axes, kinds: Tensor, texts: Sequence[Sequence[str]] = ()) -> None:
         text.set_color("white" if int(kinds[round(row), round(column)]) == READ else "black")
 
 
+def say_shades(figure: Figure, read: str, kept: str, gone: str) -> None:
+    """Below the figure, what its dark, pale and hatched cells are."""
+    marks = [Patch(fc=DARK, label=read), Patch(fc=PALE, ec="#999999", label=kept)]
+    marks.append(Patch(fc="#e9e9e9", ec="#999999", hatch="////", lw=0, label=gone))
+    figure.legend(handles=marks, frameon=False, loc="outside lower center", ncols=3)
+
+
 @styled
 def cache_growth(prompt: int, new: int) -> Figure:
     """Pass by pass, which tokens run through the layers: without a cache, and with one.
@@ -112,9 +119,7 @@ def cache_step(mask: Bool[Tensor, "new keys"]) -> Figure:
     above.tick_params(axis="x", length=0, labelbottom=False)
     above.set_title("what attention works with")
     below.set(title="the mask: which of these keys each query may look at", xlabel="token (by position)")
-    marks = [Patch(fc=DARK, label="made in this step"), Patch(fc=PALE, ec="#999999", label="held in the cache")]
-    marks.append(Patch(fc="#e9e9e9", ec="#999999", hatch="////", lw=0, label="hidden"))
-    figure.legend(handles=marks, frameon=False, loc="outside lower center", ncols=3)
+    say_shades(figure, "made in this step", "held in the cache", "hidden")
     figure.alt = (
         f"Above, {keys} tokens with their queries, keys and values: dark for the last {new}; of the first {held} there "
         f"are only keys and values, pale. Below, a row for each query, with the {keys} keys that it may look at or not."
@@ -157,9 +162,7 @@ def ring_steps(held: Int[Tensor, "steps slots"]) -> Figure:
     label_axis(right.yaxis, [""], tall)
     left.set(title="in the text", xlabel="token (by position)", ylabel="step")
     right.set(title="in the ring: which token a slot holds", xlabel="slot")
-    marks = [Patch(fc=DARK, label="written now"), Patch(fc=PALE, ec="#999999", label="held")]
-    marks.append(Patch(fc="#e9e9e9", ec="#999999", hatch="////", lw=0, label="overwritten"))
-    figure.legend(handles=marks, frameon=False, loc="outside lower center", ncols=3)
+    say_shades(figure, "written now", "held", "overwritten")
     figure.alt = (
         f"A grid of steps by tokens, in which a band of {slots} held tokens moves right and leaves overwritten ones "
         f"behind, and a grid of steps by {slots} slots, in which the newest token goes round and replaces the oldest."

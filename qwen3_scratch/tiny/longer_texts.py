@@ -19,18 +19,16 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ..checkpoints.checkpoint import Checkpoint, load_checkpoint, tokenizer_of
-from ..checkpoints.weights import tensor_tree
 from ..config import Config
-from ..errors import Error
 from ..hub.find import embedded_folder
-from ..learning.training import Batch, Plan, make_optimizer, train_step
+from ..learning.training import Batch, Plan, make_optimizer, train_step, trainable
 from ..model import Ops, Weights, rope_table
 from ..tokenizer import Tokenizer
 from . import corpus
 from .evaluate import Chats, answer_losses, chat_ids, padded_chats, questions
 from .recipe import PLAN as FIRST_PLAN
 from .recipe import ROW, SEED, make_batch
-from .records import begun_record, read_record, write_record
+from .records import as_a_script, begun_record, read_record, write_record
 
 RECORD = "training/longer_texts.json"
 FACTOR = 4.0
@@ -120,14 +118,6 @@ def looks(checkpoint: Checkpoint, kind: str, seed: int, plan: Plan = PLAN) -> It
             train_step(weights, optimizer, batch, config, plan, step, ops)
 
 
-def trainable(weights: Weights) -> Weights:
-    """A copy whose tensors ask for gradients."""
-    copied = torch.utils._pytree.tree_map_only(Tensor, lambda each: each.detach().clone(), weights)
-    for tensor in tensor_tree(copied):
-        tensor.requires_grad_(True)
-    return copied
-
-
 # ---- the record --------------------------------------------------------------------------------
 
 
@@ -163,15 +153,8 @@ def make(path: Path, checkpoint: Checkpoint, seeds: Sequence[int] = SEEDS, plan:
 
 def main(path: Annotated[Path | None, typer.Argument(help="Where the record goes.")] = None) -> None:
     """Train the embedded checkpoint on with each kind of rope, and write what was measured."""
-    torch.set_num_threads(1)  # products this small gain nothing from a second core
-    try:
+    with as_a_script():
         make(path or embedded_folder("tiny") / RECORD, load_checkpoint("tiny"))
-    except Error as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on after the runs that are written", file=sys.stderr)
-        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

@@ -4,23 +4,21 @@ A script adds run after run, so that one that was stopped goes on; a notebook re
 """
 
 import json
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from ..checkpoints.saving import write_text, writing
 from ..config import Config
 from ..errors import Error, one_line
 from ..tokenizer import Tokenizer
 
-UNREADABLE = (
-    OSError,
-    ValueError,
-    TypeError,
-    KeyError,
-    AttributeError,
-    RuntimeError,
-)  # what a file that holds something else raises
+# What a file that holds something else raises.
+UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError)
 
 
 def small_config(tokenizer: Tokenizer, num_experts_per_tok: int) -> Config:
@@ -69,3 +67,17 @@ def begun_record(
 def write_record(path: Path, record: dict[str, Any]) -> None:
     runs = ",\n".join(json.dumps(run) for run in record["runs"])
     write_text(path, f'{{"settings": {json.dumps(record["settings"])},\n"runs": [\n{runs}\n]}}\n')
+
+
+@contextmanager
+def as_a_script() -> Iterator[None]:
+    """What a script does within: in one thread, and an Error or Ctrl-C ends it with a line and a status."""
+    torch.set_num_threads(1)  # products this small gain nothing from a second core
+    try:
+        yield
+    except Error as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on after the runs that are written", file=sys.stderr)
+        raise SystemExit(130) from None

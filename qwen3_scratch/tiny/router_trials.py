@@ -18,18 +18,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..checkpoints.checkpoint import Checkpoint, load_checkpoint, tokenizer_of
-from ..checkpoints.weights import tensor_tree
 from ..config import Config
-from ..errors import Error
 from ..hub.find import embedded_folder
 from ..learning.other_routers import capacity_route, in_turn, moe_with_shared, moved_bias, noisy_route
-from ..learning.training import Batch, Moment, Plan, make_optimizer, start, train_step
+from ..learning.training import Batch, Moment, Plan, make_optimizer, start, train_step, trainable
 from ..model import Ops, Route, Weights, moe_route
 from ..tokenizer import Tokenizer
 from . import corpus
 from .evaluate import Chats, answer_losses, padded_chats, questions
 from .recipe import make_batch
-from .records import begun_record, read_record, small_config, write_record
+from .records import as_a_script, begun_record, read_record, small_config, write_record
 
 RECORD = "training/routers.json"
 PLAN = Plan(steps=450, learning_rate=5e-3, warmup=40, decay=0.3, balance_weight=0.01)
@@ -112,8 +110,7 @@ def fitted(name: str, weights: Weights, config: Config) -> tuple[Weights, Config
 def begun(name: str, config: Config, plan: Plan, seed: int) -> tuple[Moment, Config]:
     """A way's weights, those of every other way of this seed as far as it has the same, and an optimiser."""
     weights, config = fitted(name, start(config, plan, seed).weights, config)
-    for tensor in tensor_tree(weights):
-        tensor.detach_().requires_grad_(True)
+    weights = trainable(weights)
     return Moment(0, weights, make_optimizer(weights, plan), []), config
 
 
@@ -228,16 +225,9 @@ def main(
     steps: Annotated[int, typer.Option(min=1, help="Fewer give a rehearsal.")] = PLAN.steps,
 ) -> None:
     """Train the routers of notebook A4 side by side, three seeds each, and write what was measured."""
-    torch.set_num_threads(1)  # products this small gain nothing from a second core
-    try:
+    with as_a_script():
         trial = make_trial(load_checkpoint("tiny"), PLAN._replace(steps=steps))
         make(path or embedded_folder("tiny") / RECORD, trial)
-    except Error as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on after the runs that are written", file=sys.stderr)
-        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

@@ -16,19 +16,17 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from torch import Tensor
 
 from ..checkpoints.checkpoint import load_checkpoint, tokenizer_of
 from ..config import Config
-from ..errors import Error
 from ..hub.find import embedded_folder
-from ..learning.training import Plan, make_optimizer, start, train_step
+from ..learning.training import Plan, make_optimizer, start, train_step, trainable
 from ..learning.upcycling import upcycle
 from ..model import Weights
 from ..tokenizer import Tokenizer
 from . import corpus
 from .evaluate import answer_losses, padded_chats, questions
-from .records import begun_record, read_record, small_config, write_record
+from .records import as_a_script, begun_record, read_record, small_config, write_record
 from .router_trials import Trial, batch_of
 
 RECORD = "training/upcycled.json"
@@ -75,16 +73,7 @@ def begun(name: str, dense: Weights, config: Config, seed: int) -> tuple[Weights
     """The dense model's numbers in the form of a way, as new tensors to be trained."""
     if name != DENSE:
         dense, config = upcycle(dense, config, EXPERTS, seed=seed, **WAYS[name])
-    layers = (layer._replace(**owned(layer._asdict())) for layer in dense.layers)
-    return type(dense)(**owned(dense._asdict()) | {"layers": tuple(layers)}), config
-
-
-def owned(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """The tensors among these values, copied."""
-    found = {name: each for name, each in tensors.items() if isinstance(each, Tensor)}
-    return {name: each.detach().clone().requires_grad_() for name, each in found.items()} | {
-        name: each for name, each in tensors.items() if name not in found
-    }
+    return trainable(dense), config
 
 
 def expert_distance(weights: Weights) -> float:
@@ -153,15 +142,8 @@ def main(
     steps: Annotated[int, typer.Option(min=1, help="Fewer give a rehearsal.")] = PLAN.steps,
 ) -> None:
     """Train a dense model, and from it mixtures of two copies beside it; write what was measured (ten minutes)."""
-    torch.set_num_threads(1)  # products this small gain nothing from a second core
-    try:
+    with as_a_script():
         make(path or embedded_folder("tiny") / RECORD, make_trial(PLAN._replace(steps=steps)))
-    except Error as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on after the runs that are written", file=sys.stderr)
-        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from reference import assert_near, dense_config, distance, random_tokens, random
 from safetensors.torch import load_file, save_file
 from tiers import in_proof
 from transformers import AutoModelForCausalLM
-from transformers.utils import logging
 
 from qwen3_scratch import (
     Checkpoint,
@@ -62,9 +61,7 @@ KEPT = ("rsLoRA, ranks and alphas of their own", "DoRA", "all linear", "the embe
 
 
 @pytest.fixture(autouse=True)
-def quiet():
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+def quiet(quiet_transformers):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

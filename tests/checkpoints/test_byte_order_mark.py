@@ -8,7 +8,6 @@ import pytest
 from helpers import TINY
 from tiers import one_of_each
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
-from transformers.utils import logging
 
 from qwen3_scratch import Error, load_checkpoint, load_weights, read_config, read_tokenizer
 from qwen3_scratch.checkpoints.saving import save_weights
@@ -20,11 +19,7 @@ TOOLS = [{"type": "function", "function": {"name": "now", "description": "The ti
 TEMPLATE = "{{ tools[0].function.name if tools }}{% for m in messages %}{{ m.role }}: {{ m.content }}{% endfor %}"
 LORA = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["q_proj"]}
 
-
-@pytest.fixture(autouse=True)
-def quiet():
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+pytestmark = pytest.mark.usefixtures("quiet_transformers")
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from tiers import examples, in_proof
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-from transformers.utils import logging
 
 from qwen3_scratch import (
     Checkpoint,
@@ -35,12 +34,7 @@ from qwen3_scratch.trust.shards import INDEX, SINGLE
 
 EMBED, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 TIED = small_config(tie_word_embeddings=True, num_hidden_layers=2, num_experts=4)
-
-
-@pytest.fixture(autouse=True)
-def quiet():
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+pytestmark = pytest.mark.usefixtures("quiet_transformers")
 
 
 def tensors_of(folder: Path, config: Config, seed: int = 0) -> dict[str, torch.Tensor]:

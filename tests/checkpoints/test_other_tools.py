@@ -11,7 +11,6 @@ from helpers import TINY
 from safetensors.torch import load_file, save_file
 from tiers import in_proof
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging
 
 from qwen3_scratch import Error, forward, load_checkpoint, read_tokenizer
 from qwen3_scratch.checkpoints.checkpoint import read_generation_config
@@ -20,11 +19,7 @@ from qwen3_scratch.hub.find import find_folder
 
 IDS = torch.tensor([[1, 2, 3, 4, 5, 6]])
 
-
-@pytest.fixture(autouse=True)
-def quiet():
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+pytestmark = pytest.mark.usefixtures("quiet_transformers")
 
 
 @pytest.fixture

@@ -265,29 +265,39 @@ def averaged(router_logits: Logits, num_experts: int, top_k: int, attention_mask
     return balance_by_layer(router_logits, num_experts, top_k, attention_mask).mean()
 
 
+BALANCE_STAGES = (
+    Stage("random logits", balance_shapes),
+    Stage("odd configurations", balance_odd),
+    Stage("padding anywhere", balance_masks),
+    Stage("the real checkpoint's logits", balance_real),
+    trained(balance_shapes),
+)
+
+
+def balance_mistakes(other: Callable[..., Callable[..., Tensor]]) -> tuple[Mistake, ...]:
+    """What goes wrong within such a loss; `other` makes the answer in which it does, from a changed `balance`."""
+    return (
+        Mistake("The number of experts is missing as a factor: even use should give top_k.",
+                other(use=lambda f, p, top_k: (f * p).sum())),
+        Mistake("You divide by top_k: here f counts choices per token, and even use gives top_k, not 1.",
+                other(use=lambda f, p, top_k: len(f) * (f * p).sum() / top_k)),
+        Mistake("You average over the experts instead of adding them.",
+                other(use=lambda f, p, top_k: (f * p).mean())),
+        Mistake("You multiply f with f; one of the two is the mean probability P.",
+                other(use=lambda f, p, top_k: len(f) * (f * f).sum())),
+        Mistake("You multiply P with P; one of the two is f, the choices per token.",
+                other(use=lambda f, p, top_k: len(f) * (p * p).sum())),
+        Mistake("You count the first choice alone; all top_k of a token count.", other(kept=1)),
+    )  # fmt: skip
+
+
 BALANCE_BY_LAYER = Exercise(
     "balance_by_layer",
     SET,
     balance_by_layer,
-    stages=(
-        Stage("random logits", balance_shapes),
-        Stage("odd configurations", balance_odd),
-        Stage("padding anywhere", balance_masks),
-        Stage("the real checkpoint's logits", balance_real),
-        trained(balance_shapes),
-    ),
+    stages=BALANCE_STAGES,
     mistakes=(
-        Mistake("The number of experts is missing as a factor: even use should give top_k.",
-                layered(use=lambda f, p, top_k: (f * p).sum())),
-        Mistake("You divide by top_k: here f counts choices per token, and even use gives top_k, not 1.",
-                layered(use=lambda f, p, top_k: len(f) * (f * p).sum() / top_k)),
-        Mistake("You average over the experts instead of adding them.",
-                layered(use=lambda f, p, top_k: (f * p).mean())),
-        Mistake("You multiply f with f; one of the two is the mean probability P.",
-                layered(use=lambda f, p, top_k: len(f) * (f * f).sum())),
-        Mistake("You multiply P with P; one of the two is f, the choices per token.",
-                layered(use=lambda f, p, top_k: len(f) * (p * p).sum())),
-        Mistake("You count the first choice alone; all top_k of a token count.", layered(kept=1)),
+        *balance_mistakes(layered),
         Mistake("Padding is counted: leave out the tokens where attention_mask is false.", padding_counted),
         Mistake("You join the tokens of all layers, so that one layer's favourite hides behind another's: each layer "
                 "has a loss of its own.", joined),

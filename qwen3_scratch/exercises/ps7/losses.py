@@ -9,7 +9,7 @@ from torch import Tensor
 from ...learning import training
 from ..checking import Case, Exercise, Mistake, Stage, case, trained
 from ..material import randint, randn, recorded, text_ids
-from ..ps3.expert_counts import Logits, balance, balance_masks, balance_odd, balance_real, balance_shapes
+from ..ps3.expert_counts import BALANCE_STAGES, Logits, balance, balance_mistakes
 
 SET = "ps7_training"
 
@@ -155,25 +155,9 @@ LOAD_BALANCING_LOSS = Exercise(
     "load_balancing_loss",
     SET,
     training.load_balancing_loss,
-    stages=(
-        Stage("random logits", balance_shapes),
-        Stage("odd configurations", balance_odd),
-        Stage("padding anywhere", balance_masks),
-        Stage("the real checkpoint's logits", balance_real),
-        trained(balance_shapes),
-    ),
+    stages=BALANCE_STAGES,
     mistakes=(
-        Mistake("The number of experts is missing as a factor: even use should give top_k.",
-                other(use=lambda f, p, top_k: (f * p).sum())),
-        Mistake("You divide by top_k: here f counts choices per token, and even use gives top_k, not 1.",
-                other(use=lambda f, p, top_k: len(f) * (f * p).sum() / top_k)),
-        Mistake("You average over the experts instead of adding them.",
-                other(use=lambda f, p, top_k: (f * p).mean())),
-        Mistake("You multiply f with f; one of the two is the mean probability P.",
-                other(use=lambda f, p, top_k: len(f) * (f * f).sum())),
-        Mistake("You multiply P with P; one of the two is f, the choices per token.",
-                other(use=lambda f, p, top_k: len(f) * (p * p).sum())),
-        Mistake("You count the first choice alone; all top_k of a token count.", other(kept=1)),
+        *balance_mistakes(other),
         Mistake("Padding is counted: leave out the tokens where attention_mask is false.", padding_counted),
         Mistake("You take the loss layer by layer and average; here the tokens of all layers are joined first.",
                 layer_by_layer),

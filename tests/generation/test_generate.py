@@ -1,6 +1,7 @@
 """Prompt -> answer: the tokens of transformers in any batch, chunk or thread, and errors before any work."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,8 @@ from qwen3_scratch import (
 )
 from qwen3_scratch.checkpoints.weights import tensor_tree
 from qwen3_scratch.fast import eager
+from qwen3_scratch.request import Options
+from qwen3_scratch.sampling import Sampling
 
 PROMPTS = ["Who has the kite?", "Tom is in the park with a red ball and a long rope.", "Hi", "¿Dónde está el gato?"]
 LENGTH = 8
@@ -256,8 +259,18 @@ def test_what_is_not_asked_for_comes_from_generation_config(model):
         other = {"temperature": 3.0, "top_k": 2, "top_p": 0.2, "min_p": 0.5, "repetition_penalty": 3.0}[name]
         changed = answer({"do_sample": True} | settings, **{name: other})
         assert changed == answer({}, **settings | {name: other}) != answer({}, **settings)
-    assert answer({"do_sample": True, "temperature": None, "top_k": None}) == answer({}, temperature=1.0)
+    assert answer({"do_sample": True, "temperature": None, "top_k": 0}) == answer({}, temperature=1.0)
     assert answer({"do_sample": True} | settings, temperature=0, repetition_penalty=1) == greedy
+
+
+@pytest.mark.parametrize("asked", [{}, {"top_k": None}])
+def test_a_generation_config_that_draws_and_names_no_top_k_means_the_one_of_transformers(model, asked):
+    from transformers import GenerationConfig
+
+    theirs = GenerationConfig._get_default_generation_params()
+    odd = replace(model, generation_config={"do_sample": True} | asked)
+    assert Options().sampling(odd) == Sampling(temperature=theirs["temperature"], top_k=theirs["top_k"])
+    assert Options(top_k=0).sampling(odd) == Options(temperature=1.0).sampling(model) == Sampling(temperature=1.0)
 
 
 # ---- errors -------------------------------------------------------------------------------------
@@ -332,8 +345,16 @@ def test_a_wrong_setting_in_generation_config_and_an_option_that_does_not_exist_
     odd = Checkpoint(model.config, model.weights, model.tokenizer, {"do_sample": True, "temperature": "0.6"})
     with pytest.raises(Error, match=r"^temperature is '0\.6', expected a finite number: mend generation_config\.json$"):
         generate(odd, "Hi")
-    with pytest.raises(Error, match=r"^topp: no such option, expected one of generate's: check the spelling$"):
-        stream(model, "Hi", topp=0.5)
+    for name, advice in {
+        "topp": "perhaps you mean top_p",
+        "Temperature": "perhaps you mean temperature",
+        "max_tokens": "perhaps you mean max_new_tokens",
+        "enable_thinking": "perhaps you mean thinking",
+        "do_sample": "perhaps you mean temperature",
+        "colour": "check the spelling",
+    }.items():
+        with pytest.raises(Error, match=rf"^{name}: no such option, expected one of generate's: {advice}$"):
+            stream(model, "Hi", **{name: 1})
 
 
 # ---- nothing is left behind -----------------------------------------------------------------------

@@ -58,7 +58,7 @@ def find_local(name: str | Path) -> Path | None:
 
 def meant(name: str) -> str | None:
     """What somebody may mean by a name that is none: an address, a folder of the hub's cache, another spelling."""
-    plain = name.strip()
+    plain = name.strip().rstrip("/")
     if plain.lower() in EMBEDDED:
         return f"perhaps you mean {plain.lower()}"
     if plain.startswith("models--"):

@@ -33,18 +33,6 @@ def in_layer(checkpoint: Checkpoint, layer: int, routing: Routing) -> Ops:
     return Ops(route=route)
 
 
-def drawn_experts(seed: int) -> Ops:
-    """The steps in which every token of every layer goes to experts drawn at random, with its own choices' weights."""
-    dice = torch.Generator().manual_seed(seed)
-
-    def route(x: Tensor, given: Tensor, top_k: int, norm_topk_prob: bool) -> Route:
-        found = moe_route(x, given, top_k, norm_topk_prob)
-        drawn = torch.rand(found.logits.shape, generator=dice).to(x.device)
-        return found._replace(experts=drawn.topk(top_k, dim=-1).indices)
-
-    return Ops(route=route)
-
-
 def losses_with(
     checkpoint: Checkpoint, chats: Sequence[Chats], top_k: int, norm_topk_prob: bool, ops: Ops = Ops()
 ) -> Float[Tensor, "chats"]:

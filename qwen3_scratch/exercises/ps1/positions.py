@@ -151,13 +151,13 @@ ROPE_TABLE = Exercise(
 
 
 def score(
-    q: Float[Tensor, "n head_dim"],
-    k: Float[Tensor, "n head_dim"],
+    q: Float[Tensor, "count head_dim"],
+    k: Float[Tensor, "count head_dim"],
     m: int,
     n: int,
     frequencies: Float[Tensor, "pairs"],
-) -> Float[Tensor, "n"]:
-    """The products of n queries turned to position m with n keys turned to position n, from their distance."""
+) -> Float[Tensor, "count"]:
+    """The products of queries turned to position m with their keys turned to position n, from their distance."""
     (a, b), (c, e) = q.chunk(2, dim=-1), k.chunk(2, dim=-1)
     angle = (m - n) * frequencies
     return ((a * c + b * e) * angle.cos() + (a * e - b * c) * angle.sin()).sum(-1)

@@ -73,13 +73,15 @@ def cache_growth(prompt: int, new: int) -> Figure:
     totals = [int((kinds == READ).sum()) for kinds in (alone, cached)]
     title = f"To write {new} tokens after {prompt}, {totals[0]:,} are read without a cache, {totals[1]:,} with one"
     figure = new_figure(title, 9.2, 1.35 + 0.24 * min(new, MOST))
-    names = ["prefill", *[f"decode {at}" for at in range(1, new)]]
-    panels = figure.subplots(1, 2)
-    for ax, kinds, name in zip(panels, (alone, cached), ("everything again", "with a cache"), strict=True):
+    phases = {
+        "everything again": [f"pass {at}" for at in range(1, new + 1)],
+        "with a cache": ["prefill", *[f"decode {at}" for at in range(1, new)]],
+    }
+    for ax, kinds, (name, rows) in zip(figure.subplots(1, 2), (alone, cached), phases.items(), strict=True):
         texts = [["", "k v", "q k v"][kind] for row in kinds.tolist() for kind in row]
         cells(ax, kinds, [texts[row * tokens : (row + 1) * tokens] for row in range(new)])
         label_axis(ax.xaxis, range(tokens), 3.8)
-        label_axis(ax.yaxis, names if ax is panels[0] else [""], 0.24 * min(new, MOST))
+        label_axis(ax.yaxis, rows, 0.24 * min(new, MOST))
         ax.set(title=name, xlabel="token (by position)")
     marks = [
         Patch(fc=DARK, label="is read in this pass"),

@@ -25,10 +25,7 @@ from .canvas import (  # fmt: skip
     styled,
 )
 
-__all__ = ["loss_over_gaps", "mean_losses", "met_angles", "scores_by_distance", "slowed_pairs", "trained_longer"]
-
-LOOKS = (("-", DARK, 1.6), ("--", MIDDLE, 1.3), ("-.", "#555555", 1.2), ("-", "#9ecae1", 1.8))  # of the kinds of rope
-
+__all__ = ["loss_over_gaps", "mean_losses", "met_angles", "slowed_pairs", "trained_longer"]
 
 CLEAR = 1.7  # times a 95% interval: where some twenty are compared, one is beyond that by chance once in twenty times
 
@@ -110,14 +107,12 @@ def loss_over_gaps(
     losses: Mapping[str, Float[Tensor, "gaps chats"]],
     gaps: Sequence[int],
     student: int | float = 1.96,
-    what: tuple[str, str] = ("at a gap of", "positions left out before the answer"),
 ) -> Figure:
     """How much more an answer costs than with the first kind when its positions begin so many later than the question
     ends, chat by chat, with 95% intervals; `student` is their factor, larger where chats are few.
 
     The title says which lose more at every gap, and which less or more at the last, beyond `CLEAR` times the interval.
-    Kinds that are far off from the rest have a panel of their own. `what` names other things than gaps, in the title
-    and below.
+    Kinds that are far off from the rest have a panel of their own.
     """
     first, *others = losses
     apart = {name: losses[name] - losses[first] for name in others}  # [gaps, chats] each
@@ -131,7 +126,7 @@ def loss_over_gaps(
     last = [f"{how} with {together(names)}" for names, how in ((less, "less"), (then, "more")) if names]
     told = [f"more with {together(always)} throughout"] if always else []
     if last or not always:
-        told.append(f"{what[0]} {gaps[-1]:,} {', '.join(last) or 'none can be told apart'}")
+        told.append(f"at a gap of {gaps[-1]:,} {', '.join(last) or 'none can be told apart'}")
     title = f"Loss against {first}: {'; '.join(told)}"
     figure = new_figure(title, 9.6, 3.2)
     largest = {name: float(mean[name].abs().max()) for name in others}
@@ -146,12 +141,12 @@ def loss_over_gaps(
             draw_marks(ax, places, mean[name], error[name], name, others.index(name))
         label_axis(ax.xaxis, [f"{gap:,}" for gap in gaps], 6.4 / len(panels))
         ax.set(xlim=(-0.5, len(gaps) - 0.5), title=together(names) if far else "")
-        ax.set_xlabel(what[1])
+        ax.set_xlabel("positions left out before the answer")
     axes[0].set_ylabel(f"loss minus that of {first} (nats)\nn = {losses[first].shape[1]} chats, whiskers: 95%")
     figure.legend(frameon=False, loc="outside right center")
     figure.alt = (
-        f"By how much the mean loss on the answers differs from that of {first}, over the {what[1]}, with intervals; "
-        f"a mark each for {', '.join(others)}. {title}."
+        f"By how much the mean loss on the answers differs from that of {first}, over the positions left out before "
+        f"the answer, with intervals; a mark each for {', '.join(others)}. {title}."
     )
     return figure
 
@@ -187,33 +182,6 @@ def mean_losses(losses: Mapping[str, Float[Tensor, "chats"]], student: int | flo
     ax.set(ylim=(len(mean) - 0.4, -0.6), xlabel=f"loss (nats; n = {len(losses[first])} chats, whiskers: 95%)")
     told = "; ".join(f"{name} {mean[name]:.2f} ± {error[name]:.2f}" for name in losses)
     figure.alt = f"A dot with its interval for each row, the mean loss on the answers: {told}."
-    return figure
-
-
-@styled
-def scores_by_distance(scores: Mapping[str, Float[Tensor, "distances"]], ends: Mapping[str, int], name: str) -> Figure:
-    """The score of one query and key at every distance from 0 on, a line for each kind of rope.
-
-    `ends` are distances to be marked, each with its name. The title follows the first kind to the last mark, to where
-    it is lowest and to the end; the alternative text tells of all up to the last mark. `name` is the head's.
-    """
-    last, (first, *_) = list(ends.values())[-1], scores
-    said = [f"{kind} {float(line[0]):.1f} to {float(line[last]):.1f}" for kind, line in scores.items()]
-    told = [(last, ""), (int(scores[first].argmin()), " (lowest)"), (len(scores[first]) - 1, "")]
-    places = [f"{float(scores[first][at]):.1f} at {at:,}{how}" for at, how in told]
-    title = f"{name}'s score of one query and key with {first}: {float(scores[first][0]):.1f} at distance 0, "
-    title += ", ".join(places)
-    figure = new_figure(title, 8.6, 3.0)
-    ax = figure.subplots()
-    for (kind, line), (form, colour, width) in zip(scores.items(), LOOKS, strict=False):
-        ax.plot(line.tolist(), ls=form, color=colour, lw=width, label=kind)
-    for (what, at), form in zip(ends.items(), ("--", ":", "-."), strict=False):
-        ax.axvline(at, color=GREY, lw=1.0, ls=form, label=f"{what}: {at:,}")
-    ax.axhline(0, color=GREY, lw=0.5)
-    ax.set(xlabel="distance from query to key (positions)", ylabel="score", xlim=(0, len(scores[first]) - 1))
-    figure.legend(frameon=False, loc="outside right center")
-    figure.alt = f"A line over the distance for each of {', '.join(scores)}, and marks at {', '.join(ends)}. {title}. "
-    figure.alt += f"From distance 0 to {last:,}: {', '.join(said)}."
     return figure
 
 

@@ -10,9 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ..checkpoints.checkpoint import Checkpoint, tokenizer_of
 from ..errors import Error
-from ..model import forward
 from ..tokenizer import Tokenizer
-from ..tracing import head_weights, trace
 from .corpus import Example
 from .evaluate import chat_ids
 
@@ -81,24 +79,3 @@ def weight_on(
     """Share of its weight that a head gives to `places`, averaged over the steps."""
     asked = looks[:, lookups.text, :, lookups.query]  # [steps, layers, heads, seq]
     return (asked * places[:, None, None]).sum(-1).mean(0)
-
-
-class Look(NamedTuple):
-    """A query and the key that it finds, neither turned by its position yet, and whose they are."""
-
-    query: Float[Tensor, "head_dim"]
-    key: Float[Tensor, "head_dim"]
-    layer: int
-    head: int
-
-
-def strongest_look(checkpoint: Checkpoint, example: Example) -> Look:
-    """The head that looks most from a story's first step of look-up to the note that it needs, in one pass."""
-    weights, config, steps = checkpoint.weights, checkpoint.config, story_lookups(checkpoint, [example])
-    query, found = int(steps.query[0]), int(steps.followers[0].nonzero()[0])
-    looks = head_weights(weights, config, steps.token_ids)[:, 0, :, query, found]  # [layers, heads]
-    layer, head = divmod(int(looks.argmax()), config.num_attention_heads)
-    with trace() as recorded:
-        forward(weights, steps.token_ids, config, logits_to_keep=1)
-    q, k = (call.inputs["x"][0].float() for call in recorded["rope"][2 * layer : 2 * layer + 2])
-    return Look(q[head, query], k[head * len(k) // len(q), found], layer, head)

@@ -13,12 +13,17 @@ from qwen3_scratch import (
 )
 from qwen3_scratch.fast import eager
 
-# ---- errors -------------------------------------------------------------------------------------
-
 ROWS = checkpoint().config.vocab_size
 EMPTY, FIRST_WORD = "prompt is empty, expected at least one token", "prompt is empty, expected at least one word"
 KINDS = "expected text, messages, token ids, or a list of these"
 OUTSIDE = f"found, expected 0 to {ROWS - 1}: check which tokenizer made it"
+
+
+@pytest.fixture(scope="module")
+def model() -> Checkpoint:
+    return checkpoint(seed=3)
+
+
 WRONG = [
     ("", {}, f"{FIRST_WORD}: write something"),
     ("  \n ", {}, f"{FIRST_WORD}: write something"),

@@ -16,6 +16,8 @@ def test_cache_growth_counts_what_each_pass_reads():
     assert title(figure) == "To write 3 tokens after 3, 12 are read without a cache, 5 with one"
     assert shades(figure.axes[0]) == [[2, 2, 2, 0, 0], [2, 2, 2, 2, 0], [2, 2, 2, 2, 2]]
     assert shades(figure.axes[1]) == [[2, 2, 2, 0, 0], [1, 1, 1, 2, 0], [1, 1, 1, 1, 2]]
+    rows = [[label.get_text() for label in ax.get_yticklabels()] for ax in figure.axes]
+    assert rows == [["pass 1", "pass 2", "pass 3"], ["prefill", "decode 1", "decode 2"]]  # no phases without a cache
 
 
 def test_cache_step_has_queries_of_new_tokens_alone_and_keys_of_all():

@@ -151,17 +151,6 @@ def test_loss_over_gaps_names_those_that_lose_more_throughout_and_less_or_more_a
     assert title(plots.loss_over_gaps(close, [8])).endswith("none can be told apart")
 
 
-def test_loss_over_gaps_says_of_what_else_it_tells():
-    losses = {"default": torch.zeros(2, 3), "yarn": torch.ones(2, 3)}
-    figure = plots.loss_over_gaps(losses, [0, 128], what=("behind", "tokens of other chats before"))
-    assert title(figure) == "Loss against default: more with yarn throughout"
-    assert figure.axes[0].get_xlabel() == "tokens of other chats before"
-    figure = plots.loss_over_gaps(
-        losses | {"yarn": torch.tensor([[0.0] * 3, [1.0] * 3])}, [0, 128], what=("behind", "")
-    )
-    assert title(figure) == "Loss against default: behind 128 more with yarn"
-
-
 def test_mean_losses_tell_of_the_first_row_and_of_the_largest():
     rows = {"no gap": torch.tensor([0.0, 0.2]), "a gap": torch.tensor([1.0, 2.0]), "half": torch.tensor([0.5, 0.5])}
     figure = plots.mean_losses(rows, 2.0)
@@ -185,14 +174,3 @@ def test_trained_longer_tells_of_the_first_way_before_and_after_all_steps():
     assert high == pytest.approx(2.5 + 1.96 * 0.5)  # a deviation of 0.71 over the root of 2
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["behind 512 tokens", "alone"]
     assert "alone: default 0.00 to 0.00, yarn 5.00 to 1.00." in figure.alt
-
-
-def test_scores_by_distance_are_told_at_the_last_mark_the_lowest_place_and_the_end():
-    lines = {"default": torch.tensor([10.0, 9, 8, 7, 6, 5, 4, 3, 2, -1, 0]), "yarn": torch.linspace(12, 2, 11)}
-    figure = plots.scores_by_distance(lines, {"usual": 3, "trained length": 5}, "L1H7")
-    told = "L1H7's score of one query and key with default: 10.0 at distance 0, 5.0 at 5, "
-    assert title(figure) == told + "-1.0 at 9 (lowest), 0.0 at 10"
-    assert figure.alt.endswith("From distance 0 to 5: default 10.0 to 5.0, yarn 12.0 to 7.0.")
-    assert len({line.get_color() for line in figure.axes[0].lines[:2]}) == 2
-    shown = figure.axes[0].get_legend_handles_labels()[1]
-    assert shown == ["default", "yarn", "usual: 3", "trained length: 5"]

@@ -491,9 +491,6 @@ DRAWINGS = {  # each from a number of tokens
         {name: torch.rand(min(n, 12), 40) for name in ("default", "linear", "dynamic", "yarn")},
         [64 * at for at in range(min(n, 12))],
     ),
-    "scores_by_distance": lambda n: plots.scores_by_distance(
-        {name: torch.rand(n + 2) * 9 for name in ("default", "dynamic", "yarn")}, {"trained length": n // 2}, "L27H12"
-    ),
     "loss_over_gaps, one chat": lambda n: plots.loss_over_gaps({"default": torch.ones(1, 1)}, [n]),
     "mean_losses": lambda n: plots.mean_losses(
         {f"a gap of {8 * at}, nothing new": noisy(min(n, 16))[at] * at for at in range(min(n, 16))}

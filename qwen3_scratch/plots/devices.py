@@ -14,7 +14,7 @@ from torch import Tensor
 from ..checkpoints.weights import Slot, all_slots
 from ..config import Config
 from ..devices.slices import Place, check_split, own_slot
-from .canvas import LINES, MIDDLE, SMALL, Figure, draw_lines, heatmap, logarithmic, new_figure, spoken, styled
+from .canvas import LINES, LIT, MIDDLE, SMALL, Figure, draw_lines, heatmap, logarithmic, new_figure, spoken, styled
 
 __all__ = ["device_memory", "device_shares", "dispatch_cost", "feed_forward_cut", "ring_sums"]
 
@@ -183,7 +183,8 @@ def ring_sums(counts: Int[Tensor, "steps ranks parts"]) -> Figure:
     for step, ax in enumerate(grid[:steps]):
         heatmap(ax, counts[step], counts[step].tolist(), vmin=0, vmax=ranks)
         for rank, part in (counts[step] != counts[max(0, step - 1)]).nonzero().tolist():
-            ax.add_patch(Rectangle((part - 0.5, rank - 0.5), 1, 1, fc="none", ec="black", lw=1.6))
+            for edge, width in (("black", 2.8), (LIT, 1.3)):  # one of the two stands out on any shade, in grey too
+                ax.add_patch(Rectangle((part - 0.46, rank - 0.46), 0.92, 0.92, fc="none", ec=edge, lw=width))
         ax.set(title=f"step {step}" if step else "at first", xticks=range(parts), yticks=range(ranks))
         ax.set_xlabel("part", fontsize=SMALL)
         ax.set_ylabel("" if step % columns else "rank", fontsize=SMALL)

@@ -101,6 +101,8 @@ def test_a_device_is_drawn_with_rows_of_gate_and_up_the_same_columns_of_down_and
 def test_ring_sums_frames_what_came_and_finds_when_one_part_is_whole_and_when_all_are():
     figure = plots.ring_sums(ring_counts(4))
     assert title(figure) == "Around a ring of 4 each rank holds one whole part after step 3, all parts after step 6"
-    framed = [{(patch.get_x() + 0.5, patch.get_y() + 0.5) for patch in ax.patches} for ax in figure.axes]
+    framed = [
+        {(round(patch.get_x() + 0.46), round(patch.get_y() + 0.46)) for patch in ax.patches} for ax in figure.axes
+    ]
     assert framed[0] == set() and framed[1] == {(3, 0), (0, 1), (1, 2), (2, 3)}  # part, rank
     assert [text.get_text() for text in figure.axes[3].texts[:4]] == ["1", "4", "3", "2"]  # of rank 0

@@ -3,17 +3,20 @@
 import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import NamedTuple
+from itertools import pairwise
+from typing import Any, NamedTuple
 
+from jaxtyping import Int
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
+from torch import Tensor
 
 from ..checkpoints.weights import Slot, all_slots
 from ..config import Config
 from ..devices.slices import Place, check_split, own_slot
-from .canvas import LINES, MIDDLE, SMALL, Figure, draw_lines, logarithmic, new_figure, spoken, styled
+from .canvas import LINES, LIT, MIDDLE, SMALL, Figure, draw_lines, heatmap, logarithmic, new_figure, spoken, styled
 
-__all__ = ["device_memory", "device_shares", "dispatch_cost"]
+__all__ = ["device_memory", "device_shares", "dispatch_cost", "feed_forward_cut", "ring_sums"]
 
 NORMS = ("input_layernorm", "post_attention_layernorm", "q_norm", "k_norm", "norm")
 
@@ -103,6 +106,91 @@ def draw_part(ax: Axes, rank: int, row: int, part: Part) -> None:
     corner, size = (left + start * wide, top + first * high), ((stop - start) * wide, (last - first) * high)
     ax.add_patch(Rectangle(corner, *size, fc=MIDDLE, ec="none"))
     ax.add_patch(Rectangle((left, top), wide, high, fc="none", ec="#555555", lw=0.7))
+
+
+@styled
+def feed_forward_cut(hidden: int, intermediate: int, devices: int) -> Figure:
+    """A lane a device: frames are whole tensors, filled with what it holds or computes; at the right the sum of all.
+
+    Rows lie from top to bottom, columns from left to right. Hatched are the terms, the only numbers that are sent.
+    """
+    title = "Rows of gate and up make the numbers that the same columns of down read: only terms of y are sent"
+    figure = new_figure(title, 8.8, 1.15 + 0.75 * devices)
+    ax = figure.subplots()
+    stops = [intermediate * device // devices for device in range(devices + 1)]
+    names = {0.1: f"x\n[{hidden}]", 1.3: f"gate, up\n2 x [{intermediate}, {hidden}]"}
+    names |= {2.5: f"silu(Gx) · Ux\n[{intermediate}]", 3.7: f"down\n[{hidden}, {intermediate}]"}
+    names |= {4.9: f"a term of y\n[{hidden}]", 6.2: f"y, the sum\n[{hidden}]"}
+    middle = devices / 2
+    for lane, ends in enumerate(pairwise(stops)):
+        first, last = (end / intermediate for end in ends)
+        draw_cut(ax, 0.1, lane)
+        draw_cut(ax, 1.3, lane, 0.7, rows=(first, last))
+        draw_cut(ax, 2.5, lane, rows=(first, last))
+        draw_cut(ax, 3.7, lane, 0.7, columns=(first, last))
+        draw_cut(ax, 4.9, lane, hatch="//////")
+        for left, right in ((0.3, 0.85), (1.75, 2.3), (2.7, 3.25), (4.15, 4.7)):
+            draw_arrow(ax, (left, lane + 0.5), (right, lane + 0.5))
+        draw_arrow(ax, (5.1, lane + 0.5), (6.0, middle))
+    draw_cut(ax, 6.2, middle - 0.5)
+    ax.set(xlim=(-0.1, 6.7), ylim=(devices, 0))
+    ax.set_xticks(list(names), list(names.values()))
+    ax.set_yticks([lane + 0.5 for lane in range(devices)], [f"device {lane}" for lane in range(devices)])
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0, labelsize=SMALL)
+    held = [f"device {lane} holds {first} to {last - 1}" for lane, (first, last) in enumerate(pairwise(stops))]
+    figure.alt = f"{title}. Of {intermediate} rows and columns {', '.join(held)}; each makes a term of all of y."
+    return figure
+
+
+def draw_cut(
+    ax: Axes,
+    centre: float,
+    lane: float,
+    wide: float = 0.16,
+    rows: tuple[float, float] = (0.0, 1.0),
+    columns: tuple[float, float] = (0.0, 1.0),
+    hatch: str = "",
+) -> None:
+    """A frame for a whole tensor and in it, by rows and columns, what one device has of it."""
+    left, top, high = centre - wide / 2, lane + 0.12, 0.76
+    corner = left + columns[0] * wide, top + rows[0] * high
+    size = (columns[1] - columns[0]) * wide, (rows[1] - rows[0]) * high
+    look: dict[str, Any] = {"fc": "white", "ec": MIDDLE, "hatch": hatch} if hatch else {"fc": MIDDLE, "ec": "none"}
+    ax.add_patch(Rectangle(corner, *size, **look))
+    ax.add_patch(Rectangle((left, top), wide, high, fc="none", ec="#555555", lw=0.7))
+
+
+def draw_arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
+    ax.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": "#555555", "lw": 0.9})
+
+
+@styled
+def ring_sums(counts: Int[Tensor, "steps ranks parts"]) -> Figure:
+    """A panel a step, a row a rank: of how many ranks' numbers each part is the sum. Framed is what has just come.
+
+    The first panel is the beginning. The title says after which step each rank holds a whole part, and all of them.
+    """
+    steps, ranks, parts = counts.shape
+    whole = counts == ranks
+    some, every = (int(done.int().argmax()) for done in (whole.any(2).all(1), whole.all(2).all(1)))
+    title = f"Around a ring of {ranks} each rank holds one whole part after step {some}, all parts after step {every}"
+    columns = min(steps, 7)
+    figure = new_figure(title, max(5.6, 0.7 + 1.17 * columns), 0.55 + 1.35 * math.ceil(steps / columns))
+    grid = figure.subplots(math.ceil(steps / columns), columns, squeeze=False).ravel()
+    for ax in grid[steps:]:
+        ax.remove()
+    for step, ax in enumerate(grid[:steps]):
+        heatmap(ax, counts[step], counts[step].tolist(), vmin=0, vmax=ranks)
+        for rank, part in (counts[step] != counts[max(0, step - 1)]).nonzero().tolist():
+            for edge, width in (("black", 2.8), (LIT, 1.3)):  # one of the two stands out on any shade, in grey too
+                ax.add_patch(Rectangle((part - 0.46, rank - 0.46), 0.92, 0.92, fc="none", ec=edge, lw=width))
+        ax.set(title=f"step {step}" if step else "at first", xticks=range(parts), yticks=range(ranks))
+        ax.set_xlabel("part", fontsize=SMALL)
+        ax.set_ylabel("" if step % columns else "rank", fontsize=SMALL)
+        ax.tick_params(length=0, labelsize=SMALL)
+    figure.alt = f"{title}. A panel a step: rows are ranks, columns parts; a number says how many ranks a part sums."
+    return figure
 
 
 @styled

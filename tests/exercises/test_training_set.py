@@ -78,6 +78,17 @@ def test_one_layer_by_itself_is_balanced_as_it_is_among_others():
     torch.testing.assert_close(found[1], load_balancing_loss(logits[1:2], 5, 2))
 
 
+def test_the_texts_of_a_batch_are_balanced_as_the_packages_loss_balances_each_alone():
+    for given in cases("balance_by_text"):
+        logits, chat, top_k = given.args
+        each = [
+            load_balancing_loss([logits.view(*chat.shape, -1)[row][numbers == number]], logits.shape[-1], top_k)
+            for row, numbers in enumerate(chat)
+            for number in numbers[numbers >= 0].unique()
+        ]
+        torch.testing.assert_close(ALL["balance_by_text"].reference(*given.args), torch.stack(each).mean())
+
+
 def test_the_rate_climbs_to_its_peak_stays_below_it_and_ends_at_the_floor():
     rates = [ALL["learning_rate"].reference(step, 60, 0.5, 12, 0.05) for step in range(60)]
     assert rates[:12] == sorted(rates[:12]) and rates[12:] == sorted(rates[12:], reverse=True)

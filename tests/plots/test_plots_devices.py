@@ -1,7 +1,7 @@
 """What the figures of many devices say is true."""
 
 import pytest
-from drawings import split_config, title
+from drawings import ring_counts, split_config, title
 from matplotlib.patches import Rectangle
 
 from qwen3_scratch import Error, plots
@@ -78,3 +78,31 @@ def test_dispatch_cost_counts_the_gathering_in_one_panel_and_names_the_crossings
 @pytest.mark.parametrize(("values", "expected"), [([1, 1, 1], "2"), ([3, 1, 1], "3"), ([1, 1, 3], "never")])
 def test_a_crossing_is_where_it_stays_below(values, expected):
     assert first_below([2, 3, 4], values, [2, 2, 2]) == expected
+
+
+def cuts(figure):
+    """What is filled of each frame but that of y, lane after lane: left, right, top, bottom, as shares of the frame."""
+    boxes = [patch for patch in figure.axes[0].patches if isinstance(patch, Rectangle)]
+    found = []
+    for part, frame in zip(boxes[:-2:2], boxes[1:-2:2], strict=True):
+        left, right = ((x - frame.get_x()) / frame.get_width() for x in (part.get_x(), part.get_x() + part.get_width()))
+        top, low = ((y - frame.get_y()) / frame.get_height() for y in (part.get_y(), part.get_y() + part.get_height()))
+        found.append(pytest.approx((left, right, top, low), abs=1e-6))
+    return found
+
+
+def test_a_device_is_drawn_with_rows_of_gate_and_up_the_same_columns_of_down_and_a_term_of_all_of_y():
+    figure = plots.feed_forward_cut(128, 96, 3)
+    third = (1 / 3, 2 / 3)
+    assert cuts(figure)[5:10] == [(0, 1, 0, 1), (0, 1, *third), (0, 1, *third), (*third, 0, 1), (0, 1, 0, 1)]
+    assert "device 1 holds 32 to 63" in figure.alt and "device 2 holds 64 to 95" in figure.alt
+
+
+def test_ring_sums_frames_what_came_and_finds_when_one_part_is_whole_and_when_all_are():
+    figure = plots.ring_sums(ring_counts(4))
+    assert title(figure) == "Around a ring of 4 each rank holds one whole part after step 3, all parts after step 6"
+    framed = [
+        {(round(patch.get_x() + 0.46), round(patch.get_y() + 0.46)) for patch in ax.patches} for ax in figure.axes
+    ]
+    assert framed[0] == set() and framed[1] == {(3, 0), (0, 1), (1, 2), (2, 3)}  # part, rank
+    assert [text.get_text() for text in figure.axes[3].texts[:4]] == ["1", "4", "3", "2"]  # of rank 0

@@ -219,6 +219,17 @@ def device_bytes(counts):
     return {"Qwen3-30B-A3B": ways, "Qwen3-235B-A22B": {"tensor x experts": {c: 8 * s for c, s in sizes.items()}}}
 
 
+def ring_counts(ranks):
+    """Of how many ranks each part on each rank is the sum, at first and after each step around a ring."""
+    held = torch.ones(2 * ranks - 1, ranks, ranks, dtype=torch.long)
+    for step in range(2 * ranks - 2):
+        held[step + 1] = held[step]
+        for rank in range(ranks):
+            part = (rank - 1 - step) % ranks
+            held[step + 1, rank, part] = held[step, rank - 1, part] + (step < ranks - 1)
+    return held
+
+
 def dispatch(ranks):
     owners = range(2, 2 + ranks)
     moved = [(ranks - 1) / ranks for ranks in owners]
@@ -522,6 +533,8 @@ DRAWINGS = {  # each from a number of tokens
     "device_shares": lambda n: plots.device_shares(split_config(attention_bias=True), 2, min(1 << n.bit_length(), 16)),
     "device_shares, dense": lambda n: plots.device_shares(split_config(num_experts=0, tie_word_embeddings=True), 1, 1),
     "device_shares, shared kv heads": lambda n: plots.device_shares(split_config(mlp_only_layers=()), 8, 1),
+    "feed_forward_cut": lambda n: plots.feed_forward_cut(2048, 768 * n, min(n, 5)),
+    "ring_sums": lambda n: plots.ring_sums(ring_counts(min(n, 6))),
     "device_memory": lambda n: plots.device_memory(device_bytes(min(n, 8)), (24, 80)),
     "dispatch_cost": lambda n: dispatch(n),
     "dispatch_times": lambda n: plots.dispatch_times(

@@ -1,15 +1,17 @@
 """ps7, first part: the two losses of a training step (notebook 15). `steps` lists the whole set."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ...learning import training
 from ..checking import Case, Exercise, Mistake, Stage, case, trained
-from ..material import randint, randn, recorded, text_ids
-from ..ps3.expert_counts import BALANCE_STAGES, Logits, balance, balance_mistakes
+from ..material import randint, randn, recorded, text_ids, tiny
+from ..ps3.expert_counts import balance, balance_mistakes
 
 SET = "ps7_training"
 
@@ -123,46 +125,127 @@ WEIGHTED_CROSS_ENTROPY = Exercise(
     ),
 )  # fmt: skip
 
-# ---- load_balancing_loss ---------------------------------------------------------------------
+# ---- balance_by_text -------------------------------------------------------------------------
+
+
+def texts(chat: Tensor) -> list[Tensor]:
+    """Where each text stands: a mask [rows, seq] for each number of each row, padding left out."""
+    rows = torch.arange(len(chat))[:, None]
+    return [
+        (chat == number) & (rows == row)
+        for row, held in enumerate(chat)
+        for number in held[held >= 0].unique().tolist()
+    ]
+
+
+def balance_by_text(router_logits: Tensor, chat: Tensor, top_k: int) -> Tensor:
+    return by_text(router_logits, chat, top_k)
+
+
+def by_text(
+    router_logits: Tensor,
+    chat: Tensor,
+    top_k: int,
+    *,
+    parts: Callable[[Tensor], list[Tensor]] = texts,
+    mean: Callable[[Tensor, Tensor], Tensor] = lambda losses, lengths: losses.mean(),
+    **changes: Any,
+) -> Tensor:
+    """The loss; `parts` are the tokens that are counted together, `mean` what becomes of their losses."""
+    masks = parts(chat)
+    losses = [balance((router_logits,), router_logits.shape[-1], top_k, here, **changes) for here in masks]
+    return mean(torch.stack(losses), torch.stack([here.sum() for here in masks]))
+
+
+def packed(g: torch.Generator, rows: int, seq: int) -> Tensor:
+    """Numbers of texts of many lengths, one after the other in each row, and padding behind them."""
+    begins = torch.rand(rows, seq, generator=g) < 0.35
+    begins[:, 0] = True
+    chat = begins.long().cumsum(-1) - 1
+    return chat.masked_fill(torch.arange(seq) >= randint(g, seq // 2, seq + 1, rows, 1), -1)
+
+
+def text_shapes(seed: int) -> Iterator[Case]:
+    g = torch.Generator().manual_seed(seed)
+    for _ in range(8):
+        rows, seq, experts = randint(g, 2, 4), randint(g, 8, 14), randint(g, 6, 12)
+        yield case(2 * randn(g, rows * seq, experts) + randn(g, experts), packed(g, rows, seq), randint(g, 2, 4))
+
+
+def text_odd(seed: int) -> Iterator[Case]:
+    g = torch.Generator().manual_seed(seed)
+    yield case(randn(g, 12, 8), torch.zeros(1, 12, dtype=torch.long), 2, note="one text")
+    yield case(randn(g, 12, 8), torch.arange(12).view(2, 6) % 6, 2, note="a token to a text")
+    yield case(randn(g, 12, 4), packed(g, 2, 6), 4, note="every token at every expert")
+    yield case(randn(g, 12, 2), packed(g, 2, 6), 1, note="two experts, top-1")
+    yield case(20 * F.one_hot(torch.arange(16) // 2, 8).float(), torch.arange(16)[None] // 2, 1,
+               note="each text its own expert")  # fmt: skip
+    yield case(randn(g, 40, 80), packed(g, 2, 20), 20, note="20 of 80 experts")
+    order = torch.rand(18, 9, generator=g).argsort(-1)  # no two experts of a token are equally liked, even in bf16
+    yield case((order / 2).bfloat16(), packed(g, 2, 9), 3, note="bf16")
+
+
+def text_padding(seed: int) -> Iterator[Case]:
+    """Padding anywhere, rows without a text, numbers left out."""
+    g = torch.Generator().manual_seed(seed)
+    for note in ("padding in front and in between", "a row of padding alone", "numbers that are left out"):
+        chat = packed(g, 3, 8)
+        if note.startswith("padding"):
+            chat = chat.masked_fill(torch.rand(3, 8, generator=g) < 0.4, -1)
+            chat[0, :3] = torch.tensor([-1, 0, 0])
+        elif note.startswith("a row"):
+            chat[randint(g, 0, 3)] = -1
+        else:
+            chat = torch.where(chat >= 0, 3 * chat + 2, -1)
+        yield case(2 * randn(g, 24, 7) + randn(g, 7), chat, 2, note=note)
+
+
+def text_real(seed: int) -> Iterator[Case]:
+    top_k = tiny().config.num_experts_per_tok
+    for call in recorded("moe_route", seed):
+        logits = call.output.logits.clone()
+        yield case(logits, (torch.arange(len(logits)) // 9)[None], top_k)
 
 
 def other(**changes: Any) -> Callable[..., Tensor]:
-    def loss(router_logits: Logits, num_experts: int, top_k: int, attention_mask: Tensor | None = None) -> Tensor:
-        return balance(router_logits, num_experts, top_k, attention_mask, **changes)
-
-    return loss
+    return partial(by_text, **changes)
 
 
-def padding_counted(
-    router_logits: Logits, num_experts: int, top_k: int, attention_mask: Tensor | None = None
-) -> Tensor:
-    return balance(router_logits, num_experts, top_k)
+def counted_over_all(router_logits: Tensor, chat: Tensor, top_k: int) -> Tensor:
+    """f is that of the whole batch, P that of each text."""
+    probabilities = router_logits.float().softmax(-1)
+    chosen = F.one_hot(probabilities.topk(top_k).indices, probabilities.shape[-1]).sum(1).float()
+    f = chosen[(chat >= 0).flatten()].mean(0)
+    each = [(f * probabilities[here.flatten()].mean(0)).sum() for here in texts(chat)]
+    return len(f) * torch.stack(each).mean()
 
 
-def layer_by_layer(router_logits: Logits, num_experts: int, top_k: int, attention_mask: Tensor | None = None) -> Tensor:
-    return torch.stack([balance((z,), num_experts, top_k, attention_mask) for z in router_logits]).mean()
-
-
-def layers_summed(router_logits: Logits, num_experts: int, top_k: int, attention_mask: Tensor | None = None) -> Tensor:
-    return torch.stack([balance((z,), num_experts, top_k, attention_mask) for z in router_logits]).sum()
-
-
-def one_layer_only(router_logits: Logits, num_experts: int, top_k: int, attention_mask: Tensor | None = None) -> Tensor:
-    return balance(router_logits[-1:], num_experts, top_k, attention_mask)
-
-
-LOAD_BALANCING_LOSS = Exercise(
-    "load_balancing_loss",
+BALANCE_BY_TEXT = Exercise(
+    "balance_by_text",
     SET,
-    training.load_balancing_loss,
-    stages=BALANCE_STAGES,
+    balance_by_text,
+    stages=(
+        Stage("random logits", text_shapes),
+        Stage("odd configurations", text_odd),
+        Stage("padding anywhere", text_padding),
+        Stage("the real checkpoint's logits", text_real),
+        trained(text_shapes),
+    ),
     mistakes=(
         *balance_mistakes(other),
-        Mistake("Padding is counted: leave out the tokens where attention_mask is false.", padding_counted),
-        Mistake("You take the loss layer by layer and average; here the tokens of all layers are joined first.",
-                layer_by_layer),
-        Mistake("You add the losses of the layers; here the tokens of all layers are joined first.", layers_summed),
-        Mistake("You use one layer of the list; join the tokens of all.", one_layer_only),
+        Mistake("Padding is counted as a text: leave out the tokens whose number is -1.",
+                other(parts=lambda chat: [*texts(chat), *([chat < 0] if (chat < 0).any() else [])])),
+        Mistake("Padding is counted as a text: leave out the tokens whose number is -1.",
+                other(parts=lambda chat: texts(chat + 1))),
+        Mistake("Rows number their texts anew: text 0 of one row and text 0 of another are two texts.",
+                other(parts=lambda chat: [chat == number for number in chat[chat >= 0].unique()])),
+        Mistake("You join all texts: each has an f and a P of its own.", other(parts=lambda chat: [chat >= 0])),
+        Mistake("You join the texts of a row: each has an f and a P of its own.",
+                other(parts=lambda chat: texts(chat.clamp(max=0)))),
+        Mistake("Longer texts count more here; take the mean over texts, long or short.",
+                other(mean=lambda losses, lengths: (losses * lengths).sum() / lengths.sum())),
+        Mistake("You add the texts' losses; take their mean.", other(mean=lambda losses, lengths: losses.sum())),
+        Mistake("You count f over all texts; each text has its own.", counted_over_all),
     ),
     own=(training.load_balancing_loss,),
 )  # fmt: skip

@@ -12,7 +12,7 @@ from ...model import forward
 from ..checking import Case, Exercise, Mistake, Stage, case
 from ..material import randint, randn, text_ids, tiny
 from .backward import RMS_NORM_BACKWARD
-from .losses import LOAD_BALANCING_LOSS, SET, WEIGHTED_CROSS_ENTROPY
+from .losses import BALANCE_BY_TEXT, SET, WEIGHTED_CROSS_ENTROPY
 from .plans import CLIP_GRADIENTS, LEARNING_RATE, Tensors, clipped
 
 Averages = Sequence[tuple[Tensor, Tensor]]
@@ -211,7 +211,7 @@ TRAINING_STEP = Exercise(
 
 EXERCISES = (
     WEIGHTED_CROSS_ENTROPY,
-    LOAD_BALANCING_LOSS,
+    BALANCE_BY_TEXT,
     RMS_NORM_BACKWARD,
     CLIP_GRADIENTS,
     LEARNING_RATE,

@@ -261,8 +261,8 @@ def draw__from_a_dictionary(probability, uniform):
 
 
 @wrong(FORBIDDEN)
-def load_balancing_loss__of_the_package(*given):
-    return qwen3_scratch.load_balancing_loss(*given)
+def balance_by_layer__of_the_package(router_logits, *others):
+    return torch.stack([qwen3_scratch.load_balancing_loss([logits], *others) for logits in router_logits])
 
 
 @wrong(FORBIDDEN)

@@ -8,7 +8,7 @@ from qwen3_scratch import model
 
 from . import CHANGED, GRADIENT, right, wrong
 from .first_gradients_and_inputs import combine
-from .first_masks_and_constants import attend, balance, layered, read, stepped, weigh
+from .first_masks_and_constants import attend, by_layer, layered, read, stepped, weigh
 from .whole import counted, streamed
 
 # ---- gradients -------------------------------------------------------------------------------
@@ -86,11 +86,12 @@ def moe__matrices_detached(x, weights, experts, gate_up_proj, down_proj):
 
 
 @wrong(GRADIENT)
-def load_balancing_loss__a_gradient_of_nothing(router_logits, num_experts, top_k, attention_mask=None):
+def balance_by_layer__a_gradient_of_nothing(router_logits, num_experts, top_k, attention_mask=None):
     logits = torch.cat(tuple(router_logits))
     if attention_mask is not None:
         logits = logits[attention_mask.flatten().bool().repeat(len(router_logits))]
-    return balance(logits.detach(), num_experts, top_k) + 0.0 * logits.float().sum()
+    found = by_layer(logits.detach(), len(router_logits), num_experts, top_k)
+    return found + 0.0 * logits.float().sum()
 
 
 @wrong(GRADIENT)
@@ -136,12 +137,12 @@ def moe__experts_sorted(x, weights, experts, gate_up_proj, down_proj):
 
 
 @wrong(CHANGED)
-def load_balancing_loss__mask_turned_round(router_logits, num_experts, top_k, attention_mask=None):
+def balance_by_layer__mask_turned_round(router_logits, num_experts, top_k, attention_mask=None):
     logits = torch.cat(tuple(router_logits))
     if attention_mask is not None:
         logits = logits[attention_mask.flatten().bool().repeat(len(router_logits))]
         attention_mask.copy_(~attention_mask.bool())
-    return balance(logits, num_experts, top_k)
+    return by_layer(logits, len(router_logits), num_experts, top_k)
 
 
 @wrong(CHANGED)

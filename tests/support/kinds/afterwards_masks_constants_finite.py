@@ -7,7 +7,7 @@ from qwen3_scratch import model
 from qwen3_scratch.exercises.ps6.find_the_bug import patient
 
 from . import CONSTANT, FINITE, MASK, right, wrong
-from .first_masks_and_constants import attend, balance, layered, stepped, weigh
+from .first_masks_and_constants import attend, by_layer, layered, stepped, weigh
 
 # ---- masks -----------------------------------------------------------------------------------
 
@@ -65,33 +65,36 @@ def perplexity__padding_taken_out_first(logits, token_ids, keep):
 
 
 @wrong(MASK)
-def load_balancing_loss__padding_of_the_first_row(router_logits, num_experts, top_k, attention_mask=None):
+def balance_by_layer__padding_of_the_last_row(router_logits, num_experts, top_k, attention_mask=None):
     logits = torch.cat(tuple(router_logits))
     if attention_mask is not None:
-        seen = attention_mask[:1].bool().expand(attention_mask.shape)
+        seen = attention_mask[-1:].bool().expand(attention_mask.shape)
         logits = logits[seen.flatten().repeat(len(router_logits))]
-    return balance(logits, num_experts, top_k)
+    return by_layer(logits, len(router_logits), num_experts, top_k)
 
 
 @wrong(MASK)
-def load_balancing_loss__padding_in_the_probabilities(router_logits, num_experts, top_k, attention_mask=None):
+def balance_by_layer__padding_in_the_probabilities(router_logits, num_experts, top_k, attention_mask=None):
     logits = torch.cat(tuple(router_logits)).float()
     probabilities = logits.softmax(-1)
     chosen = F.one_hot(probabilities.topk(top_k).indices, num_experts).sum(1).float()
     if attention_mask is not None:
         chosen = chosen[attention_mask.flatten().bool().repeat(len(router_logits))]
-    return num_experts * (chosen.mean(0) * probabilities.mean(0)).sum()
+    pairs = zip(*(each.chunk(len(router_logits)) for each in (chosen, probabilities)), strict=True)
+    return torch.stack([num_experts * (f.mean(0) * p.mean(0)).sum() for f, p in pairs])
 
 
 @right(MASK)
-def load_balancing_loss__weighted_by_the_mask(router_logits, num_experts, top_k, attention_mask=None):
-    probabilities = torch.cat(tuple(router_logits)).float().softmax(-1)
-    weight = torch.ones(len(probabilities))
-    if attention_mask is not None:
-        weight = attention_mask.flatten().float().repeat(len(router_logits))
-    weight = (weight / weight.sum())[:, None]
-    chosen = F.one_hot(probabilities.topk(top_k).indices, num_experts).sum(1)
-    return num_experts * ((chosen * weight).sum(0) * (probabilities * weight).sum(0)).sum()
+def balance_by_layer__weighted_by_the_mask(router_logits, num_experts, top_k, attention_mask=None):
+    losses = []
+    for logits in router_logits:
+        probabilities, weight = logits.float().softmax(-1), torch.ones(len(logits))
+        if attention_mask is not None:
+            weight = attention_mask.flatten().float()
+        weight = (weight / weight.sum())[:, None]
+        chosen = F.one_hot(probabilities.topk(top_k).indices, num_experts).sum(1)
+        losses.append(num_experts * ((chosen * weight).sum(0) * (probabilities * weight).sum(0)).sum())
+    return torch.stack(losses)
 
 
 @wrong(MASK)

@@ -10,7 +10,7 @@ from qwen3_scratch import model
 from qwen3_scratch.exercises.ps6.find_the_bug import patient
 
 from . import CONSTANT, GRADIENT, MASK, right, wrong
-from .first_masks_and_constants import attend, balance, layered, read, stepped, weigh
+from .first_masks_and_constants import attend, balance, by_layer, layered, read, stepped, weigh
 from .whole import counted, merges_of
 
 LOWEST = torch.finfo(torch.float32).min
@@ -58,12 +58,12 @@ def perplexity__only_the_token_itself_kept(logits, token_ids, keep):
 
 
 @wrong(MASK)
-def load_balancing_loss__columns_dropped(router_logits, num_experts, top_k, attention_mask=None):
+def balance_by_layer__columns_dropped(router_logits, num_experts, top_k, attention_mask=None):
     logits = list(router_logits)
     if attention_mask is not None:
         columns = attention_mask.bool().any(0)
         logits = [part.view(*attention_mask.shape, -1)[:, columns].flatten(0, 1) for part in logits]
-    return balance(torch.cat(logits), num_experts, top_k)
+    return torch.stack([balance(part, num_experts, top_k) for part in logits])
 
 
 @right(MASK)
@@ -201,11 +201,11 @@ def moe_route__renormalised_by_a_number(x, router, top_k, norm_topk_prob):
 
 
 @wrong(GRADIENT)
-def load_balancing_loss__one_layer_detached(router_logits, num_experts, top_k, attention_mask=None):
+def balance_by_layer__one_layer_detached(router_logits, num_experts, top_k, attention_mask=None):
     logits = torch.cat((router_logits[0].detach(), *router_logits[1:]))
     if attention_mask is not None:
         logits = logits[attention_mask.flatten().bool().repeat(len(router_logits))]
-    return balance(logits, num_experts, top_k)
+    return by_layer(logits, len(router_logits), num_experts, top_k)
 
 
 @wrong(GRADIENT)

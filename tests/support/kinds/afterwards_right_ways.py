@@ -107,11 +107,11 @@ def router_entropy__by_the_logarithm_of_the_softmax(logits):
 
 
 @right(GRADIENT)
-def load_balancing_loss__mask_as_a_list_of_rows(router_logits, num_experts, top_k, attention_mask=None):
+def balance_by_layer__mask_as_a_list_of_rows(router_logits, num_experts, top_k, attention_mask=None):
     if attention_mask is None:
-        return balance(torch.cat([*router_logits]), num_experts, top_k)
+        return torch.stack([balance(layer, num_experts, top_k) for layer in router_logits])
     rows = attention_mask.reshape(-1).nonzero()[:, 0]
-    return balance(torch.cat([layer.index_select(0, rows) for layer in router_logits]), num_experts, top_k)
+    return torch.stack([balance(layer.index_select(0, rows), num_experts, top_k) for layer in router_logits])
 
 
 @right(FORBIDDEN)

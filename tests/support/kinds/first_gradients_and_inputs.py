@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from qwen3_scratch import model
 
 from . import CHANGED, GRADIENT, right, wrong
-from .first_masks_and_constants import attend, balance, layered, read, stepped, weigh
+from .first_masks_and_constants import attend, by_layer, layered, read, stepped, weigh
 from .whole import merges_of, streamed
 
 # ---- gradients -------------------------------------------------------------------------------
@@ -88,23 +88,24 @@ def moe__weights_data(x, weights, experts, gate_up_proj, down_proj):
 
 
 @wrong(GRADIENT)
-def load_balancing_loss__without_grad(router_logits, num_experts, top_k, attention_mask=None):
+def balance_by_layer__without_grad(router_logits, num_experts, top_k, attention_mask=None):
     with torch.no_grad():
         logits = torch.cat(tuple(router_logits))
         if attention_mask is not None:
             logits = logits[attention_mask.flatten().bool().repeat(len(router_logits))]
-        return balance(logits, num_experts, top_k)
+        return by_layer(logits, len(router_logits), num_experts, top_k)
 
 
 @right(GRADIENT)
-def load_balancing_loss__choices_without_grad(router_logits, num_experts, top_k, attention_mask=None):
+def balance_by_layer__choices_without_grad(router_logits, num_experts, top_k, attention_mask=None):
     logits = torch.cat(tuple(router_logits)).float()
     if attention_mask is not None:
         logits = logits[attention_mask.flatten().bool().repeat(len(router_logits))]
     probabilities = logits.softmax(-1)
     with torch.no_grad():
         chosen = torch.zeros_like(probabilities).scatter(1, probabilities.topk(top_k).indices, 1.0)
-    return num_experts * (chosen.mean(0) * probabilities.mean(0)).sum()
+    pairs = zip(*(each.chunk(len(router_logits)) for each in (chosen, probabilities)), strict=True)
+    return torch.stack([num_experts * (f.mean(0) * p.mean(0)).sum() for f, p in pairs])
 
 
 @wrong(GRADIENT)
@@ -129,7 +130,7 @@ def forward__inference_mode(weights, token_ids, config, logits_to_keep=0):
 
 
 @wrong(CHANGED)
-def load_balancing_loss__list_emptied(router_logits, num_experts, top_k, attention_mask=None):
+def balance_by_layer__list_emptied(router_logits, num_experts, top_k, attention_mask=None):
     if isinstance(router_logits, list):
         joined = []
         while router_logits:
@@ -139,7 +140,7 @@ def load_balancing_loss__list_emptied(router_logits, num_experts, top_k, attenti
     logits = torch.cat(tuple(joined))
     if attention_mask is not None:
         logits = logits[attention_mask.flatten().bool().repeat(len(joined))]
-    return balance(logits, num_experts, top_k)
+    return by_layer(logits, len(joined), num_experts, top_k)
 
 
 @wrong(CHANGED)

@@ -127,21 +127,26 @@ def balance(logits, experts, top_k):
     return experts * (chosen.mean(0) * probabilities.mean(0)).sum()
 
 
+def by_layer(logits, layers, experts, top_k):
+    """Of logits that lie layer after layer, the loss of each."""
+    return torch.stack([balance(part, experts, top_k) for part in logits.chunk(layers)])
+
+
 @wrong(MASK)
-def load_balancing_loss__mask_as_lengths(router_logits, num_experts, top_k, attention_mask=None):
+def balance_by_layer__mask_as_lengths(router_logits, num_experts, top_k, attention_mask=None):
     logits = torch.cat(tuple(router_logits))
     if attention_mask is not None:
         places = torch.arange(attention_mask.shape[1]) < attention_mask.sum(-1, keepdim=True)
         logits = logits[places.flatten().repeat(len(router_logits))]
-    return balance(logits, num_experts, top_k)
+    return by_layer(logits, len(router_logits), num_experts, top_k)
 
 
 @wrong(MASK)
-def load_balancing_loss__first_layer_masked(router_logits, num_experts, top_k, attention_mask=None):
+def balance_by_layer__first_layer_masked(router_logits, num_experts, top_k, attention_mask=None):
     logits = list(router_logits)
     if attention_mask is not None:
         logits[0] = logits[0][attention_mask.flatten().bool()]
-    return balance(torch.cat(logits), num_experts, top_k)
+    return torch.stack([balance(part, num_experts, top_k) for part in logits])
 
 
 # ---- constants -------------------------------------------------------------------------------

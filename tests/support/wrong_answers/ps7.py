@@ -45,52 +45,55 @@ def weighted_cross_entropy__no_minus(logits, targets, counts):
     return (logs * counts[used]).sum() / counts[used].sum()
 
 
-# ---- load_balancing_loss ---------------------------------------------------------------------
+# ---- balance_by_text -------------------------------------------------------------------------
 
 
-def load_balancing_loss__no_factor(router_logits, num_experts, top_k, attention_mask=None):
-    logits = torch.cat(tuple(router_logits)).float()
-    if attention_mask is not None:
-        logits = logits[attention_mask.flatten().bool().repeat(len(router_logits))]
-    p = logits.softmax(dim=-1)
-    return (F.one_hot(p.topk(top_k).indices, num_experts).sum(1).float().mean(0) * p.mean(0)).sum()
+def balance_by_text__no_factor(router_logits, chat, top_k):
+    p, experts = router_logits.float().softmax(-1), router_logits.shape[-1]
+    chosen = F.one_hot(p.topk(top_k).indices, experts).sum(1).float()
+    text = torch.where(chat >= 0, chat + 1000 * torch.arange(len(chat))[:, None], -1).flatten()
+    each = [(chosen[text == n].mean(0) * p[text == n].mean(0)).sum() for n in text[text >= 0].unique()]
+    return torch.stack(each).mean()
 
 
-def load_balancing_loss__padding_counted(router_logits, num_experts, top_k, attention_mask=None):
-    p = torch.cat(tuple(router_logits)).float().softmax(dim=-1)
-    f = F.one_hot(p.topk(top_k).indices, num_experts).sum(1).float().mean(0)
-    return num_experts * (f * p.mean(0)).sum()
+def balance_by_text__padding_is_a_text(router_logits, chat, top_k):
+    p, experts = router_logits.float().softmax(-1), router_logits.shape[-1]
+    chosen = F.one_hot(p.topk(top_k).indices, experts).sum(1).float()
+    text = (chat + 1000 * torch.arange(len(chat))[:, None]).flatten()
+    each = [(chosen[text == n].mean(0) * p[text == n].mean(0)).sum() for n in text.unique()]
+    return experts * torch.stack(each).mean()
 
 
-def load_balancing_loss__layer_by_layer(router_logits, num_experts, top_k, attention_mask=None):
-    found = []
-    for logits in router_logits:
-        kept = logits if attention_mask is None else logits[attention_mask.flatten().bool()]
-        p = kept.float().softmax(dim=-1)
-        f = F.one_hot(p.topk(top_k).indices, num_experts).sum(1).float().mean(0)
-        found.append(num_experts * (f * p.mean(0)).sum())
-    return torch.stack(found).mean()
+def balance_by_text__rows_share_numbers(router_logits, chat, top_k):
+    p, experts, text = router_logits.float().softmax(-1), router_logits.shape[-1], chat.flatten()
+    chosen = F.one_hot(p.topk(top_k).indices, experts).sum(1).float()
+    each = [(chosen[text == n].mean(0) * p[text == n].mean(0)).sum() for n in text[text >= 0].unique()]
+    return experts * torch.stack(each).mean()
 
 
-def load_balancing_loss__first_choice(router_logits, num_experts, top_k, attention_mask=None):
-    logits = torch.cat(tuple(router_logits)).float()
-    if attention_mask is not None:
-        logits = logits[attention_mask.flatten().bool().repeat(len(router_logits))]
-    p = logits.softmax(dim=-1)
-    return num_experts * (F.one_hot(p.argmax(-1), num_experts).float().mean(0) * p.mean(0)).sum()
+def balance_by_text__all_joined(router_logits, chat, top_k):
+    p, experts = router_logits[chat.flatten() >= 0].float().softmax(-1), router_logits.shape[-1]
+    chosen = F.one_hot(p.topk(top_k).indices, experts).sum(1).float()
+    return experts * (chosen.mean(0) * p.mean(0)).sum()
 
 
-def load_balancing_loss__divided_by_top_k(router_logits, num_experts, top_k, attention_mask=None):
-    logits = torch.cat(tuple(router_logits)).float()
-    if attention_mask is not None:
-        logits = logits[attention_mask.flatten().bool().repeat(len(router_logits))]
-    p = logits.softmax(dim=-1)
-    f = p.topk(top_k).indices.flatten().bincount(minlength=num_experts) / (len(p) * top_k)
-    return num_experts * (f * p.mean(0)).sum()
+def balance_by_text__longer_ones_count_more(router_logits, chat, top_k):
+    p, experts = router_logits.float().softmax(-1), router_logits.shape[-1]
+    chosen = F.one_hot(p.topk(top_k).indices, experts).sum(1).float()
+    text = torch.where(chat >= 0, chat + 1000 * torch.arange(len(chat))[:, None], -1).flatten()
+    total = 0.0
+    for n in text[text >= 0].unique():
+        here = text == n
+        total = total + here.sum() * (chosen[here].mean(0) * p[here].mean(0)).sum()
+    return experts * total / (text >= 0).sum()
 
 
-def load_balancing_loss__always_even(router_logits, num_experts, top_k, attention_mask=None):
-    return torch.tensor(float(top_k))
+def balance_by_text__counted_over_all(router_logits, chat, top_k):
+    p, experts = router_logits.float().softmax(-1), router_logits.shape[-1]
+    chosen = F.one_hot(p.topk(top_k).indices, experts).sum(1).float()
+    text = torch.where(chat >= 0, chat + 1000 * torch.arange(len(chat))[:, None], -1).flatten()
+    f = chosen[text >= 0].mean(0)
+    return experts * torch.stack([(f * p[text == n].mean(0)).sum() for n in text[text >= 0].unique()]).mean()
 
 
 # ---- rms_norm_backward -----------------------------------------------------------------------
@@ -302,12 +305,12 @@ FRAGMENTS = {
     weighted_cross_entropy__softmax_then_log: "take `log_softmax`",
     weighted_cross_entropy__in_the_logits_type: "Compute in fp32",
     weighted_cross_entropy__no_minus: "A minus is missing",
-    load_balancing_loss__no_factor: "The number of experts is missing as a factor",
-    load_balancing_loss__padding_counted: "Padding is counted",
-    load_balancing_loss__layer_by_layer: "You take the loss layer by layer",
-    load_balancing_loss__first_choice: "You count the first choice alone",
-    load_balancing_loss__divided_by_top_k: "even use gives top_k, not 1",
-    load_balancing_loss__always_even: "numbers differ",
+    balance_by_text__no_factor: "The number of experts is missing as a factor",
+    balance_by_text__padding_is_a_text: "Padding is counted as a text",
+    balance_by_text__rows_share_numbers: "Rows number their texts anew",
+    balance_by_text__all_joined: "You join all texts",
+    balance_by_text__longer_ones_count_more: "Longer texts count more here",
+    balance_by_text__counted_over_all: "You count f over all texts",
     rms_norm_backward__root_held_fixed: "The root depends on x, too",
     rms_norm_backward__sum_for_mean: "stands a mean, not a sum",
     rms_norm_backward__weight_left_out: "The weight is missing in the gradient of x",

@@ -15,7 +15,7 @@ from .checkpoints.checkpoint import Checkpoint
 from .errors import Error, of_kind, shown
 from .fast.eager import PREFILL_CHUNK, eager_decoder, prefill
 from .model import Weights
-from .request import Options, Prompt, as_batch, with_options
+from .request import Options, Prompt, as_batch, no_such_option, with_options
 from .request import prompt_ids as prompt_ids
 from .sampling import NOT_FINITE, Sampling, check_generation_config, choose
 from .text_stream import Piece, TextStream
@@ -193,7 +193,7 @@ def prepare(
     if not isinstance(checkpoint, Checkpoint):
         of_kind("generate", "checkpoint", checkpoint, Checkpoint)
     if unknown := options.keys() - {f.name for f in fields(Options)}:
-        raise Error(f"{sorted(unknown)[0]}: no such option, expected one of generate's: check the spelling")
+        raise no_such_option(min(unknown))
     asked = Options(**options)
     if asked.stops and checkpoint.tokenizer is None:
         raise Error("stop needs text, and this checkpoint has no tokenizer: leave it out")

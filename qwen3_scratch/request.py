@@ -1,5 +1,6 @@
 """What is asked: a prompt of any kind -> token ids, and the options of its answer, each within its range."""
 
+import difflib
 import inspect
 import random
 from collections.abc import Callable, Sequence
@@ -20,6 +21,15 @@ Number = int | float
 Function = TypeVar("Function", bound=Callable[..., Any])
 KEYWORD = inspect.Parameter.KEYWORD_ONLY
 MOST_SAMPLES = 2**16  # of one prompt: more would be counted out before memory is asked for
+TOP_K = 50  # transformers' own where generation_config.json asks to draw and says no more
+ELSEWHERE = {  # what other libraries and servers call an option
+    **dict.fromkeys(("max_tokens", "max_completion_tokens", "max_length", "num_predict"), "max_new_tokens"),
+    **dict.fromkeys(("n", "best_of", "num_return_sequences"), "num_samples"),
+    **dict.fromkeys(("stop_strings", "stop_sequences", "stop_words"), "stop"),
+    **dict.fromkeys(("enable_thinking", "reasoning", "reasoning_effort"), "thinking"),
+    "do_sample": "temperature",
+    "prompt_lookup_num_tokens": "lookup",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +114,15 @@ class Options:
         return found
 
 
+def no_such_option(name: str) -> Error:
+    """The sentence for an option that is none of `Options`, with the one that may be meant."""
+    known = [f.name for f in fields(Options)]
+    close = difflib.get_close_matches(name.strip("_").replace("-", "_").lower(), known, 1)
+    meant = ELSEWHERE.get(name) or next(iter(close), None)
+    advice = f"perhaps you mean {meant}" if meant else "check the spelling"
+    return Error(f"{name}: no such option, expected one of generate's: {advice}")
+
+
 def with_options(function: Function) -> Function:
     """Shows the fields of `Options` in the place of `**options`, to `help` and to whoever completes names."""
     signature = inspect.signature(function)
@@ -114,10 +133,10 @@ def with_options(function: Function) -> Function:
 
 
 def default_sampling(checkpoint: Checkpoint) -> Sampling:
-    """What generation_config.json asks for; without `do_sample` that is the most likely token."""
+    """What generation_config.json asks for, as transformers reads it: without `do_sample` the most likely token."""
     asked = checkpoint.generation_config
     known = {name: asked[name] for name in Sampling._fields if asked.get(name) is not None}
-    return Sampling(**known) if asked.get("do_sample") else Sampling(**(known | {"temperature": 0.0}))
+    return Sampling(**({"top_k": TOP_K} | known if asked.get("do_sample") else known | {"temperature": 0.0}))
 
 
 # ---- prompts -----------------------------------------------------------------------------------

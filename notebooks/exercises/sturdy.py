@@ -21,6 +21,7 @@ sys.modules["as_it_was"] = kept = types.ModuleType("as_it_was")
 kept.folder, kept.streams = os.getcwd(), (sys.stdout, sys.stderr, sys.displayhook)
 kept.depth, kept.shell = sys.getrecursionlimit(), get_ipython()
 kept.shown = kept.shell.ast_node_interactivity
+kept.shell.ask_exit = lambda: None  # exit() would end Python a moment later, in the midst of another cell
 kept.tensor = torch.Tensor
 kept.owners = (torch.Tensor, torch, torch.nn.functional, math, builtins)
 kept.values = [dict(vars(owner)) for owner in kept.owners]

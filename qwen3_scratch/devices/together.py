@@ -28,7 +28,7 @@ from qwen3_scratch.devices.together import bytes_of_passes
 """The names that a function may use which `on_ranks` runs, besides its own."""
 
 
-def on_ranks(work: Callable[..., Any], count: int, *arguments: Any, timeout: int | float = 100) -> list[Any]:
+def on_ranks(work: Callable[..., Any], count: int, *arguments: Any, timeout: int | float = 600) -> list[Any]:
     """What `work(*arguments)` gives in each of `count` processes that torchrun starts, in the order of their ranks.
 
     Its source becomes a script, so that of names from outside it knows those of HEAD. Arguments go there as JSON, what

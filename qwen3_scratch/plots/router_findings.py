@@ -82,7 +82,7 @@ def table_of_words(
     wide, step = min(6.0, 8.6 / len(columns)), 0.22
     figure = new_figure(title, 0.9 + wide * len(columns), 0.75 + step * (count + 1))
     ax = figure.subplots()
-    ax.set(xlim=(0, len(columns) * wide), ylim=(count, -1))
+    ax.set(xlim=(0, len(columns) * wide), ylim=(count, -1), xticks=(), yticks=())
     ax.set_axis_off()
     for column, (head, rows) in enumerate(columns.items()):
         ax.text(column * wide + 0.08, -0.5, head, fontsize=SMALL + 1, va="center", style="italic")

@@ -29,9 +29,9 @@ from qwen3_scratch.inside.heads import (
     without,
     written,
 )
-from qwen3_scratch.model import Ops, gqa_attention, rope, rope_table, self_attention
+from qwen3_scratch.model import Ops, gqa_attention, self_attention
 from qwen3_scratch.tiny.evaluate import questions
-from qwen3_scratch.tiny.lookups import story_lookups, strongest_look, weight_on
+from qwen3_scratch.tiny.lookups import story_lookups, weight_on
 from qwen3_scratch.tracing import head_weights, trace
 
 
@@ -344,19 +344,3 @@ def test_look_up_heads_follow_what_two_early_heads_say(tiny, lookups):
 def test_a_head_that_gathers_on_the_same_text_gathers_what_it_gathers(tiny, lookups):
     same = gathered_on(tiny.weights, tiny.config, lookups.token_ids, (2, 3))
     assert torch.equal(margins(tiny.weights, tiny.config, lookups, same), margins(tiny.weights, tiny.config, lookups))
-
-
-def test_the_strongest_look_is_that_of_the_head_that_gives_the_note_most_weight(tiny):
-    story = next(each for each in questions("stories", 20) if each.kind != "several" and len(each.messages) == 1)
-    steps, look = story_lookups(tiny, [story]), strongest_look(tiny, story)
-    at, found = int(steps.query[0]), int(steps.followers[0].nonzero()[0])
-    looks = head_weights(tiny.weights, tiny.config, steps.token_ids)[:, 0, :, at, found]
-    assert looks[look.layer, look.head] == looks.max()
-    with trace() as t:
-        forward(tiny.weights, steps.token_ids, tiny.config)
-    call = t["gqa_attention"][look.layer].inputs
-    group = tiny.config.num_attention_heads // tiny.config.num_key_value_heads
-    cos, sin = rope_table(tiny.config, torch.tensor([[at, found]]))
-    turned = rope(torch.stack((look.query, look.key))[None, None], cos, sin)[0, 0]
-    torch.testing.assert_close(turned[0], call["q"][0, look.head, at])
-    torch.testing.assert_close(turned[1], call["k"][0, look.head // group, found])

@@ -1,11 +1,16 @@
 """A story of one's own: what is noted and looked up."""
 
 import pytest
+import torch
 from helpers import checkpoint
 
-from qwen3_scratch import load_checkpoint
+from qwen3_scratch import forward, load_checkpoint
 from qwen3_scratch.inside.stories import SPARE, other_notes, same_words, tell
+from qwen3_scratch.model import rope, rope_table
 from qwen3_scratch.tiny.corpus import Example
+from qwen3_scratch.tiny.evaluate import questions
+from qwen3_scratch.tiny.lookups import story_lookups, strongest_look
+from qwen3_scratch.tracing import head_weights, trace
 
 
 @pytest.fixture(scope="module")
@@ -58,3 +63,19 @@ def test_other_notes_say_what_is_wrong_what_was_elsewhere_and_nothing(tiny):
 def test_answers_are_the_same_words_but_for_in_and_at():
     assert same_words("Leo is at the park.", "Leo is in the park.")
     assert not same_words("Leo is at the park.", "Mia is at the park.")
+
+
+def test_the_strongest_look_is_that_of_the_head_that_gives_the_note_most_weight(tiny):
+    story = next(each for each in questions("stories", 20) if each.kind != "several" and len(each.messages) == 1)
+    steps, look = story_lookups(tiny, [story]), strongest_look(tiny, story)
+    at, found = int(steps.query[0]), int(steps.followers[0].nonzero()[0])
+    looks = head_weights(tiny.weights, tiny.config, steps.token_ids)[:, 0, :, at, found]
+    assert looks[look.layer, look.head] == looks.max()
+    with trace() as t:
+        forward(tiny.weights, steps.token_ids, tiny.config)
+    call = t["gqa_attention"][look.layer].inputs
+    group = tiny.config.num_attention_heads // tiny.config.num_key_value_heads
+    cos, sin = rope_table(tiny.config, torch.tensor([[at, found]]))
+    turned = rope(torch.stack((look.query, look.key))[None, None], cos, sin)[0, 0]
+    torch.testing.assert_close(turned[0], call["q"][0, look.head, at])
+    torch.testing.assert_close(turned[1], call["k"][0, look.head // group, found])

@@ -27,18 +27,18 @@ NO_ROUTER = "This checkpoint is dense"
 SPARSE_ONLY = {"07_router_and_experts", "12_inside_the_router", "13_pitfalls", "15_training", "17_topk_moe_on_gpu"}
 
 
-def environment(**settings: str) -> dict[str, str]:
+def environment() -> dict[str, str]:
     """One thread each, since two run at a time. Nothing is fetched, and nothing measured is asked for."""
     foreign = {"MPLBACKEND", "HF_ENDPOINT", "JAXTYPING_DISABLE", "QWEN3_SCRATCH_MODEL"}
     kept = {key: value for key, value in os.environ.items() if key not in foreign}
-    return kept | {"CI": "true", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | settings
+    return kept | {"CI": "true", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
-def executed(name: str, checkpoint: str, folder: str) -> nbformat.NotebookNode:
+def executed(name: str, checkpoint: str, folder: str, env: dict[str, str]) -> nbformat.NotebookNode:
     notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
     options = {"resources": {"metadata": {"path": folder}}, "kernel_manager_class": ForkedKernelManager}
     client = NotebookClient(notebook, timeout=900, allow_errors=True, **options)
-    client.execute(env=environment(QWEN3_SCRATCH_MODEL=checkpoint))
+    client.execute(env=env | {"QWEN3_SCRATCH_MODEL": checkpoint})
     return notebook
 
 
@@ -49,9 +49,9 @@ def runs(request, tmp_path_factory) -> Iterator[dict[tuple[str, str], Future]]:
     pairs = dict.fromkeys((params["checkpoint"], params["notebook"]) for params in wanted)
     work = tmp_path_factory.mktemp("checkpoints")
     folders = {name: write(name, work / name) for name in dict.fromkeys(name for name, _ in pairs)}
-    prepare(environment())
+    prepare(env := environment())  # once, since pytest writes into the process's own while these run
     with ThreadPoolExecutor(2) as pool:
-        yield {pair: pool.submit(executed, pair[1], str(folders[pair[0]]), str(work)) for pair in pairs}
+        yield {pair: pool.submit(executed, pair[1], str(folders[pair[0]]), str(work), env) for pair in pairs}
 
 
 def cases() -> Iterator[Any]:

@@ -1,6 +1,7 @@
 """An upcycled mixture: its making, how near its dense model, what training gains, when it matters who answers."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -38,7 +39,8 @@ def upcycled_layer(experts: int) -> Figure:
     names = [f"expert {number}" for number in range(experts)]
     names = names if experts <= 6 else [*names[:4], "…", names[-1]]
     rows = [1.3 + 0.36 * at for at in range(len(names))]
-    middle, line = (rows[0] + rows[-1]) / 2, {"color": "#555555", "lw": 0.8}
+    middle = (rows[0] + rows[-1]) / 2
+    line: dict[str, Any] = {"color": "#555555", "lw": 0.8}
     many = f"{experts} equal experts" if experts > 1 else "1 expert"
     title = f"The feed-forward becomes {many}, the router is new, all else is kept"
     figure = new_figure(title, 7.6, rows[-1] + 0.8)

@@ -188,15 +188,6 @@ def context_tells(reading: Reading, row: int, word: int, experts: int) -> dict[s
     }
 
 
-def told_line(told: Mapping[str, Told]) -> str:
-    """The same as one line, in percent and points; a star marks a gain above 0."""
-    said = [f"{told['nothing'].share:.0%} from the word"]
-    for name, (_, gain, within) in told.items():
-        if name != "nothing":
-            said.append(f"{name} {100 * gain:+.0f} ± {100 * within:.0f}" + "*" * (gain > within))
-    return ", ".join(said)
-
-
 def by_context(
     reading: Reading, row: int, word: int, key: Int[Tensor, "tokens"], experts: int, most: int = 3
 ) -> list[tuple[int, int, int, int]]:

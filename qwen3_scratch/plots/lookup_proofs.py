@@ -118,7 +118,7 @@ def head_costs(
     ax.axhline(0, color="black", lw=0.6)
     label_axis(ax.xaxis, names_of_all(len(costs), heads), 7.2)
     ax.set(xlim=(-0.7, len(costs) - 0.3), ylabel="nats of margin lost")
-    ax.set_xlabel(f"the head replaced by zero (n = {n} stories; whiskers: 95% of the bar; dark: look-up heads)")
+    ax.set_xlabel(f"the head replaced by zero (n = {n} stories; whiskers: the bar's 95% interval; dark: look-up heads)")
     legend_beside(figure, ax)
     figure.alt = f"A bar for each head, dark for those that look words up, and a diamond for the mean. {title}."
     return figure

@@ -1,15 +1,18 @@
-"""An upcycled mixture: how near it is to its dense model, what training it gains, when it matters who answers."""
+"""An upcycled mixture: its making, how near its dense model, what training gains, when it matters who answers."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from .canvas import (
     DARK,
     GREY,
     LINES,
+    LIT,
     MIDDLE,
     PALE,
     SMALL,
@@ -20,10 +23,52 @@ from .canvas import (
     percent,
     styled,
 )
+from .mixture import bend, box, empty_axes
 
-__all__ = ["agreement_bars", "routed_losses", "trained_on"]
+__all__ = ["agreement_bars", "routed_losses", "trained_on", "upcycled_layer"]
 
 STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # for a 95% interval of so few values
+
+
+@styled
+def upcycled_layer(experts: int) -> Figure:
+    """A dense layer beside itself upcycled: attention is kept, the feed-forward copied, the router new.
+
+    Of more than six experts the first four and the last are drawn.
+    """
+    names = [f"expert {number}" for number in range(experts)]
+    names = names if experts <= 6 else [*names[:4], "…", names[-1]]
+    rows = [1.3 + 0.36 * at for at in range(len(names))]
+    middle = (rows[0] + rows[-1]) / 2
+    line: dict[str, Any] = {"color": "#555555", "lw": 0.8}
+    many = f"{experts} equal experts" if experts > 1 else "1 expert"
+    title = f"The feed-forward becomes {many}, the router is new, all else is kept"
+    figure = new_figure(title, 7.6, rows[-1] + 0.8)
+    ax = empty_axes(figure, 7.4, rows[-1] + 0.4)
+    for left, wide, head in ((0.1, 1.8, "a dense layer"), (4.2, 3.1, "the same layer, upcycled")):
+        ax.add_patch(Rectangle((left, 0.28), wide, rows[-1], fc="#f4f4f4", ec="none", zorder=-1))
+        ax.text(left + wide / 2, 0.12, head, fontsize=SMALL, ha="center", va="center", style="italic")
+    box(ax, 0.4, 0.6, 1.2, "attention")
+    box(ax, 0.4, middle, 1.2, "feed-forward", fc=PALE)
+    box(ax, 4.5, 0.6, 1.2, "attention")
+    box(ax, 6.2, middle, 0.9, "router", fc=LIT)
+    bend(ax, (1.6, 0.6), (4.5, 0.6), ec=MIDDLE, lw=1.3)
+    for name, y in zip(names, rows, strict=True):
+        box(ax, 4.5, y, 1.2, name, fc=PALE)
+        bend(ax, (1.6, middle), (4.5, y), ec=MIDDLE, lw=1.3)
+        bend(ax, (5.7, y), (6.2, middle), ec="#555555", lw=0.8)
+    ax.plot((1.0, 1.0), (0.73, middle - 0.13), **line)
+    ax.plot((5.1, 5.1), (0.73, rows[0] - 0.13), **line)
+    ax.plot((5.7, 6.65, 6.65), (0.6, 0.6, middle - 0.13), **line)  # the router reads what the experts read
+    for x, y, word in ((3.05, 0.6, "kept"), (3.05, middle, "copied"), (6.65, middle + 0.25, "new")):
+        plain = {"fc": "white" if x < 4 else "none", "ec": "none"}
+        ax.text(x, y, word, fontsize=SMALL, ha="center", va="center", style="italic", bbox=plain)
+    figure.alt = (
+        f"{title}. Left a dense layer, attention and a feed-forward; right the same layer, with attention, a router "
+        f"and {many}. Lines lead from attention to attention, kept, and from the feed-forward to each expert, copied."
+    )
+    figure.few_colours = True
+    return figure
 
 
 @styled

@@ -3,8 +3,11 @@
 import pytest
 import torch
 from drawings import title
+from matplotlib.colors import to_rgba
+from matplotlib.patches import PathPatch
 
 from qwen3_scratch import plots
+from qwen3_scratch.plots.canvas import LIT
 from qwen3_scratch.plots.costs import coin_chance, short
 
 
@@ -77,6 +80,28 @@ def test_answers_follow_tells_of_the_notes_that_lead_away_most():
 def test_coins_decide_the_questions_on_which_two_ways_differ(ones, others, chance):
     first, second = [True] * ones + [False] * others + [True, False], [False] * ones + [True] * others + [True, False]
     assert coin_chance(first, second) == (ones, others, pytest.approx(chance))
+
+
+def test_an_upcycled_layer_is_its_attention_kept_its_feed_forward_copied_to_each_expert_and_a_router_that_is_new():
+    figure = plots.upcycled_layer(3)
+    assert title(figure) == "The feed-forward becomes 3 equal experts, the router is new, all else is kept"
+    (ax,) = figure.axes
+    places = {text.get_text(): text.get_position() for text in ax.texts}
+    lines = [patch.get_path().vertices for patch in ax.patches if isinstance(patch, PathPatch)]
+    kept, *copied = sorted((line[0][1], line[-1][1]) for line in lines if line[0][0] < 2)  # from the dense layer
+    assert kept == (places["attention"][1],) * 2
+    source = places["feed-forward"][1]
+    assert copied == [(source, pytest.approx(places[f"expert {number}"][1])) for number in range(3)]
+    new = [patch for patch in ax.patches if patch.get_facecolor() == pytest.approx(to_rgba(LIT))]
+    (x, y), ((left, top), (right, foot)) = places["router"], new[0].get_bbox().get_points()
+    assert len(new) == 1 and left < x < right and min(top, foot) < y < max(top, foot)
+
+
+def test_of_many_experts_the_first_and_the_last_are_drawn():
+    written = [text.get_text() for text in plots.upcycled_layer(60).axes[0].texts]
+    assert [text for text in written if text.startswith(("expert", "…"))] == [
+        "expert 0", "expert 1", "expert 2", "expert 3", "…", "expert 59",
+    ]  # fmt: skip
 
 
 def test_agreement_bars_count_the_exact_and_name_the_worst():

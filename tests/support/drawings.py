@@ -414,6 +414,7 @@ DRAWINGS = {  # each from a number of tokens
     "sampling_steps": lambda n: plots.sampling_steps(filtered(n), None),
     "sampling_steps, 3": lambda n: plots.sampling_steps(dict(list(filtered(n).items())[:3]), None),
     "inverse_draw": lambda n: plots.inverse_draw(torch.arange(1.0, n + 1).softmax(0), 0.3, labels(n)),
+    "upcycled_layer": lambda n: plots.upcycled_layer(n),
     "agreement_bars": lambda n: plots.agreement_bars(
         {"top-1, renormalised": 1.0, "top-1, raw probability, zero router": 1 / (n + 1)}, 100 * n
     ),

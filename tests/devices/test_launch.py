@@ -108,7 +108,7 @@ def ends(request, tmp_path_factory):
     running = {name: started(folder, WORKER.format(fault=FAULTS[name][0])) for name, folder in folders.items()}
     found = {}
     for name, process in running.items():
-        out, _ = process.communicate(timeout=600)
+        out, _ = process.communicate(timeout=1800)
         found[name] = (process.returncode, out, left(folders[name]))
     return found
 
@@ -133,7 +133,7 @@ def test_a_rank_that_is_slow_is_waited_for_and_one_that_is_gone_is_noticed_by_wh
         running[name] = started(folder, UNEVEN.format(one=one, other=other))
     for name, process in running.items():
         code, said = ALONE[name][2]
-        out, _ = process.communicate(timeout=200)
+        out, _ = process.communicate(timeout=1800)
         assert (process.returncode, bool(re.match(said, out))) == (code, True), (name, out)
 
 
@@ -141,7 +141,7 @@ WATCHED = """
 from qwen3_scratch.devices import launch
 
 launch.NOTICE = 0  # so that each rank's watcher asks for the others without a pause, until the very end
-with launch.ranks(1, 2, timeout=60):
+with launch.ranks(1, 2, timeout=600):
     pass
 """
 

@@ -8,7 +8,7 @@ from qwen3_scratch.devices.together import bytes_written, on_ranks, reason
 
 def added(first):
     """Each rank's number, and the sum of all."""
-    with ranks(2, 1, timeout=60):
+    with ranks(2, 1, timeout=600):
         mine = torch.tensor([first + dist.get_rank()])
         total = mine.clone()
         dist.all_reduce(total)

@@ -193,7 +193,7 @@ def test_run_all_goes_on_past_what_is_wrong_unwritten_or_no_python_and_ends_in_w
         "merge_heads": solutions(name)["merge_heads"],
     }
     notebook = submission(released, wrong)
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    NotebookClient(notebook, timeout=1800, resources={"metadata": {"path": str(tmp_path)}}).execute()
     last = [cell for cell in notebook.cells if cell.cell_type == "code"][-1]
     text = "".join(output.text for output in last.outputs)
     said = dict(line.split(maxsplit=1) for line in text.splitlines())

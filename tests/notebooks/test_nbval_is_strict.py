@@ -57,7 +57,7 @@ def run(module, *arguments, **options):
     environment = {name: value for name, value in os.environ.items() if name not in foreign}
     environment["PYTHONPATH"] = str(NOTEBOOKS.parent)
     command = [sys.executable, "-m", module, *map(str, arguments)]
-    return subprocess.run(command, env=environment, capture_output=True, timeout=300, **options)
+    return subprocess.run(command, env=environment, capture_output=True, timeout=1800, **options)
 
 
 def corrupt(notebook):

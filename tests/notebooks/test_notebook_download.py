@@ -39,7 +39,7 @@ def executed(environment: dict[str, str], until: str = "", *, asked: bool = Fals
     if until:
         [end] = [number for number, cell in enumerate(notebook.cells) if until in cell.source]
         notebook.cells = notebook.cells[:end]
-    NotebookClient(notebook, timeout=120, kernel_name="python3").execute(env=environment)
+    NotebookClient(notebook, timeout=1800, kernel_name="python3").execute(env=environment)
     return notebook
 
 

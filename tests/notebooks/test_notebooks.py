@@ -113,7 +113,7 @@ def test_every_notebook_stops_in_its_first_cell_with_one_sentence(case, work):
     try:
         for name in NOTEBOOKS:
             shown = []
-            reply = client.execute_interactive(first_cell(name), output_hook=shown.append, timeout=300)
+            reply = client.execute_interactive(first_cell(name), output_hook=shown.append, timeout=1800)
             assert reply["content"]["status"] == "error", name
             said = [message["content"]["traceback"] for message in shown if message["msg_type"] == "error"]
             assert len(said) == len(said[0]) == 1, name

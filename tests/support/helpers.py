@@ -118,7 +118,7 @@ def process(*words: str, env: dict[str, str] | None = None, **options: Any) -> s
     return subprocess.Popen([sys.executable, *words], env=settings, text=True, **options)
 
 
-def finished(*words: str, timeout: float = 300, **options: Any) -> Said:
+def finished(*words: str, timeout: float = 1800, **options: Any) -> Said:
     """The same, run to its end."""
     running = process(*words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
     try:
@@ -142,7 +142,7 @@ def torchrun(count: int, *words: object, **options: Any) -> subprocess.Completed
     """The same on so many ranks, with one thread each."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", count, *words]
     settings = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run([*map(str, command)], env=settings, capture_output=True, text=True, timeout=600, **options)
+    return subprocess.run([*map(str, command)], env=settings, capture_output=True, text=True, timeout=1800, **options)
 
 
 def joined(pieces: Sequence[Any], *, thinking: bool) -> str:

@@ -102,7 +102,7 @@ def rank(job: Path) -> None:
     opened = shards_module.safe_open
     shards_module.safe_open = lambda *arguments, **options: Counting(opened(*arguments, **options))
     first = cases[0]
-    with ranks(first["tensor"], first["expert"], timeout=120), torch.inference_mode():
+    with ranks(first["tensor"], first["expert"], timeout=600), torch.inference_mode():
         found = [run(case) for case in cases]
         job.with_suffix(f".{dist.get_rank()}").write_text(json.dumps(found))
 

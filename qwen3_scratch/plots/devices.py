@@ -146,7 +146,7 @@ def feed_forward_cut(hidden: int, intermediate: int, devices: int) -> Figure:
 def draw_cut(
     ax: Axes,
     centre: float,
-    lane: float,
+    lane: int | float,
     wide: float = 0.16,
     rows: tuple[float, float] = (0.0, 1.0),
     columns: tuple[float, float] = (0.0, 1.0),

@@ -51,12 +51,12 @@ def is_given(cell: NotebookNode | None) -> bool:
     """Whether a cell is code of the set itself that is no check: its imports."""
     about = {} if cell is None else cell.metadata.get("nbgrader", {})
     locked = bool(about.get("locked")) and not about.get("grade")
-    return locked and cell.cell_type == "code" and not is_summary(cell)
+    return locked and cell.cell_type == "code" and not is_closing(cell)
 
 
-def is_summary(cell: NotebookNode) -> bool:
-    """Whether a cell says at the end what is open, which grading does not need."""
-    return str(cell.metadata.get("nbgrader", {}).get("grade_id", "")).endswith("_open")
+def is_closing(cell: NotebookNode) -> bool:
+    """Whether a cell shows what answers can do, or says what is open: grading needs neither, and they call answers."""
+    return str(cell.metadata.get("nbgrader", {}).get("grade_id", "")).endswith(("_see", "_open"))
 
 
 class Sturdy(Execute):
@@ -98,7 +98,7 @@ class Sturdy(Execute):
         return super().process_message(msg, cell, cell_index)
 
     def preprocess_cell(self, cell: NotebookNode, resources: Any, index: int) -> tuple[NotebookNode, Any]:
-        if is_summary(cell):
+        if is_closing(cell):
             cell.outputs = []
             return cell, resources
         graded = bool(cell.metadata.get("nbgrader", {}).get("grade"))

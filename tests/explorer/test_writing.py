@@ -223,7 +223,7 @@ def test_wrong_arguments_are_refused(tmp_path):
     assert "is a folder" in refusal(ck, tmp_path)
     assert "no tokenizer" in refusal(replace(ck, tokenizer=None), page)
     assert "slice" in refusal(replace(ck, ops=Ops(reduce=lambda x: x)), page)
-    assert "cannot be written" in refusal(ck, tmp_path / "nowhere" / "page.html", questions=0)
+    assert "its folder is not there" in refusal(ck, tmp_path / "nowhere" / "page.html", questions=0)
     assert not list(tmp_path.iterdir())
 
 

@@ -24,9 +24,9 @@ MOST_SAMPLES = 2**16  # of one prompt: more would be counted out before memory i
 TOP_K = 50  # transformers' own where generation_config.json asks to draw and says no more
 ELSEWHERE = {  # what other libraries and servers call an option
     **dict.fromkeys(("max_tokens", "max_completion_tokens", "max_length", "num_predict"), "max_new_tokens"),
-    **dict.fromkeys(("n", "best_of", "num_return_sequences"), "num_samples"),
-    **dict.fromkeys(("stop_strings", "stop_sequences", "stop_words"), "stop"),
-    **dict.fromkeys(("enable_thinking", "reasoning", "reasoning_effort"), "thinking"),
+    **dict.fromkeys(("n", "num_return_sequences"), "num_samples"),
+    **dict.fromkeys(("stop_strings", "stop_sequences"), "stop"),
+    "enable_thinking": "thinking",
     "do_sample": "temperature",
     "prompt_lookup_num_tokens": "lookup",
 }
@@ -116,9 +116,8 @@ class Options:
 
 def no_such_option(name: str) -> Error:
     """The sentence for an option that is none of `Options`, with the one that may be meant."""
-    known = [f.name for f in fields(Options)]
-    close = difflib.get_close_matches(name.strip("_").replace("-", "_").lower(), known, 1)
-    meant = ELSEWHERE.get(name) or next(iter(close), None)
+    close = difflib.get_close_matches(name.lower(), [f.name for f in fields(Options)], 1)
+    meant = ELSEWHERE.get(name) or "".join(close)
     advice = f"perhaps you mean {meant}" if meant else "check the spelling"
     return Error(f"{name}: no such option, expected one of generate's: {advice}")
 

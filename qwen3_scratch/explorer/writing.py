@@ -54,7 +54,7 @@ def write(checkpoint: Checkpoint, path: str | os.PathLike[str], *, bits: int = 1
         raise Error(f"explorer.write: questions is {count}, expected at most {MOST_QUESTIONS}: mend the argument")
     if path.is_dir():
         raise Error(f"{path}: is a folder, expected a file to write: name one that ends with .html")
-    if not path.parent.is_dir():  # before the questions are asked, which takes minutes on a slow machine
+    if not path.parent.is_dir():  # before anything is computed
         raise Error(f"{path}: its folder is not there, expected one that is: make it first, or name another")
     text = page(checkpoint, bits, count)
     write_text(path, text)

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from .canvas import DARK, MIDDLE, PALE, SMALL, Figure, label_axis, new_figure, styled
+from .canvas import DARK, MIDDLE, PALE, SMALL, Figure, draw_arrow, label_axis, new_figure, styled
 
 __all__ = ["attention_shapes", "two_looks", "weighted_sum"]
 
@@ -240,7 +240,7 @@ def tensor(
 def lead(ax: Axes, start: tuple[int, int | float], end: tuple[int, int | float], name: str) -> None:
     """An arrow from one tensor to the next, with the step that it stands for."""
     (x0, y0), (x1, y1) = (start[0] * STEP + 0.66, start[1]), (end[0] * STEP - 0.7, end[1])
-    ax.annotate("", (x1, y1), (x0, y0), arrowprops={"arrowstyle": "->", "lw": 0.9, "color": "#555555"}, zorder=1)
+    draw_arrow(ax, (x0, y0), (x1, y1), zorder=1)
     if name:
         where: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": SMALL, "style": "italic"}
         back = {"boxstyle": "square,pad=0.1", "fc": "white", "ec": "none"}
@@ -249,7 +249,6 @@ def lead(ax: Axes, start: tuple[int, int | float], end: tuple[int, int | float],
 
 def upright(ax: Axes, column: int, start: int | float, end: int | float, name: str) -> None:
     """An arrow up or down a column, with its step at the right."""
-    look = {"arrowstyle": "->", "lw": 0.9, "color": "#555555"}
-    ax.annotate("", (column * STEP, end), (column * STEP, start), arrowprops=look)
+    draw_arrow(ax, (column * STEP, start), (column * STEP, end))
     where: dict[str, Any] = {"ha": "left", "va": "center", "fontsize": SMALL, "style": "italic"}
     ax.text(column * STEP + 0.1, (start + end) / 2, name, **where)

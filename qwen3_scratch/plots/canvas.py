@@ -203,6 +203,11 @@ def draw_lines(
         ax.plot(places, values, label=name, **look | options)
 
 
+def draw_arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], **options: Any) -> None:
+    """A thin arrow from one point to another, as diagrams have between their boxes."""
+    ax.annotate("", end, start, arrowprops={"arrowstyle": "->", "lw": 0.9, "color": "#555555"}, **options)
+
+
 def logarithmic(
     axis: XAxis | YAxis,
     places: Sequence[int | float] = (),

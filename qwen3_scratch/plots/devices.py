@@ -14,7 +14,20 @@ from torch import Tensor
 from ..checkpoints.weights import Slot, all_slots
 from ..config import Config
 from ..devices.slices import Place, check_split, own_slot
-from .canvas import LINES, LIT, MIDDLE, SMALL, Figure, draw_lines, heatmap, logarithmic, new_figure, spoken, styled
+from .canvas import (
+    LINES,
+    LIT,
+    MIDDLE,
+    SMALL,
+    Figure,
+    draw_arrow,
+    draw_lines,
+    heatmap,
+    logarithmic,
+    new_figure,
+    spoken,
+    styled,
+)
 
 __all__ = ["device_memory", "device_shares", "dispatch_cost", "feed_forward_cut", "ring_sums"]
 
@@ -86,7 +99,7 @@ def device_shares(config: Config, tensors: int, experts: int) -> Figure:
     ax = figure.subplots()
     for place, name in enumerate(rows):
         for rank, part in enumerate(parts[name]):
-            draw_part(ax, rank, place, part)
+            draw_held(ax, rank + 0.5, place, 0.9, rows=part.experts, columns=part.cut)
         ax.text(len(places) + 0.08, place + 0.5, share_text(parts[name], wholes[name]), va="center", fontsize=SMALL)
     ax.set(xlim=(-0.04, len(places) + 0.04), ylim=(len(rows), 0))
     ax.spines[:].set_visible(False)
@@ -97,15 +110,6 @@ def device_shares(config: Config, tensors: int, experts: int) -> Figure:
     ax.set_xlabel("rank, with its place in the grid: t tensor, e expert")
     ax.tick_params(length=0, labelsize=SMALL)
     return figure
-
-
-def draw_part(ax: Axes, rank: int, row: int, part: Part) -> None:
-    """A frame for the whole tensor and in it the rank's own part."""
-    left, top, wide, high = rank + 0.05, row + 0.12, 0.9, 0.76
-    (start, stop), (first, last) = part.cut, part.experts
-    corner, size = (left + start * wide, top + first * high), ((stop - start) * wide, (last - first) * high)
-    ax.add_patch(Rectangle(corner, *size, fc=MIDDLE, ec="none"))
-    ax.add_patch(Rectangle((left, top), wide, high, fc="none", ec="#555555", lw=0.7))
 
 
 @styled
@@ -124,15 +128,15 @@ def feed_forward_cut(hidden: int, intermediate: int, devices: int) -> Figure:
     middle = devices / 2
     for lane, ends in enumerate(pairwise(stops)):
         first, last = (end / intermediate for end in ends)
-        draw_cut(ax, 0.1, lane)
-        draw_cut(ax, 1.3, lane, 0.7, rows=(first, last))
-        draw_cut(ax, 2.5, lane, rows=(first, last))
-        draw_cut(ax, 3.7, lane, 0.7, columns=(first, last))
-        draw_cut(ax, 4.9, lane, hatch="//////")
+        draw_held(ax, 0.1, lane)
+        draw_held(ax, 1.3, lane, 0.7, rows=(first, last))
+        draw_held(ax, 2.5, lane, rows=(first, last))
+        draw_held(ax, 3.7, lane, 0.7, columns=(first, last))
+        draw_held(ax, 4.9, lane, hatch="//////")
         for left, right in ((0.3, 0.85), (1.75, 2.3), (2.7, 3.25), (4.15, 4.7)):
             draw_arrow(ax, (left, lane + 0.5), (right, lane + 0.5))
         draw_arrow(ax, (5.1, lane + 0.5), (6.0, middle))
-    draw_cut(ax, 6.2, middle - 0.5)
+    draw_held(ax, 6.2, middle - 0.5)
     ax.set(xlim=(-0.1, 6.7), ylim=(devices, 0))
     ax.set_xticks(list(names), list(names.values()))
     ax.set_yticks([lane + 0.5 for lane in range(devices)], [f"device {lane}" for lane in range(devices)])
@@ -143,26 +147,22 @@ def feed_forward_cut(hidden: int, intermediate: int, devices: int) -> Figure:
     return figure
 
 
-def draw_cut(
+def draw_held(
     ax: Axes,
     centre: float,
-    lane: int | float,
+    row: int | float,
     wide: float = 0.16,
     rows: tuple[float, float] = (0.0, 1.0),
     columns: tuple[float, float] = (0.0, 1.0),
     hatch: str = "",
 ) -> None:
     """A frame for a whole tensor and in it, by rows and columns, what one device has of it."""
-    left, top, high = centre - wide / 2, lane + 0.12, 0.76
+    left, top, high = centre - wide / 2, row + 0.12, 0.76
     corner = left + columns[0] * wide, top + rows[0] * high
     size = (columns[1] - columns[0]) * wide, (rows[1] - rows[0]) * high
     look: dict[str, Any] = {"fc": "white", "ec": MIDDLE, "hatch": hatch} if hatch else {"fc": MIDDLE, "ec": "none"}
     ax.add_patch(Rectangle(corner, *size, **look))
     ax.add_patch(Rectangle((left, top), wide, high, fc="none", ec="#555555", lw=0.7))
-
-
-def draw_arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
-    ax.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": "#555555", "lw": 0.9})
 
 
 @styled

@@ -158,7 +158,7 @@ for size in (10**9, 100_000):
 
 def test_wherever_a_save_is_killed_the_folder_is_old_or_new_or_refused_and_the_next_save_mends_it(tmp_path):
     """Killed before each single thing that it does to a file or folder, as one file of weights and as shards."""
-    found = finished("-c", KILLED, str(tmp_path), env={"JAXTYPING_DISABLE": "1"}, timeout=1800)
+    found = finished("-c", KILLED, str(tmp_path), env={"JAXTYPING_DISABLE": "1"})
     assert found.code == 0, found.err
     for line in found.out.splitlines():
         seen = line.split()

@@ -7,16 +7,11 @@ import torch
 from layout_files import HEAD, NORM, TIED, refused, tensors_of, write
 from tiers import in_proof
 
-from qwen3_scratch import (
-    load_checkpoint,
-)
+from qwen3_scratch import load_checkpoint
 from qwen3_scratch.checkpoints.saving import write_json
 from qwen3_scratch.trust.shards import INDEX, SINGLE
 
 pytestmark = pytest.mark.usefixtures("quiet_transformers")
-
-# ---- what is refused, and what to do then ----------------------------------------------------------------
-
 
 SIGNS = {
     "GPTQ": ("mlp.experts.0.up_proj.qweight", "GPTQ"), "AWQ": ("self_attn.q_proj.qzeros", "AWQ"),

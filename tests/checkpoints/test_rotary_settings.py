@@ -10,17 +10,11 @@ from tiers import in_proof
 from transformers import AutoConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from qwen3_scratch import (
-    load_checkpoint,
-    read_config,
-    save_checkpoint,
-)
+from qwen3_scratch import load_checkpoint, read_config, save_checkpoint
 from qwen3_scratch.config import LARGEST
 from qwen3_scratch.model import rope_frequencies
 
 pytestmark = pytest.mark.usefixtures("quiet_transformers")
-
-# ---- rotary settings ----------------------------------------------------------------------------------
 
 LONG, SHORT = [2.0, 3.0, 4.0, 5.5, 6.0, 7.0, 8.0, 9.0], [1.0, 1.0, 1.1, 1.2, 1.3, 1.5, 1.7, 2.0]
 ROPES = {

@@ -14,8 +14,6 @@ from qwen3_scratch import Error, init_weights, load_weights
 from qwen3_scratch.trust import shards
 from qwen3_scratch.trust.shards import INDEX
 
-# ---- what is refused ------------------------------------------------------------------------
-
 DAMAGED = {
     "missing": ({Q_PROJ: None}, Q_PROJ, "missing"),
     "several missing": (dict.fromkeys((Q_PROJ, "model.norm.weight", "lm_head.weight")), "and 2 more missing"),

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed as dist
-from helpers import torchrun, unchecked
+from helpers import PATIENCE, torchrun, unchecked
 from reference import dense_config
 from tiers import only, selected
 
@@ -108,7 +108,7 @@ def ends(request, tmp_path_factory):
     running = {name: started(folder, WORKER.format(fault=FAULTS[name][0])) for name, folder in folders.items()}
     found = {}
     for name, process in running.items():
-        out, _ = process.communicate(timeout=1800)
+        out, _ = process.communicate(timeout=PATIENCE)
         found[name] = (process.returncode, out, left(folders[name]))
     return found
 
@@ -133,7 +133,7 @@ def test_a_rank_that_is_slow_is_waited_for_and_one_that_is_gone_is_noticed_by_wh
         running[name] = started(folder, UNEVEN.format(one=one, other=other))
     for name, process in running.items():
         code, said = ALONE[name][2]
-        out, _ = process.communicate(timeout=1800)
+        out, _ = process.communicate(timeout=PATIENCE)
         assert (process.returncode, bool(re.match(said, out))) == (code, True), (name, out)
 
 

@@ -93,7 +93,7 @@ def reports(count, job):
 @pytest.fixture(scope="module")
 def found(jobs):
     """`found[case]` is what each rank reported."""
-    done = finished(str(WORKER), *(str(job) for _, job in jobs.values()), timeout=1800)
+    done = finished(str(WORKER), *(str(job) for _, job in jobs.values()))
     assert done.code == 0, done.err
     return {
         case: [rank[number] for rank in reports(count, job)]

@@ -18,10 +18,10 @@ LECTURES = sorted((ROOT / "docs" / "lectures").glob("*.md"))
 
 @needs_chromium
 def test_the_book_is_one_pdf_with_all_chapters_and_an_outline(tmp_path):
-    gathered = finished(str(ROOT / "docs" / "stage.py"), str(tmp_path / "source"), "--questions", "0", timeout=900)
+    gathered = finished(str(ROOT / "docs" / "stage.py"), str(tmp_path / "source"), "--questions", "0")
     assert gathered.code == 0, gathered.err
     made = ("--chapters", "03*", str(tmp_path / "source"), str(tmp_path / "book.pdf"))
-    printed = finished(str(ROOT / "docs" / "book.py"), *made, timeout=1800)
+    printed = finished(str(ROOT / "docs" / "book.py"), *made)
     assert printed.code == 0, printed.err
     content = (tmp_path / "book.pdf").read_bytes()
     pages = len(re.findall(rb"/Type\s*/Page\b", content))

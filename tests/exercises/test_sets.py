@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from grading import HERE, SETS, about, check_cells, course_module, solutions, source, submission
-from helpers import unchecked
+from helpers import PATIENCE, unchecked
 from nbclient import NotebookClient
 
 from qwen3_scratch import Error
@@ -193,10 +193,25 @@ def test_run_all_goes_on_past_what_is_wrong_unwritten_or_no_python_and_ends_in_w
         "merge_heads": solutions(name)["merge_heads"],
     }
     notebook = submission(released, wrong)
-    NotebookClient(notebook, timeout=1800, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    NotebookClient(notebook, timeout=PATIENCE, resources={"metadata": {"path": str(tmp_path)}}).execute()
     last = [cell for cell in notebook.cells if cell.cell_type == "code"][-1]
     text = "".join(output.text for output in last.outputs)
     said = dict(line.split(maxsplit=1) for line in text.splitlines())
     assert said["qk_norm"].startswith("open from its first stage on")
     assert said["sliding_mask"] == "open: its cell was not run, or does not run"
     assert said["causal_mask"] == "open: not written yet" and said["merge_heads"] == "done"
+
+
+def test_the_page_for_teachers_names_the_exercises_that_no_chapter_asks_for():
+    """As "4 and 8 of ps5", by their numbers in the set, and "all of" the sets of which none is asked for."""
+    chapters = "".join(path.read_text("utf-8") for path in HERE.parent.glob("*.ipynb"))
+    said, whole = [], []
+    for name in SETS:
+        own = [n for n, exercise in enumerate(solutions(name), 1) if f'check(\\"{exercise}\\"' not in chapters]
+        if len(own) == len(solutions(name)):
+            whole.append(name[:3])
+        elif own:
+            *first, last = map(str, own)
+            said.append((f"{', '.join(first)} and " if first else "") + f"{last} of {name[:3]}")
+    page = " ".join((HERE / "README.md").read_text("utf-8").split())
+    assert f"(in none: {', '.join(said)}, all of {' and '.join(whole)})" in page

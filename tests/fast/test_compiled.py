@@ -307,7 +307,7 @@ def test_without_a_compiler_it_says_so_once_and_writes_the_same(tmp_path, missin
     )
     # Nothing that an earlier run compiled may be found either.
     env = {**missing, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "JAXTYPING_DISABLE": "1"}
-    said = finished(str(script), env=env, timeout=1800)
+    said = finished(str(script), env=env)
     assert said.code == 0, said.err
     assert len(set(said.out.splitlines())) == 1
     assert said.err.count("compiled: nothing can be compiled here") == 1

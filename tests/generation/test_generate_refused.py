@@ -4,13 +4,7 @@ import pytest
 import torch
 from helpers import checkpoint, never, unchecked
 
-from qwen3_scratch import (
-    Checkpoint,
-    Error,
-    generate,
-    generation,
-    stream,
-)
+from qwen3_scratch import Checkpoint, Error, generate, generation, stream
 from qwen3_scratch.fast import eager
 
 ROWS = checkpoint().config.vocab_size

@@ -9,7 +9,7 @@ import weakref
 from collections import UserList
 
 import pytest
-from helpers import Script, checkpoint, finished, interrupted_after, process, tokenizer
+from helpers import PATIENCE, Script, checkpoint, finished, interrupted_after, process, tokenizer
 from tiers import in_proof
 
 from qwen3_scratch import generate, generation, stream
@@ -50,7 +50,7 @@ print(seen[1] - seen[0])
 @pytest.mark.parametrize("count", [4_000, in_proof(20_000)])
 def test_many_thousand_tokens_with_a_sliding_window_take_no_more_memory_than_two_thousand(count):
     """Without a window the cache would grow by 3 kB a token. Pieces of text and token ids take half a kB."""
-    found = finished("-c", LONG, str(count), env={"JAXTYPING_DISABLE": "1"}, timeout=1800)
+    found = finished("-c", LONG, str(count), env={"JAXTYPING_DISABLE": "1"})
     assert found.code == 0, found.err
     tokens, kinds, length, characters, grown = map(int, found.out.split())
     assert tokens == count and kinds > 100 and length == characters > count
@@ -171,7 +171,7 @@ def test_a_real_ctrl_c_ends_a_stream_by_one_keyboard_interrupt_and_the_checkpoin
         for expected in ("running", "running", "running", "as before"):
             assert running.stdout.readline() == f"{expected}\n"
             running.send_signal(signal.SIGINT)
-        rest, errors = running.communicate(timeout=1800)
+        rest, errors = running.communicate(timeout=PATIENCE)
     finally:
         running.kill()
     assert rest == "" and running.returncode == -signal.SIGINT

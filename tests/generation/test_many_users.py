@@ -81,7 +81,7 @@ print(json.dumps([generate(checkpoint(4), words, **options).token_ids for words,
 
 
 def test_a_seed_gives_the_same_tokens_in_another_process():
-    found = finished("-c", SEEDED, env={"JAXTYPING_DISABLE": "1"}, timeout=1800)
+    found = finished("-c", SEEDED, env={"JAXTYPING_DISABLE": "1"})
     assert found.code == 0, found.err
     here = [generate(checkpoint(4), words, **options).token_ids for words, options in map(asked, range(6))]
     assert json.loads(found.out) == here and len(set(map(tuple, here))) == 6

@@ -71,7 +71,7 @@ def test_every_command_of_the_terminal_exists_with_its_options(page: Path):
 def test_the_answer_of_make_run_is_what_the_readme_shows():
     prompt = re.search(r"^PROMPT += (.*)", MAKEFILE, re.MULTILINE)[1]
     assert prompt in README
-    found = finished("-m", "qwen3_scratch", "generate", prompt, "--model", "tiny", "--routes", timeout=1800)
+    found = finished("-m", "qwen3_scratch", "generate", prompt, "--model", "tiny", "--routes")
     (shown,) = (block for block in blocks(README) if "Experts of each token" in block)
     printed = {line.rstrip() for line in (found.err + found.out).splitlines()}
     assert set(shown.splitlines()) - printed == {"  ..."}
@@ -79,7 +79,7 @@ def test_the_answer_of_make_run_is_what_the_readme_shows():
 
 def test_the_example_of_the_readme_prints_what_it_says_and_draws_the_picture(tmp_path):
     (code,) = blocks(README, "python")
-    found = finished("-c", code, cwd=tmp_path, timeout=1800, env={"QWEN3_SCRATCH_MODEL": "tiny"})
+    found = finished("-c", code, cwd=tmp_path, env={"QWEN3_SCRATCH_MODEL": "tiny"})
     assert found.code == 0 and f"print(answer.text)  # {found.out}" in code
     assert (tmp_path / "routes.png").stat().st_size > 10_000
 

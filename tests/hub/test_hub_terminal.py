@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, TINY, command, process, read_until
+from helpers import PATIENCE, ROOT, TINY, command, process, read_until
 from hub_faults import LARGE, WEIGHTS, at, body, contents, delivered, flipped, half_files, hub_with, stage, stalls
 from stand_in_hub import SHA, well
 
@@ -121,7 +121,7 @@ def test_a_download_that_is_stopped_leaves_no_half_file_and_the_next_one_is_righ
             assert running.poll() is None and time.monotonic() < until, running.communicate()
             time.sleep(0.05)
         running.send_signal(number)
-        out, err = running.communicate(timeout=1800)
+        out, err = running.communicate(timeout=PATIENCE)
     finally:
         running.kill()
     assert (running.returncode, out) == (code, "") and "Traceback" not in err
@@ -145,7 +145,7 @@ def test_a_limit_of_the_disk_ends_the_download_in_one_sentence_and_leaves_nothin
         "PYTHONPATH": str(ROOT),
     }
     words = [sys.executable, "-m", "qwen3_scratch", "download", NAME]
-    found = subprocess.run(words, env=env, preexec_fn=limited, capture_output=True, text=True, timeout=1800)
+    found = subprocess.run(words, env=env, preexec_fn=limited, capture_output=True, text=True, timeout=PATIENCE)
     assert (found.returncode, found.stdout) == (1, "") and "Traceback" not in found.stderr
     message = f"error: hub id {NAME}: {WEIGHTS} cannot be kept at {cache} (File too large): make room"
     assert found.stderr.splitlines()[-1].startswith(message)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import finished, largest_file, process
+from helpers import PATIENCE, finished, largest_file, process
 from safetensors.torch import load_file, save_file
 from test_training import CONFIG, PLAN, assert_same_bits, batch_of, begun
 from tiers import in_proof
@@ -87,7 +87,7 @@ def test_a_run_killed_in_a_step_and_at_any_point_of_a_save_ends_in_the_bits_of_t
 ):
     """And killed a second time somewhere on its way from there."""
     words = [str(tmp_path), *map(str, numbers)]
-    found = finished("-c", KILLED, *words, env={"JAXTYPING_DISABLE": "1"}, timeout=1800)
+    found = finished("-c", KILLED, *words, env={"JAXTYPING_DISABLE": "1"})
     assert found.code == 0, found.err
     lines = [tuple(map(int, line.split())) for line in found.out.splitlines()]
     assert len(lines) == len(numbers) and len(EVENTS) == 17
@@ -237,7 +237,7 @@ def test_a_process_that_trains_ends_so_too_at_whatever_point_a_signal_from_outsi
     try:
         assert running.stdout.readline() == "has saved\n"
         running.send_signal(signal.SIGTERM)
-        errors = running.communicate(timeout=1800)[1]
+        errors = running.communicate(timeout=PATIENCE)[1]
     finally:
         running.kill()
     assert running.returncode == 143 and "Traceback" not in errors

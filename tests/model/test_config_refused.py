@@ -5,8 +5,6 @@ from config_files import DENSE, TINY, read
 
 from qwen3_scratch import Error, read_config
 
-# ---- what is refused ------------------------------------------------------------------------
-
 
 def refused(folder, *parts):
     """Reading fails in one line that starts with the file, holds every part, and says what to do."""

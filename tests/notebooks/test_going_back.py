@@ -6,6 +6,7 @@ import nbformat
 import pytest
 from comparing import differences
 from forked_kernels import ForkedKernelManager, prepare
+from helpers import PATIENCE
 from nbclient import NotebookClient
 from settle import MEASURED, SANITIZE, cleaner
 from test_notebooks import FOUND, WRITTEN_ANEW
@@ -30,7 +31,7 @@ def shown(cell: Any) -> list[Any]:
 def test_each_cell_run_twice_and_once_more_after_all_shows_what_it_showed_at_first(name, tmp_path):
     notebook = nbformat.read(FOUND[name], as_version=4)
     options = {"resources": {"metadata": {"path": str(tmp_path)}}, "kernel_manager_class": ForkedKernelManager}
-    client = NotebookClient(notebook, timeout=1800, coalesce_streams=True, **options)
+    client = NotebookClient(notebook, timeout=PATIENCE, coalesce_streams=True, **options)
     code = [(number, cell) for number, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
     first = {}
     with client.setup_kernel(env=environment()):

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 
 import nbformat
 import pytest
+from helpers import PATIENCE
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from PIL import Image, PngImagePlugin
 
@@ -57,7 +58,7 @@ def run(module, *arguments, **options):
     environment = {name: value for name, value in os.environ.items() if name not in foreign}
     environment["PYTHONPATH"] = str(NOTEBOOKS.parent)
     command = [sys.executable, "-m", module, *map(str, arguments)]
-    return subprocess.run(command, env=environment, capture_output=True, timeout=1800, **options)
+    return subprocess.run(command, env=environment, capture_output=True, timeout=PATIENCE, **options)
 
 
 def corrupt(notebook):

@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
-from helpers import ROOT, checkpoint, each_tensor
+from helpers import PATIENCE, ROOT, checkpoint, each_tensor
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 from stand_in_hub import StandInHub
@@ -39,7 +39,7 @@ def executed(environment: dict[str, str], until: str = "", *, asked: bool = Fals
     if until:
         [end] = [number for number, cell in enumerate(notebook.cells) if until in cell.source]
         notebook.cells = notebook.cells[:end]
-    NotebookClient(notebook, timeout=1800, kernel_name="python3").execute(env=environment)
+    NotebookClient(notebook, timeout=PATIENCE, kernel_name="python3").execute(env=environment)
     return notebook
 
 

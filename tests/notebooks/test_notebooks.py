@@ -8,6 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from comparing import FIGURE
+from helpers import PATIENCE
 from jupyter_client.manager import start_new_kernel
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from other_checkpoints import write
@@ -113,7 +114,7 @@ def test_every_notebook_stops_in_its_first_cell_with_one_sentence(case, work):
     try:
         for name in NOTEBOOKS:
             shown = []
-            reply = client.execute_interactive(first_cell(name), output_hook=shown.append, timeout=1800)
+            reply = client.execute_interactive(first_cell(name), output_hook=shown.append, timeout=PATIENCE)
             assert reply["content"]["status"] == "error", name
             said = [message["content"]["traceback"] for message in shown if message["msg_type"] == "error"]
             assert len(said) == len(said[0]) == 1, name

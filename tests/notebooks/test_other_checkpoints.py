@@ -12,7 +12,7 @@ from typing import Any
 import nbformat
 import pytest
 from forked_kernels import ForkedKernelManager, prepare
-from helpers import ROOT
+from helpers import PATIENCE, ROOT
 from nbclient import NotebookClient
 from other_checkpoints import MADE, write
 from tiers import in_proof
@@ -37,7 +37,7 @@ def environment() -> dict[str, str]:
 def executed(name: str, checkpoint: str, folder: str, env: dict[str, str]) -> nbformat.NotebookNode:
     notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
     options = {"resources": {"metadata": {"path": folder}}, "kernel_manager_class": ForkedKernelManager}
-    client = NotebookClient(notebook, timeout=1800, allow_errors=True, **options)
+    client = NotebookClient(notebook, timeout=PATIENCE, allow_errors=True, **options)
     client.execute(env=env | {"QWEN3_SCRATCH_MODEL": checkpoint})
     return notebook
 

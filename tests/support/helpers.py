@@ -21,6 +21,7 @@ from qwen3_scratch import Checkpoint, Config, Tokenizer, Weights, read_config, r
 from qwen3_scratch.tokenizer import BYTE_OF
 
 ROOT = Path(__file__).parents[2]
+PATIENCE = 1800  # seconds after which a process is taken to hang, however slow the machine
 TINY = ROOT / "data" / "tiny-moe"  # of which the tokenizer and the sizes are used here, never what it has learned
 
 
@@ -118,7 +119,7 @@ def process(*words: str, env: dict[str, str] | None = None, **options: Any) -> s
     return subprocess.Popen([sys.executable, *words], env=settings, text=True, **options)
 
 
-def finished(*words: str, timeout: float = 1800, **options: Any) -> Said:
+def finished(*words: str, timeout: float = PATIENCE, **options: Any) -> Said:
     """The same, run to its end."""
     running = process(*words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
     try:
@@ -141,8 +142,8 @@ def read_until(stream: IO[str], end: str) -> str:
 def torchrun(count: int, *words: object, **options: Any) -> subprocess.CompletedProcess:
     """The same on so many ranks, with one thread each."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", count, *words]
-    settings = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run([*map(str, command)], env=settings, capture_output=True, text=True, timeout=1800, **options)
+    options |= {"env": os.environ | {"OMP_NUM_THREADS": "1"}, "timeout": PATIENCE}
+    return subprocess.run([*map(str, command)], capture_output=True, text=True, **options)
 
 
 def joined(pieces: Sequence[Any], *, thinking: bool) -> str:

@@ -8,14 +8,7 @@ from reference import assert_near, random_tokens, random_weights, small_config
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from qwen3_scratch import (
-    Checkpoint,
-    Config,
-    Error,
-    forward,
-    load_checkpoint,
-    save_checkpoint,
-)
+from qwen3_scratch import Checkpoint, Config, Error, forward, load_checkpoint, save_checkpoint
 from qwen3_scratch.checkpoints.saving import save_weights, write_json
 from qwen3_scratch.trust.shards import INDEX, SINGLE
 

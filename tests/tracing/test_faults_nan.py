@@ -257,7 +257,7 @@ print(generate(model, [1] * 600, max_new_tokens=fits).finish_reason)
 
 
 def test_a_process_with_a_limit_to_its_memory_is_told_what_fits_and_it_does():
-    found = finished("-c", LIMITED, env={"JAXTYPING_DISABLE": "1"}, timeout=1800)
+    found = finished("-c", LIMITED, env={"JAXTYPING_DISABLE": "1"})
     assert found.code == 0, found.err
     free, message, ended = found.out.splitlines()
     assert 2.5e8 < int(free) <= 3e8 and "need" in message and "MB free on cpu: lower max_new_tokens to" in message

@@ -333,5 +333,5 @@ def test_a_function_compiles_as_one_graph_before_during_and_after_a_trace():
 
     `aot_eager` captures the whole graph as the default back end does, and needs no C++ compiler.
     """
-    said = finished("-c", COMPILE, env={"JAXTYPING_DISABLE": "1"}, timeout=1800)
+    said = finished("-c", COMPILE, env={"JAXTYPING_DISABLE": "1"})
     assert (said.code, said.out) == (0, "compiled\n"), said.err

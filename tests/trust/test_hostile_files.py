@@ -337,7 +337,7 @@ LIMITED = hostile_memory.CASES
 def answers():
     """What each case ends in, in one process that may take a gigabyte more than it has once torch is imported."""
     with TemporaryDirectory() as folder:
-        said = finished(hostile_memory.__file__, folder, timeout=1800)
+        said = finished(hostile_memory.__file__, folder)
     assert said.code == 0, said.err
     return json.loads(said.out)
 

@@ -52,7 +52,7 @@ def refused(template, chat=CHAT, tools=TOOLS, by=rendered):
 def outcomes(request):
     """What came of each selected attack, in one process that has a gigabyte of memory."""
     names = [name for name in selected(request, "name") if name in ATTACKS]
-    said = finished(str(ROOT / "tests" / "support" / "template_attacks.py"), "1000000000", *names, timeout=900)
+    said = finished(str(ROOT / "tests" / "support" / "template_attacks.py"), "1000000000", *names)
     assert said.code == 0, said.err
     return dict(map(json.loads, said.out.splitlines()))
 

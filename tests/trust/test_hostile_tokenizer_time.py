@@ -7,8 +7,6 @@ import pytest
 from helpers import ROOT, finished
 from tokenizer_files import MODEL, model, replace, write
 
-# ---- time and memory -------------------------------------------------------------------------
-
 PROGRAM = """
 import json, resource, sys, time, types
 package = types.ModuleType("qwen3_scratch")
@@ -60,7 +58,7 @@ def heavy(name, folder):
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
     folders = [heavy(name, tmp_path_factory.mktemp("heavy")) for name in HEAVY]
-    said = finished("-c", PROGRAM, str(ROOT / "qwen3_scratch"), *map(str, folders), timeout=600)
+    said = finished("-c", PROGRAM, str(ROOT / "qwen3_scratch"), *map(str, folders))
     assert said.code == 0, said.err
     return dict(zip(HEAVY, map(json.loads, said.out.splitlines()), strict=True))
 

@@ -37,6 +37,7 @@ STYLE = {
     "axes.spines.top": False, "axes.spines.right": False, "xtick.major.width": 0.6, "ytick.major.width": 0.6,
     "figure.titlesize": 10.5, "figure.titleweight": "bold", "text.parse_math": False, "image.cmap": "Blues",
 }  # fmt: skip
+Point = tuple[int | float, int | float]  # a point of a figure
 SHARES = PowerNorm(0.5, 0, 1)  # the scale of attention weights, on which small ones stay visible
 styled = style.context(["default", STYLE])  # as a decorator: the settings of one call, and of no other
 
@@ -203,7 +204,7 @@ def draw_lines(
         ax.plot(places, values, label=name, **look | options)
 
 
-def draw_arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], **options: Any) -> None:
+def draw_arrow(ax: Axes, start: Point, end: Point, **options: Any) -> None:
     """A thin arrow from one point to another, as diagrams have between their boxes."""
     ax.annotate("", end, start, arrowprops={"arrowstyle": "->", "lw": 0.9, "color": "#555555"}, **options)
 

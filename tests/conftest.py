@@ -12,7 +12,8 @@ settings.register_profile("test", STEADY, max_examples=10)
 settings.register_profile("proof", STEADY, max_examples=25)
 
 # The files that take longest come first, so that the last process to finish does not work alone for long.
-LONGEST = ("test_other_checkpoints.py", "test_plots.py", "test_launch.py", "test_grading.py", "test_tiny_moe.py")
+LONGEST = ["other_checkpoints", "plots", "launch", "grading", "tiny_moe"]
+LONGEST += ["going_back", "rehearsal", "compiled_orders", "compiled", "printed", "book"]  # in `make proof`
 
 
 def pytest_addoption(parser):
@@ -28,7 +29,8 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(config, items):
     if (seed := config.getoption("shuffle")) is None:
-        items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+        names = [f"test_{name}" for name in LONGEST]
+        items.sort(key=lambda item: names.index(item.path.stem) if item.path.stem in names else len(names))
     else:
         draw = random.Random(seed)
         place = {path: draw.random() for path in dict.fromkeys(item.path for item in items)}

@@ -14,17 +14,19 @@ NOTEBOOKS := $(shell ls -r notebooks/*.ipynb 2>/dev/null)
 # What the notebooks showed before a refresh; a folder for each, since two may run at a time.
 STORED    := $(shell mktemp -u $(VENV)/stored.XXXXXX)
 
-# Shapes in the signatures are checked while these tests run: the rooms of what takes tensors, and in `make proof` all,
-# since a pass then takes three times as long. Where something compiles the checks would be compiled too.
+# Shapes in the signatures are checked while these tests run: all cases of the rooms of what takes tensors, and in
+# `make proof` once more one case of each kind of the others. A pass then takes three times as long. Where something
+# compiles the checks would be compiled too.
 SHAPES   := --jaxtyping-packages=qwen3_scratch,beartype.beartype
 SHAPED   := $(addprefix tests/,model fast inside learning plots generation/test_sampling.py tiny/test_evaluate.py)
 COMPILED  = $(shell grep --recursive --files-with-matches --word-regexp --include='test_*.py' mark.compiled tests)
 CHECKED   = $(filter-out $(COMPILED),$(shell find $(SHAPED) -name 'test_*.py' | sort))
+OTHERS    = tests $(CHECKED:%=--ignore=%)
 
 BENCHMARKS := decode prefill load context experts tiny roofline products int8 lookup
 
 # `make test` keeps one case of each kind; `make proof` leaves nothing out.
-LEFT_OUT := and not proof
+LEFT_OUT := not proof
 
 # In each process one thread, since small tensors gain nothing from more; two processes more than cores, since some wait.
 PROCESSES ?= $(shell expr 2 + $$(nproc 2>/dev/null || echo 2))
@@ -58,7 +60,7 @@ test: $(VENV)/.test-ready ## run everything that CI runs: lint, unit and noteboo
 	@failed=; for part in lint unit notebooks; do $(MAKE) --no-print-directory $$part || failed="$$failed $$part"; done; \
 	  test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
 
-proof: $(VENV)/.test-ready ## run all of that and what takes longer: every case, full shapes, a minute of each fuzzer (two hours)
+proof: $(VENV)/.test-ready ## run all of that and what takes longer: every case, shapes, a minute of each fuzzer (two hours)
 	@failed=; for part in lint unit notebooks fuzz; do $(MAKE) --no-print-directory $$part LEFT_OUT= || failed="$$failed $$part"; done; \
 	  test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
 
@@ -69,8 +71,8 @@ lint: $(VENV)/.test-ready ## check style, format and types
 
 unit: $(VENV)/.test-ready ## run the tests, those of what takes tensors with their shapes checked
 	@failed=0; run() { $(ALONE) $(BIN)/python -m pytest -q $(SPREAD) "$$@" || failed=1; }; \
-	  run $(SHAPES) -m "not compiled $(LEFT_OUT)" $(if $(LEFT_OUT),$(CHECKED),tests); \
-	  $(if $(LEFT_OUT),run -m "not proof" tests $(CHECKED:%=--ignore=%),export JAXTYPING_DISABLE=1; run -m compiled $(COMPILED)); exit $$failed
+	  run $(SHAPES) -m "not compiled$(if $(LEFT_OUT), and $(LEFT_OUT))" $(CHECKED); run -m "$(LEFT_OUT)" $(OTHERS); \
+	  $(if $(LEFT_OUT),,run $(SHAPES) -m "not compiled and not proof" $(OTHERS);) exit $$failed
 
 notebooks: $(VENV)/.test-ready ## run the notebooks and compare their outputs with those in git
 ifeq ($(NOTEBOOKS),)

@@ -132,9 +132,9 @@ def noticing(store: dist.Store, rank: int, world: int) -> Iterator[tuple[threadi
             over.set()
             raise Lost
 
-    before = signal.signal(signal.SIGTERM, lost) if main else None  # Python allows it nowhere else
     watcher = threading.Thread(target=watch, args=(store, rank, world, over, threading.get_ident()), daemon=True)
     watcher.start()
+    before = signal.signal(signal.SIGTERM, lost) if main else None  # Python allows it nowhere else
     try:
         yield over, told
     finally:

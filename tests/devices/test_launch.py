@@ -20,7 +20,7 @@ from tiers import only, selected
 
 from qwen3_scratch import Error, load_checkpoint
 from qwen3_scratch.devices import launch
-from qwen3_scratch.devices.launch import agree, from_others, ranks
+from qwen3_scratch.devices.launch import agree, from_others, gather, ranks
 from qwen3_scratch.devices.slices import check_split
 
 ENDED = r"rank 1 of 2: its process \d+ has ended before its work was done"
@@ -245,7 +245,12 @@ def test_a_rank_that_comes_late_is_waited_for_as_long_as_the_limit_says(alone, m
 def test_who_waits_for_the_others_hears_that_it_is_to_stop(alone, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr("qwen3_scratch.devices.launch.ROLL_CALL", 0)
-    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+
+    def asked_to_stop(*meeting):  # while it waits, not before it listens
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        gather(*meeting)
+
+    monkeypatch.setattr("qwen3_scratch.devices.launch.gather", asked_to_stop)
     began = time.monotonic()
     with pytest.raises(Error, match=r"^rank 1 of 2: has not come: see"), ranks(2, 1, timeout=30):
         raise AssertionError("the block ran")

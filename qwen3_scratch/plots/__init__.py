@@ -29,6 +29,7 @@ from .positions import *
 from .predictions import *
 from .router_findings import *
 from .routing import *
+from .small_files import *
 from .speed import *
 from .text import *
 from .upcycling import *

@@ -1,4 +1,4 @@
-"""Attention as diagrams: a weighted sum as vectors, two looks that make one look-up, and every shape on the way."""
+"""Attention as diagrams: a weighted sum as vectors, softmax by blocks, two looks that make one, shapes on the way."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,10 @@ from torch import Tensor
 
 from .canvas import DARK, MIDDLE, PALE, SMALL, Figure, draw_arrow, label_axis, new_figure, styled
 
-__all__ = ["attention_shapes", "two_looks", "weighted_sum"]
+__all__ = ["attention_shapes", "softmax_by_blocks", "two_looks", "weighted_sum"]
+
+
+WHITE = {"fc": "white", "ec": "none", "pad": 0.8}  # behind a number in a bar
 
 
 # ---- a weighted sum ----------------------------------------------------------------------------
@@ -63,6 +66,46 @@ def arrow(ax: Axes, start: Any, end: Any, **look: Any) -> None:
     (x0, y0), (x1, y1) = ([float(number) for number in point] for point in (start, end))
     style = {"arrowstyle": "-|>", "lw": 1.6, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 9} | look
     ax.annotate("", (x1, y1), (x0, y0), arrowprops=style)
+
+
+# ---- softmax by blocks -------------------------------------------------------------------------
+
+
+@styled
+def softmax_by_blocks(scores: Sequence[Sequence[float]], values: Sequence[Sequence[float]]) -> Figure:
+    """What one query keeps after each block: a bar of height e^(s - m) for every key, m being the largest score so far.
+
+    An outline says how high a bar was before a larger score came; above stand the sum of the bars and that of the
+    values, each times its bar. The title says what became of the bars at the last block.
+    """
+    largest = [max(max(block) for block in scores[: at + 1]) for at in range(len(scores))]
+    shrink = math.exp(largest[-2] - largest[-1]) if len(scores) > 1 else 1.0
+    title = "No larger score comes: all that was kept stays as it is"
+    title = f"A larger score comes: all that was kept shrinks to {shrink:.3g} times its size" if shrink < 1 else title
+    figure = new_figure(title, 7.8, 2.6)
+    count = sum(map(len, scores))
+    for at, ax in enumerate(figure.subplots(1, len(scores), sharey=True, squeeze=False)[0]):
+        read = [list(zip(*block, strict=True)) for block in zip(scores, values, strict=True)][: at + 1]
+        keys = [key for block in read for key in block]  # (score, value)
+        heights = [math.exp(score - largest[at]) for score, _ in keys]
+        earlier = len(keys) - len(scores[at])
+        shades = [PALE] * earlier + [MIDDLE] * len(scores[at])
+        ax.bar(range(len(keys)), heights, color=shades, edgecolor=DARK, width=0.7)
+        if earlier and largest[at] > largest[at - 1]:
+            before = [math.exp(score - largest[at - 1]) for score, _ in keys[:earlier]]
+            ax.bar(range(earlier), before, fill=False, edgecolor="#555555", ls=":", width=0.7)
+        for place, height in enumerate(heights):
+            ax.text(place, height / 2, f"{height:.2g}", ha="center", va="center", fontsize=SMALL, bbox=WHITE)
+        total, gathered = sum(heights), sum(h * value for h, (_, value) in zip(heights, keys, strict=True))
+        said = f"block {at + 1} read: m = ln {math.exp(largest[at]):.3g}\nsum {total:.3g}, values {gathered:.3g}"
+        ax.set(title=f"{said}, output {gathered / total:.3g}", xlim=(-0.6, count - 0.4), ylim=(0, 1.08), yticks=(0, 1))
+        label_axis(ax.xaxis, [f"value {value:g}" for _, value in keys], 6.5 / len(scores) * len(keys) / count)
+    figure.supylabel("exp(score - m)", fontsize=SMALL + 1)
+    figure.alt = (
+        f"A panel for each of {len(scores)} blocks, a bar for each key read so far, labelled with its value. {title}. "
+        f"The last panel's values and sum give the output {gathered / total:.3g}."
+    )
+    return figure
 
 
 # ---- two looks -----------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """The mixture layer and its dispatch drawn, and the loss at several top-k."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from jaxtyping import Float, Int
@@ -19,7 +19,6 @@ from .canvas import (  # fmt: skip
     Figure,
     half_interval,
     label_axis,
-    legend_beside,
     logarithmic,
     new_figure,
     styled,
@@ -160,31 +159,23 @@ def dispatch_order(
 
 @styled
 def top_k_loss(
-    losses: Mapping[str, Float[Tensor, "choices chats"]],
-    top_k: Sequence[int],
-    trained: tuple[str, int],
-    control: Float[Tensor, "chats"],
+    losses: Float[Tensor, "choices chats"], top_k: Sequence[int], own: int, control: Float[Tensor, "chats"]
 ) -> Figure:
     """Each chat's loss over its own as trained, when other numbers of experts answer: geometric means, 95% intervals.
 
-    `losses` holds one table for each way to weigh the answers; `trained` is the way and the number of training;
-    `control` the losses when as many as in training are drawn at random, told in words since they lie far above.
+    `own` is the number of training; `control` the losses when as many as that are drawn at random, told in words since
+    they lie far above.
     """
-    way, own = trained
-    base = losses[way][top_k.index(own)]
-    found = {name: ratio_and_ends(each, base) for name, each in losses.items()}
-    means = dict(zip(top_k, found[way][0], strict=True))
+    base = losses[top_k.index(own)]
+    ratio, ends = ratio_and_ends(losses, base)
+    means = dict(zip(top_k, ratio, strict=True))
     (drawn,), _ = ratio_and_ends(control[None], base)
     said = [f"{ratio_text(means[k])} with {k}" for k in sorted({top_k[0], top_k[-1]} - {own})]
     said.append(f"{ratio_text(drawn)} with {own} at random")
     title = f"A chat's loss as a multiple of its own with the {own} chosen: {', '.join(said)}"
     figure = new_figure(f"{title} (n\u00a0=\u00a0{len(control)})", 7.6, 2.9)
-    ax, names = figure.subplots(), [name + " (as trained)" * (name == way) for name in losses]
-    looks = zip(names, found.values(), ("o-", "s--"), (DARK, MIDDLE), (-0.06, 0.06), strict=False)
-    options: dict[str, Any] = {"ms": 4, "lw": 1.2, "capsize": 3}
-    for name, (ratio, ends), form, colour, side in looks:
-        places = [at + side for at in range(len(top_k))]
-        ax.errorbar(places, ratio, ends, fmt=form, color=colour, label=name, **options)
+    ax = figure.subplots()
+    ax.errorbar(range(len(top_k)), ratio, ends, fmt="o-", color=DARK, ms=4, lw=1.2, capsize=3)
     ax.axvline(top_k.index(own), color="#e4e4e4", lw=9, zorder=0)
     ax.axhline(1, color="black", lw=0.6, zorder=0)
     logarithmic(ax.yaxis)
@@ -200,9 +191,8 @@ def top_k_loss(
     label_axis(ax.xaxis, top_k, 4.5)
     ax.set(xlabel="experts that answer (grey: number of training)", xlim=(-0.5, len(top_k) - 0.5))
     ax.set_ylabel("loss over loss as trained\n(geometric mean)")
-    legend_beside(figure, ax)
     figure.alt = (
-        f"Two lines of geometric means with paired 95% intervals over {len(top_k)} numbers of experts, on a "
+        f"A line of geometric means with paired 95% intervals over {len(top_k)} numbers of experts, on a "
         f"logarithmic axis with a line at 1. {title}, over {len(control)} chats."
     )
     return figure

@@ -1,6 +1,5 @@
 """Which token goes to which expert: probabilities, route maps, loads; and the gate of an expert."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +17,6 @@ from ..tracing import Trace, trace
 from .canvas import (  # fmt: skip
     DARK,
     MIDDLE,
-    PALE,
     Figure,
     colour_bar,
     heatmap,
@@ -94,23 +92,20 @@ def answer_routes(checkpoint: Checkpoint, prompt: Any, **options: Any) -> Figure
 
 @styled
 def expert_load(source: Trace | Mapping[int, Route]) -> Figure:
-    """Layers by experts: the share of a layer's choices that each expert got; beside it, how even that is."""
+    """Layers by experts: the share of a layer's choices that each expert got."""
     found = routes(source)
     experts = next(iter(found.values())).logits.shape[1]
     counts = torch.stack([route.experts.flatten().bincount(minlength=experts) for route in found.values()])
     share = counts / counts.sum(-1, keepdim=True)
     row, best = divmod(int(share.argmax()), experts)
     title = f"Layer {list(found)[row]} sends {share[row, best]:.0%} of its choices to expert {best}"
-    width, height = min(9.0, 4.5 + 0.4 * experts), min(8.0, 0.3 * len(found))
+    width, height = min(9.0, 4.5 + 0.3 * experts), min(8.0, 0.3 * len(found))
     figure = new_figure(f"{title}; an even share is {1 / experts:.1%}", width, 1.2 + max(0.6, height))
-    left, right = figure.subplots(1, 2, width_ratios=(3, 1))
-    image = heatmap(left, share, None if experts <= 16 else (), vmin=0)
-    label_axis(left.xaxis, range(experts), width * 0.5)
-    label_axis(left.yaxis, found, height)
-    left.set(xlabel="expert", ylabel="layer")
-    entropy = torch.special.entr(share).sum(-1) / math.log(max(2, experts))
-    right.barh(range(len(found)), entropy.tolist(), color=PALE, edgecolor=DARK, hatch="//", height=0.7)
-    right.set(xlim=(0, 1), ylim=left.get_ylim(), xticks=(0, 0.5, 1), yticks=[], xlabel="evenness (entropy;\n1 is even)")
+    ax = figure.subplots()
+    image = heatmap(ax, share, None if experts <= 16 else (), vmin=0)
+    label_axis(ax.xaxis, range(experts), width * 0.7)
+    label_axis(ax.yaxis, found, height)
+    ax.set(xlabel="expert", ylabel="layer")
     colour_bar(figure, image, "share of the choices")
     return figure
 

@@ -90,7 +90,7 @@ def test_where_no_hub_answers_the_notebook_says_so_in_one_line_and_goes_on(silen
         if silent:  # takes the connection and says nothing
             port.listen()
         endpoint = f"http://127.0.0.1:{port.getsockname()[1]}"
-        notebook = executed({**environment, "HF_ENDPOINT": endpoint}, until="## Names and shapes", asked=True)
+        notebook = executed({**environment, "HF_ENDPOINT": endpoint}, until="## How are the numbers stored", asked=True)
     lines = printed(notebook).splitlines()
     assert lines.count(f"Not downloaded: {NOT_REACHED}.") == 1
     assert lines.count(GO_ON) == 1
@@ -101,7 +101,7 @@ def test_where_no_hub_answers_the_notebook_says_so_in_one_line_and_goes_on(silen
 
 def test_run_all_asks_the_hub_for_nothing_and_says_in_one_line_what_it_does_without(huihui, environment):
     with StandInHub({NAME: huihui}) as hub:
-        notebook = executed({**environment, "HF_ENDPOINT": hub.url}, until="## Names and shapes")
+        notebook = executed({**environment, "HF_ENDPOINT": hub.url}, until="## How are the numbers stored")
     assert printed(notebook).splitlines().count(f"Nothing is downloaded. {GO_ON}") == 1
     assert hub.asked == []
 
@@ -109,7 +109,7 @@ def test_run_all_asks_the_hub_for_nothing_and_says_in_one_line_what_it_does_with
 def test_a_checkpoint_that_was_chosen_stays_and_nothing_is_asked_for(huihui, environment):
     with StandInHub({NAME: huihui}) as hub:
         chosen = {**environment, "HF_ENDPOINT": hub.url, VARIABLE: str(huihui)}
-        notebook = executed(chosen, until="## Names and shapes")
+        notebook = executed(chosen, until="## How are the numbers stored")
     said = "Nothing is downloaded. What follows is about the checkpoint in huihui."
     assert said in printed(notebook).splitlines()
     assert f"{'num_experts':22}{2:>8}  experts in a sparse layer" in printed(notebook)

@@ -1,5 +1,7 @@
 """What the diagrams of attention say is what the numbers say."""
 
+import math
+
 import pytest
 import torch
 from drawings import title
@@ -26,6 +28,20 @@ def test_shortened_values_are_laid_end_to_end_up_to_their_sum():
 def test_a_sum_that_lies_nearest_to_another_value_is_not_said_to_follow_the_largest_weight():
     weights, values = torch.tensor([0.3, 0.3, 0.4]), torch.tensor([[1.0, 0.0], [0.0, 1.0], [9.0, 9.0]])
     assert title(plots.weighted_sum(weights, values, ["a", "b", "c"])) == "The sum lies nearest to the value of “a”"
+
+
+def test_what_is_kept_shrinks_when_a_larger_score_comes_and_gives_what_softmax_gives():
+    scores, values = [[0.0, math.log(2)], [math.log(4)]], [[8, 8], [1]]
+    figure = plots.softmax_by_blocks(scores, values)
+    first, second = figure.axes
+    assert title(figure) == "A larger score comes: all that was kept shrinks to 0.5 times its size"
+    assert [bar.get_height() for bar in first.patches] == pytest.approx([0.5, 1])
+    assert [bar.get_height() for bar in second.patches] == pytest.approx([0.25, 0.5, 1, 0.5, 1])  # and two outlines
+    assert first.get_title("left") == "block 1 read: m = ln 2\nsum 1.5, values 12, output 8"
+    assert second.get_title("left") == "block 2 read: m = ln 4\nsum 1.75, values 7, output 4"
+    falling = plots.softmax_by_blocks(scores[::-1], values[::-1])
+    assert title(falling) == "No larger score comes: all that was kept stays as it is"
+    assert "output 4" in falling.axes[1].get_title("left") and len(falling.axes[1].patches) == 3
 
 
 def test_every_shape_of_attention_is_written():

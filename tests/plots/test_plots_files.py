@@ -5,6 +5,7 @@ import torch
 from drawings import title
 from matplotlib.patches import Rectangle
 from reference import dense_config, random_weights, small_config
+from safetensors.torch import save
 
 from qwen3_scratch import Error, plots
 from qwen3_scratch.plots.files import ordered, parts_of, steps_apart
@@ -36,6 +37,28 @@ def test_file_layout_draws_neighbours_of_a_part_as_one_box_at_its_place():
 def test_file_layout_refuses_a_stretch_outside_the_file(stretch):
     with pytest.raises(Error, match=r"^closer: .* found, expected a stretch of the file's 1000 bytes$"):
         plots.file_layout(SEGMENTS, stretch)
+
+
+def test_a_small_file_is_drawn_whole_each_number_at_its_place_in_its_tensors_shade():
+    data = save({"b": torch.tensor([0.5]), "a": torch.tensor([[1.0, 2.0], [3.0, 4.0]])})
+    figure = plots.small_file(data)
+    length = len(data) - 8 - 20
+    assert title(figure) == f"All {len(data)} bytes of a file: a length, a table, then nothing but numbers"
+    (ax,) = figure.axes
+    said = [text.get_text() for text in ax.texts]
+    assert {"length: 8 bytes", f"table: {length} bytes", "numbers: 20 bytes", f"{length}", "0", "16", "20"} <= set(said)
+    assert {"a:  F32  [2, 2]  0 to 16", "b:  F32  [1]  16 to 20"} <= set(said)
+    row = next(text.get_position()[1] for text in ax.texts if text.get_text() == "0.5")
+    numbers = sorted((text.get_position()[0], text.get_text()) for text in ax.texts if text.get_position()[1] == row)
+    assert [text for _, text in numbers][1:] == ["1", "2", "3", "4", "0.5"]  # behind the length
+    shades = [patch.get_facecolor() for patch in ax.patches if patch.get_height() == pytest.approx(0.3)][1:]
+    assert len({*shades[:4]}) == 1 and shades[4] != shades[0]
+
+
+@pytest.mark.parametrize("tensor", [torch.ones(9), torch.ones(0), torch.ones(2, dtype=torch.float64)])
+def test_a_file_that_has_no_room_in_the_drawing_is_refused(tensor):
+    with pytest.raises(Error, match=r"^small_file: \d numbers found, expected 1 to 8, all of type F32"):
+        plots.small_file(save({"a": tensor}))
 
 
 def test_tensors_are_drawn_to_one_scale_and_counted_as_often_as_they_are_there():

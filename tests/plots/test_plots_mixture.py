@@ -46,8 +46,7 @@ def test_dispatch_sorts_the_choices_by_expert_and_keeps_their_order_within_one()
 
 def test_the_loss_of_fewer_of_all_and_of_random_experts_is_told_as_a_factor_chat_by_chat():
     losses, drawn = torch.tensor([[0.2, 0.8], [0.1, 0.4], [0.05, 0.8]]), torch.tensor([4.0, 4.0])
-    ways = {"renormalised": losses, "not renormalised": 2 * losses}
-    figure = plots.top_k_loss(ways, [1, 2, 4], ("renormalised", 2), drawn)
+    figure = plots.top_k_loss(losses, [1, 2, 4], 2, drawn)
     told = "A chat's loss as a multiple of its own with the 2 chosen: 2.0 with 1, 1.0 with 4, 20 with 2 at random"
     assert title(figure).replace("\u00a0", " ") == f"{told} (n = 2)"
     (ax,) = figure.axes
@@ -59,5 +58,5 @@ def test_the_loss_of_fewer_of_all_and_of_random_experts_is_told_as_a_factor_chat
     arrow, far = ax.texts  # in the band, and beside it
     assert (arrow.get_text(), far.get_text()) == ("↑", "2 at random, far above: × 20")
     assert arrow.get_position()[0] == 1 < far.get_position()[0] and far.get_ha() == "left"
-    alone = plots.top_k_loss({"renormalised": losses[:1]}, [1], ("renormalised", 1), drawn)
+    alone = plots.top_k_loss(losses[:1], [1], 1, drawn)
     assert title(alone).startswith("A chat's loss as a multiple of its own with the 1 chosen: 10.0 with 1 at random")

@@ -8,6 +8,7 @@ from itertools import combinations
 
 import torch
 from reference import small_config
+from safetensors.torch import save
 
 from qwen3_scratch import Config, forward, init_weights, plots, trace
 from qwen3_scratch.model import NEVER, Route
@@ -262,10 +263,7 @@ DRAWINGS = {  # each from a number of tokens
     ),
     "silu_gate": lambda n: plots.silu_gate(torch.linspace(-3, 2, 7 * n).view(n, 7)),
     "top_k_loss": lambda n: plots.top_k_loss(
-        {name: torch.linspace(0.2, 0.01, 7 * n).view(7, n) for name in ("renormalised", "not renormalised")},
-        [1, 2, 4, 8, 16, 32, 64],
-        ("renormalised", 8),
-        torch.linspace(1, 2, n),
+        torch.linspace(0.2, 0.01, 7 * n).view(7, n), [1, 2, 4, 8, 16, 32, 64], 8, torch.linspace(1, 2, n)
     ),
     "expert_load": lambda n: plots.expert_load(random_routes(n)),
     "expert_load, 128 experts": lambda n: plots.expert_load(random_routes(n, 12, 128, 8)),
@@ -281,6 +279,8 @@ DRAWINGS = {  # each from a number of tokens
         torch.arange(3.0).softmax(0), n * torch.tensor([[0.0, 4.0], [4.0, 4.0], [4.0, -1.0]]), labels(3)
     ),
     "weighted_sum, one value": lambda n: plots.weighted_sum(torch.ones(1), torch.tensor([[-3.0, n]]), ["Nora"]),
+    "softmax_by_blocks": lambda n: plots.softmax_by_blocks([[0.1, 0.7], [n / 9]], [[8, 8], [n]]),
+    "softmax_by_blocks, three": lambda n: plots.softmax_by_blocks([[2.0], [1.0, 0.0], [n / 60]], [[n], [1, 1], [2]]),
     "two_looks": lambda n: plots.two_looks(labels(n + 1), n // 3, (0, 1)),
     "two_looks, far": lambda n: plots.two_looks(labels(n + 1), max(n - 1, 0), (0, 27)),
     "hidden_looks": lambda n: plots.hidden_looks(
@@ -367,6 +367,8 @@ DRAWINGS = {  # each from a number of tokens
     ),
     "load_curves, one layer": lambda n: plots.load_curves(range(n), {"alone": torch.ones(n, 1, 128) / 128}),
     "file_layout": layout,
+    "small_file": lambda n: plots.small_file(save({name: torch.ones(1) for name in labels(min(n, 8))})),
+    "small_file, one tensor": lambda n: plots.small_file(save({"embedding.weight": torch.ones(min(n, 8), 1)})),
     "active_parameters": lambda n: active(min(n, 6)),
     "number_bits": lambda n: plots.number_bits(-(0.1**n) / 7),
     "word_chips": lambda n: plots.word_chips(labels(n), [n // 2]),

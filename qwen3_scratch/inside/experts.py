@@ -85,17 +85,10 @@ def equal_weights(x: Vectors, router: Router, top_k: int, norm_topk_prob: bool) 
     return found._replace(weights=found.weights.mean(-1, keepdim=True).expand_as(found.weights))
 
 
-def weights_exchanged(x: Vectors, router: Router, top_k: int, norm_topk_prob: bool) -> Route:
-    """A token's own experts, but the first choice gets the last one's weight, and the other way round."""
-    found = moe_route(x, router, top_k, norm_topk_prob)
-    return found._replace(weights=found.weights.flip(-1))
-
-
 WAYS: dict[str, Routing] = {
     "random experts": random_experts,
     "the next in line": next_in_line,
     "equal weights": equal_weights,
-    "weights exchanged": weights_exchanged,
 }
 
 
@@ -195,7 +188,8 @@ def lifts(said: Said) -> dict[str, Float[Tensor, "layers tokens"]]:
     even = said.lift / said.length.clamp(min=1e-9)
     best = said.lift.masked_fill(~left_out, -torch.inf).amax(-1).masked_fill(none, 0.0)
     return {
-        "the first choice": first(said.lift), "mean of those not chosen": mean(said.lift), "the best of those": best,
+        "the first choice": first(said.lift), "the mean of those not chosen": mean(said.lift),
+        "the best of those not chosen": best,
         "at length 1: the first choice": first(even), "at length 1: those not chosen": mean(even),
     }  # fmt: skip
 

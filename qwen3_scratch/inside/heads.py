@@ -4,7 +4,7 @@ A head is named by its layer and its number there: L1H4 is head 4 of layer 1, bo
 """
 
 import itertools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from ..config import Config
 from ..model import Ops, Weights, attention_mask, attention_weights, forward, gqa_attention, rms_norm
 from ..tiny.lookups import Lookups
+from ..tokenizer import Tokenizer
 from ..tracing import head_weights, trace
 
 Head = tuple[int, int]  # layer, head
@@ -26,6 +27,15 @@ def even_weights(config: Config, seq: int) -> Float[Tensor, "layers 1 1 seq seq"
     windows = [config.window(layer) for layer in range(config.num_hidden_layers)]
     seen = torch.stack([attention_mask(positions, positions, window) for window in windows]).float()
     return seen / seen.sum(-1, keepdim=True)
+
+
+def shuffled_rows(
+    tokenizer: Tokenizer, words: Sequence[str], period: int, rows: int = 24
+) -> Int[Tensor, "rows period"]:
+    """Rows of different words in random order, each word by its first token: only places tell where to look."""
+    ids = torch.tensor([tokenizer.encode(f" {word}")[0] for word in words])
+    draw = torch.Generator().manual_seed(0)
+    return torch.stack([ids[torch.randperm(len(ids), generator=draw)[:period]] for _ in range(rows)])
 
 
 def previous_token(looks: Float[Tensor, "layers batch heads seq seq"]) -> Float[Tensor, "layers heads"]:

@@ -6,7 +6,6 @@ here is a row of a tensor, and `Reading.layers` has its number.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from statistics import NormalDist
 from typing import NamedTuple
 
 import torch
@@ -20,6 +19,8 @@ from ..model import forward
 from ..tiny import corpus
 from ..tiny.evaluate import chat_ids, mutual_information
 from ..tracing import trace
+
+FEWEST = 4  # times that a word must be read to be typical of any expert
 
 
 class Reading(NamedTuple):
@@ -110,13 +111,6 @@ def mean_by_question(
     return mean, 1.96 * apart.sqrt() / counts.sum()
 
 
-def bits(counts: Float[Tensor, "*batch a b"]) -> Float[Tensor, "*batch"]:
-    """Mutual information of rows and columns: how many bits one tells about the other, as often as they occur."""
-    joint = counts / counts.sum((-2, -1), keepdim=True)
-    apart = joint.sum(-1, keepdim=True) * joint.sum(-2, keepdim=True)
-    return torch.where(joint > 0, joint * (joint / apart).log2(), 0.0).sum((-2, -1))
-
-
 class Controls(NamedTuple):
     """What routes would tell about the domain by chance, without learning, and from the words alone, in bits."""
 
@@ -158,34 +152,21 @@ def loyalty(
     return counts.amax(-1) / counts.sum(-1)
 
 
-def contexts(reading: Reading) -> dict[str, Int[Tensor, "tokens"]]:
-    """What stands around a token, by name: what its expert may depend on beside the word."""
-    first, second = reading.before
-    return {"the domain": reading.domain, "the token before": first, "the one before that": second}
-
-
 class Told(NamedTuple):
-    """How often an expert is guessed right, and by how much more often than from the word alone."""
+    """How often an expert is guessed right from the word alone, and by how much more often with a context."""
 
     share: float
     gain: float
-    within: float  # half of the gain's 95% interval: the same tokens both ways, widened for several contexts at once
+    half: float  # half of the gain's 95% interval: the same tokens both ways
 
 
-def context_tells(reading: Reading, row: int, word: int, experts: int) -> dict[str, Told]:
-    """For one word: how often its expert is guessed right from its favourite alone, and from each context besides.
-
-    Who picks the best of several would be deceived by chance: the intervals hold for all contexts at once (Bonferroni).
-    """
+def told_by(reading: Reading, row: int, word: int, key: Int[Tensor, "tokens"], experts: int) -> Told:
+    """For one word in one layer: what the `key` of each of its tokens, the token before for instance, adds."""
     its = reading.token_ids == word
-    first, question, alone = reading.first[row : row + 1, its], reading.question[its], torch.zeros_like(its[its]).long()
-    chains = {"nothing": [alone]} | {name: [key[its], alone] for name, key in contexts(reading).items()}
-    right = {name: guessed(first, chain, question, experts).float() for name, chain in chains.items()}
-    gains = {name: mean_by_question(each - right["nothing"], question) for name, each in right.items()}
-    wider = NormalDist().inv_cdf(1 - 0.025 / len(contexts(reading))) / 1.96
-    return {
-        name: Told(float(right[name].mean()), float(gain), wider * float(half)) for name, (gain, half) in gains.items()
-    }
+    first, question, alone = reading.first[row : row + 1, its], reading.question[its], torch.zeros_like(key[its])
+    without, by_key = (guessed(first, chain, question, experts).float() for chain in ([alone], [key[its], alone]))
+    gain, half = mean_by_question(by_key - without, question)
+    return Told(float(without.mean()), float(gain), float(half))
 
 
 def by_context(
@@ -243,6 +224,27 @@ def met(key: Int[Tensor, "tokens"], question: Int[Tensor, "tokens"]) -> float:
     halves = [question % 2 == half for half in range(2)]
     found = [torch.isin(key[half], key[~half]) for half in halves]
     return float(torch.cat(found).float().mean())
+
+
+def typical_words(
+    reading: Reading, texts: Sequence[str], experts: int, tokens: Bool[Tensor, "tokens"], most: int = 5
+) -> dict[int, list[list[str]]]:
+    """Of each layer's number, for each expert, the words that it gets far more often than its load explains.
+
+    A word's rank is times * log(share of the word that goes there / share of all tokens that does), counted over some
+    `tokens`; rare words are left out. `texts` are the tokens of the reading as they are written.
+    """
+    word = numbered(reading.token_ids)
+    names = dict(zip(word.tolist(), texts, strict=True))
+    counts = tally(reading.first, word, experts, tokens)  # [layers, words, experts]
+    read, all_words = counts.sum(-1, keepdim=True), counts.sum(1, keepdim=True)
+    apart = counts / read / (all_words / all_words.sum(-1, keepdim=True))
+    rank = torch.where((counts > 0) & (read >= FEWEST), counts * apart.log(), 0.0)
+    best = rank.transpose(1, 2).topk(min(most, rank.shape[1]), dim=-1)  # [layers, experts, most]
+    return {
+        layer: [[names[one] for one, value in zip(*pair, strict=True) if value > 0] for pair in zip(*each, strict=True)]
+        for layer, *each in zip(reading.layers, best.indices.tolist(), best.values.tolist(), strict=True)
+    }
 
 
 def kept_words(

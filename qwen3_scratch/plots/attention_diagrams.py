@@ -112,12 +112,14 @@ def softmax_by_blocks(scores: Sequence[Sequence[float]], values: Sequence[Sequen
 
 
 @styled
-def two_looks(labels: Sequence[str], found: int, layers: tuple[int, int]) -> Figure:
+def two_looks(labels: Sequence[str], found: int, layers: tuple[int, int] | None = None) -> Figure:
     """How the last token finds what came after an earlier one of its kind: two arches over the tokens.
 
     `found` is the place of what is found. In the first of `layers` the token there looks one back, and so its key can
-    say what stood before it; in the second the last token looks for such a key.
+    say what stood before it; in the second the last token looks for such a key. Without `layers` it is not known yet
+    which they are.
     """
+    earlier, later = [f"layer {layer}" for layer in layers] if layers else ["an earlier layer", "a later layer"]
     last = len(labels) - 1
     before = max(found - 1, 0)
     title = f"Two looks find “{labels[found]}”: its key says what stood before it"
@@ -130,15 +132,15 @@ def two_looks(labels: Sequence[str], found: int, layers: tuple[int, int]) -> Fig
     arch(ax, last, found, 1.0, color=DARK, lw=2.0)
     arch(ax, found, before, 0.45, color=MIDDLE, lw=2.0)
     where: dict[str, Any] = {"fontsize": SMALL + 1, "va": "bottom"}
-    first = f"1  layer {layers[0]}: “{labels[found]}” looks\none back: “{labels[before]}”"
-    second = f"2  layer {layers[1]}: the last “{labels[last]}” looks for a key "
+    first = f"1  {earlier}: “{labels[found]}” looks\none back: “{labels[before]}”"
+    second = f"2  {later}: the last “{labels[last]}” looks for a key "
     second += f"that says “before me stood {labels[last]}”"
     outside = before > last / 4  # whether there is room before the arches; else within the large one
     ax.text(before - 0.3 if outside else found + 0.7, 0.12, first, ha="right" if outside else "left", **where)
     ax.text(last / 2, 1.06, second, ha="center", **where)
     figure.alt = (
         f"{len(labels)} tokens in a line. A small arch leads from “{labels[found]}” at place {found} to the token "
-        f"before it, in layer {layers[0]}; a large one from the last token back to place {found}, in layer {layers[1]}."
+        f"before it, in {earlier}; a large one from the last token back to place {found}, in {later}."
     )
     return figure
 

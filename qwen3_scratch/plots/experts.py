@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from matplotlib.axes import Axes
 from matplotlib.ticker import ScalarFormatter
 from torch import Tensor
 
@@ -27,10 +28,12 @@ from .canvas import (  # fmt: skip
     small_multiples,
     styled,
 )
-from .router_findings import rounded
+from .router_findings import rounded, span
 from .routing import route_map
 
-__all__ = ["domain_experts", "expert_knockouts", "information_test", "route_guesses", "word_routes"]
+__all__ = [
+    "domain_experts", "expert_knockouts", "expert_lifts", "information_test", "route_guesses", "word_routes",
+]  # fmt: skip
 
 HATCHES = ("", "////", "....", "\\\\\\\\", "xx", "--")
 
@@ -64,35 +67,22 @@ def word_routes(routes: Mapping[int, Route], labels: Sequence[str]) -> Figure:
 
 
 @styled
-def domain_experts(
-    counts: Mapping[str, Float[Tensor, "domains experts"]], domains: Sequence[str], layer: int
-) -> Figure:
-    """Domain by expert in one layer, a table for each kind of token: the share of a domain's tokens that each expert
-    gets, shaded by how many times the expert's mean over the domains that is. Rare experts are not shaded: their
-    mean is below a quarter of an even share.
+def domain_experts(counts: Float[Tensor, "domains experts"], domains: Sequence[str], layer: int) -> Figure:
+    """Domain by expert in one layer: the share of a domain's tokens that each expert gets, in percent.
 
-    The title says which experts get far more of one domain than of any other, for the first kind two, else one.
+    The title says which two experts get far more of one domain than of any other.
     """
-    shares = {kind: table / table.sum(-1, keepdim=True).clamp(min=1) for kind, table in counts.items()}
-    said = [f"{kind}: {most_apart(share, domains, 1 if at else 2)}" for at, (kind, share) in enumerate(shares.items())]
-    title = f"Layer {layer}, {'; '.join(said)}"
+    share = counts / counts.sum(-1, keepdim=True).clamp(min=1)
+    title = f"Layer {layer}: {most_apart(share, domains, 2)}"
     high = 0.24 * len(domains)
-    figure = new_figure(title, 7.2, max(2.4, 1.1 + (high + 0.35) * len(counts)))
-    axes = figure.subplots(len(counts), 1, squeeze=False)[:, 0]
-    means = {kind: share.mean(0) for kind, share in shares.items()}
-    times = [
-        torch.where(mean >= 0.25 / len(mean), shares[kind] / mean.clamp(min=1e-9), 0.0) for kind, mean in means.items()
-    ]
-    top = max(2.0, *(float(each.max()) for each in times))
-    for ax, (kind, share), shade in zip(axes, shares.items(), times, strict=True):
-        texts = [[f"{100 * one:.0f}" for one in row] for row in share.tolist()]
-        image = heatmap(ax, shade, texts if share.shape[1] <= 16 else (), vmin=0, vmax=top)
-        ax.set(xlabel="expert" if ax is axes[-1] else "", title=kind)
-        label_axis(ax.xaxis, range(share.shape[1]) if ax is axes[-1] else [""], 4.2)
-        label_axis(ax.yaxis, domains, high)
-    colour_bar(figure, image, "times the mean\nof the column", format="{x:g}")
-    figure.alt = f"{title}. Rows are domains, columns experts; numbers are shares in percent, dark is far above the "
-    figure.alt += "mean."
+    figure = new_figure(title, 7.2, max(2.4, 1.0 + high))
+    ax = figure.subplots()
+    image = heatmap(ax, share, None if share.shape[1] <= 16 else (), vmin=0)
+    ax.set(xlabel="expert")
+    label_axis(ax.xaxis, range(share.shape[1]), 4.2)
+    label_axis(ax.yaxis, domains, high)
+    colour_bar(figure, image, "share of the\ndomain's tokens")
+    figure.alt = f"{title}. Rows are domains, columns experts; numbers are shares in percent, dark is much."
     return figure
 
 
@@ -167,20 +157,56 @@ def route_guesses(
     title += "".join(f", {means[name]:.0%} from {name}" for name in alone[1:])
     title += "".join(f"; {means[name]:.0%} from {name}" for name in pairs[:1])
     figure = new_figure(f"{title} (n\u00a0=\u00a0{tokens:,})", 7.6, 2.5)
-    ax, width = figure.subplots(), 0.8 / len(right)
-    shades = ("white", PALE, MIDDLE, DARK)
-    for row, (name, (share, half)) in enumerate(right.items()):
-        places = [number + (row - (len(right) - 1) / 2) * width for number in range(count)]
-        hatch, shade = HATCHES[row % len(HATCHES)], shades[row % len(shades)]
-        look: dict[str, Any] = {"color": shade, "edgecolor": "black", "lw": 0.6, "hatch": hatch}
-        ax.bar(places, share.tolist(), width, label=name, **look)
-        ax.errorbar(places, share.tolist(), half.tolist(), fmt="none", ecolor="black", elinewidth=1.0, capsize=2)
-    label_axis(ax.xaxis, [f"layer {number}" for number in list(layers) or range(count)], 6.0)
+    ax = figure.subplots()
+    bars_of_layers(ax, right, list(layers) or range(count))
     ax.set(ylim=(0, 1), ylabel="share guessed right")
     ax.yaxis.set_major_formatter(percent)
     figure.legend(title="known:", frameon=False, loc="outside right center")
     said = ", ".join(f"{name} {mean:.0%}" for name, mean in means.items())
     figure.alt = f"Bars with 95% intervals for each layer. Means of all layers, by what is known: {said}."
+    figure.few_colours = True
+    return figure
+
+
+def bars_of_layers(
+    ax: Axes,
+    values: Mapping[str, tuple[Float[Tensor, "layers"], Float[Tensor, "layers"]]],
+    layers: Sequence[int],
+    shades: Sequence[str] = ("white", PALE, MIDDLE, DARK),
+) -> None:
+    """A bar for each name in each layer, as high as its mean, with its interval."""
+    width = 0.8 / len(values)
+    for row, (name, (mean, half)) in enumerate(values.items()):
+        places = [number + (row - (len(values) - 1) / 2) * width for number in range(len(layers))]
+        hatch, shade = HATCHES[row % len(HATCHES)], shades[row % len(shades)]
+        look: dict[str, Any] = {"color": shade, "edgecolor": "black", "lw": 0.6, "hatch": hatch}
+        ax.bar(places, mean.tolist(), width, label=name, **look)
+        ax.errorbar(places, mean.tolist(), half.tolist(), fmt="none", ecolor="black", elinewidth=1.0, capsize=2)
+    label_axis(ax.xaxis, [f"layer {number}" for number in layers], 6.0)
+
+
+@styled
+def expert_lifts(
+    lifts: Mapping[str, tuple[Float[Tensor, "layers"], Float[Tensor, "layers"]]],
+    tokens: int,
+    chats: int,
+    layers: Sequence[int],
+) -> Figure:
+    """By how much experts raise the next token's logit, and half of its interval; the first of `lifts` is the choice's.
+
+    The title says the range over the layers of the first and of the highest other.
+    """
+    (first, (chosen, _)), *others = lifts.items()
+    best, (highest, _) = max(others, key=lambda one: float(one[1][0].mean()))
+    title = f"{first.capitalize()} raises the next token's logit by {span(chosen, '{:.1f}')}, {best} by "
+    title += f"{span(highest, '{:.1f}')} (n\u00a0=\u00a0{tokens:,} tokens of {chats} chats)"
+    figure = new_figure(title, 7.6, 2.5)
+    ax = figure.subplots()
+    bars_of_layers(ax, lifts, layers, (DARK, PALE, "white"))
+    ax.axhline(0, color="black", lw=0.6)
+    ax.set(ylabel="rise of the next token's logit\n(bars: 95%)")
+    figure.legend(frameon=False, loc="outside right center")
+    figure.alt = f"Bars with 95% intervals for {', '.join(lifts)} in each layer. {title}."
     figure.few_colours = True
     return figure
 
@@ -239,4 +265,4 @@ def expert_knockouts(
 
 def short(value: float, sure: bool) -> str:
     """A value in two decimals without the leading zero, or that it is smaller; nothing where it is not sure."""
-    return "" if not sure else f"{value:.2f}".removeprefix("0") if value >= 0.005 else "<"
+    return "" if not sure else f"{value:.2f}".removeprefix("0") if value >= 0.005 else "<.01"

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from .canvas import (  # fmt: skip
     DARK,
-    LINES,
+    LIT,
     MIDDLE,
     PALE,
+    SMALL,
     Figure,
+    draw_arrow,
     half_interval,
     label_axis,
     legend_beside,
@@ -24,10 +26,11 @@ from .canvas import (  # fmt: skip
     styled,
 )
 from .heads import head_name
+from .mixture import box
 from .one_word import interval
 
 __all__ = [
-    "blinded", "copying_and_looking", "group_costs", "head_costs", "heads_over_training", "specificity", "ways_in",
+    "copying_and_looking", "group_costs", "head_costs", "heads_over_training", "lent_part", "specificity", "ways_in",
 ]  # fmt: skip
 
 LOOKS = ((DARK, None), (PALE, "////"), ("white", None))  # of bars that stand side by side
@@ -54,38 +57,6 @@ def named(heads: Sequence[Head]) -> str:
     """L1H0, L1H1 and L1H4."""
     *most, last = [head_name(*at) for at in heads]
     return f"{', '.join(most)} and {last}" if most else last
-
-
-@styled
-def blinded(
-    left: Mapping[str, Float[Tensor, "removed n"]], whole: Sequence[float], removed: Sequence[Head], unit: str
-) -> Figure:
-    """What other heads still do after each head of `removed` is taken away: the first of `left` is what is asked.
-
-    A second is a control, which should stay. `whole` is what each does with all heads, a line each.
-    """
-    (asked, values), *controls = left.items()
-    worst = int(values.mean(1).argmin())
-    after, name = float(values[worst].mean()), head_name(*removed[worst])
-    kept = [
-        float(each[worst].mean()) / max(before, 1e-9) for (_, each), before in zip(controls, whole[1:], strict=True)
-    ]
-    title = f"Without {name}, {asked} falls from {spoken(whole[0])} to {spoken(after)}"
-    if kept:
-        title += f"; the control keeps {spoken(kept[0])} of its own"
-    figure = new_figure(title, 8.4, 2.6)
-    ax = figure.subplots()
-    bars(ax, left)
-    for before, (form, _, colour, _) in zip(whole, LINES, strict=False):
-        ax.axhline(before, color=colour, ls=form, lw=0.9)
-    label_axis(ax.xaxis, [head_name(*at) for at in removed], 5.5)
-    n = values.shape[1]
-    ax.set(ylabel="share of the weight", xlabel=f"the head removed (n = {n} {unit}, bars: 95%; lines: none removed)")
-    ax.yaxis.set_major_formatter(percent)
-    if controls:
-        legend_beside(figure, ax)
-    figure.alt = f"For each removed head a bar for {', and one for '.join(left)}. {title}."
-    return figure
 
 
 @styled
@@ -179,6 +150,34 @@ def specificity(
     ax.set(ylabel="nats a token more", xlabel=f"domain (n = {n} chats each, bars: 95%)")
     legend_beside(figure, ax)
     figure.alt = f"For each domain a bar for {', and one for '.join(rises)} removed. {title}."
+    return figure
+
+
+@styled
+def lent_part(missing: Head, layer: int, lent: str = "keys") -> Figure:
+    """How a patched pass is made: one of queries, keys and values of a layer comes from a pass without a head."""
+    name = head_name(*missing)
+    figure = new_figure(f"If the look is lost, layer {layer} hears {name} through its {lent}", 8.4, 2.6)
+    ax = figure.subplots()
+    ax.set(xlim=(0, 10), ylim=(-0.3, 4.1))
+    ax.set_axis_off()
+    for bottom, title, heads in (2.3, "the whole pass", "with all heads"), (0, "a second pass", f"without {name}"):
+        ax.text(0.1, bottom + 1.5, title, fontsize=SMALL + 1.5, style="italic", va="center")
+        box(ax, 0.1, bottom + 0.6, 2.4, f"layer {missing[0]}\n{heads}", high=0.9, fc=LIT if bottom == 0 else "white")
+        for at, part in enumerate(("queries", "keys", "values")):
+            middle, used = bottom + 1.2 - 0.6 * at, (part == lent) == (bottom == 0)
+            look: dict[str, Any] = {} if used else {"ec": "#bbbbbb", "ls": ":"}
+            box(ax, 3.5, middle, 1.4, part, high=0.46, fc=LIT if used and bottom == 0 else "white", **look)
+            draw_arrow(ax, (2.5, bottom + 0.6), (3.5, middle))
+            if used:
+                draw_arrow(ax, (4.9, middle), (6.6, 2.9 + 0.25 * (1 - at)))
+    box(ax, 6.6, 2.9, 1.7, f"layer {layer}\nattends", high=1.0)
+    ax.text(8.5, 2.9, "where does it look?\nwhat is the margin?", fontsize=SMALL + 1.5, va="center")
+    figure.alt = (
+        f"Two passes, one above the other. Layer {layer} of the whole pass takes its {lent} from the second pass, "
+        f"which lacks {name}, and the other two parts from its own."
+    )
+    figure.few_colours = True
     return figure
 
 

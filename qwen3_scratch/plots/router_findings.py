@@ -117,16 +117,12 @@ def expert_words(
     experts = len(next(iter(words.values())))
     pairs = zip(share.tolist(), half.tolist(), strict=True)
     there, busiest = (f"{spoken(one)} ± {rounded(100 * by)}%" for one, by in pairs)
-    title = f"On the other questions, {there} of these words go to the expert that they are typical of, {busiest} to "
-    title += f"the busiest expert of the layer (n\u00a0=\u00a0{len(whose):,}, a token once a layer, of "
-    title += f"{len(whose.unique())} questions)"
-    cells = [one for layer in words for one in shares[layer]]
-    few = f"{sum(one < 0.5 for one in cells)} of {len(cells)} cells keep less than half"
-    figure = table_of_words(
-        f"{title}; {few}", {f"layer {layer}": rows for layer, rows in words.items()}, [shares[layer] for layer in words]
-    )
+    title = f"{there} of these words go to their expert on the other questions, too; to the busiest expert of a layer "
+    title += f"go {busiest} (n\u00a0=\u00a0{len(whose):,}, a token once a layer, of {len(whose.unique())} questions)"
+    columns = {f"layer {layer}": rows for layer, rows in words.items()}
+    figure = table_of_words(title, columns, [shares[layer] for layer in words])
     figure.alt = f"A table of {len(words)} layers and {experts} experts, in each cell its typical words and the share "
-    figure.alt += f"of their tokens that goes there. {title}; {few}."
+    figure.alt += f"of their tokens that goes there; grey where that is less than half. {title}."
     figure.few_colours = True
     return figure
 

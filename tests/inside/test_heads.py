@@ -25,11 +25,13 @@ from qwen3_scratch.inside.heads import (
     mean_gathered,
     patched,
     previous_token,
+    shuffled_rows,
     with_means,
     without,
     written,
 )
 from qwen3_scratch.model import Ops, gqa_attention, self_attention
+from qwen3_scratch.tiny.corpus.copying import WORDS
 from qwen3_scratch.tiny.evaluate import questions
 from qwen3_scratch.tiny.lookups import story_lookups, weight_on
 from qwen3_scratch.tracing import head_weights, trace
@@ -62,6 +64,15 @@ def test_each_score_is_zero_for_a_head_that_looks_one_token_further():
     assert previous_token(looking(2)[..., 2:, 2:]) == 0
     assert first_token(looking(0)) == 0
     assert continuing(looking(4), period=4) == 0
+
+
+def test_shuffled_rows_hold_the_words_in_another_order_each_and_none_twice(tiny):
+    rows = shuffled_rows(tiny.tokenizer, WORDS, 12, 5)
+    assert rows.shape == (5, 12) and len(rows.unique(dim=0)) == 5
+    for row in rows.tolist():
+        words = tiny.tokenizer.decode(row).split()
+        assert len({*words}) == 12 and {*words} <= {*WORDS}
+    assert torch.equal(rows, shuffled_rows(tiny.tokenizer, WORDS, 12, 24)[:5])
 
 
 def test_an_even_look_sees_all_tokens_up_to_its_own_alike(tiny):

@@ -9,10 +9,8 @@ from helpers import checkpoint, unchecked
 from qwen3_scratch import load_checkpoint
 from qwen3_scratch.inside.routers import (
     Reading,
-    bits,
     by_context,
     by_word_alone,
-    context_tells,
     domain_controls,
     guessed,
     kept_words,
@@ -23,6 +21,8 @@ from qwen3_scratch.inside.routers import (
     read_questions,
     settled,
     tally,
+    told_by,
+    typical_words,
     words_of,
 )
 from qwen3_scratch.model import forward
@@ -94,11 +94,6 @@ def test_an_interval_over_questions_is_wider_than_over_tokens_where_those_of_a_q
     assert mean_by_question(apart, question)[1].item() == 0.0
 
 
-def test_two_that_are_one_tell_all_their_bits_and_two_that_are_independent_none():
-    counts = torch.stack((torch.eye(4) * 5, torch.ones(4, 4)))
-    assert bits(counts).tolist() == [2.0, 0.0]
-
-
 def test_a_loyal_word_goes_to_one_expert_always():
     first, word = torch.tensor([[1, 1, 0, 2, 2, 2]]), torch.tensor([0, 0, 0, 1, 1, 1])
     assert loyalty(first, word, 3)[0].tolist() == pytest.approx([2 / 3, 1.0])
@@ -116,9 +111,8 @@ def test_back_off_asks_the_shorter_key_where_the_longer_was_never_met():
 def test_a_word_that_follows_its_neighbour_is_guessed_from_it_and_from_nothing_else():
     words, before = [9] * 16, [1, 2] * 8
     reading = made([0, 3] * 8, words, before, [at // 4 for at in range(16)])
-    told = context_tells(reading, 0, 9, 4)
-    assert told["the token before"][:2] == (1.0, 0.5) and told["the domain"].share == told["nothing"].share == 0.5
-    assert told["the domain"].gain == told["the domain"].within == 0.0
+    assert told_by(reading, 0, 9, reading.before[0], 4) == (0.5, 0.5, 0.0)
+    assert told_by(reading, 0, 9, reading.domain, 4) == (0.5, 0.0, 0.0)
     assert by_context(reading, 0, 9, reading.before[0], 4) == [(1, 0, 8, 8), (2, 3, 8, 8)]
     rare = reading.before[0].clone()
     rare[:2] = 7  # a context that is met twice proves nothing
@@ -136,6 +130,15 @@ def test_a_mean_vector_is_that_of_the_other_half_of_the_questions():
     seen = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]])
     routes = by_word_alone(reading._replace(seen=seen), [torch.eye(2)])
     assert routes.tolist() == [[1, 0, 0, 1]]  # where the word stood in the other question
+
+
+def test_a_word_is_typical_of_the_expert_that_gets_more_of_it_than_its_load_explains():
+    words, first = [5] * 6 + [6] * 6 + [7] * 3 + [8] * 5, [0] * 6 + [1] * 5 + [0] + [1] * 3 + [0, 1, 0, 1, 0]
+    reading, every = made(first, words, [0] * 20, [0] * 20), torch.ones(20, dtype=torch.bool)
+    texts = [{5: " the", 6: "1", 7: "rare", 8: "."}[word] for word in words]
+    assert typical_words(reading, texts, 3, every) == {0: [[" the", "."], ["1"], []]}  # of 20 tokens, 10 go to each
+    assert typical_words(reading, texts, 3, every, most=1) == {0: [[" the"], ["1"], []]}
+    assert typical_words(reading, texts, 3, reading.token_ids != 5)[0][0] == ["."]  # what is not counted is not there
 
 
 def test_words_that_are_typical_of_several_count_for_the_one_where_they_stand_higher():
@@ -185,6 +188,6 @@ def test_a_word_tells_more_of_its_expert_than_the_domain_does(tiny, reading):
 
 def test_routes_of_trained_routers_tell_the_domain_beyond_shuffled_questions(tiny, reading):
     total = tiny.config.num_experts
-    measured = bits(tally(reading.first, reading.domain, total))
+    measured = mutual_information(tally(reading.first, reading.domain, total))
     order = torch.randperm(24, generator=generator())
-    assert (measured > 1.5 * bits(tally(reading.first, (order // 4)[reading.question], total))).all()
+    assert (measured > 1.5 * mutual_information(tally(reading.first, (order // 4)[reading.question], total))).all()

@@ -16,7 +16,7 @@ from qwen3_scratch.inside.drafting import kept, look_up
 from qwen3_scratch.inside.experts import without as without_expert
 from qwen3_scratch.inside.heads import continuing, previous_token, without
 from qwen3_scratch.inside.mistakes import MISTAKES
-from qwen3_scratch.inside.routers import bits, tally
+from qwen3_scratch.inside.routers import guessed
 from qwen3_scratch.inside.wrong_steps import repeated_heads
 from qwen3_scratch.learning.other_routers import biased_route, capacity_route, moved_bias
 from qwen3_scratch.learning.upcycling import upcycle
@@ -65,14 +65,15 @@ def test_the_scores_and_the_removal_that_11_asks_for_are_the_packages():
 
 
 @pytest.mark.parametrize("norm_topk_prob", [True, False])
-def test_the_bits_and_the_routes_that_12_asks_for_are_the_packages(norm_topk_prob):
+def test_the_guess_and_the_routes_that_12_asks_for_are_the_packages(norm_topk_prob):
     written, x, router = pasted("12_inside_the_router"), torch.randn(40, 6), torch.randn(5, 6)
-    written |= {"top_k": 2, "config": small_config(norm_topk_prob=norm_topk_prob)}
-    one, two = torch.randint(5, (40,)), torch.arange(40) // 10
+    written |= {"top_k": 2, "total": 5, "config": small_config(norm_topk_prob=norm_topk_prob)}
+    word, expert, question = torch.randint(9, (60,)), torch.randint(5, (60,)), torch.arange(60) // 4
+    learn = question % 2 == 0
     with unchecked():
-        found = written["my_bits"](one, two)
+        found = written["my_guess"](word, expert, learn)
         experts, weights = written["my_without"](x, router, 3)
-    torch.testing.assert_close(found, bits(tally(one[None], two, 5))[0])
+    torch.testing.assert_close(found, guessed(expert[None], [word], question, 5)[0, ~learn].float().mean())
     theirs = without_expert(3)(x, router, 2, norm_topk_prob)
     assert torch.equal(experts, theirs.experts)
     torch.testing.assert_close(weights, theirs.weights)

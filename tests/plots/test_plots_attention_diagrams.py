@@ -75,3 +75,6 @@ def test_two_looks_lead_from_the_found_token_one_back_and_from_the_last_to_the_f
     assert (starts, ends) == ([4.0, 2.0], [2.0, 1.0])
     words = " ".join(text.get_text() for text in ax.texts)
     assert "layer 0: “Leo” looks" in words and "layer 3: the last “coat” looks" in words
+    before = plots.two_looks(["-", "coat", "Leo", "-", "coat"], 2)  # in which layers is not known yet
+    words = " ".join(text.get_text() for text in before.axes[0].texts)
+    assert "1  an earlier layer: “Leo” looks" in words and "2  a later layer: the last “coat” looks" in words

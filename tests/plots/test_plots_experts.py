@@ -49,15 +49,26 @@ def test_a_pair_stands_at_the_end_of_the_title():
 
 
 def test_an_expert_that_is_busy_everywhere_is_not_named_for_a_domain():
-    counts = torch.tensor([[40.0, 0.0, 60.0], [10.0, 20.0, 70.0]])
-    figure = plots.domain_experts({"questions": counts, "answers": torch.eye(2, 3)}, DOMAINS, 2)
+    figure = plots.domain_experts(torch.tensor([[40.0, 0.0, 60.0], [10.0, 20.0, 70.0]]), DOMAINS, 2)
     assert title(figure) == (
-        "Layer 2, questions: expert 0 gets 40% of stories, at most 10% of another domain, expert 1 gets 20% of sums, "
-        "at most 0% of another domain; answers: expert 0 gets 100% of stories, at most 0% of another domain"
+        "Layer 2: expert 0 gets 40% of stories, at most 10% of another domain, expert 1 gets 20% of sums, "
+        "at most 0% of another domain"
     )
-    assert [ax.get_title(loc="left") for ax in figure.axes[:2]] == ["questions", "answers"]
-    shades = figure.axes[0].images[0].get_array()
-    assert shades[:, 2].tolist() == pytest.approx([60 / 65, 70 / 65]) and shades[0, 0] == pytest.approx(1.6)
+    assert [text.get_text() for text in figure.axes[0].texts] == ["40", "0", "60", "10", "20", "70"]
+
+
+def test_the_rise_by_the_first_choice_is_told_beside_that_by_the_best_of_the_others():
+    each = {"the first choice": [2.0, 6.0], "the mean of the rest": [0.1, 0.2], "the best of the rest": [1.0, 3.0]}
+    lifts = {name: (torch.tensor(mean), torch.full((2,), 0.1)) for name, mean in each.items()}
+    figure = plots.expert_lifts(lifts, 2000, 70, [0, 3])
+    assert title(figure) == (
+        "The first choice raises the next token's logit by 2.0 to 6.0, the best of the rest by 1.0 to 3.0 "
+        "(n = 2,000 tokens of 70 chats)"
+    )
+    ax = figure.axes[0]
+    heights = [[bar.get_height() for bar in bars] for bars in ax.containers if hasattr(bars, "patches")]
+    assert heights == [pytest.approx(mean) for mean in each.values()]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["layer 0", "layer 3"]
 
 
 def test_words_that_stand_twice_are_titled_by_the_layers_in_which_they_keep_their_expert():
@@ -94,6 +105,6 @@ def test_the_worst_knock_out_is_named_with_its_interval_and_numbers_stand_where_
         "sums (n\u00a0=\u00a04)",
     ]
     first, second, _ = figure.axes
-    assert [text.get_text() for text in first.texts if text.get_text()] == ["<"]
+    assert [text.get_text() for text in first.texts if text.get_text()] == ["<.01"]
     assert [text.get_text() for text in second.texts if text.get_text()] == [".50"]
     assert [label.get_text() for label in first.get_yticklabels()] == ["0", "2"]

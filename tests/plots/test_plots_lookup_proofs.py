@@ -46,14 +46,6 @@ def test_a_best_sink_that_is_not_far_above_an_even_look_is_called_weak():
     assert title(figure).startswith("L1H6 is a weak sink: 20% on the first place, an even look 10%; it hangs on <s>")
 
 
-def test_the_head_without_which_most_is_lost_is_named_with_its_control():
-    left = {"repeats": about([0.4, 0.1, 0.4, 0.4]), "control: the sink": about([0.5, 0.45, 0.5, 0.5])}
-    figure = plots.blinded(left, (0.4, 0.5), HEADS, "rows")
-    assert title(figure) == "Without L0H1, repeats falls from 40% to 10%; the control keeps 90% of its own"
-    alone = plots.blinded({"repeats": left["repeats"]}, [0.4], HEADS, "rows")
-    assert title(alone) == "Without L0H1, repeats falls from 40% to 10%"
-
-
 def test_the_costliest_head_and_the_costliest_of_those_that_look_up_are_told_apart():
     zero = about([[0.0, 5.0, 0.0, 0.0], [0.0, 2.0, 0.0, 0.0]])
     figure = plots.head_costs(zero, zero, [(1, 1), (1, 2)], 10.0)
@@ -67,6 +59,16 @@ def test_a_group_is_ranked_among_all_of_its_size():
     shown = [text.get_text() for text in figure.legends[0].get_texts()]
     assert shown == ["2 look-up heads", "1 look-up head"]
     assert "rank 2 of 3 groups" in title(plots.group_costs(about([3.0, 4.0, 1.0]), groups, groups[0]))
+
+
+def test_a_patched_pass_takes_one_part_from_the_pass_without_a_head_and_two_from_its_own():
+    figure = plots.lent_part((0, 2), 1)
+    assert title(figure) == "If the look is lost, layer 1 hears L0H2 through its keys"
+    (ax,) = figure.axes
+    ends = [text.xy for text in ax.texts if getattr(text, "arrow_patch", None)]
+    assert sum(x == 6.6 for x, _ in ends) == 3 and len(ends) == 9
+    queries = plots.lent_part((0, 3), 1, "queries")
+    assert title(queries) == "If the look is lost, layer 1 hears L0H3 through its queries"
 
 
 def test_the_domains_that_lose_most_and_next_are_named():

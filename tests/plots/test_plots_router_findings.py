@@ -28,9 +28,8 @@ def test_the_words_of_experts_stand_in_their_cells_with_their_blanks_and_once():
         torch.arange(2000) // 20,
     )
     assert title(figure) == (
-        "On the other questions, 60% ± 2% of these words go to the expert that they are typical of, 30% ± 10% to the "
-        "busiest expert of the layer (n = 2,000, a token once a layer, of 100 questions); "
-        "1 of 4 cells keep less than half"
+        "60% ± 2% of these words go to their expert on the other questions, too; to the busiest expert of a layer go "
+        "30% ± 10% (n = 2,000, a token once a layer, of 100 questions)"
     )
     assert texts(figure.axes[0]) == [
         *("layer 3", "90%", "␣Tom   Tom", "layer 5", "50%", "1", "40%", "a   b", "expert 0", "expert 1")

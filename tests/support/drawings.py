@@ -282,6 +282,7 @@ DRAWINGS = {  # each from a number of tokens
     "softmax_by_blocks": lambda n: plots.softmax_by_blocks([[0.1, 0.7], [n / 9]], [[8, 8], [n]]),
     "softmax_by_blocks, three": lambda n: plots.softmax_by_blocks([[2.0], [1.0, 0.0], [n / 60]], [[n], [1, 1], [2]]),
     "two_looks": lambda n: plots.two_looks(labels(n + 1), n // 3, (0, 1)),
+    "two_looks, not found yet": lambda n: plots.two_looks(labels(n + 1), n // 2),
     "two_looks, far": lambda n: plots.two_looks(labels(n + 1), max(n - 1, 0), (0, 27)),
     "hidden_looks": lambda n: plots.hidden_looks(
         dict.fromkeys(("> coat", "> cup"), noisy(3, min(n, 6))),
@@ -319,14 +320,9 @@ DRAWINGS = {  # each from a number of tokens
     "head_map": lambda n: plots.head_map(one_head(n), labels(n), "L1H4"),
     "head_map, some rows": lambda n: plots.head_map(one_head(n)[-20:], labels(n), "L27H12", start=n // 2),
     "sink_trials": lambda n: plots.sink_trials(noisy(4, n + 1), (27, 12), WORDS[0], 0.1),
-    "blinded": lambda n: plots.blinded(
-        {"continuing a repeat": noisy(min(n, 16)), "control: the sink": noisy(min(n, 16))},
-        (0.5, 0.4),
-        heads_of(min(n, 16)),
-        "rows; control: 12 chats",
-    ),
     "head_costs": lambda n: plots.head_costs(noisy(4 * n).view(4, n, 6), noisy(4 * n).view(4, n, 6), [(0, 0)], 10.0),
     "group_costs": lambda n: plots.group_costs(noisy(n), pairs_of_heads(n), pairs_of_heads(n)[0]),
+    "lent_part": lambda n: plots.lent_part((n, n), n + 1),
     "specificity": lambda n: plots.specificity(
         {"look-up heads": noisy(min(n, 7)), "3 other heads": noisy(min(n, 7))},
         [f"arithmetic {at}" for at in range(min(n, 7))],
@@ -455,12 +451,11 @@ DRAWINGS = {  # each from a number of tokens
     "information_test, deep": lambda n: plots.information_test(*experts_by_chance(28, n)),
     "information_test, one layer": lambda n: plots.information_test(*experts_by_chance(1, n), layers=[3]),
     "word_routes": lambda n: plots.word_routes(random_routes(n), labels(n)),
-    "domain_experts": lambda n: plots.domain_experts(
-        {kind: torch.rand(6, 8).mul(100 * n) for kind in ("questions", "answers")}, DOMAINS, 3
-    ),
-    "domain_experts, 16": lambda n: plots.domain_experts({"questions": torch.rand(2, 16).mul(n)}, ["a", "stories"], 27),
+    "domain_experts": lambda n: plots.domain_experts(torch.rand(6, 8).mul(100 * n), DOMAINS, 3),
+    "domain_experts, 16": lambda n: plots.domain_experts(torch.rand(2, 16).mul(n), ["a", "stories"], 27),
     "route_guesses": lambda n: plots.route_guesses(guesses(4), 1000 * n),
     "route_guesses, deep": lambda n: plots.route_guesses(guesses(28), n),
+    "expert_lifts": lambda n: plots.expert_lifts(guesses(4), 100 * n, n, range(4)),
     "expert_knockouts": lambda n: plots.expert_knockouts(*damage(), DOMAINS),
     "expert_knockouts, top-4 of 16": lambda n: plots.expert_knockouts(
         torch.randn(5, 16, 12) - 3, torch.arange(12) // 2, DOMAINS

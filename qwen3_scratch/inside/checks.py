@@ -5,7 +5,7 @@ Each mistake stands in the setting in which it shows, and the right model in the
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,7 +20,7 @@ from ..tracing import Trace, trace
 from .compare import agreement, read, write
 from .mistakes import MISTAKES, Mistake
 
-SMALL = {"hidden_size": 64, "vocab_size": 512, "intermediate_size": 64, "moe_intermediate_size": 64}
+SMALL: dict[str, Any] = {"hidden_size": 64, "vocab_size": 512, "intermediate_size": 64, "moe_intermediate_size": 64}
 
 
 class Reading(NamedTuple):

@@ -1,25 +1,18 @@
-"""What mistakes cost: divergence from the right model by token, and what is left of its answers."""
+"""What mistakes cost: divergence from the right model by token, and which checks find them."""
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
-from typing import Any
 
+import torch
 from jaxtyping import Bool, Float, Int
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
-from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 
-from .canvas import DARK, MIDDLE, SMALL, Figure, colour_bar, heatmap, label_axis, new_figure, styled
+from .canvas import SMALL, Figure, colour_bar, heatmap, label_axis, new_figure, styled
 
-__all__ = ["divergence_map", "mistake_shares"]
+__all__ = ["check_grid", "divergence_map"]
 
 LEAST, MOST = 1e-3, 10.0  # nats: the ends of the shades; below the first no one would notice
-FORMS: tuple[dict[str, Any], ...] = (
-    {"marker": "o", "mfc": DARK},
-    {"marker": "^", "mfc": "white"},
-    {"marker": "s", "mfc": "none", "ms": 8},
-)
 
 
 @styled
@@ -63,48 +56,42 @@ def costliest_first(costs: Float[Tensor, "mistakes"]) -> Int[Tensor, "mistakes"]
     return costs.round(decimals=4).argsort(descending=True, stable=True)
 
 
-def mark_cells(ax: Axes, marked: Bool[Tensor, "rows columns"], dark: Bool[Tensor, "rows columns"]) -> None:
+def mark_cells(
+    ax: Axes, marked: Bool[Tensor, "rows columns"], dark: Bool[Tensor, "rows columns"], size: float = 2.8
+) -> None:
     """A cross in each marked cell, white on dark and black on light."""
     for shade, colour in ((marked & dark, "white"), (marked & ~dark, "black")):
         rows, columns = shade.nonzero(as_tuple=True)
-        ax.plot(columns.tolist(), rows.tolist(), "x", color=colour, ms=2.8, mew=0.8)
+        ax.plot(columns.tolist(), rows.tolist(), "x", color=colour, ms=size, mew=0.8)
 
 
 @styled
-def mistake_shares(
-    names: Sequence[str],
-    shares: Mapping[str, Sequence[float]],
-    intervals: Mapping[str, Sequence[tuple[float, float]]] = MappingProxyType({}),
-) -> Figure:
-    """A line a mistake, and on it a mark for each kind of share (0 to 1) that is still right; at most three kinds.
+def check_grid(names: Sequence[str], found: Mapping[str, Sequence[bool]], costs: Sequence[bool]) -> Figure:
+    """Checks, those that find fewest on top, by mistakes, those that most checks find on the left; dark where found.
 
-    `intervals`: low and high end for each share of a kind, drawn as whiskers.
+    A cross stands where a check lets a mistake pass that `costs` answers.
     """
-    count = len(names)
-    plain = [kind.split(" (")[0] for kind in shares]  # a number of cases stands in the legend alone
-    counts = [sum(value >= 0.9 for value in values) for values in shares.values()]
-    good = [f"{kind} in {found}" for kind, found in zip(plain, counts, strict=True)]
-    title = f"Nine tenths or more are still right, of {count} mistakes: {', '.join(good)}"
-    order = sorted(range(count), key=lambda row: [-values[row] for values in shares.values()])
-    figure = new_figure(title, 8.4, 0.21 * count + 1.3)
+    table = torch.tensor([[bool(each) for each in line] for line in found.values()])  # [checks, mistakes]
+    rows, columns = table.sum(1).argsort(stable=True), table.sum(0).argsort(descending=True, stable=True)
+    counts, checks = table.sum(1)[rows].tolist(), [list(found)[row] for row in rows.tolist()]
+    ends = [f"“{checks[at]}” finds {counts[at] if counts[at] < len(names) else 'all'}" for at in (0, -1)]
+    title = f"Of {len(names)} mistakes {', '.join(dict.fromkeys(ends))}"
+    high, wide = 0.27 * len(checks), max(2.0, 0.25 * len(names))
+    figure = new_figure(title, wide + 3.4, high + 2.2)
     ax = figure.subplots()
-    for place, row in enumerate(order):
-        found = [values[row] for values in shares.values()]
-        ax.plot((min(found), max(found)), (place, place), color="#bbbbbb", lw=0.8, ls=":", zorder=1)
-    for number, (form, (kind, values)) in enumerate(zip(FORMS, shares.items(), strict=False)):
-        apart = 0.24 * (number - (len(shares) - 1) / 2)  # whiskers of one row would hide each other
-        options: dict[str, Any] = {"ls": "", "mec": DARK, "mew": 1.0, "ms": 5.0, "label": kind, "clip_on": False} | form
-        places = [place + apart for place in range(count)]
-        if kind in intervals:
-            ends = [intervals[kind][row] for row in order]
-            ax.hlines(places, *zip(*ends, strict=True), color=MIDDLE, lw=1.4, zorder=1.5)
-        ax.plot([values[row] for row in order], places, **options)
-    label_axis(ax.yaxis, [names[row] for row in order], 0.21 * count)
-    ax.set(xlim=(-0.02, 1.02), ylim=(count - 0.4, -0.6), xlabel="share that is still right")
-    ax.xaxis.set_major_formatter(PercentFormatter(1.0))
-    ax.grid(axis="x", color="#dddddd", lw=0.6)
-    ax.set_axisbelow(True)
-    figure.legend(frameon=False, loc="outside lower center", ncols=3)
-    figure.alt = f"{title}. A row for each mistake, on it a mark for each of: {', '.join(shares)}"
-    figure.alt += "; whiskers are 95% intervals." if intervals else "."
+    heatmap(ax, table[rows][:, columns].float(), vmin=0, vmax=1.4)
+    missed = (~table & torch.tensor([bool(each) for each in costs]))[rows][:, columns]
+    mark_cells(ax, missed, torch.zeros_like(missed), 4.5)
+    ax.set_xticks([at - 0.5 for at in range(1, len(names))], minor=True)
+    ax.set_yticks([at - 0.5 for at in range(1, len(checks))], minor=True)
+    ax.grid(which="minor", color="#cccccc", lw=0.6)
+    ax.tick_params(which="minor", length=0)
+    label_axis(ax.xaxis, [names[column] for column in columns.tolist()], wide)
+    label_axis(ax.yaxis, checks, high)
+    for row, count in enumerate(counts):
+        ax.text(len(names) - 0.2, row, str(count), fontsize=SMALL, va="center")
+    ax.text(len(names) - 0.2, -0.75, "found", fontsize=SMALL, va="center")
+    ax.set_xlabel("dark: found · × passes, though answers are lost · light: passes, and no answer is lost")
+    figure.alt = f"{title}. A row for each check, from {counts[0]} found to {counts[-1]}, and a column for each mistake"
+    figure.alt += ": dark where it is found, a cross where it passes though answers are lost."
     return figure

@@ -1,7 +1,6 @@
 """An upcycled mixture: its making, how near its dense model, what training gains, when it matters who answers."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -17,6 +16,7 @@ from .canvas import (
     PALE,
     SMALL,
     Figure,
+    draw_arrow,
     half_interval,
     logarithmic,
     new_figure,
@@ -25,7 +25,7 @@ from .canvas import (
 )
 from .mixture import bend, box, empty_axes
 
-__all__ = ["agreement_bars", "routed_losses", "trained_on", "upcycled_layer"]
+__all__ = ["agreement_bars", "branches_mixed", "routed_losses", "trained_on", "upcycled_layer"]
 
 STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # for a 95% interval of so few values
 
@@ -40,7 +40,6 @@ def upcycled_layer(experts: int) -> Figure:
     names = names if experts <= 6 else [*names[:4], "…", names[-1]]
     rows = [1.3 + 0.36 * at for at in range(len(names))]
     middle = (rows[0] + rows[-1]) / 2
-    line: dict[str, Any] = {"color": "#555555", "lw": 0.8}
     many = f"{experts} equal experts" if experts > 1 else "1 expert"
     title = f"The feed-forward becomes {many}, the router is new, all else is kept"
     figure = new_figure(title, 7.6, rows[-1] + 0.8)
@@ -56,16 +55,45 @@ def upcycled_layer(experts: int) -> Figure:
     for name, y in zip(names, rows, strict=True):
         box(ax, 4.5, y, 1.2, name, fc=PALE)
         bend(ax, (1.6, middle), (4.5, y), ec=MIDDLE, lw=1.3)
-        bend(ax, (5.7, y), (6.2, middle), ec="#555555", lw=0.8)
-    ax.plot((1.0, 1.0), (0.73, middle - 0.13), **line)
-    ax.plot((5.1, 5.1), (0.73, rows[0] - 0.13), **line)
-    ax.plot((5.7, 6.65, 6.65), (0.6, 0.6, middle - 0.13), **line)  # the router reads what the experts read
-    for x, y, word in ((3.05, 0.6, "kept"), (3.05, middle, "copied"), (6.65, middle + 0.25, "new")):
+        draw_arrow(ax, (6.2, middle), (5.7, y))
+    draw_arrow(ax, (1.0, 0.73), (1.0, middle - 0.13))
+    draw_arrow(ax, (5.1, 0.73), (5.1, rows[0] - 0.13))
+    ax.plot((5.7, 6.65), (0.6, 0.6), color="#555555", lw=0.9)  # the router reads what the experts read
+    draw_arrow(ax, (6.65, 0.57), (6.65, middle - 0.13))
+    for x, y, word in ((3.05, 0.6, "kept"), (3.05, middle, "copied"), (6.65, middle + 0.25, "new, chooses")):
         plain = {"fc": "white" if x < 4 else "none", "ec": "none"}
         ax.text(x, y, word, fontsize=SMALL, ha="center", va="center", style="italic", bbox=plain)
     figure.alt = (
         f"{title}. Left a dense layer, attention and a feed-forward; right the same layer, with attention, a router "
-        f"and {many}. Lines lead from attention to attention, kept, and from the feed-forward to each expert, copied."
+        f"and {many}. Lines lead from attention to attention, kept, and from the feed-forward to each expert, copied; "
+        "arrows from attention to the router, and from the router to each expert."
+    )
+    figure.few_colours = True
+    return figure
+
+
+@styled
+def branches_mixed(domains: Sequence[str]) -> Figure:
+    """Branch, train, mix: copies of a feed-forward, each trained on its own domain, then experts of a mixture."""
+    rows = [0.75 + 0.4 * at for at in range(len(domains))]
+    middle = (rows[0] + rows[-1]) / 2
+    title = "Copies are trained apart, each on its own domain, and become the experts of one model"
+    figure = new_figure(title, 8.0, rows[-1] + 0.8)
+    ax = empty_axes(figure, 7.8, rows[-1] + 0.4)
+    for left, wide, head in ((0.1, 1.6, "a dense model"), (2.5, 1.9, "its copies"), (5.0, 2.7, "one mixture")):
+        ax.add_patch(Rectangle((left, 0.38), wide, rows[-1] - 0.12, fc="#f4f4f4", ec="none", zorder=-1))
+        ax.text(left + wide / 2, 0.2, head, fontsize=SMALL, ha="center", va="center", style="italic")
+    box(ax, 0.3, middle, 1.2, "feed-forward", fc=PALE)
+    box(ax, 6.7, middle, 0.8, "router", fc=LIT)
+    for domain, y in zip(domains, rows, strict=True):
+        box(ax, 2.7, y, 1.5, f"trained on {domain}", fc=PALE)
+        box(ax, 5.2, y, 1.1, f"{domain} expert", fc=PALE)
+        bend(ax, (1.5, middle), (2.7, y), ec=MIDDLE, lw=1.3)
+        bend(ax, (4.2, y), (5.2, y), ec=MIDDLE, lw=1.3)
+        draw_arrow(ax, (6.7, middle), (6.3, y))
+    figure.alt = (
+        f"{title}. From a dense model's feed-forward lines lead to its copies, trained on {', '.join(domains)}, and"
+        " from each to an expert of a mixture, among which a router chooses."
     )
     figure.few_colours = True
     return figure
@@ -98,19 +126,16 @@ def routed_losses(
     fixed: Mapping[str, Float[Tensor, "domains chats"]],
     random: Float[Tensor, "seeds domains"],
     trained: Float[Tensor, "seeds domains"],
-    all_answer: Float[Tensor, "seeds domains"],
 ) -> Figure:
     """A panel a domain, with the loss of each `fixed` model, a mean over chats, and of each router before and after.
 
-    After training a router is read twice: choosing one expert, and with all of them answering. The last of `fixed` is
-    what a router reaches that sends every token to the right expert: the dashed line.
+    The last of `fixed` is what a router reaches that sends every token to the right expert: the dashed line.
     """
     best = [*fixed.values()][-1].mean(1)  # [domains]
-    one, all_of_them = (((random - each).mean(0) / (random.mean(0) - best)).tolist() for each in (trained, all_answer))
-    won = " and ".join(f"{share:.0%} on “{domain}”" for share, domain in zip(one, domains, strict=True))
-    title = f"Of what random routers lose to the right expert, trained ones win back {won}, and with both answering"
-    title += f" {' and '.join(f'{share:.0%}' for share in all_of_them)}"
-    names = [*fixed, "random routers", "the same, trained", "trained, both answer"]
+    shares = ((random - trained).mean(0) / (random.mean(0) - best)).tolist()
+    won = " and ".join(f"{share:.0%} on “{domain}”" for share, domain in zip(shares, domains, strict=True))
+    title = f"Of what random routers lose to the right expert, trained ones win back {won}"
+    names = [*fixed, "random routers", "the same, trained"]
     figure = new_figure(title, 1.9 + 3.4 * len(domains), 1.1 + 0.28 * len(names))
     for number, (ax, domain) in enumerate(
         zip(figure.subplots(1, len(domains), sharey=True, squeeze=False)[0], domains, strict=True)
@@ -120,7 +145,7 @@ def routed_losses(
             ax.plot((max(mean - half, mean / 3), mean + half), (row, row), color=MIDDLE, lw=2)
             ax.plot(mean, row, "s", color=DARK, ms=5)
         rows = range(len(fixed), len(names))
-        for seen in zip(*(each[:, number].tolist() for each in (random, trained, all_answer)), strict=True):
+        for seen in zip(*(each[:, number].tolist() for each in (random, trained)), strict=True):
             ax.plot(seen, rows, color="#bbbbbb", lw=0.8, zorder=1)
             ax.plot(seen, rows, "o", ms=4.5, mfc="none", mec=DARK, mew=0.9)
         ax.axvline(float(best[number]), color=GREY, lw=0.9, ls="--", zorder=0)
@@ -131,7 +156,7 @@ def routed_losses(
     figure.alt = (
         f"{title}. Rows: {', '.join(names)}; a panel a domain. Squares are means over chats with 95% intervals,"
     )
-    figure.alt += " circles routers, joined by a line from random to trained, choosing one and with both answering."
+    figure.alt += " circles routers, joined by a line from random to trained."
     return figure
 
 
@@ -147,11 +172,13 @@ def trained_on(
     ends = torch.stack([each[:, -1].double() for each in apart.values()])  # [ways, seeds]
     halves = half_interval(ends, STUDENT.get(ends.shape[1], 1.96)).tolist()
     found = list(zip(apart, ends.mean(1).tolist(), halves, strict=True))
-    sure = [f"{mean:+.3f}\u00a0±\u00a0{half:.3f} with “{name}”" for name, mean, half in found if abs(mean) > half]
-    title = f"After {steps[-1]:,} steps, nats above the dense model: {' and '.join(sure)}" if sure else ""
-    rest = [name for name, mean, half in found if abs(mean) <= half]
-    told = f"“{'” and “'.join(rest)}” cannot be told from it"
-    title = f"{title}; {told}" if sure and rest else title or f"After {steps[-1]:,} steps {told}"
+    groups = {
+        "above the dense model": [name for name, mean, half in found if mean > half],
+        "below the dense model": [name for name, mean, half in found if mean < -half],
+        "not to be told from the dense model": [name for name, mean, half in found if abs(mean) <= half],
+    }
+    told = [f"{where}: “{'” and “'.join(names)}”" for where, names in groups.items() if names]
+    title = f"After {steps[-1]:,} steps {'; '.join(told)}"
     figure = new_figure(f"{title} (n\u00a0=\u00a0{ends.shape[1]}\u00a0seeds)", 8.6, 3.6)
     left, right = figure.subplots(1, 2)
     ticks = steps[:: -(-len(steps) // 8)]
@@ -164,10 +191,11 @@ def trained_on(
         left.errorbar([place], [found[number][1]], yerr=[halves[number]], fmt=marker, ms=4, color=colour, capsize=2)
         right.plot(steps, distance[name], marker=marker, ms=4, lw=width, label=name, **look)
     left.axhline(0, color="black", lw=0.8)
-    left.set(xlabel="step", ylabel="nats a token,\nless the dense model's", xticks=ticks)
+    left.set(xlabel="step (thin lines: each seed)", ylabel="nats a token,\nless the dense model's", xticks=ticks)
     right.set(xlabel="step", ylabel="distance of the two experts,\nin their own lengths", xticks=ticks, ylim=(0, None))
     figure.legend(*right.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=4)
     figure.alt = f"{title}. Left the difference over {steps[-1]:,} steps, right the distance of the experts, which"
-    figure.alt += f" grows from 0: a line for each of {', '.join(apart)}."
+    figure.alt += f" grows from 0: a line for each of {', '.join(apart)}. At the end"
+    figure.alt += f" {', '.join(f'{mean:+.3f} ± {half:.3f}' for _, mean, half in found)} nats."
     figure.few_colours = True
     return figure

@@ -87,6 +87,14 @@ def test_the_mistake_that_13_asks_for_is_the_catalogues():
     assert torch.equal(found, repeated_heads(q, k, v, mask))
 
 
+def test_the_mistakes_that_13_swaps_in_are_the_catalogues():
+    outputs = [output for cell in NOTEBOOKS["13_pitfalls"] for output in cell.get("outputs", ())]
+    lines = [line for output in outputs for line in output.get("text", "").splitlines()]
+    shown = [line for line in lines if re.match(r"\w+ +\d+% agree, ", line)]
+    assert len(shown) > 20 and [line for line in shown if "catalogue" in line] == []
+    assert {line.split()[0] for line in shown} <= MISTAKES.keys()
+
+
 @pytest.mark.parametrize("name", ["interleaved_rope", "window_off_by_one", "gate_and_up_swapped", "layer_norm"])
 def test_the_search_that_13_asks_for_finds_the_call_that_the_packages_finds(name):
     mistake, config = MISTAKES[name], small_config(**MISTAKES[name].shows_in.config)

@@ -104,6 +104,20 @@ def test_of_many_experts_the_first_and_the_last_are_drawn():
     ]  # fmt: skip
 
 
+def test_of_each_domain_a_copy_becomes_an_expert_to_which_the_router_points():
+    (ax,) = plots.branches_mixed(["spanish", "facts"]).axes
+    places = {text.get_text(): text.get_position() for text in ax.texts if text.get_text()}
+    lines = [patch.get_path().vertices for patch in ax.patches if isinstance(patch, PathPatch)]
+    arrows = [text.xy for text in ax.texts if not text.get_text()]
+    for domain in ("spanish", "facts"):
+        height = places[f"{domain} expert"][1]
+        assert places[f"trained on {domain}"][1] == height
+        ends = [(line[0][1], line[-1][1]) for line in lines if line[-1][1] == height]
+        assert sorted(ends) == sorted([(places["feed-forward"][1], height), (height, height)])
+        assert height in [y for _, y in arrows]
+    assert all(places["spanish expert"][0] < x < places["router"][0] for x, _ in arrows)
+
+
 def test_agreement_bars_count_the_exact_and_name_the_worst():
     figure = plots.agreement_bars({"a": 1.0, "b": 0.5, "c": 0.25}, 1200)
     assert title(figure) == "1 of 3 agree with the dense model at every token; “c” at 25%"
@@ -113,13 +127,13 @@ def test_agreement_bars_count_the_exact_and_name_the_worst():
 def test_routed_losses_say_how_much_of_the_way_to_the_right_expert_trained_routers_go():
     fixed = {"dense": torch.tensor([[0.4, 0.6], [0.2, 0.2]]), "its own": torch.tensor([[0.1, 0.1], [0.02, 0.02]])}
     random, trained = torch.tensor([[0.3, 0.1], [0.5, 0.1]]), torch.tensor([[0.2, 0.02], [0.3, 0.02]])
-    figure = plots.routed_losses(["spanish", "facts"], fixed, random, trained, trained / 2)
+    figure = plots.routed_losses(["spanish", "facts"], fixed, random, trained)
     start = "Of what random routers lose to the right expert, trained ones win back"
-    assert title(figure) == f"{start} 50% on “spanish” and 100% on “facts”, and with both answering 92% and 113%"
+    assert title(figure) == f"{start} 50% on “spanish” and 100% on “facts”"
     first = figure.axes[0]
-    assert ticks(first.yaxis) == ["dense", "its own", "random routers", "the same, trained", "trained, both answer"]
+    assert ticks(first.yaxis) == ["dense", "its own", "random routers", "the same, trained"]
     circles = [line.get_xdata().tolist() for line in first.lines if line.get_marker() == "o"]
-    assert circles == [pytest.approx([0.3, 0.2, 0.1]), pytest.approx([0.5, 0.3, 0.15])]
+    assert circles == [pytest.approx([0.3, 0.2]), pytest.approx([0.5, 0.3])]
 
 
 def test_models_trained_on_are_paired_by_seed_and_the_title_says_what_is_sure():
@@ -128,10 +142,10 @@ def test_models_trained_on_are_paired_by_seed_and_the_title_says_what_is_sure():
         "top-2": torch.tensor([[0.0, 0.0, 0.01], [0.0, 0.0, -0.02], [0.0, 0.1, 0.0]]),
     }
     figure = plots.trained_on((0, 100, 200), apart, {"top-1": [0.0, 0.3, 0.5], "top-2": [0.0, 0.1, 0.2]})
-    assert title(figure) == (
-        "After 200 steps, nats above the dense model: +0.045 ± 0.012 with “top-1”; "
-        "“top-2” cannot be told from it (n = 3 seeds)"
+    assert title(figure).replace("\u00a0", " ") == (
+        "After 200 steps above the dense model: “top-1”; not to be told from the dense model: “top-2” (n = 3 seeds)"
     )
+    assert "At the end +0.045 ± 0.012, -0.003 ± 0.038 nats." in figure.alt
     left, right = figure.axes
     thick = {line.get_label(): list(line.get_ydata()) for line in left.lines if not line.get_label().startswith("_")}
     assert thick == {"top-1": pytest.approx([0, 0.02, 0.045]), "top-2": pytest.approx([0, 0.1 / 3, -0.01 / 3])}

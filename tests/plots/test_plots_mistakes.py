@@ -37,15 +37,14 @@ def test_crosses_stand_where_another_token_is_likeliest():
     assert crosses(ax) == [(0, 0), (0, 1), (0, 2), (0, 3), (1, 3)]
 
 
-def test_shares_stand_in_the_order_of_the_first_kind_each_at_its_place_between_the_ends_of_its_interval():
-    shares = {"next tokens": [0.95, 0.2, 1.0], "answers (n = 9)": [0.5, 0.0, 0.9]}
-    ends = [(0.3, 0.7), (0.0, 0.3), (0.6, 1.0)]
-    figure = plots.mistake_shares(NAMES, shares, {"answers (n = 9)": ends})
-    ax = figure.axes[0]
-    assert labels_of(ax.yaxis) == ["late", "mild", "wrong"]
-    drawn = {line.get_label(): list(line.get_xdata()) for line in ax.lines if line.get_marker() != "None"}
-    assert drawn == {"next tokens": [1.0, 0.95, 0.2], "answers (n = 9)": [0.9, 0.5, 0.0]}
-    (whiskers,) = (each.get_segments() for each in ax.collections)
-    assert [tuple(line[:, 0]) for line in whiskers] == [ends[2], ends[0], ends[1]]
+def test_checks_stand_by_what_they_find_and_a_cross_where_one_passes_what_costs_answers():
+    checks = {"logits": [True, True, True], "last token": [False, False, True], "loss": [False, True, True]}
+    figure = plots.check_grid(NAMES, checks, [False, True, True])
     title = figure.get_suptitle().replace("\n", " ")
-    assert title == "Nine tenths or more are still right, of 3 mistakes: next tokens in 2, answers in 1"
+    assert title == "Of 3 mistakes “last token” finds 1, “logits” finds all"
+    ax = figure.axes[0]
+    assert labels_of(ax.yaxis) == ["last token", "loss", "logits"]
+    assert labels_of(ax.xaxis) == ["late", "wrong", "mild"]
+    assert ax.images[0].get_array().tolist() == [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
+    assert crosses(ax) == [(0, 1)]
+    assert [text.get_text() for text in ax.texts] == ["1", "2", "3", "found"]

@@ -57,7 +57,7 @@ def routed(seeds, chats, domains=("spanish", "facts")):
     names = ("the other domain's expert", "the dense model", "tuned on both", "its own expert")
     fixed = {name: noisy(len(domains), chats) / 8**at for at, name in enumerate(names)}
     random = noisy(seeds, len(domains)) + 0.02
-    return domains, fixed, random, random / 5, random / 6
+    return domains, fixed, random, random / 5
 
 
 def pairs_of_heads(count):
@@ -416,6 +416,7 @@ DRAWINGS = {  # each from a number of tokens
     "agreement_bars": lambda n: plots.agreement_bars(
         {"top-1, renormalised": 1.0, "top-1, raw probability, zero router": 1 / (n + 1)}, 100 * n
     ),
+    "branches_mixed": lambda n: plots.branches_mixed(("spanish", "facts", "arithmetic", "code")[:n]),
     "routed_losses": lambda n: plots.routed_losses(*routed(min(n, 8), n)),
     "routed_losses, one domain": lambda n: plots.routed_losses(*routed(n, 3, ("spanish",))),
     "trained_on": lambda n: plots.trained_on(
@@ -523,11 +524,12 @@ DRAWINGS = {  # each from a number of tokens
     ),
     "divergence_map": lambda n: plots.divergence_map(*divergences(22, n), labels(n), n // 2),
     "divergence_map, one": lambda n: plots.divergence_map(*divergences(1, n), labels(n)),
-    "mistake_shares": lambda n: plots.mistake_shares(
+    "check_grid": lambda n: plots.check_grid(
         mistake_names(n),
-        {kind: [at / n for at in range(n)] for kind in ("next tokens", "answers (n = 8)", "random weights")},
-        {"answers (n = 8)": [(at / n / 2, (at / n + 1) / 2) for at in range(n)]},
+        {f"nine of ten of {at} next tokens agree": [at > mistake % 7 for mistake in range(n)] for at in range(8)},
+        [mistake % 3 == 0 for mistake in range(n)],
     ),
+    "check_grid, one": lambda n: plots.check_grid(mistake_names(n), {"all logits agree": [True] * n}, [True] * n),
     "device_shares": lambda n: plots.device_shares(split_config(attention_bias=True), 2, min(1 << n.bit_length(), 16)),
     "device_shares, dense": lambda n: plots.device_shares(split_config(num_experts=0, tie_word_embeddings=True), 1, 1),
     "device_shares, shared kv heads": lambda n: plots.device_shares(split_config(mlp_only_layers=()), 8, 1),

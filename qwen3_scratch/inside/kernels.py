@@ -11,6 +11,7 @@ from torch.autograd import profiler
 
 LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch", "cudaMemcpyAsync", "cudaMemsetAsync")
 WAITS = ("cudaStreamSynchronize", "cudaEventSynchronize")
+LONG, ENOUGH = 5.0, 15  # seconds and rounds: a large model is not measured for minutes
 # Neither computes nor copies, nor is a view by its schema.
 BOOKKEEPING = {
     "_local_scalar_dense", "_unsafe_view", "can_cast", "empty", "empty_like", "empty_strided", "is_nonzero", "item",
@@ -67,10 +68,13 @@ def least_seconds(
 ) -> dict[str, float]:
     """Seconds that one call of each way takes: the least of `rounds`, since what else runs only adds.
 
-    The ways take turns, after two rounds that warm up. On a GPU a call ends when the device has done its work.
+    The ways take turns, after two rounds that warm up. Once all together took LONG seconds, ENOUGH rounds are enough.
+    On a GPU a call ends when the device has done its work.
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds + 2):
+    for number in range(rounds + 2):
+        if number >= ENOUGH + 2 and sum(map(sum, seconds.values())) > LONG:
+            break
         for name, work in ways.items():
             start = perf_counter()
             work()

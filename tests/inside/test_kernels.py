@@ -2,6 +2,7 @@
 
 from contextlib import contextmanager
 from functools import partial
+from itertools import count
 
 import torch
 import torch.nn.functional as F
@@ -75,6 +76,13 @@ def test_the_least_of_the_rounds_counts_the_ways_take_turns_and_two_rounds_warm_
     ways = {name: partial(made.append, name) for name in ("one", "other")}
     assert least_seconds(ways, rounds=2) == {"one": 5, "other": 6}
     assert made == ["one", "other"] * 4
+
+
+def test_what_takes_long_is_measured_fifteen_times_however_many_rounds_are_asked_for(monkeypatch):
+    made, clock = [], count()
+    monkeypatch.setattr(kernels, "perf_counter", lambda: next(clock))  # a second from begin to end
+    assert least_seconds({"slow": partial(made.append, 1)}, rounds=200) == {"slow": 1}
+    assert len(made) == 17
 
 
 def test_speed_is_what_all_readings_take_together(monkeypatch):

@@ -1,7 +1,7 @@
-"""What a piece of work starts on its device, in which order, and where its time goes, by PyTorch's profiler."""
+"""What a piece of work starts on its device and in which order, by PyTorch's profiler, and how long it takes."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -11,12 +11,12 @@ from torch.autograd import profiler
 
 LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch", "cudaMemcpyAsync", "cudaMemsetAsync")
 WAITS = ("cudaStreamSynchronize", "cudaEventSynchronize")
+LONG, ENOUGH = 5.0, 15  # seconds and rounds: a large model is not measured for minutes
 # Neither computes nor copies, nor is a view by its schema.
 BOOKKEEPING = {
     "_local_scalar_dense", "_unsafe_view", "can_cast", "empty", "empty_like", "empty_strided", "is_nonzero", "item",
     "promote_types", "resize_", "result_type", "scalar_tensor", "set_",
 }  # fmt: skip
-PRODUCTS = {"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"}
 
 
 class Started(NamedTuple):
@@ -63,35 +63,35 @@ def calls(work: Callable[[], Any]) -> list[tuple[str, Any]]:
     return [(event.name, event.input_shapes) for event in ordered]
 
 
-def time_shares(work: Callable[[], Any], rounds: int = 15) -> dict[str, float]:
-    """Where one call of `work` spends the CPU's time, as shares of 1: in products of matrices, in other operators that
-    compute, in views and what wraps the others, and between operators, which is Python.
+def least_seconds(
+    ways: Mapping[str, Callable[[], Any]], rounds: int = 15, device: torch.device | str = "cpu"
+) -> dict[str, float]:
+    """Seconds that one call of each way takes: the least of `rounds`, since what else runs only adds.
 
-    Of each the least of `rounds` calls counts, since what else runs only adds; one call before warms up. The profiler's
-    own time lies in all four, so that shares are rough. On a GPU the first three are the CPU's part alone: there
-    operators only start kernels.
+    The ways take turns, after two rounds that warm up. Once all together took LONG seconds, ENOUGH rounds are enough.
+    On a GPU a call ends when the device has done its work.
     """
-    work()
-    found: list[dict[str, float]] = []
-    for _ in range(rounds):
-        with quiet(), profiler.profile(use_kineto=False) as seen:
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds + 2):
+        if number >= ENOUGH + 2 and sum(map(sum, seconds.values())) > LONG:
+            break
+        for name, work in ways.items():
             start = perf_counter()
             work()
-            whole = 1e6 * (perf_counter() - start)
-        spent = dict.fromkeys(("products", "other computing", "views, wrappers"), 0.0)
-        for event in seen.function_events:
-            spent[kind_of(event)] += event.self_cpu_time_total
-        found.append(spent | {"between operators": max(0.0, whole - sum(spent.values()))})
-    least = {kind: min(spent[kind] for spent in found) for kind in found[0]}
-    return {kind: time / sum(least.values()) for kind, time in least.items()}
+            if torch.device(device).type == "cuda":
+                torch.cuda.synchronize(device)  # a GPU says "done" before it is
+            seconds[name].append(perf_counter() - start)
+    return {name: min(each[2:]) for name, each in seconds.items()}
 
 
-def kind_of(event: Any) -> str:
-    """What an event's own time, without that of the events in it, goes to."""
-    if event.name in PRODUCTS:
-        return "products"
-    alone = computes(event.name) and not any(map(innermost, event.cpu_children))
-    return "other computing" if alone else "views, wrappers"
+def read_speed(size: int | float, device: torch.device | str = "cpu") -> float:
+    """Bytes a second at which a sum reads `size` bytes of fp32, at least 64 MB in all, again and again.
+
+    What is smaller than a processor's own cache stays there between two readings, and is read faster than memory is.
+    """
+    block, times = torch.ones(int(size) // 4, device=device), 1 + int(64e6 / size)
+    (seconds,) = least_seconds({"": lambda: [block.sum() for _ in range(times)]}, 9, device).values()
+    return times * block.nbytes / seconds
 
 
 def capture(work: Callable[[], Any]) -> Callable[[], None]:

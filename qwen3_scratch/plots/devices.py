@@ -29,7 +29,7 @@ from .canvas import (
     styled,
 )
 
-__all__ = ["device_memory", "device_shares", "dispatch_cost", "feed_forward_cut", "ring_sums"]
+__all__ = ["device_memory", "device_shares", "dispatch_cost", "feed_forward_cut", "ring_sums", "token_times"]
 
 NORMS = ("input_layernorm", "post_attention_layernorm", "q_norm", "k_norm", "norm")
 
@@ -227,6 +227,37 @@ def device_memory(held: Mapping[str, Mapping[str, Mapping[int, int | float]]], l
 
 
 @styled
+def token_times(ranks: Sequence[int], reading: Sequence[float], sending: Mapping[str, Sequence[float]]) -> Figure:
+    """Seconds of one token by number of ranks: reading a rank's weights, and on top what it sends, a panel a link.
+
+    The title says with how many ranks a token is the fastest over each link.
+    """
+    totals = {link: [sum(pair) for pair in zip(reading, times, strict=True)] for link, times in sending.items()}
+    best = {link: min(range(len(ranks)), key=times.__getitem__) for link, times in totals.items()}
+    found = [
+        f"on {ranks[at]} rank{'s' * (ranks[at] > 1)} {link} ({1e3 * totals[link][at]:.2f} ms)"
+        for link, at in best.items()
+    ]
+    title = f"A token is the fastest {', '.join(found)}"
+    figure = new_figure(title, 8.8, 3.2)
+    axes = figure.subplots(1, len(sending), squeeze=False)[0]
+    for ax, (link, times) in zip(axes, sending.items(), strict=True):
+        low, high = ([1e3 * time for time in each] for each in (reading, times))
+        ax.bar(range(len(ranks)), low, 0.7, color=MIDDLE, ec="black", lw=0.6, label="to read weights")
+        look: dict[str, Any] = {"color": LIT, "ec": "black", "lw": 0.6, "hatch": "///", "label": "to send sums"}
+        ax.bar(range(len(ranks)), high, 0.7, low, **look)
+        for at, total in enumerate(totals[link]):
+            ax.annotate(f"{1e3 * total:.3g}", (at, 1e3 * total), (0, 2), textcoords="offset points", ha="center")
+        ax.set(title=link, xlabel="ranks", ylim=(0, 1.13e3 * max(totals[link])))
+        ax.set_xticks(range(len(ranks)), [f"{count}" for count in ranks])
+    axes[0].set_ylabel("milliseconds for one token")
+    figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=2)
+    told = (f"{link}: {', '.join(f'{1e3 * time:.3g}' for time in times)}" for link, times in totals.items())
+    figure.alt = f"{title}. Milliseconds on {', '.join(map(str, ranks))} ranks, {'; '.join(told)}."
+    return figure
+
+
+@styled
 def dispatch_cost(
     owners: Sequence[int],
     adding: Sequence[int | float],
@@ -236,7 +267,7 @@ def dispatch_cost(
     """Vectors that a rank sends for each token of a layer, by number of ranks that own experts.
 
     `adding` answers up; ways of `sending` tokens to owners and back; `gathering` all rows at the end, which the left
-    panel counts in. The title says from how many ranks on each way of sending is the cheaper.
+    panel counts in. Titles say from how many ranks on each way of sending is the cheaper.
     """
     ways = {"with the gathering": [1.0] * len(owners), "without it": [0.0] * len(owners)}
     costs = {
@@ -249,13 +280,13 @@ def dispatch_cost(
     found = {way: [first_below(owners, each, adding) for each in lines.values()] for way, lines in costs.items()}
     named = [f"{first} at {name}" for first, name in zip(found["with the gathering"], sending, strict=True)]
     named[0] = named[0].replace(" at", " ranks on at", 1)
-    title = f"Sending wins from {', '.join(named)} ({', '.join(found['without it'])} without gathering)"
+    title = f"Sending wins from {', '.join(named)}, with the gathering counted in"
     figure = new_figure(title, 8.8, 3.5)
     axes = figure.subplots(1, 2, sharey=True)
     for ax, (way, lines) in zip(axes, costs.items(), strict=True):
         ax.plot(owners, adding, "-", color="black", lw=2.2, label="adding answers up, any top-k")
         draw_lines(ax, owners, lines, lw=1.3, markevery=max(1, len(owners) // 8))
-        ax.set(title=way, xlabel="ranks that own experts", ylim=(0, None))
+        ax.set(title=f"{way}: from {', '.join(found[way])} ranks on", xlabel="ranks that own experts", ylim=(0, None))
     axes[0].set_ylabel("vectors sent by a rank\nfor each token of a layer")
     figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=4)
     return figure

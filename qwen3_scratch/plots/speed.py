@@ -1,10 +1,12 @@
-"""What bounds a step, and how fast it is: launches and kernels sketched, dispatch timed, stages against the bound."""
+"""What bounds a step, and how fast it is: launches and dispatch sketched, dispatch timed, stages against the bound."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from .canvas import (  # fmt: skip
@@ -20,9 +22,10 @@ from .canvas import (  # fmt: skip
     spoken,
     styled,
 )
+from .mixture import box, empty_axes
 
 __all__ = [
-    "arithmetic_intensity", "dispatch_times", "distinct_experts", "eager_rows", "launch_sketch", "recorded_rows",
+    "arithmetic_intensity", "dispatch_forms", "dispatch_times", "eager_rows", "launch_sketch", "recorded_rows",
     "stage_speed",
 ]  # fmt: skip
 
@@ -70,9 +73,8 @@ def launch_sketch(cases: Mapping[str, Rows]) -> Figure:
 
     A sketch, made of the numbers that it is given, and labelled so. A dashed line says when the later row ends.
     """
-    title = (
-        "A sketch, not measured: the longer row sets the time; a wait adds to it, a recorded list leaves launches out"
-    )
+    title = "A sketch, not measured: the longer row sets the time"
+    title += "; a wait adds to it" * any(rows.waits for rows in cases.values())
     figure = new_figure(title, 8.8, 1.1 + 0.72 * len(cases))
     axes = figure.subplots(len(cases), 1, sharex=True, squeeze=False)[:, 0]
     end = max(rows.end() for rows in cases.values())
@@ -90,6 +92,59 @@ def launch_sketch(cases: Mapping[str, Rows]) -> Figure:
     shown = {name: handle for ax in axes for handle, name in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(shown.values(), shown.keys(), frameon=False, loc="outside lower center", ncols=4)
     return figure
+
+
+Block = list[int]  # tokens whose vectors one matrix multiplies
+
+
+@styled
+def dispatch_forms(chosen: Sequence[int], experts: int) -> Figure:
+    """The same products in four forms, a panel each: a frame is a call, in it tokens beside the matrix they multiply.
+
+    `chosen` is the one expert of each token; tokens are A, B and so on. Dashed matrices are copies.
+    """
+    each = [[token] for token in range(len(chosen))]
+    groups = [[token for token, one in enumerate(chosen) if one == expert] for expert in sorted(set(chosen))]
+    ends = ", ".join(str(sum(one <= expert for one in chosen)) for expert in range(experts))
+    forms: dict[str, tuple[list[list[Block]], str]] = {
+        "1 loop over choices": ([[block] for block in each], "asks for each choice's expert"),
+        "2 loop over hit experts": ([[block] for block in groups], "asks for each expert's rows"),
+        "3 gathered": ([each], "copies, and asks for nothing"),
+        "4 grouped": ([groups], f"sorts; reads the ends {ends}"),
+    }
+    calls = [len(form) for form, _ in forms.values()]
+    title = f"The same products by {', '.join(map(str, calls[:-1]))} and {calls[-1]} calls (frames)"
+    title += "; only the loops ask for values"
+    high = 0.85 + 0.3 * len(chosen) + 0.16 * max(calls)
+    figure = new_figure(title, 8.8, high + 0.3)
+    ax = empty_axes(figure, 8.8, high)
+    for number, (name, (form, note)) in enumerate(forms.items()):
+        left, top = 0.1 + 2.2 * number, 0.3
+        ax.text(left, 0.12, name, fontsize=SMALL + 1.5, va="center", weight="bold")
+        for call in form:
+            top = draw_call(ax, left, top, call, chosen, copied=name.endswith("gathered"))
+        read = sum(map(len, form))
+        for line, text in enumerate((f"{count(len(form), 'call')}, {read} matri{'x' if read == 1 else 'ces'}", note)):
+            ax.text(left, high - 0.34 + 0.18 * line, text, fontsize=SMALL, va="center")
+    told = (f"{name}: {count(len(form), 'call')}, {note}" for name, (form, note) in forms.items())
+    figure.alt = f"{title}. Tokens choose experts {', '.join(map(str, chosen))}. {'; '.join(told)}."
+    return figure
+
+
+def draw_call(ax: Axes, left: float, top: float, call: list[Block], chosen: Sequence[int], copied: bool) -> float:
+    """A frame with the blocks of one call, from `top` down; gives where the next one begins."""
+    row = top + 0.05
+    for block in call:
+        high, shade = 0.3 * len(block), (PALE, "white", LIT)[chosen[block[0]] % 3]
+        for token in block:
+            box(ax, left + 0.08, row + 0.15, 0.3, chr(ord("A") + token), 0.24)
+            row += 0.3
+        look: dict[str, Any] = {"fc": shade, "ls": "--" if copied else "-"}
+        ax.text(left + 0.5, row - high / 2, "·", fontsize=SMALL + 3, ha="center", va="center")
+        name = "copy of " * copied + f"expert {chosen[block[0]]}"
+        box(ax, left + 0.62, row - high / 2, 1.2, name, high - 0.06, **look)
+    ax.add_patch(Rectangle((left, top), 1.9, row + 0.05 - top, fc="none", ec="black", lw=1.3))
+    return row + 0.05 + 0.06
 
 
 @styled
@@ -160,45 +215,6 @@ def stage_speed(
     ax.set_xlabel("tokens a second, on a logarithmic axis")
     figure.legend(frameon=False, loc="outside lower center", ncols=3)
     return figure
-
-
-@styled
-def distinct_experts(
-    tokens: Sequence[int],
-    expected: Sequence[int | float],
-    measured: Float[Tensor, "layers tokens"],
-    experts: int,
-    highlight: int,
-) -> Figure:
-    """How many of a layer's experts a batch hits, by its tokens: if routing were even, and in each measured layer.
-
-    `highlight` is one of `tokens`: the title says what is found there.
-    """
-    place = list(tokens).index(highlight)
-    found = measured[:, place]
-    title = f"{count(highlight, 'token')} hit {between(float(found.min()), float(found.max()))} of"
-    title += f" {count(experts, 'expert')}, by layer; even routing would hit {expected[place]:.1f}"
-    figure = new_figure(title, 8.0, 3.2)
-    ax = figure.subplots()
-    ax.fill_between(
-        tokens,
-        measured.min(0).values.tolist(),
-        measured.max(0).values.tolist(),
-        color=PALE,
-        label="range of the layers",
-    )
-    ax.plot(tokens, measured.mean(0).tolist(), "o-", color=DARK, ms=4, lw=1.3, label="mean of the layers")
-    ax.plot(tokens, list(expected), "s--", color="#555555", ms=4, lw=1.3, label="even routing")
-    ax.axhline(experts, color="black", lw=0.8, ls=":", label="all experts")
-    logarithmic(ax.xaxis, tokens)
-    ax.set(xlabel="tokens in a step", ylabel="experts whose weights\nmust be read", ylim=(0, experts * 1.08))
-    figure.legend(frameon=False, loc="outside right center")
-    return figure
-
-
-def between(low: float, high: float) -> str:
-    least, most = f"{low:.1f}", f"{high:.1f}"
-    return least if least == most else f"{least} to {most}"
 
 
 @styled

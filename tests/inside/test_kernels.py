@@ -1,6 +1,8 @@
 """What a piece of work starts is counted where it happens: within what is composed of others, and views never."""
 
 from contextlib import contextmanager
+from functools import partial
+from itertools import count
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +10,7 @@ from helpers import finished
 
 from qwen3_scratch.fast.dispatch import grouped_linear
 from qwen3_scratch.inside import kernels
-from qwen3_scratch.inside.kernels import LAUNCHES, WAITS, Started, calls, capture, started, time_shares
+from qwen3_scratch.inside.kernels import LAUNCHES, WAITS, Started, calls, capture, least_seconds, read_speed, started
 
 X = torch.ones(4, 4)
 
@@ -68,36 +70,27 @@ def test_two_lists_of_calls_differ_where_one_shape_or_operator_does():
     assert [name for name, _ in calls(lambda: X[:3].exp())] == ["aten::slice", "aten::as_strided", "aten::exp"]
 
 
-class Recorded:
-    """A recording of the profiler, made up: a product within what wraps it, a view, a sum; ten microseconds between."""
-
-    def __init__(self, *events):
-        self.function_events = events
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *details):
-        pass
+def test_the_least_of_the_rounds_counts_the_ways_take_turns_and_two_rounds_warm_up(monkeypatch):
+    made, clock = [], iter([0, 1, 10, 18] * 2 + [0, 7, 10, 16, 0, 5, 10, 19])
+    monkeypatch.setattr(kernels, "perf_counter", lambda: next(clock))
+    ways = {name: partial(made.append, name) for name in ("one", "other")}
+    assert least_seconds(ways, rounds=2) == {"one": 5, "other": 6}
+    assert made == ["one", "other"] * 4
 
 
-def event(name, own, *children):
-    return type("Event", (), {"name": name, "self_cpu_time_total": own, "cpu_children": children, "cpu_parent": None})
+def test_what_takes_long_is_measured_fifteen_times_however_many_rounds_are_asked_for(monkeypatch):
+    made, clock = [], count()
+    monkeypatch.setattr(kernels, "perf_counter", lambda: next(clock))  # a second from begin to end
+    assert least_seconds({"slow": partial(made.append, 1)}, rounds=200) == {"slow": 1}
+    assert len(made) == 17
 
 
-def test_shares_of_time_are_each_operators_own_and_what_is_left_is_between_them(monkeypatch):
-    product = event("aten::mm", 30.0)
-    events = product, event("aten::linear", 10.0, product), event("aten::view", 5.0), event("aten::add", 15.0)
-    clock = iter(range(100))
-    monkeypatch.setattr(kernels, "perf_counter", lambda: next(clock) * 1e-4)  # 100 microseconds from begin to end
-    monkeypatch.setattr(kernels.profiler, "profile", lambda **options: Recorded(*events))
-    expected = {"products": 0.3, "other computing": 0.15, "views, wrappers": 0.15, "between operators": 0.4}
-    found = time_shares(lambda: None)
-    assert {kind: round(share, 6) for kind, share in found.items()} == expected
-
-
-def test_shares_of_time_add_up_to_one():
-    assert abs(sum(time_shares(lambda: F.linear(X, X).view(2, 8)).values()) - 1) < 1e-9
+def test_speed_is_what_all_readings_take_together(monkeypatch):
+    given = {}
+    monkeypatch.setattr(kernels, "least_seconds", lambda ways, *others: given.update(ways) or {"": 0.5})
+    assert read_speed(16e6) == 5 * 16e6 / 0.5
+    assert len(given[""]()) == 5, "as often as 64 MB hold it, and once more"
+    assert read_speed(4e8) == 4e8 / 0.5
 
 
 def test_a_recording_is_made_of_one_call_after_three_that_warm_up(monkeypatch):

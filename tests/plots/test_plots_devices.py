@@ -67,10 +67,18 @@ def test_device_memory_finds_the_fewest_devices_that_are_enough():
     assert title(plots.device_memory(sizes, (24, 80))) == expected
 
 
+def test_token_times_add_sending_to_reading_and_name_the_fastest_count_of_ranks():
+    figure = plots.token_times([1, 2, 4], [4e-3, 2e-3, 1e-3], {"slow": [0, 3e-3, 9e-3], "fast": [0, 1e-3, 1e-3]})
+    assert title(figure) == "A token is the fastest on 1 rank slow (4.00 ms), on 4 ranks fast (2.00 ms)"
+    assert [text.get_text() for text in figure.axes[0].texts] == ["4", "5", "10"]
+    assert [round(bar.get_height(), 6) for bar in figure.axes[1].patches] == [4, 2, 1, 0, 1, 1]
+
+
 def test_dispatch_cost_counts_the_gathering_in_one_panel_and_names_the_crossings():
     figure = plots.dispatch_cost([2, 4, 8], [10, 10, 10], {"one": [9, 4, 2], "two": [12, 9, 4]}, [5, 5, 5])
-    expected = "Sending wins from 4 ranks on at one, 8 at two (2, 4 without gathering)"
-    assert title(figure) == expected
+    assert title(figure) == "Sending wins from 4 ranks on at one, 8 at two, with the gathering counted in"
+    panels = [ax.get_title(loc="left") for ax in figure.axes]
+    assert panels == ["with the gathering: from 4, 8 ranks on", "without it: from 2, 4 ranks on"]
     assert [list(line.get_ydata()) for line in figure.axes[0].lines] == [[10, 10, 10], [14, 9, 7], [17, 14, 9]]
     assert [list(line.get_ydata()) for line in figure.axes[1].lines] == [[10, 10, 10], [9, 4, 2], [12, 9, 4]]
 

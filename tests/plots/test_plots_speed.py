@@ -1,5 +1,7 @@
 """What the figures about speed say: winners, bounds and thresholds in their titles are those of the numbers."""
 
+from itertools import groupby
+
 import pytest
 import torch
 from drawings import title
@@ -29,10 +31,24 @@ def test_recorded_kernels_follow_one_launch_without_a_gap():
 def test_a_sketch_draws_each_launch_kernel_and_wait_and_says_when_the_step_ends():
     rows = plots.eager_rows([2, 2], waits=[0])
     figure = plots.launch_sketch({"waiting": rows, "recorded": plots.recorded_rows([2, 2])})
-    assert "not measured" in title(figure)
+    assert title(figure).endswith("the longer row sets the time; a wait adds to it")
+    assert "wait" not in title(plots.launch_sketch({"recorded": plots.recorded_rows([2, 2])}))
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["waiting: ends after 6", "recorded: ends after 5"]
     drawn = [(bar.get_x(), bar.get_width(), round(bar.get_y() + 0.36)) for bar in figure.axes[0].patches]
     assert drawn == [(0, 1, 0), (3, 1, 0), (1, 2, 1), (4, 2, 1), (1, 2, 0)]
+
+
+def test_four_forms_of_dispatch_differ_in_calls_and_in_who_shares_a_matrix():
+    figure = plots.dispatch_forms([0, 2, 0], 3)
+    expected = "The same products by 3, 2, 1 and 1 calls (frames); only the loops ask for values"
+    assert title(figure) == expected
+    texts = [text.get_text() for text in figure.axes[0].texts if len(text.get_text()) > 1]
+    forms = [list(part) for known, part in groupby(texts, lambda text: text.startswith(("expert", "copy"))) if known]
+    assert [len(form) for form in forms] == [3, 2, 3, 2], "a matrix for each choice, or for each hit expert"
+    tokens = "".join(text.get_text() for text in figure.axes[0].texts if text.get_text() in ("A", "B", "C"))
+    assert tokens == "ABC" + "ACB" + "ABC" + "ACB"
+    assert texts[-1] == "sorts; reads the ends 2, 2, 3"
+    assert {"3 calls, 3 matrices", "2 calls, 2 matrices", "1 call, 3 matrices", "1 call, 2 matrices"} <= set(texts)
 
 
 def test_dispatch_times_count_who_is_fastest_at_both_ends():
@@ -62,13 +78,6 @@ def test_stage_speed_names_the_fastest_that_ran_and_its_share_of_the_bound():
     assert figure.axes[0].get_xscale() == "log"
     drawn = {line.get_label(): list(line.get_xdata()) for line in figure.axes[0].lines}
     assert (drawn["measured"], drawn["predicted"]) == ([300.0, 450.0], [320.0])
-
-
-def test_distinct_experts_gives_the_range_of_the_layers_beside_even_routing():
-    figure = plots.distinct_experts([1, 16], [2.0, 7.9], torch.tensor([[2.0, 7.0], [2.0, 6.5]]), 8, 16)
-    assert title(figure) == "16 tokens hit 6.5 to 7.0 of 8 experts, by layer; even routing would hit 7.9"
-    one = plots.distinct_experts([1, 16], [2.0, 7.9], torch.tensor([[2.0, 7.0]]), 8, 1)
-    assert title(one) == "1 token hit 2.0 of 8 experts, by layer; even routing would hit 2.0"
 
 
 def test_arithmetic_intensity_says_from_how_many_tokens_on_a_machine_is_busy():

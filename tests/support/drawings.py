@@ -537,6 +537,12 @@ DRAWINGS = {  # each from a number of tokens
     "ring_sums": lambda n: plots.ring_sums(ring_counts(min(n, 6))),
     "device_memory": lambda n: plots.device_memory(device_bytes(min(n, 8)), (24, 80)),
     "dispatch_cost": lambda n: dispatch(n),
+    "token_times": lambda n: plots.token_times(
+        [2**at for at in range(min(n, 8))],
+        [2e-3 / 2**at for at in range(min(n, 8))],
+        {"between hosts": [2e-3 * at for at in range(min(n, 8))], "inside one": [2e-4 * at for at in range(min(n, 8))]},
+    ),
+    "dispatch_forms": lambda n: plots.dispatch_forms([at * at % 5 for at in range(min(n, 8))], 5),
     "dispatch_times": lambda n: plots.dispatch_times(
         [1, 16, 512], [2, 8, 32, 128], {name: random_vectors(4, 3).exp() * n for name in FORMS_OF_MOE}
     ),
@@ -555,10 +561,6 @@ DRAWINGS = {  # each from a number of tokens
         5000.0 * n,
     ),
     "stage_speed, one beyond the bound": lambda n: plots.stage_speed({"a stage": 90.0 * n}, {"a stage": 10.0}, 60.0),
-    "distinct_experts": lambda n: plots.distinct_experts(
-        [1, 2, 4, 8, 16, 512], [1.0, 2, 3, 4, 5, 6], torch.rand(n, 6).sort(-1).values * 6, 8, 16
-    ),
-    "distinct_experts, one": lambda n: plots.distinct_experts([n], [1.0], torch.ones(1, 1), 128, n),
     "arithmetic_intensity": lambda n: plots.arithmetic_intensity(
         [4**at for at in range(7)],
         {name: [4.0**at / n for at in range(7)] for name in ("dense", "8 experts, top-2", "128 experts, top-8")},

@@ -509,7 +509,7 @@ DRAWINGS = {  # each from a number of tokens
     "trained_longer": lambda n: plots.trained_longer(
         [0, n, 2 * n],
         {
-            way: {name: torch.rand(3, 3) * 7 for name in ("default", "linear", "dynamic", "yarn")}
+            way: {name: torch.rand(3, 12) * 7 for name in ("default", "linear", "dynamic", "yarn")}
             for way in ("behind 512 tokens", "alone", "over a gap of 512")
         },
     ),

@@ -3,15 +3,19 @@
 `fast.drafts` does the same as fast as it goes; notebook A3 builds it from these.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from time import process_time
+from timeit import repeat
 from typing import TypeVar
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from ..cache import KVCache
 from ..checkpoints.checkpoint import Checkpoint
-from ..model import forward
+from ..fast.eager import writing_ops
+from ..model import Ops, forward
 from ..tracing import trace
 
 Token = TypeVar("Token", str, int)
@@ -67,3 +71,23 @@ def chosen_experts(checkpoint: Checkpoint, texts: Sequence[list[int]]) -> list[B
 def share_asked(routes: Sequence[Bool[Tensor, "_ layers experts"]], count: int) -> float:
     """The share of a layer's experts that `count` tokens in a row ask for together, in the mean over texts."""
     return float(torch.stack([each.unfold(0, count, 1).any(-1).double().mean() for each in routes]).mean())
+
+
+@torch.inference_mode()
+def pass_times(
+    checkpoint: Checkpoint, text: list[int], most: int = 5, timer: Callable[[], float] = process_time
+) -> list[float]:
+    """Seconds of processor time for a pass over 1, 2, ... `most` tokens behind a text, as `generate` makes them: the
+    least of twenty times, since what else runs can only add."""
+    cache = KVCache(checkpoint.config, 1, len(text) + most, dtype=checkpoint.dtype, device=checkpoint.device)
+    forward(checkpoint.weights, torch.tensor([text], device=checkpoint.device), checkpoint.config, cache=cache)
+    found = []
+    for count in range(1, most + 1):
+        row, ops = torch.tensor([text[-count:]], device=checkpoint.device), writing_ops(checkpoint, count)
+
+        def one_pass(row: Tensor = row, ops: Ops = ops) -> None:
+            forward(checkpoint.weights, row, checkpoint.config, cache=cache, ops=ops)
+            cache.rewind(row.shape[1])
+
+        found.append(min(repeat(one_pass, timer=timer, number=3, repeat=20)) / 3)
+    return found

@@ -1,4 +1,5 @@
-"""What a piece of work starts on its device and in which order, by PyTorch's profiler, and how long it takes."""
+"""What a piece of work starts on its device and in which order, by PyTorch's profiler; how long it takes; and the
+operations of a pass, by PyTorch's counter."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -7,7 +8,14 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 from torch.autograd import profiler
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..cache import KVCache
+from ..checkpoints.checkpoint import Checkpoint
+from ..model import Ops, attention_weights, forward
 
 LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch", "cudaMemcpyAsync", "cudaMemsetAsync")
 WAITS = ("cudaStreamSynchronize", "cudaEventSynchronize")
@@ -136,3 +144,19 @@ def computes(name: str) -> bool:
     if packet is None or operator in BOOKKEEPING:
         return False
     return not any(getattr(packet, overload).is_view for overload in packet.overloads())
+
+
+def operations(checkpoint: Checkpoint, token_ids: Int[Tensor, "batch seq"], cache: KVCache | None = None) -> int:
+    """Multiplications and additions of the products in one pass, with the head at the last token alone.
+
+    Attention runs as plain products, since PyTorch does not count its CPU kernel; so what the mask hides counts, too.
+    """
+    with FlopCounterMode(display=False) as counter:
+        ops = Ops(attention=plain_attention)
+        forward(checkpoint.weights, token_ids, checkpoint.config, cache=cache, logits_to_keep=1, ops=ops)
+    return counter.get_total_flops()
+
+
+def plain_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """`gqa_attention` in two products."""
+    return attention_weights(q, k, mask) @ v.repeat_interleave(q.shape[1] // k.shape[1], dim=1)

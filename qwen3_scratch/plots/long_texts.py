@@ -1,4 +1,4 @@
-"""Longer texts: angles that training never showed, pairs that are slowed, and what a gap in the positions costs."""
+"""Longer texts: angles that training never showed, pairs that are slowed, and what it then costs to answer."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -22,12 +22,11 @@ from .canvas import (  # fmt: skip
     half_interval,
     label_axis,
     new_figure,
+    student,
     styled,
 )
 
-__all__ = ["loss_over_gaps", "mean_losses", "met_angles", "slowed_pairs", "trained_longer"]
-
-CLEAR = 1.7  # times a 95% interval: where some twenty are compared, one is beyond that by chance once in twenty times
+__all__ = ["mean_losses", "met_angles", "slowed_pairs", "trained_longer"]
 
 
 @styled
@@ -103,85 +102,38 @@ def slowed_pairs(shapes: Mapping[str, Mapping[str, Float[Tensor, "pairs"]]]) -> 
 
 
 @styled
-def loss_over_gaps(
-    losses: Mapping[str, Float[Tensor, "gaps chats"]],
-    gaps: Sequence[int],
-    student: int | float = 1.96,
-) -> Figure:
-    """How much more an answer costs than with the first kind when its positions begin so many later than the question
-    ends, chat by chat, with 95% intervals; `student` is their factor, larger where chats are few.
+def mean_losses(losses: Mapping[str, Mapping[str, Float[Tensor, "chats"]]]) -> Figure:
+    """The mean loss on the answers: a panel for each setting, in it a row for each way to read, with a 95% interval.
 
-    The title says which lose more at every gap, and which less or more at the last, beyond `CLEAR` times the interval.
-    Kinds that are far off from the rest have a panel of their own.
+    The title tells what costs most in the first setting and least in the last.
     """
-    first, *others = losses
-    apart = {name: losses[name] - losses[first] for name in others}  # [gaps, chats] each
-    mean = {name: each.mean(1) for name, each in apart.items()}
-    error = {name: half_interval(each, student) for name, each in apart.items()}
-    clear = {name: CLEAR * each for name, each in error.items()}
-    more = {name: mean[name] > clear[name] for name in others}  # [gaps] each
-    always = [name for name in others if more[name].all()] if len(gaps) > 1 else []
-    less = [name for name in others if mean[name][-1] + clear[name][-1] < 0]
-    then = [name for name in others if more[name][-1] and name not in always]
-    last = [f"{how} with {together(names)}" for names, how in ((less, "less"), (then, "more")) if names]
-    told = [f"more with {together(always)} throughout"] if always else []
-    if last or not always:
-        told.append(f"at a gap of {gaps[-1]:,} {', '.join(last) or 'none can be told apart'}")
-    title = f"Loss against {first}: {'; '.join(told)}"
-    figure = new_figure(title, 9.6, 3.2)
-    largest = {name: float(mean[name].abs().max()) for name in others}
-    usual = sorted(largest.values())[(len(others) - 1) // 2] if others else 0.0
-    far = [name for name in others if largest[name] > 3 * usual]
-    panels = [names for names in (far, [name for name in others if name not in far]) if names] or [[]]
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    for ax, names in zip(axes, panels, strict=True):
-        ax.axhline(0, color=GREY, lw=0.9, ls=(0, (6, 3)), label=None if ax is not axes[0] else first)
-        for at, name in enumerate(names):
-            places = [gap + 0.12 * (at - (len(names) - 1) / 2) for gap in range(len(gaps))]
-            draw_marks(ax, places, mean[name], error[name], name, others.index(name))
-        label_axis(ax.xaxis, [f"{gap:,}" for gap in gaps], 6.4 / len(panels))
-        ax.set(xlim=(-0.5, len(gaps) - 0.5), title=together(names) if far else "")
-        ax.set_xlabel("positions left out before the answer")
-    axes[0].set_ylabel(f"loss minus that of {first} (nats)\nn = {losses[first].shape[1]} chats, whiskers: 95%")
-    figure.legend(frameon=False, loc="outside right center")
-    figure.alt = (
-        f"By how much the mean loss on the answers differs from that of {first}, over the positions left out before "
-        f"the answer, with intervals; a mark each for {', '.join(others)}. {title}."
-    )
-    return figure
-
-
-def draw_marks(ax: Axes, places: Sequence[int | float], mean: Tensor, error: Tensor, name: str, number: int) -> None:
-    """Marks with intervals, without a line between them; `number` chooses their look."""
-    look: dict[str, Any] = {"color": LINES[number][2], "ms": 5, "ls": "", "elinewidth": 1.1, "capsize": 2.5}
-    look |= {"marker": LINES[number][1], "mfc": "white" if number % 2 else LINES[number][2]}
-    ax.errorbar(places, mean.tolist(), error.tolist(), label=name, **look)
-
-
-@styled
-def mean_losses(losses: Mapping[str, Float[Tensor, "chats"]], student: int | float = 1.96) -> Figure:
-    """The mean loss on the answers in each setting, a row each, with its 95% interval; `student` is its factor.
-
-    The title tells of the first and of the largest.
-    """
-    mean = {name: float(each.mean()) for name, each in losses.items()}
-    error = {name: float(half_interval(each[None], student)) for name, each in losses.items()}
-    first, worst = next(iter(mean)), max(mean, key=mean.__getitem__)
-    title = f"An answer's token costs {mean[first]:.2f} nats with {first}"
-    title += f", {mean[worst]:.2f} with {worst}" if worst != first else ", more than in any other row" * (len(mean) > 1)
-    figure = new_figure(title, 7.6, 1.0 + 0.27 * len(mean))
-    ax = figure.subplots()
-    for row, name in enumerate(losses):
-        ax.hlines(row, 0, mean[name], color="#bbbbbb", lw=0.8, zorder=0)
-        ax.errorbar(mean[name], row, xerr=error[name], fmt="o", color=DARK, ms=5, elinewidth=1.1, capsize=2.5)
-    ax.axvline(0, color=GREY, lw=0.8)
-    label_axis(ax.yaxis, losses, 0.27 * len(mean))
-    numbers = ax.secondary_yaxis("right")
-    label_axis(numbers.yaxis, [f"{mean[name]:.2f} ± {error[name]:.2f}" for name in losses], 0.27 * len(mean))
-    numbers.spines[:].set_visible(False)
-    ax.set(ylim=(len(mean) - 0.4, -0.6), xlabel=f"loss (nats; n = {len(losses[first])} chats, whiskers: 95%)")
-    told = "; ".join(f"{name} {mean[name]:.2f} ± {error[name]:.2f}" for name in losses)
-    figure.alt = f"A dot with its interval for each row, the mean loss on the answers: {told}."
+    mean = {setting: {name: float(each.mean()) for name, each in rows.items()} for setting, rows in losses.items()}
+    first, last = next(iter(mean)), list(mean)[-1]
+    worst, best = max(mean[first], key=mean[first].__getitem__), min(mean[last], key=mean[last].__getitem__)
+    most, least = f"{worst}, {mean[first][worst]:.2f} nats", f"{best}, {mean[last][best]:.2f}"
+    title = f"{first[0].upper()}{first[1:]}: most loss with {most}; {last}: least with {least}"
+    names = list(mean[first])
+    tall = 0.27 * len(names)
+    figure = new_figure(title, 9.6, 1.2 + tall)
+    axes = figure.subplots(1, len(losses), squeeze=False, sharex=True, sharey=True)[0]
+    told = {}
+    for ax, (setting, rows) in zip(axes, losses.items(), strict=True):
+        error = {name: float(half_interval(each[None], student(len(each)))) for name, each in rows.items()}
+        said = [f"{mean[setting][name]:.2f} ± {error[name]:.2f}" for name in names]
+        for row, name in enumerate(names):
+            ax.hlines(row, 0, mean[setting][name], color="#bbbbbb", lw=0.8, zorder=0)
+            look: dict[str, Any] = {"fmt": "o", "color": DARK, "ms": 5, "elinewidth": 1.1, "capsize": 2.5}
+            ax.errorbar(mean[setting][name], row, xerr=error[name], **look)
+        ax.axvline(0, color=GREY, lw=0.8)
+        label_axis(ax.yaxis, names, tall)
+        numbers = ax.secondary_yaxis("right")
+        label_axis(numbers.yaxis, said, tall)
+        numbers.spines[:].set_visible(False)
+        ax.set(ylim=(len(names) - 0.4, -0.6), title=setting)
+        ax.set_xlabel(f"loss (nats; n = {len(rows[names[0]])} chats, whiskers: 95%)")
+        told[setting] = ", ".join(f"{name} {number}" for name, number in zip(names, said, strict=True))
+    figure.alt = "A dot with its interval for each row, the mean loss on the answers. "
+    figure.alt += "; ".join(f"{setting}: {numbers}" for setting, numbers in told.items()) + "."
     return figure
 
 
@@ -189,10 +141,9 @@ def mean_losses(losses: Mapping[str, Float[Tensor, "chats"]], student: int | flo
 def trained_longer(
     steps: Sequence[int],
     losses: Mapping[str, Mapping[str, Float[Tensor, "looks chats"]]],
-    student: int | float = 1.96,
 ) -> Figure:
     """Mean losses over the steps of a training on longer rows: a panel for each way of asking, a line for each kind of
-    rope, shaded the 95% interval, of which `student` is the factor. The title tells of the first way, before and after.
+    rope, shaded the 95% interval. The title tells of the first way, before and after.
     """
     (way, kinds), *_ = losses.items()
     begins, ends = ([float(each[at].mean()) for each in kinds.values()] for at in (0, -1))
@@ -203,7 +154,7 @@ def trained_longer(
     for ax, (heading, each) in zip(axes, losses.items(), strict=True):
         draw_lines(ax, steps, {kind: found.mean(1).tolist() for kind, found in each.items()})
         for found, (_, _, colour, _) in zip(each.values(), LINES, strict=False):
-            mean, error = found.mean(1), half_interval(found, student)
+            mean, error = found.mean(1), half_interval(found, student(found.shape[1]))
             ax.fill_between(steps, (mean - error).tolist(), (mean + error).tolist(), color=colour, alpha=0.15, lw=0)
         ax.set(title=heading, xlabel="step of training", xlim=(0, steps[-1]))
         ax.axhline(0, color=GREY, lw=0.6)
@@ -217,8 +168,3 @@ def trained_longer(
     figure.alt = "Losses over the steps of a training, a panel for each way of asking. "
     figure.alt += "; ".join(f"{heading}: {said}" for heading, said in told.items()) + "."
     return figure
-
-
-def together(names: Sequence[str]) -> str:
-    """Names as they are listed in a sentence."""
-    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))

@@ -32,11 +32,11 @@ from .records import as_a_script, begun_record, read_record, write_record
 
 RECORD = "training/longer_texts.json"
 FACTOR = 4.0
-SLOWED: dict[str, dict[str, Any]] = {  # the parameters of each kind of rope, besides theta
-    "default": {},
-    "linear": {"factor": FACTOR},
-    "dynamic": {"factor": FACTOR},
-    "yarn": {"factor": FACTOR, "original_max_position_embeddings": ROW},
+SLOWED: dict[str, tuple[str, ...]] = {  # what each kind of rope is told, besides theta
+    "default": (),
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "yarn": ("factor", "original_max_position_embeddings"),
 }
 PLAN = Plan(steps=60, learning_rate=1e-3, warmup=10, decay=0.4, weight_decay=0.0)
 LOOKS = (0, 5, 10, 20, 40, 60)  # steps after which it is asked
@@ -51,7 +51,8 @@ Place = Callable[[Int[Tensor, "chats seq"]], Int[Tensor, "chats seq"]]
 
 def rope_of(config: Config, kind: str, trained: int = ROW) -> Config:
     """The config with one of the kinds of `SLOWED`, for a model that was trained on so many tokens."""
-    rope = {"rope_type": kind, "rope_theta": config.rope_theta, **SLOWED[kind]}
+    told = {"factor": FACTOR, "original_max_position_embeddings": trained}
+    rope = {"rope_type": kind, "rope_theta": config.rope_theta} | {name: told[name] for name in SLOWED[kind]}
     return replace(config, max_position_embeddings=trained, rope_parameters=rope)
 
 

@@ -1,12 +1,15 @@
 """Drafts in their plainest form: what stands, what is looked up, and what several tokens ask for together."""
 
+import itertools
+
 import pytest
 import torch
 from reference import dense_config, random_weights, small_config
 
-from qwen3_scratch import Checkpoint
+from qwen3_scratch import Checkpoint, forward
 from qwen3_scratch.fast.drafts import Text
-from qwen3_scratch.inside.drafting import chosen_experts, kept, look_up, passes, share_asked
+from qwen3_scratch.inside import drafting
+from qwen3_scratch.inside.drafting import chosen_experts, kept, look_up, pass_times, passes, share_asked
 
 
 @pytest.mark.parametrize(
@@ -46,3 +49,18 @@ def test_several_tokens_ask_for_what_one_of_them_asks_for():
     assert share_asked([routes], 1) == pytest.approx(config.num_experts_per_tok / config.num_experts)
     dense = dense_config()
     assert chosen_experts(Checkpoint(dense, random_weights(dense)), [[1, 2]]) == []
+
+
+def test_a_timed_pass_reads_so_many_tokens_behind_the_text_and_leaves_the_cache_as_it_was(monkeypatch):
+    config = small_config()
+    read = []
+
+    def recorded(weights, row, config, cache, ops=None):
+        read.append((cache.length, row.shape[1]))
+        return forward(weights, row, config, cache=cache)
+
+    monkeypatch.setattr(drafting, "forward", recorded)
+    ticks = itertools.count()
+    times = pass_times(Checkpoint(config, random_weights(config)), [1, 2, 3, 4], 2, lambda: next(ticks))
+    assert read == [(0, 4), *[(4, 1)] * 60, *[(4, 2)] * 60]
+    assert times == [1 / 3, 1 / 3]  # the clock ticks once in three passes

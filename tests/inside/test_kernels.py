@@ -7,10 +7,22 @@ from itertools import count
 import torch
 import torch.nn.functional as F
 from helpers import finished
+from reference import random_weights, small_config
 
+from qwen3_scratch import Checkpoint, KVCache, forward
 from qwen3_scratch.fast.dispatch import grouped_linear
 from qwen3_scratch.inside import kernels
-from qwen3_scratch.inside.kernels import LAUNCHES, WAITS, Started, calls, capture, least_seconds, read_speed, started
+from qwen3_scratch.inside.kernels import (
+    LAUNCHES,
+    WAITS,
+    Started,
+    calls,
+    capture,
+    least_seconds,
+    operations,
+    read_speed,
+    started,
+)
 
 X = torch.ones(4, 4)
 
@@ -122,3 +134,15 @@ def test_a_recording_is_made_of_one_call_after_three_that_warm_up(monkeypatch):
     assert made == ["work"] * 3 + ["begins", "work", "ends"]
     replay()
     assert made[-1] == "replayed"
+
+
+def test_each_token_held_costs_a_step_the_products_with_its_key_and_its_value():
+    config = small_config()
+    checkpoint, ids = Checkpoint(config, random_weights(config)), torch.zeros(1, 9, dtype=torch.long)
+    counted = []
+    for held in (4, 8):
+        cache = KVCache(config, 1, 9)
+        forward(checkpoint.weights, ids[:, :held], config, cache=cache)
+        counted.append(operations(checkpoint, ids[:, :1], cache))
+    a_key = 4 * config.head_dim * config.num_attention_heads * config.num_hidden_layers
+    assert counted[1] - counted[0] == 4 * a_key

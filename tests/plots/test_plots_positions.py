@@ -7,6 +7,7 @@ import torch
 from drawings import title
 
 from qwen3_scratch import model, plots
+from qwen3_scratch.plots.canvas import student
 
 
 def lines(figure):
@@ -128,39 +129,18 @@ def test_slowed_pairs_counts_what_keeps_its_speed_in_each_shape():
     assert title(plots.slowed_pairs({"here": short})) == "yarn keeps the full speed of 1 of 3 pairs here"
 
 
-def test_loss_over_gaps_names_those_that_lose_more_throughout_and_less_or_more_at_the_last_gap():
-    losses = {"default": torch.tensor([[0.0, 0.2], [1.5, 1.7]]), "yarn": torch.tensor([[0.3, 0.5], [0.9, 1.1]])}
-    losses |= {"linear": losses["yarn"] + 2, "dynamic": torch.tensor([[0.0, 0.2], [1.4, 2.0]])}
-    figure = plots.loss_over_gaps(losses, [0, 512])
-    expected = "more with linear throughout; at a gap of 512 less with yarn"
-    assert title(figure) == f"Loss against default: {expected}"
-    assert bars(figure)["yarn"] == pytest.approx([0.3, -0.6])
-    drawn = [ax.get_legend_handles_labels()[1] for ax in figure.axes]
-    assert drawn == [["default", "linear"], ["yarn", "dynamic"]]  # what is far from all others has its own scale
-    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["0", "512"]
-    assert "n = 2 chats" in figure.axes[0].get_ylabel()
-    three = {"default": losses["linear"]} | dict.fromkeys("abc", losses["yarn"])
-    assert title(plots.loss_over_gaps(three, [0, 512])).endswith(": at a gap of 512 less with a, b and c")
-    same = {"default": losses["yarn"], "yarn": losses["yarn"]}
-    assert title(plots.loss_over_gaps(same, [0, 512])).endswith(": at a gap of 512 none can be told apart")
-    assert len(plots.loss_over_gaps(same, [0, 512]).axes) == 1
-    apart = {"default": torch.zeros(1, 2), "a": torch.tensor([[1.0, 1.5]])}
-    assert title(plots.loss_over_gaps(apart, [8])).endswith("more with a")
-    assert title(plots.loss_over_gaps(apart, [8], 12.7)).endswith("none can be told apart")  # Student's, of two chats
-    close = {"default": torch.zeros(1, 2), "a": torch.tensor([[1.0, 2.0]])}  # 1.5 ± 0.98: too little for one of many
-    assert title(plots.loss_over_gaps(close, [8])).endswith("none can be told apart")
-
-
-def test_mean_losses_tell_of_the_first_row_and_of_the_largest():
-    rows = {"no gap": torch.tensor([0.0, 0.2]), "a gap": torch.tensor([1.0, 2.0]), "half": torch.tensor([0.5, 0.5])}
-    figure = plots.mean_losses(rows, 2.0)
-    assert title(figure) == "An answer's token costs 0.10 nats with no gap, 1.50 with a gap"
-    dots = [bar.lines[0].get_xydata()[0].tolist() for bar in figure.axes[0].containers]
+def test_mean_losses_tell_what_costs_most_in_the_first_setting_and_least_in_the_last():
+    losses = {"default": torch.tensor([0.0, 0.2]), "linear": torch.tensor([1.0, 2.0]), "yarn": torch.tensor([0.5, 0.5])}
+    figure = plots.mean_losses({"no gap": losses, "a gap": {name: each + 1 for name, each in losses.items()}})
+    assert title(figure) == "No gap: most loss with linear, 1.50 nats; a gap: least with default, 1.10"
+    near, far = figure.axes
+    assert [ax.get_title(loc="left") for ax in (near, far)] == ["no gap", "a gap"]
+    dots = [bar.lines[0].get_xydata()[0].tolist() for bar in near.containers]
     assert dots == [pytest.approx([0.1, 0]), pytest.approx([1.5, 1]), pytest.approx([0.5, 2])]
-    (ends,) = (bar.lines[2][0].get_segments()[0][:, 0].tolist() for bar in figure.axes[0].containers[1:2])
-    assert ends == pytest.approx([1.5 - 1.0, 1.5 + 1.0])  # 2 times 0.71 / sqrt(2)
-    assert figure.alt.endswith("no gap 0.10 ± 0.20; a gap 1.50 ± 1.00; half 0.50 ± 0.00.")
-    assert title(plots.mean_losses({"b": rows["a gap"], "a": rows["no gap"]})).endswith(", more than in any other row")
+    (ends,) = (bar.lines[2][0].get_segments()[0][:, 0].tolist() for bar in near.containers[1:2])
+    half = student(2) * 0.5  # a deviation of 0.71 over the root of 2
+    assert ends == pytest.approx([1.5 - half, 1.5 + half])
+    assert figure.alt.endswith(f"a gap: default 1.10 ± {0.2 * half:.2f}, linear 2.50 ± {half:.2f}, yarn 1.50 ± 0.00.")
 
 
 def test_trained_longer_tells_of_the_first_way_before_and_after_all_steps():
@@ -171,6 +151,6 @@ def test_trained_longer_tells_of_the_first_way_before_and_after_all_steps():
     assert title(figure) == expected
     assert lines(figure)["default"] == pytest.approx([2.5, 0.3])
     high = figure.axes[0].collections[0].get_paths()[0].vertices[:, 1].max()
-    assert high == pytest.approx(2.5 + 1.96 * 0.5)  # a deviation of 0.71 over the root of 2
+    assert high == pytest.approx(2.5 + student(2) * 0.5)  # a deviation of 0.71 over the root of 2
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["behind 512 tokens", "alone"]
     assert "alone: default 0.00 to 0.00, yarn 5.00 to 1.00." in figure.alt

@@ -497,18 +497,17 @@ DRAWINGS = {  # each from a number of tokens
             for name, m in {"here": n, "in Qwen3's shape": 64}.items()
         }
     ),
-    "loss_over_gaps": lambda n: plots.loss_over_gaps(
-        {name: torch.rand(min(n, 12), 40) for name in ("default", "linear", "dynamic", "yarn")},
-        [64 * at for at in range(min(n, 12))],
-    ),
-    "loss_over_gaps, one chat": lambda n: plots.loss_over_gaps({"default": torch.ones(1, 1)}, [n]),
     "mean_losses": lambda n: plots.mean_losses(
-        {f"a gap of {8 * at}, nothing new": noisy(min(n, 16))[at] * at for at in range(min(n, 16))}
+        {
+            way: {f"number {at}, nothing new": noisy(min(n, 16))[at] * at for at in range(min(n, 16))}
+            for way in ("no gap", "a gap of 512")
+        }
     ),
+    "mean_losses, one setting": lambda n: plots.mean_losses({"behind": {"default": torch.ones(n)}}),
     "trained_longer": lambda n: plots.trained_longer(
         [0, n, 2 * n],
         {
-            way: {name: torch.rand(3, 3) * 7 for name in ("default", "linear", "dynamic", "yarn")}
+            way: {name: torch.rand(3, 12) * 7 for name in ("default", "linear", "dynamic", "yarn")}
             for way in ("behind 512 tokens", "alone", "over a gap of 512")
         },
     ),

@@ -56,20 +56,17 @@ class Notes(NamedTuple):
 
 
 def other_notes(examples: Sequence[Example], tokenizer: Tokenizer) -> dict[str, list[Notes]]:
-    """By kind, the right notes of each story and three in their place: wrong ones, another story's, none.
+    """By kind, the right notes of each story and two in their place: wrong ones, and none.
 
     Each example asks one question about a story with at least two people in its notes. The wrong notes are the right
     ones with two words exchanged, the answering one and that in its place in another person's notes.
     """
-    found: dict[str, list[Notes]] = {
-        "right notes": [], "two words exchanged": [], "another story's": [], "as many dashes": []
-    }  # fmt: skip
-    for own, neighbour in zip(examples, [*examples[1:], *examples[:1]], strict=True):
+    found: dict[str, list[Notes]] = {"right notes": [], "two words exchanged": [], "as many dashes": []}
+    for own in examples:
         words, length = _answering(own), len(tokenizer.encode(own.thinking))
         made = (
             Notes(own.thinking, own.answer),
             Notes(_exchanged(own.thinking, *words), _exchanged(own.answer, *words)),
-            Notes(neighbour.thinking, neighbour.answer),
             Notes(" -" * length, "nothing"),
         )
         for notes, each in zip(found.values(), made, strict=True):

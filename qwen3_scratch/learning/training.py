@@ -124,6 +124,21 @@ def losses(weights: Weights, batch: Batch, config: Config, balance_weight: float
     return Losses(cross_entropy + balance_weight * balance, cross_entropy, balance)
 
 
+def kept_for_backward(weights: Weights, batch: Batch, config: Config) -> int:
+    """Bytes of the activations: what the losses of a batch keep for the backward pass, beside the weights."""
+    sizes: dict[int, int] = {}  # by where they lie, since several steps may keep the same numbers
+
+    def keep(tensor: Tensor) -> Tensor:
+        sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        held = losses(weights, batch, config, balance_weight=0.0)  # so that nothing is freed while it is counted
+    own = {tensor.untyped_storage().data_ptr() for tensor in tensor_tree(weights)}
+    del held
+    return sum(size for place, size in sizes.items() if place not in own)
+
+
 class Plan(NamedTuple):
     """How long and how fast to train. The learning rate warms up, stays, and falls to zero over the last part."""
 

@@ -75,34 +75,41 @@ def cache_size(lengths: Sequence[int], sizes: Mapping[str, Sequence[int]]) -> Fi
 
 
 @styled
-def sampling_steps(steps: Mapping[str, Float[Tensor, "vocab"]], tokenizer: Tokenizer | None, top: int = 14) -> Figure:
+def sampling_steps(
+    steps: Mapping[str, Float[Tensor, "vocab"]], named: Tokenizer | Sequence[str] | None, top: int = 14
+) -> Figure:
     """The distribution after each step of sampling, one panel each: the tokens that are likeliest in the first.
 
-    A cross marks a token that can no longer be drawn; a panel's title says how many still can.
+    A cross marks a token that can no longer be drawn; a panel's title says how many still can. `named` is a tokenizer
+    or a word for each token; beside few bars stand their percents.
     """
     first, end = next(iter(steps.values())), list(steps.values())[-1]
     shown = first.topk(min(top, len(first))).indices
     left, before, best = int((end > 0).sum()), int((first > 0).sum()), int(end.argmax())
-    (label,) = token_labels(tokenizer, [best])
-    title = f"{left:,} of {before:,} tokens can still be drawn; “{label}” goes from"
-    figure = new_figure(f"{title} {first[best]:.0%} to {end[best]:.0%}", 9.0, 0.9 + 0.19 * len(shown) + 0.3)
+    words = named if isinstance(named, Sequence) else None
+    best_label, *labels = [words[at] for at in (best, *shown)] if words else token_labels(named, (best, *shown))
+    title = f"{left:,} of {before:,} tokens can still be drawn" if left < before else "Every token can still be drawn"
+    title += f"; “{best_label}” goes from {first[best]:.0%} to {end[best]:.0%}"
+    figure = new_figure(title, 9.0, 0.9 + 0.19 * len(shown) + 0.3)
     most = max(float(values.max()) for values in steps.values())
     for ax, (name, values) in zip(figure.subplots(1, len(steps), squeeze=False)[0], steps.items(), strict=True):
         held, places = values[shown].tolist(), range(len(shown))
-        ax.barh(places, held, color=PALE, edgecolor=DARK, lw=0.6, height=0.75)
+        bars = ax.barh(places, held, color=PALE, edgecolor=DARK, lw=0.6, height=0.75)
+        if len(shown) <= 6:
+            ax.bar_label(bars, [f"{share:.0%}" if share else "" for share in held], padding=3, fontsize=SMALL)
         gone = [place for place in places if held[place] == 0]
         ax.plot([0.03 * most] * len(gone), gone, "x", color="black", ms=4)
         ax.set_title(f"{name}\n{int((values > 0).sum()):,} left", fontsize=SMALL + 0.5)
-        ax.set(xlim=(0, 1.05 * most), ylim=(len(shown) - 0.4, -0.6))
+        ax.set(xlim=(0, (1.25 if len(shown) <= 6 else 1.05) * most), ylim=(len(shown) - 0.4, -0.6))
         ax.xaxis.set_major_locator(MaxNLocator(2, steps=(1, 2, 5, 10)))
         ax.xaxis.set_major_formatter(lambda share, place: f"{share:.0%}")
         ax.tick_params(labelsize=SMALL)
-        ax.set_yticks(places, token_labels(tokenizer, shown.tolist()) if ax is figure.axes[0] else [])
+        ax.set_yticks(places, labels if ax is figure.axes[0] else [])
         ax.tick_params(axis="y", length=0)
     figure.supxlabel("probability", fontsize=8.5)
     figure.alt = (
-        f"Bars of the likeliest tokens after each of {len(steps)} steps. From left to right more of them are "
-        "crossed out, and those that stay share what the others had."
+        f"Bars of the likeliest tokens after each of {len(steps)} steps: {', '.join(steps)}. {title}; what is crossed "
+        "out cannot be drawn, and those that stay share what it had."
     )
     return figure
 

@@ -1,6 +1,6 @@
 """How a model learns: what counts in its loss, how its loss falls, and how evenly its experts are used."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,14 +10,15 @@ from torch import Tensor
 
 from .canvas import (
     DARK,
+    GREY,
     MIDDLE,
     PALE,
     SMALL,
     Figure,
+    draw_arrow,
     draw_lines,
     label_axis,
     line_panels,
-    logarithmic,
     new_figure,
     percent,
     small_multiples,
@@ -30,6 +31,7 @@ __all__ = [
     "load_curves",
     "loss_curve",
     "score_curves",
+    "step_downhill",
     "target_losses",
 ]
 
@@ -101,32 +103,63 @@ def score_curves(history: Sequence[Mapping[str, float | int]]) -> Figure:
 
 
 @styled
+def step_downhill(loss: Callable[[Tensor], Tensor], start: int | float, rate: int | float, name: str) -> Figure:
+    """One step against the slope of a loss of one number: the curve, the slope at `start`, and where the step ends.
+
+    The number moves by `rate` times the slope, against its sign; `loss` takes numbers of any shape.
+    """
+    here = torch.tensor(start, dtype=torch.float64, requires_grad=True)
+    before = loss(here)
+    (slope,) = (each.item() for each in torch.autograd.grad(before, here))
+    end = start - rate * slope
+    first, last = before.item(), loss(torch.tensor(end, dtype=torch.float64)).item()
+    title = f"At rate {rate:g}, a step against the slope of {slope:+.2f} takes the loss from {first:.2f} to {last:.2f}"
+    title = title.replace("-", "−")
+    figure = new_figure(title, 7.2, 2.8)
+    ax, reach = figure.subplots(), 2.5 * max(abs(end - start), 0.1)
+    places = torch.linspace(min(start, end) - reach, max(start, end) + reach, 101, dtype=torch.float64)
+    ax.plot(places.tolist(), loss(places).tolist(), color=DARK, lw=1.6, label="loss")
+    near = [start - 0.8 * reach, start + 0.8 * reach]
+    ax.plot(near, [first + slope * (at - start) for at in near], "--", color=MIDDLE, lw=1.4, label="its slope here")
+    ax.plot([start], [first], "o", color="black", ms=6, label="before the step")
+    ax.plot([end], [last], "D", mfc="white", mec="black", ms=6, label="after it")
+    ax.vlines((start, end), 0, (first, last), color=GREY, lw=0.6, ls=":")
+    draw_arrow(ax, (start, first), (end, first))
+    ax.set(xlabel=name, ylabel="nats", ylim=(0, None), xlim=(float(places[0]), float(places[-1])))
+    figure.legend(frameon=False, loc="outside right center")
+    figure.alt = f"The curve of a loss, its tangent at {start:.2f} and a step to {end:.2f}. {title}."
+    return figure
+
+
+@styled
 def target_losses(
     nats: Float[Tensor, "tokens"], counts: Float[Tensor, "tokens"], labels: Sequence[str], chance: float
 ) -> Figure:
     """What each token of a text costs as a target, in nats, with how much it counts in the loss; long texts break.
 
-    `counts` is 0 for a token that does not count; the dashed line is `chance`, the cost of knowing nothing. The axis is
-    logarithmic, so that what hardly costs is seen, too; it begins at a ten-thousandth.
+    `counts` is 0 for a token that does not count; the dashed line is `chance`, the cost of knowing nothing. The title
+    names the dearest of those that count fully.
     """
     nats, counts = nats.detach().float().cpu(), counts.float().cpu()
     full = counts == counts.max()
-    means = [nats[part].mean().item() if part.any() else 0.0 for part in (full, ~full)]
-    title = f"A token that counts fully costs {means[0]:.2g} nats on average, any other {means[1]:.2g}"
-    figure, panels = line_panels(title, len(labels), 46, 0.17, 1.0)
+    dearest = int(nats.where(full, torch.tensor(-1.0)).argmax())
+    others = full.clone()
+    others[dearest] = False
+    title = f"“{labels[dearest]}” costs {nats[dearest]:.2f} nats, most of what counts fully"
+    title += f"; the rest costs {nats[others].mean():.2f} on average" if others.any() else ""
+    figure, panels = line_panels(title, len(labels), 46, 0.17, 1.3)
     kinds = ((full, DARK, "", ""), (~full & (counts > 0), "white", "//////", "counts a little"),
              (counts == 0, PALE, "", "does not count"))  # fmt: skip
-    low, high = 1e-4, 2 * max(chance, nats.max().item())
+    high = 1.15 * max(chance, nats.max().item())
     for ax, part in panels:
         places = torch.arange(part.stop - part.start)
-        ax.bar(places[full[part]].tolist(), high - low, 1.0, low, color="#e6e6e6", zorder=0, label="counts fully")
+        ax.bar(places[full[part]].tolist(), high, 1.0, color="#e6e6e6", zorder=0, label="counts fully")
         for chosen, colour, hatch, name in kinds:
             here = chosen[part]
             bars: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": DARK, "lw": 0.4, "label": name}
-            ax.bar(places[here].tolist(), (nats[part][here] - low).clamp(min=0).tolist(), 0.8, low, **bars)
+            ax.bar(places[here].tolist(), nats[part][here].tolist(), 0.8, **bars)
         ax.axhline(chance, color="black", lw=0.9, ls="--", label="chance")
-        logarithmic(ax.yaxis, (0.0001, 0.001, 0.01, 0.1, 1))
-        ax.set(xlim=(-0.7, panels[0][1].stop - 0.3), ylim=(low, high), ylabel="nats, logarithmic")
+        ax.set(xlim=(-0.7, panels[0][1].stop - 0.3), ylim=(0, high), ylabel="nats")
         label_axis(ax.xaxis, labels[part], 0.16 * (part.stop - part.start))
     handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, names, frameon=False, loc="outside lower center", ncols=2 if len(labels) < 20 else 4)

@@ -1,6 +1,7 @@
 """Ways to route beside each other: how evenly each uses its experts, and what loss it comes to."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -8,9 +9,24 @@ from jaxtyping import Float, Int
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from .canvas import DARK, GREY, MIDDLE, PALE, SMALL, Figure, half_interval, new_figure, percent, spoken, styled
+from .canvas import (  # fmt: skip
+    DARK,
+    GREY,
+    LIT,
+    MIDDLE,
+    PALE,
+    SMALL,
+    Figure,
+    draw_arrow,
+    half_interval,
+    new_figure,
+    percent,
+    spoken,
+    styled,
+)
+from .mixture import box, empty_axes
 
-__all__ = ["expert_places", "least_used", "router_comparison", "router_loads"]
+__all__ = ["expert_places", "router_comparison", "router_loads", "router_ways"]
 
 IDLE = 0.1  # of an even share: an expert with less counts as idle
 STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36}  # for a 95% interval of so few values
@@ -20,6 +36,34 @@ FORMS = ("o", "s", "^", "D", "v")  # one a seed, so that pairs can be seen
 def idle_experts(shares: Float[Tensor, "runs layers experts"]) -> int:
     """How many experts, over all runs and layers, get less than a tenth of an even share."""
     return int((shares * shares.shape[-1] < IDLE).sum())
+
+
+@styled
+def router_ways() -> Figure:
+    """A mixture layer as a line of steps, and beside each step the other way to route that changes it."""
+    figure = new_figure("Each of the four ways changes another step of the layer", 7.8, 2.9)
+    ax = empty_axes(figure, 7.6, 2.5)
+    steps = (("a token", 0.05), ("router:\nlogits", 1.3), ("choice:\ntop-k", 2.7), ("weights", 4.1),
+             ("chosen\nexperts", 5.5), ("sum", 6.7))  # fmt: skip
+    for text, left in steps:
+        box(ax, left, 1.3, 0.85, text, 0.44)
+    for (_, left), (_, right) in pairwise(steps):
+        draw_arrow(ax, (left + 0.85, 1.3), (right, 1.3))
+    for text, left in (("noise:\nadded in training", 1.3), ("moved bias: added\nfor the choice alone", 2.7),
+                       ("capacity: who is\nfull weighs 0", 4.1)):  # fmt: skip
+        box(ax, left - 0.25, 0.4, 1.35, text, 0.44, fc=LIT)
+        draw_arrow(ax, (left + 0.425, 0.62), (left + 0.425, 1.08))
+    box(ax, 2.7, 2.15, 2.25, "shared expert: answers every token", 0.36, fc=LIT)
+    ax.plot((0.475, 0.475, 2.7), (1.52, 2.15, 2.15), color="#555555", lw=0.9)
+    ax.plot((4.95, 7.125), (2.15, 2.15), color="#555555", lw=0.9)
+    draw_arrow(ax, (7.125, 2.15), (7.125, 1.52))
+    figure.alt = (
+        "Boxes in a row: a token, the router's logits, the choice, the weights, the chosen experts, the sum. Noise "
+        "points at the logits, the moved bias at the choice, the capacity at the weights; the shared expert leads "
+        "past all of them from the token to the sum."
+    )
+    figure.few_colours = True
+    return figure
 
 
 @styled
@@ -93,43 +137,6 @@ def router_loads(shares: Mapping[str, Float[Tensor, "runs layers experts"]]) -> 
             ax.set_xlabel("expert, the busiest first")
     figure.supylabel("share, times an even one", fontsize=SMALL + 1)
     figure.alt = f"{title}. A falling curve for each of {', '.join(shares)}; the flatter, the more even the use."
-    figure.few_colours = True
-    return figure
-
-
-@styled
-def least_used(least: Mapping[str, Float[Tensor, "seeds looks"]], steps: Sequence[int]) -> Figure:
-    """What the least used expert gets, as times an even share, when it was looked at: a row a way, a mark a look.
-
-    A mark is the mean over seeds, the line through it goes from the lowest seed to the highest.
-    """
-    means = {name: each.float().mean(0) for name, each in least.items()}
-    starved = sorted((name for name in means if means[name][-1] < 0.5), key=lambda name: -float(means[name][-1]))
-    fed = [name for name in means if name not in starved]
-    parts = [f"{spoken(float(means[name][-1]))} with {name}" for name in starved]
-    if fed:
-        floor = spoken(min(float(means[name][-1]) for name in fed))
-        parts.insert(0, f"{floor} of an even share or more in {len(fed)} of {len(means)} ways")
-    title = f"By step {steps[-1]:,} the least used expert gets {', '.join(parts)}"
-    figure = new_figure(title, 7.6, 1.45 + 0.34 * len(least))
-    ax = figure.subplots()
-    looks = list(zip(("o", "^", "s"), ("white", PALE, DARK), steps, strict=False))
-    for row, (name, each) in enumerate(least.items()):
-        ax.axhline(row, color="#dddddd", lw=0.6, zorder=0)
-        for look, (form, shade, step) in enumerate(looks):
-            place, seen = row + 0.24 * (look - (len(looks) - 1) / 2), each[:, look].tolist()
-            ax.plot((min(seen), max(seen)), (place, place), color=MIDDLE, lw=1.2, zorder=1)
-            mark: dict[str, Any] = {"ms": 5, "mfc": shade, "mec": DARK, "mew": 0.9, "ls": "", "label": f"step {step:,}"}
-            ax.plot([float(means[name][look])], [place], form, clip_on=False, **mark)
-    ax.set_yticks(range(len(least)), list(least))
-    ax.tick_params(axis="y", length=0)
-    ax.set(xlabel="least used expert, of an even share", ylim=(len(least) - 0.5, -0.5), xlim=(0, None))
-    ax.xaxis.set_major_formatter(percent)
-    handles, names = ax.get_legend_handles_labels()
-    by_name = dict(zip(names, handles, strict=True))
-    figure.legend(by_name.values(), by_name, frameon=False, loc="outside lower center", ncols=len(looks))
-    figure.alt = f"{title}. A row for each of {', '.join(least)}; on it the mean over seeds, lowest to highest, at"
-    figure.alt += f" steps {', '.join(map(str, steps))}."
     figure.few_colours = True
     return figure
 

@@ -36,7 +36,7 @@ def test_a_checkpoint_that_notes_nothing_is_exchanged_for_the_embedded_one():
     assert told.said.startswith("This checkpoint looks nothing up") and told.checkpoint.path.name == "tiny-moe"
 
 
-def test_other_notes_say_what_is_wrong_what_was_elsewhere_and_nothing(tiny):
+def test_other_notes_say_what_is_wrong_and_nothing(tiny):
     def story(thinking, answer):
         return Example("stories", "where", [{"role": "user", "content": "?"}], thinking, answer)
 
@@ -44,8 +44,8 @@ def test_other_notes_say_what_is_wrong_what_was_elsewhere_and_nothing(tiny):
         story("- Leo school coat Leo\n- Mia park cup Mia\n> Leo school", "Leo is at the school."),
         story("- Eva shop hat Eva\n- Tom forest key Tom\n> key Tom", "Tom has the key."),
     ]
-    right, exchanged, elsewhere, dashes = other_notes(examples, tiny.tokenizer).values()
-    assert right == [(each.thinking, each.answer) for each in examples] == elsewhere[::-1]
+    right, exchanged, dashes = other_notes(examples, tiny.tokenizer).values()
+    assert right == [(each.thinking, each.answer) for each in examples]
     assert exchanged == [
         ("- Leo park coat Leo\n- Mia school cup Mia\n> Leo park", "Leo is at the park."),
         ("- Tom shop hat Tom\n- Eva forest key Eva\n> key Eva", "Eva has the key."),

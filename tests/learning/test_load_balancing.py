@@ -42,6 +42,12 @@ def test_even_use_gives_top_k_and_the_same_experts_for_all_give_their_number(exp
     assert load_balancing_loss([even + 0.01 * torch.randn_like(even)], experts, top_k) >= top_k - 1e-3
 
 
+def test_layers_with_favourites_of_their_own_look_even_when_they_are_joined():
+    layers = [50.0 * F.one_hot(two, 8).sum(0).expand(10, -1) for two in torch.arange(8).split(2)]
+    assert load_balancing_loss(layers, 8, 2).item() == pytest.approx(2)
+    assert [load_balancing_loss([layer], 8, 2).item() for layer in layers] == pytest.approx([8] * 4)
+
+
 def test_a_step_down_its_gradient_evens_the_use():
     logits = (torch.randn(64, 8) + torch.linspace(0, 3, 8)).requires_grad_()  # later experts are favoured
     before = load_balancing_loss([logits], 8, 2)

@@ -19,6 +19,7 @@ from qwen3_scratch.learning.training import (
     Batch,
     Moment,
     Plan,
+    kept_for_backward,
     losses,
     make_optimizer,
     resume,
@@ -135,6 +136,13 @@ def test_the_balancing_loss_is_least_where_the_experts_are_used_evenly():
         assert float(load_balancing_loss([drawn + torch.tensor([1.0, 0, 0, 0])], experts, top_k)) > top_k
     weights = start(CONFIG, PLAN, 0).weights
     assert losses(weights, batch_of(0), CONFIG, 0.01).balance.item() > CONFIG.num_experts_per_tok * 0.95
+
+
+def test_what_is_kept_for_the_backward_pass_grows_with_the_rows_and_leaves_the_weights_out():
+    weights = start(CONFIG, PLAN, seed=0).weights
+    one, two, four = (kept_for_backward(weights, packed([chats(0)] * rows), CONFIG) for rows in (1, 2, 4))
+    assert four - two == pytest.approx(2 * (two - one), rel=0.02)  # a place that is freed may be counted for two
+    assert two - one > 0.98 * one  # of what does not grow, as weights do not, hardly anything is counted
 
 
 def test_norms_are_not_drawn_towards_zero_and_matrices_are():

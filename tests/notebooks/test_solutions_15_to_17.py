@@ -27,7 +27,7 @@ def pasted(chapter, function):
     (stub,) = [at for at, cell in enumerate(cells) if f"def {function}(" in cell.source and cell.cell_type == "code"]
     assert "raise NotImplementedError" in cells[stub].source
     folded = [text for cell in cells[stub:] if cell.cell_type == "markdown" for text in FOLDED.findall(cell.source)]
-    space = {"torch": torch, "F": F, "expert_ffn": expert_ffn, "my_losses": losses, "tensor_tree": tensor_tree}
+    space = {"torch": torch, "F": F, "expert_ffn": expert_ffn, "losses": losses, "tensor_tree": tensor_tree}
     exec(next(text for text in folded if text.startswith(f"def {function}(")), space)
     return space[function]
 

@@ -45,6 +45,13 @@ def test_sampling_steps_count_what_is_left_and_cross_out_the_rest():
     assert crossed == [2, 3, 4]
 
 
+def test_sampling_steps_of_a_few_words_bear_their_names_and_percents():
+    figure = plots.sampling_steps({"T = 1": torch.tensor([0.4, 0.6]), "T = 2": torch.tensor([0.45, 0.55])}, ("a", "b"))
+    assert title(figure) == "Every token can still be drawn; “b” goes from 60% to 55%"
+    assert ticks(figure.axes[0].yaxis) == ["b", "a"]
+    assert [[text.get_text() for text in ax.texts] for ax in figure.axes] == [["60%", "40%"], ["55%", "45%"]]
+
+
 @pytest.mark.parametrize(("uniform", "token"), [(0.0, 0), (0.49, 0), (0.5, 2), (0.99, 2)])
 def test_inverse_draw_finds_the_word_and_leaves_out_what_cannot_be_drawn(uniform, token):
     figure = plots.inverse_draw(torch.tensor([0.5, 0.0, 0.5]), uniform, "abc")

@@ -11,14 +11,24 @@ def legend(figure):
     return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
-def test_target_losses_tell_what_counts_from_what_does_not():
-    nats, counts = torch.tensor([4.0, 2.0, 0.5, 1.5]), torch.tensor([0.0, 0.05, 1.0, 1.0])
-    figure = plots.target_losses(nats, counts, list("abcd"), 7.6)
-    assert title(figure) == "A token that counts fully costs 1 nats on average, any other 3"
+def test_target_losses_tell_what_counts_from_what_does_not_and_name_the_dearest_that_does():
+    nats, counts = torch.tensor([4.0, 2.0, 0.5, 1.5, 1.0]), torch.tensor([0.0, 0.05, 1.0, 1.0, 1.0])
+    figure = plots.target_losses(nats, counts, list("abcde"), 7.6)
+    assert title(figure) == "“d” costs 1.50 nats, most of what counts fully; the rest costs 0.75 on average"
     assert sorted(legend(figure)) == ["chance", "counts a little", "counts fully", "does not count"]
-    tops = [[bar.get_y() + bar.get_height() for bar in bars] for bars in figure.axes[0].containers[1:]]
-    assert [pytest.approx(each) for each in tops] == [[0.5, 1.5], [2.0], [4.0]]
-    assert figure.axes[0].get_yscale() == "log"
+    heights = [[bar.get_height() for bar in bars] for bars in figure.axes[0].containers[1:]]
+    assert heights == [[0.5, 1.5, 1.0], [2.0], [4.0]]
+    alone = plots.target_losses(nats[:3], counts[:3], list("abc"), 7.6)
+    assert title(alone) == "“c” costs 0.50 nats, most of what counts fully"
+
+
+def test_a_step_downhill_goes_against_the_slope_by_the_rate():
+    figure = plots.step_downhill(lambda x: (x - 1) ** 2, 3.0, 0.25, "x")  # slope 4, a step of 1
+    assert title(figure) == "At rate 0.25, a step against the slope of +4.00 takes the loss from 4.00 to 1.00"
+    points = {line.get_label(): line.get_xydata().tolist() for line in figure.axes[0].lines}
+    assert points["before the step"] == [[3.0, 4.0]] and points["after it"] == [[2.0, 1.0]]
+    (left, low), (right, high) = points["its slope here"]
+    assert (high - low) / (right - left) == pytest.approx(4)
 
 
 def test_balance_bars_show_the_loss_that_training_uses():

@@ -40,24 +40,12 @@ def test_router_loads_count_idle_experts_and_sort_each_layer():
     assert title(plots.router_loads({"alone": shares["alone"]})).endswith("2 of 6 with alone")
 
 
-def test_least_used_experts_are_drawn_by_look_and_the_title_tells_who_is_starved():
-    least = {
-        "loss": torch.tensor([[0.0, 0.5, 0.7], [0.0, 0.7, 0.9]]),
-        "noise": torch.tensor([[0.02, 0.04, 0.01], [0.0, 0.0, 0.03]]),
-        "nothing": torch.tensor([[0.0, 0.1, 0.1], [0.0, 0.1, 0.3]]),
-    }
-    figure = plots.least_used(least, (20, 100, 2000))
-    assert title(figure) == (
-        "By step 2,000 the least used expert gets 80% of an even share or more in 1 of 3 ways, "
-        "20% with nothing, 2.0% with noise"
-    )
-    (ax,) = figure.axes
-    assert [tick.get_text() for tick in ax.get_yticklabels()] == list(least)
-    marks = [line.get_xdata()[0] for line in ax.lines if line.get_marker() in ("o", "^", "s")]
-    assert marks == pytest.approx([0.0, 0.6, 0.8, 0.01, 0.02, 0.02, 0.0, 0.1, 0.2])
-    ranges = [line.get_xdata() for line in ax.lines if line.get_marker() == "None" and len(line.get_ydata()) == 2]
-    assert [0.5, 0.7] in [pytest.approx(list(ends)) for ends in ranges]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["step 20", "step 100", "step 2,000"]
+def test_each_way_stands_at_the_step_that_it_changes():
+    (ax,) = plots.router_ways().axes
+    places = {text.get_text().split(":")[0]: text.get_position() for text in ax.texts if text.get_text()}
+    for way, step in (("noise", "router"), ("moved bias", "choice"), ("capacity", "weights")):
+        assert places[way][0] == pytest.approx(places[step][0])
+        assert places[way][1] < places[step][1] < places["shared expert"][1]
 
 
 LOSSES = {"loss": [1.0, 1.2, 1.1], "noise": [1.5, 1.71, 1.6], "bias": [0.9, 1.4, 1.1]}

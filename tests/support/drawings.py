@@ -19,7 +19,7 @@ LENGTHS = (1, 5, 60)
 WAYS = ("no balancing", "balancing loss", "noise", "loss and capacity", "moved bias",
         "moved bias, softmax", "loss and shared expert")  # fmt: skip
 # Figures whose size no length changes: drawn once.
-CONSTANT = ("model_map",)
+CONSTANT = ("model_map", "router_ways")
 
 
 def random_routes(tokens, layers=4, experts=8, top_k=2):
@@ -341,6 +341,7 @@ DRAWINGS = {  # each from a number of tokens
     "score_curves": lambda n: plots.score_curves(scored(n)),
     "score_curves, one domain": lambda n: plots.score_curves(scored(n, ("stories",))),
     "target_losses": lambda n: plots.target_losses(torch.arange(float(n)), torch.arange(n) % 3 / 2, labels(n), 7.6),
+    "step_downhill": lambda n: plots.step_downhill(lambda x: (x - n) ** 2, n + 3.0, 1 / (n + 1), "logit of a word"),
     "balance_bars": lambda n: plots.balance_bars(2 * torch.arange(1.0, n + 1).softmax(0), torch.ones(n) / n),
     "balance_sweep": lambda n: plots.balance_sweep(
         [0.0, *(10.0**-at for at in range(6, -1, -1))],
@@ -355,7 +356,7 @@ DRAWINGS = {  # each from a number of tokens
     ),
     "expert_places": lambda n: plots.expert_places(torch.arange(n) % 7 % 4, 4, max(1, n // 5), labels(n)),
     "router_loads": lambda n: plots.router_loads({name: torch.rand(3, 2, n).softmax(-1) for name in WAYS}),
-    "least_used": lambda n: plots.least_used({name: torch.rand(min(n, 4), 3) for name in WAYS}, (n, 10 * n, 100 * n)),
+    "router_ways": lambda n: plots.router_ways(),
     "router_comparison": lambda n: plots.router_comparison(
         {name: [1.0 + at * seed for seed in range(min(n, 3))] for at, name in enumerate(WAYS)},
         {name: [0.3 + 0.1 * seed for seed in range(min(n, 3))] for name in WAYS},
@@ -411,6 +412,7 @@ DRAWINGS = {  # each from a number of tokens
     ),
     "sampling_steps": lambda n: plots.sampling_steps(filtered(n), None),
     "sampling_steps, 3": lambda n: plots.sampling_steps(dict(list(filtered(n).items())[:3]), None),
+    "sampling_steps, named": lambda n: plots.sampling_steps(filtered(n), labels(n)),
     "inverse_draw": lambda n: plots.inverse_draw(torch.arange(1.0, n + 1).softmax(0), 0.3, labels(n)),
     "upcycled_layer": lambda n: plots.upcycled_layer(n),
     "agreement_bars": lambda n: plots.agreement_bars(
@@ -428,7 +430,7 @@ DRAWINGS = {  # each from a number of tokens
     "answers_follow": lambda n: plots.answers_follow(
         {
             kind: {"the story": n // 2, "the notes": n - n // 2, "neither": 0}
-            for kind in ("right notes", "two words exchanged", "another story's", "as many dashes")
+            for kind in ("right notes", "two words exchanged", "as many dashes")
         },
         n,
     ),

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from grading import source
 from helpers import unchecked
 
 from qwen3_scratch import model
@@ -48,6 +49,16 @@ def test_no_other_position_fits_nearly_as_well_in_any_case_of_the_clock():
         assert ((best - second) > 1e-4 * best).all(), given.note  # an angle in fp32 is right to 3e-5
 
 
+def test_the_clock_under_see_it_has_one_peak_above_all_others_as_its_answer_says():
+    (cell,) = [cell.source for cell in source("ps1_norm_and_rope").cells if "def clock()" in cell.source]
+    names = ("inverse_frequencies", "rope_table", "rope", "score", "position_of")
+    exec(cell.partition("\n\n\nsee(")[0], space := {"torch": torch, **{name: ALL[name].reference for name in names}})
+    fast, slow, together = (torch.tensor(ax.lines[1].get_ydata()) for ax in space["clock"]().axes)
+    tops = [int(((line[1:-1] > line[:-2]) & (line[1:-1] > line[2:])).sum()) for line in (fast, slow)]
+    assert tops == [47, 1]  # 300 positions of 6.28 to a turn
+    assert int(together.argmax()) == 137 and together.topk(2).values[1] < 0.95
+
+
 @pytest.mark.parametrize("seen", [causal(8, 8), leaking(8, 3), window_of(3, 8)], ids=["causal", "a leak", "a window"])
 def test_who_hears_whom_in_attention_is_its_mask(seen):
     g = torch.Generator().manual_seed(0)
@@ -55,6 +66,7 @@ def test_who_hears_whom_in_attention_is_its_mask(seen):
     assert torch.equal(influence(attending(g, x, seen), x), seen[0, 0])
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # of PyTorch's: it has no batched form of this step
 def test_two_ways_of_measuring_see_the_same_in_every_case():
     for given in cases("influence"):
         step, x = given.args

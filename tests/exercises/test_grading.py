@@ -226,7 +226,7 @@ def test_the_command_prints_a_table_of_marks_and_writes_them(tmp_path):
     hand_in(tmp_path / "in", "student-1", PS1, "no notebook")
     said = finished(str(HERE / "course.py"), "grade", str(tmp_path / "in"), "--root", str(tmp_path))
     assert said.code == 0
-    assert re.search(rf"^student-1 +{PS1} +0/\d+ +rms_norm 0/2", said.out, re.MULTILINE)
+    assert re.search(rf"^student-1 +{PS1} +0/\d+ +learn_merges 0/3", said.out, re.MULTILINE)
     assert (tmp_path / "marks.csv").exists() and "marks.csv: a line for each" in said.out
 
 

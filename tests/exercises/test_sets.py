@@ -110,7 +110,7 @@ def test_what_is_done_is_said_to_be(capsys):
 
 
 def test_a_name_that_there_is_not_is_one_sentence():
-    with pytest.raises(Error, match=r"no exercise is called 'rope_', expected one of rms_norm, .*: mend the name"):
+    with pytest.raises(Error, match=r"no exercise is called 'rope_', expected one of learn_merges, .*: mend the name"):
         points("rope_", F.relu, of=1)
     with pytest.raises(Error, match=r"found 'ps9', expected one of ps1_norm_and_rope, .*: mend the name"):
         what_is_open("ps9", {})
@@ -202,7 +202,7 @@ def test_run_all_goes_on_past_what_is_wrong_unwritten_or_no_python_and_ends_in_w
     assert said["causal_mask"] == "open: not written yet" and said["merge_heads"] == "done"
 
 
-def test_the_page_for_teachers_names_the_exercises_that_no_chapter_asks_for():
+def test_the_sets_and_the_page_for_teachers_name_the_exercises_that_no_chapter_asks_for():
     """As "4 and 8 of ps5", by their numbers in the set, and "all of" the sets of which none is asked for."""
     chapters = "".join(path.read_text("utf-8") for path in HERE.parent.glob("*.ipynb"))
     said, whole = [], []
@@ -213,5 +213,7 @@ def test_the_page_for_teachers_names_the_exercises_that_no_chapter_asks_for():
         elif own:
             *first, last = map(str, own)
             said.append((f"{', '.join(first)} and " if first else "") + f"{last} of {name[:3]}")
+            tasks = [cell.source for cell in source(name).cells if re.match(r"## \d+ · ", cell.source)]
+            assert [n for n, task in enumerate(tasks, 1) if "points · in no chapter\n" in task] == own
     page = " ".join((HERE / "README.md").read_text("utf-8").split())
     assert f"(in none: {', '.join(said)}, all of {' and '.join(whole)})" in page

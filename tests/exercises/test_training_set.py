@@ -95,15 +95,25 @@ def test_the_rate_climbs_to_its_peak_stays_below_it_and_ends_at_the_floor():
     assert max(rates) == rates[11] == rates[12] == 0.5 and rates[-1] == pytest.approx(0.05)
 
 
-def test_one_odd_batch_hurts_without_clipping_alone_as_the_answer_under_see_it_says(capsys):
-    (cell,) = [cell.source for cell in source("ps7_training").cells if "def learn()" in cell.source]
-    own = {name: ALL[name].reference for name in ("learning_rate", "training_step")}
-    exec(cell.partition("\n\n\nsee(")[0], space := {"torch": torch, "F": F, **own})
+def shown(name, *needed, capsys):
+    """What a function of the cell under "See it" prints, with the references as a student's own."""
+    (cell,) = [cell.source for cell in source("ps7_training").cells if f"def {name}()" in cell.source]
+    space = {"torch": torch, "F": F, **{each: ALL[each].reference for each in needed}}
+    exec(cell.partition("\n\n\nsee(")[0], space)
     with torch.no_grad():  # as `see` calls it
-        space["learn"]()
-    ends = dict(re.findall(r"^(\w.*?)  .*step 199: (.*)$", capsys.readouterr().out, re.MULTILINE))
+        space[name]()
+    return capsys.readouterr().out
+
+
+def test_one_odd_batch_hurts_without_clipping_alone_as_the_answer_under_see_it_says(capsys):
+    said = shown("learn", "learning_rate", "training_step", capsys=capsys)
+    ends = dict(re.findall(r"^(\w.*?)  .*step 199: (.*)$", said, re.MULTILINE))
     nats = {name: float(end) for name, end in ends.items()}
-    assert nats["no warm-up"] < nats["both"]
-    assert abs(nats["no clipping"] - nats["both"]) < 0.02  # of 1.5 nats at first
-    assert abs(nats["both, odd batch"] - nats["both"]) < 0.05
-    assert nats["no clipping, odd batch"] > 2 * nats["both"]
+    assert abs(nats["no clipping"] - nats["clipping"]) < 0.02  # of 1.5 nats at first
+    assert abs(nats["clipping, odd batch"] - nats["clipping"]) < 0.05
+    assert nats["no clipping, odd batch"] > 2 * nats["clipping"]
+
+
+def test_a_mean_of_means_learns_how_a_batch_was_cut_as_the_answer_under_see_it_says(capsys):
+    said = shown("cut", "gradients_in_parts", capsys=capsys)
+    assert re.findall(r"class 2 gets (\d+)%", said) == ["6", "47"]

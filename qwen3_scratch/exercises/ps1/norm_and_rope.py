@@ -1,4 +1,4 @@
-"""ps1: the norm, how a token knows where it stands, merges, and what is near (notebooks 02, 03 and 05)."""
+"""ps1: merges, what is near, the norm, and how a token knows where it stands (notebooks 02, 03 and 05)."""
 
 from collections.abc import Iterator
 
@@ -10,6 +10,7 @@ from ... import model
 from ...inside import wrong_steps
 from ..checking import Case, Exercise, Mistake, Stage, case, trained
 from ..material import randint, randn, recorded, tiny
+from .clocks import POSITION_OF
 from .merges import LEARN_MERGES
 from .positions import INVERSE_FREQUENCIES, ROPE_TABLE, SCORE, SET, TO_HALVES, YARN_FREQUENCIES
 
@@ -283,5 +284,6 @@ COSINES = Exercise(
 )  # fmt: skip
 
 EXERCISES = (
-    RMS_NORM, INVERSE_FREQUENCIES, ROPE_TABLE, ROPE, SCORE, TO_HALVES, YARN_FREQUENCIES, LEARN_MERGES, COSINES,
+    LEARN_MERGES, COSINES, RMS_NORM, INVERSE_FREQUENCIES, ROPE_TABLE, ROPE, SCORE, POSITION_OF, TO_HALVES,
+    YARN_FREQUENCIES,
 )  # fmt: skip

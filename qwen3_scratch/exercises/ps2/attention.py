@@ -13,6 +13,7 @@ from ..checking import Case, Exercise, Mistake, Stage, case, trained
 from ..material import randint, randn, recorded
 from .attention_masks import CAUSAL_MASK, SET, SLIDING_MASK
 from .attention_scores import ATTENTION_WEIGHTS, QK_NORM, causal, given, one_key_each, other_masks
+from .looking_again import ATTEND_MORE, INFLUENCE
 from .whole_step import MERGE_HEADS, SELF_ATTENTION
 
 # ---- gqa_attention ---------------------------------------------------------------------------
@@ -159,4 +160,7 @@ GQA_ATTENTION = Exercise(
     loose=True,
 )  # fmt: skip
 
-EXERCISES = (QK_NORM, CAUSAL_MASK, SLIDING_MASK, ATTENTION_WEIGHTS, GQA_ATTENTION, MERGE_HEADS, SELF_ATTENTION)
+EXERCISES = (
+    QK_NORM, CAUSAL_MASK, SLIDING_MASK, ATTENTION_WEIGHTS, GQA_ATTENTION, MERGE_HEADS, SELF_ATTENTION, INFLUENCE,
+    ATTEND_MORE,
+)  # fmt: skip

@@ -16,6 +16,7 @@ from ..material import randint, randn, recorded, text_ids, tiny
 from ..ps2.attention_scores import other_masks
 from .cached_steps import CACHED_STEP, ROW_POSITIONS
 from .next_token import PERPLEXITY
+from .prompts_alike import REUSE
 from .small_models import SET, copied, drawn_weights, small_config
 from .writing_text import GREEDY, KV_CACHE_BYTES
 
@@ -268,4 +269,4 @@ FORWARD = Exercise(
     own=(model.forward, model.hidden_states),
 )  # fmt: skip
 
-EXERCISES = (DECODER_LAYER, FORWARD, PERPLEXITY, ROW_POSITIONS, CACHED_STEP, KV_CACHE_BYTES, GREEDY)
+EXERCISES = (DECODER_LAYER, FORWARD, PERPLEXITY, ROW_POSITIONS, CACHED_STEP, KV_CACHE_BYTES, GREEDY, REUSE)

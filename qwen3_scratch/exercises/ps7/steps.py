@@ -12,6 +12,7 @@ from ...model import forward
 from ..checking import Case, Exercise, Mistake, Stage, case
 from ..material import randint, randn, text_ids, tiny
 from .backward import RMS_NORM_BACKWARD
+from .batch_parts import GRADIENTS_IN_PARTS
 from .losses import BALANCE_BY_TEXT, SET, WEIGHTED_CROSS_ENTROPY
 from .plans import CLIP_GRADIENTS, LEARNING_RATE, Tensors, clipped
 
@@ -211,10 +212,11 @@ TRAINING_STEP = Exercise(
 
 EXERCISES = (
     WEIGHTED_CROSS_ENTROPY,
-    BALANCE_BY_TEXT,
     RMS_NORM_BACKWARD,
+    GRADIENTS_IN_PARTS,
     CLIP_GRADIENTS,
     LEARNING_RATE,
     ADAMW_STEP,
     TRAINING_STEP,
+    BALANCE_BY_TEXT,
 )

@@ -381,6 +381,64 @@ def cosines__row_by_row(table, token):
     return torch.stack([F.cosine_similarity(row, table[token].float(), dim=0) for row in table.float()])
 
 
+# ---- position_of -----------------------------------------------------------------------------
+
+
+def position_of__fastest_pair(x, y, frequencies, longest):
+    (a, b), (c, e) = x.float().chunk(2, -1), y.float().chunk(2, -1)
+    fast = frequencies.argmax()
+    angle = torch.atan2((a * e - b * c)[:, fast], (a * c + b * e)[:, fast]) % (2 * math.pi)
+    return (angle / frequencies[fast]).round().long()
+
+
+def position_of__slowest_pair(x, y, frequencies, longest):
+    (a, b), (c, e) = x.float().chunk(2, -1), y.float().chunk(2, -1)
+    slow = frequencies.argmin()
+    angle = torch.atan2((a * e - b * c)[:, slow], (a * c + b * e)[:, slow]) % (2 * math.pi)
+    return (angle / frequencies[slow]).round().long()
+
+
+def position_of__mean_of_all_hands(x, y, frequencies, longest):
+    (a, b), (c, e) = x.float().chunk(2, -1), y.float().chunk(2, -1)
+    angles = torch.atan2(a * e - b * c, a * c + b * e) % (2 * math.pi)
+    return (angles / frequencies).mean(-1).round().long()
+
+
+def position_of__turned_back(x, y, frequencies, longest):
+    (a, b), (c, e) = x.float().chunk(2, -1), y.float().chunk(2, -1)
+    angles = torch.arange(longest)[:, None] * frequencies
+    return ((a * c + b * e) @ angles.cos().T - (a * e - b * c) @ angles.sin().T).argmax(-1)
+
+
+def position_of__of_neighbours(x, y, frequencies, longest):
+    (a, b), (c, e) = ((part[:, ::2].float(), part[:, 1::2].float()) for part in (x, y))
+    angles = torch.arange(longest)[:, None] * frequencies
+    return ((a * c + b * e) @ angles.cos().T + (a * e - b * c) @ angles.sin().T).argmax(-1)
+
+
+def position_of__from_one(x, y, frequencies, longest):
+    (a, b), (c, e) = x.float().chunk(2, -1), y.float().chunk(2, -1)
+    angles = torch.arange(longest)[:, None] * frequencies
+    return ((a * c + b * e) @ angles.cos().T + (a * e - b * c) @ angles.sin().T).argmax(-1) + 1
+
+
+def position_of__without_the_last(x, y, frequencies, longest):
+    (a, b), (c, e) = x.float().chunk(2, -1), y.float().chunk(2, -1)
+    angles = torch.arange(max(longest - 1, 1))[:, None] * frequencies
+    return ((a * c + b * e) @ angles.cos().T + (a * e - b * c) @ angles.sin().T).argmax(-1)
+
+
+def position_of__in_a_loop(x, y, frequencies, longest):
+    (a, b), (c, e) = x.float().chunk(2, -1), y.float().chunk(2, -1)
+    best, where = torch.full((len(x),), -torch.inf), torch.zeros(len(x), dtype=torch.long)
+    for position in range(longest):
+        angle = position * frequencies
+        fit = ((a * c + b * e) * angle.cos() + (a * e - b * c) * angle.sin()).sum(-1)
+        where = torch.where(fit > best, position, where)
+        best = torch.maximum(fit, best)
+    return where
+
+
 FRAGMENTS = {
     cosines__products: "These are the products alone",
     cosines__one_length: "You divide by one length only",
@@ -434,4 +492,12 @@ FRAGMENTS = {
     learn_merges__joined_once_in_a_word: "joined wherever it stands",
     learn_merges__the_first_met: "take the first in the alphabet",
     learn_merges__no_end: "your function raised ValueError",
+    position_of__fastest_pair: "You read the fastest pair alone",
+    position_of__slowest_pair: "You read the slowest pair alone",
+    position_of__mean_of_all_hands: "A mean over pairs does not help",
+    position_of__turned_back: "You turn the wrong way",
+    position_of__of_neighbours: "Pairs are halves here",
+    position_of__from_one: "Positions begin at 0",
+    position_of__without_the_last: "You leave out the last position",
+    position_of__in_a_loop: "the angles of all positions are one product",
 }

@@ -298,6 +298,138 @@ def self_attention__the_modules_own(x, layer, config, table, mask):
     return model.self_attention(x, layer, config, table, mask)
 
 
+# ---- influence -------------------------------------------------------------------------------
+
+
+def influence__taken_for_causal(step, x):
+    return torch.ones(len(x), len(x), dtype=torch.bool).tril()
+
+
+def influence__columns_for_rows(step, x):
+    rows = []
+    for place in range(len(x)):
+        changed = x.clone()
+        changed[place] = torch.randn_like(x[place])
+        rows.append((step(changed) != step(x)).any(-1))
+    return torch.stack(rows)
+
+
+def influence__doubled(step, x):
+    found = torch.zeros(len(x), len(x), dtype=torch.bool)
+    for place in range(len(x)):
+        changed = x.clone()
+        changed[place] *= 2
+        found[:, place] = (step(changed) != step(x)).any(-1)
+    return found
+
+
+def influence__zeroed(step, x):
+    found = torch.zeros(len(x), len(x), dtype=torch.bool)
+    for place in range(len(x)):
+        changed = x.clone()
+        changed[place] = 0
+        found[:, place] = (step(changed) != step(x)).any(-1)
+    return found
+
+
+def influence__first_number_changed(step, x):
+    found = torch.zeros(len(x), len(x), dtype=torch.bool)
+    for place in range(len(x)):
+        changed = x.clone()
+        changed[place, 0] += 1
+        found[:, place] = (step(changed) != step(x)).any(-1)
+    return found
+
+
+def influence__by_nan(step, x):
+    found = torch.zeros(len(x), len(x), dtype=torch.bool)
+    for place in range(len(x)):
+        changed = x.clone()
+        changed[place] = torch.nan
+        found[:, place] = step(changed).isnan().any(-1)
+    return found
+
+
+def influence__small_changes_overlooked(step, x):
+    found = torch.zeros(len(x), len(x), dtype=torch.bool)
+    for place in range(len(x)):
+        changed = x.clone()
+        changed[place] = torch.randn_like(x[place])
+        found[:, place] = ((step(changed) - step(x)).abs() > 0.02).any(-1)
+    return found
+
+
+def influence__all_later_ones_changed(step, x):
+    found = torch.zeros(len(x), len(x), dtype=torch.bool)
+    for place in range(len(x)):
+        changed = torch.cat((x[:place], torch.randn_like(x[place:])))
+        found[:, place] = (step(changed) != step(x)).any(-1)
+    return found
+
+
+# ---- attend_more -----------------------------------------------------------------------------
+
+
+def attend_more__halves(q, k, v, held=None):
+    scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+    new, total = scores.softmax(-1) @ v, scores.logsumexp(-1)
+    if held is None:
+        return new, total
+    return (held[0] + new) / 2, torch.logaddexp(held[1], total)
+
+
+def attend_more__logarithms_as_shares(q, k, v, held=None):
+    scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+    new, total = scores.softmax(-1) @ v, scores.logsumexp(-1)
+    if held is None:
+        return new, total
+    share = (held[1] / (held[1] + total))[..., None]
+    return share * held[0] + (1 - share) * new, torch.logaddexp(held[1], total)
+
+
+def attend_more__totals_added(q, k, v, held=None):
+    scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+    new, total = scores.softmax(-1) @ v, scores.logsumexp(-1)
+    if held is None:
+        return new, total
+    both = torch.logaddexp(held[1], total)
+    return (held[1] - both).exp()[..., None] * held[0] + (total - both).exp()[..., None] * new, held[1] + total
+
+
+def attend_more__exponentials_overflow(q, k, v, held=None):
+    scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+    new, total = scores.softmax(-1) @ v, scores.logsumexp(-1)
+    if held is None:
+        return new, total
+    old, here = held[1].exp(), total.exp()
+    both = old + here
+    return (old / both)[..., None] * held[0] + (here / both)[..., None] * new, both.log()
+
+
+def attend_more__held_forgotten(q, k, v, held=None):
+    scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+    return scores.softmax(-1) @ v, scores.logsumexp(-1)
+
+
+def attend_more__not_scaled(q, k, v, held=None):
+    scores = q @ k.transpose(-1, -2)
+    new, total = scores.softmax(-1) @ v, scores.logsumexp(-1)
+    if held is None:
+        return new, total
+    both = torch.logaddexp(held[1], total)
+    return (held[1] - both).exp()[..., None] * held[0] + (total - both).exp()[..., None] * new, both
+
+
+def attend_more__detached(q, k, v, held=None):
+    scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+    new, total = scores.softmax(-1) @ v, scores.logsumexp(-1)
+    if held is None:
+        return new, total
+    both = torch.logaddexp(held[1], total)
+    old, here = (held[1] - both).exp().detach(), (total - both).exp().detach()
+    return old[..., None] * held[0] + here[..., None] * new, both
+
+
 FRAGMENTS = {
     qk_norm__cut_across_tokens: "You cut heads out across tokens",
     qk_norm__all_heads_as_one_vector: "each head is normed by itself",
@@ -340,4 +472,19 @@ FRAGMENTS = {
     self_attention__heads_not_moved_back: "You merge without moving the heads back",
     self_attention__no_biases: "The biases are missing",
     self_attention__the_modules_own: "this calls `self_attention`",
+    influence__taken_for_causal: "You suppose that the mask is causal",
+    influence__columns_for_rows: "Rows and columns are swapped",
+    influence__doubled: "twice a vector is the vector",
+    influence__zeroed: "A place may hold zeros already",
+    influence__first_number_changed: "The step may not read the number that you change",
+    influence__by_nan: "NaN spreads through a weight of 0",
+    influence__small_changes_overlooked: "You overlook what is small",
+    influence__all_later_ones_changed: "You change all later places with it",
+    attend_more__halves: "The two results do not count alike",
+    attend_more__logarithms_as_shares: "take their exponentials for the shares",
+    attend_more__totals_added: "is not the sum of their logarithms",
+    attend_more__exponentials_overflow: "subtract the larger total first",
+    attend_more__held_forgotten: "What was held is forgotten",
+    attend_more__not_scaled: "The scale is missing",
+    attend_more__detached: "gradient",
 }

@@ -200,6 +200,63 @@ def greedy__stopped_by_the_prompt(read, prompt, stop_ids, vocabulary, most):
     return text[len(prompt) :]
 
 
+# ---- reuse -----------------------------------------------------------------------------------
+
+
+def reuse__nothing_left_to_read(held_ids, held, prompt):
+    same = 0
+    while same < min(len(held_ids), len(prompt)) and held_ids[same] == prompt[same]:
+        same += 1
+    return prompt[same:], [(k[:, :, :same], v[:, :, :same]) for k, v in held]
+
+
+def reuse__equal_anywhere(held_ids, held, prompt):
+    same = min(sum(a == b for a, b in zip(held_ids, prompt, strict=False)), len(prompt) - 1)
+    return prompt[same:], [(k[:, :, :same], v[:, :, :same]) for k, v in held]
+
+
+def reuse__all_again(held_ids, held, prompt):
+    return list(prompt), [(k[:, :, :0], v[:, :, :0]) for k, v in held]
+
+
+def reuse__held_whole(held_ids, held, prompt):
+    same = 0
+    while same < min(len(held_ids), len(prompt) - 1) and held_ids[same] == prompt[same]:
+        same += 1
+    return prompt[same:], list(held)
+
+
+def reuse__cut_from_behind(held_ids, held, prompt):
+    same = 0
+    while same < min(len(held_ids), len(prompt) - 1) and held_ids[same] == prompt[same]:
+        same += 1
+    drop = len(held_ids) - same
+    return prompt[same:], [(k[:, :, :-drop], v[:, :, :-drop]) for k, v in held]
+
+
+def reuse__heads_cut(held_ids, held, prompt):
+    same = 0
+    while same < min(len(held_ids), len(prompt) - 1) and held_ids[same] == prompt[same]:
+        same += 1
+    return prompt[same:], [(k[:, :same], v[:, :same]) for k, v in held]
+
+
+def reuse__always_one_less(held_ids, held, prompt):
+    same = 0
+    while same < min(len(held_ids), len(prompt)) and held_ids[same] == prompt[same]:
+        same += 1
+    same = max(same - 1, 0)
+    return prompt[same:], [(k[:, :, :same], v[:, :, :same]) for k, v in held]
+
+
+def reuse__prompt_emptied(held_ids, held, prompt):
+    same = 0
+    while len(prompt) > 1 and same < len(held_ids) and held_ids[same] == prompt[0]:
+        prompt.pop(0)
+        same += 1
+    return prompt, [(k[:, :, :same], v[:, :, :same]) for k, v in held]
+
+
 FRAGMENTS = {
     cached_step__positions_from_zero: "The new tokens count from 0 again",
     cached_step__new_tokens_see_ahead: "those that come after them",
@@ -220,4 +277,12 @@ FRAGMENTS = {
     greedy__one_too_many: "one token more than `most`",
     greedy__with_the_prompt: "You return the prompt too",
     greedy__stopped_by_the_prompt: "A stop id in the prompt ends nothing",
+    reuse__nothing_left_to_read: "Nothing is left to read",
+    reuse__equal_anywhere: "You count equal tokens anywhere",
+    reuse__all_again: "You read all of the prompt again",
+    reuse__held_whole: "have to go, too",
+    reuse__cut_from_behind: "cut from the front",
+    reuse__heads_cut: "Tokens lie along dimension 2",
+    reuse__always_one_less: "You keep one token too few",
+    reuse__prompt_emptied: "was changed in place",
 }

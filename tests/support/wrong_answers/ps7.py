@@ -298,6 +298,59 @@ def training_step__gradients_off(loss, weights, averages, step, rate, most):
     return value, [leaf - rate * leaf.grad for leaf in leaves], averages
 
 
+# ---- gradients_in_parts ----------------------------------------------------------------------
+
+
+def gradients_in_parts__mean_of_means(loss, weights, parts, sizes):
+    found = [torch.func.grad_and_value(loss)(list(weights), part) for part in parts]
+    value = sum(mean for _, mean in found) / len(parts)
+    return value, [sum(slopes) / len(parts) for slopes in zip(*(each for each, _ in found), strict=True)]
+
+
+def gradients_in_parts__sum_of_means(loss, weights, parts, sizes):
+    found = [torch.func.grad_and_value(loss)(list(weights), part) for part in parts]
+    return sum(mean for _, mean in found), [sum(slopes) for slopes in zip(*(each for each, _ in found), strict=True)]
+
+
+def gradients_in_parts__only_the_loss_is_weighed(loss, weights, parts, sizes):
+    found = [torch.func.grad_and_value(loss)(list(weights), part) for part in parts]
+    value = sum(size * mean for size, (_, mean) in zip(sizes, found, strict=True)) / sum(sizes)
+    return value, [sum(slopes) / len(parts) for slopes in zip(*(each for each, _ in found), strict=True)]
+
+
+def gradients_in_parts__not_divided(loss, weights, parts, sizes):
+    value, gradients = torch.zeros(()), [torch.zeros_like(weight) for weight in weights]
+    for part, size in zip(parts, sizes, strict=True):
+        if size:
+            slopes, mean = torch.func.grad_and_value(loss)(list(weights), part)
+            value = value + size * mean
+            gradients = [held + size * slope for held, slope in zip(gradients, slopes, strict=True)]
+    return value, gradients
+
+
+def gradients_in_parts__empty_part_read(loss, weights, parts, sizes):
+    value, gradients = torch.zeros(()), [torch.zeros_like(weight) for weight in weights]
+    for part, size in zip(parts, sizes, strict=True):
+        slopes, mean = torch.func.grad_and_value(loss)(list(weights), part)
+        value = value + size / sum(sizes) * mean
+        gradients = [held + size / sum(sizes) * slope for held, slope in zip(gradients, slopes, strict=True)]
+    return value, gradients
+
+
+def gradients_in_parts__empty_part_counts(loss, weights, parts, sizes):
+    used = [part for part, size in zip(parts, sizes, strict=True) if size]
+    found = [torch.func.grad_and_value(loss)(list(weights), part) for part in used]
+    value = sum(mean for _, mean in found) / len(used)
+    return value, [sum(slopes) / len(used) for slopes in zip(*(each for each, _ in found), strict=True)]
+
+
+def gradients_in_parts__by_backward(loss, weights, parts, sizes):
+    leaves = [weight.clone().requires_grad_() for weight in weights]
+    value = sum(size * loss(leaves, part) for part, size in zip(parts, sizes, strict=True) if size) / sum(sizes)
+    value.backward()
+    return value, [leaf.grad for leaf in leaves]
+
+
 FRAGMENTS = {
     weighted_cross_entropy__counts_forgotten: "The counts are not used",
     weighted_cross_entropy__over_all_tokens: "divide by the sum of the counts",
@@ -338,4 +391,11 @@ FRAGMENTS = {
     training_step__clipped_one_by_one: "numbers differ",
     training_step__plain_descent: "numbers differ",
     training_step__gradients_off: "raised RuntimeError",
+    gradients_in_parts__mean_of_means: "Parts count alike here",
+    gradients_in_parts__sum_of_means: "This is a sum over parts",
+    gradients_in_parts__only_the_loss_is_weighed: "the gradients are not: both need it",
+    gradients_in_parts__not_divided: "Sizes have to be divided by their sum",
+    gradients_in_parts__empty_part_read: "leave such a part out",
+    gradients_in_parts__empty_part_counts: "Parts count alike here",
+    gradients_in_parts__by_backward: "raised RuntimeError",
 }

@@ -1,0 +1,104 @@
+"""What exercises that no chapter asks for compare with is what they promise: positions, masks, whole batches."""
+
+import pytest
+import torch
+from grading import source
+from helpers import unchecked
+
+from qwen3_scratch import model
+from qwen3_scratch.exercises import exercises
+from qwen3_scratch.exercises.material import randn, text_ids, tiny
+from qwen3_scratch.exercises.ps1.clocks import position_of, turned_to
+from qwen3_scratch.exercises.ps1.positions import inverse_frequencies
+from qwen3_scratch.exercises.ps2.attention_scores import causal
+from qwen3_scratch.exercises.ps2.looking_again import attend_more, attending, influence, leaking, window_of
+from qwen3_scratch.exercises.ps4.cached_steps import cached_step, nothing_held
+from qwen3_scratch.exercises.ps4.prompts_alike import reuse
+from qwen3_scratch.exercises.ps7.batch_parts import gradients_in_parts, mean_surprise
+
+ALL = exercises()
+
+
+@pytest.fixture(autouse=True)
+def as_students_run_it():
+    with unchecked(), torch.no_grad():
+        yield
+
+
+def cases(name, seeds=(0, 1)):
+    return [given for stage in ALL[name].stages if not stage.gradients for seed in seeds for given in stage.cases(seed)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_position_is_read_off_a_vector_though_every_hand_alone_is_vague_or_has_come_round(dtype):
+    g = torch.Generator().manual_seed(3)
+    x, positions, speeds = randn(g, 200, 32), torch.randint(0, 800, (200,), generator=g), inverse_frequencies(32, 1e4)
+    y = turned_to(x, positions, speeds).to(dtype)
+    assert torch.equal(position_of(x, y, speeds, 800), positions)
+
+
+def test_no_other_position_fits_nearly_as_well_in_any_case_of_the_clock():
+    for given in cases("position_of"):
+        x, y, frequencies, longest = given.args
+        if longest == 1:
+            continue
+        (a, b), (c, e) = (part.double().chunk(2, -1) for part in (x, y))
+        angles = torch.arange(longest)[:, None].double() * frequencies
+        fit = (a * c + b * e) @ angles.cos().T + (a * e - b * c) @ angles.sin().T
+        best, second = fit.topk(2).values.T
+        assert ((best - second) > 1e-4 * best).all(), given.note  # an angle in fp32 is right to 3e-5
+
+
+def test_the_clock_under_see_it_has_one_peak_above_all_others_as_its_answer_says():
+    (cell,) = [cell.source for cell in source("ps1_norm_and_rope").cells if "def clock()" in cell.source]
+    names = ("inverse_frequencies", "rope_table", "rope", "score", "position_of")
+    exec(cell.partition("\n\n\nsee(")[0], space := {"torch": torch, **{name: ALL[name].reference for name in names}})
+    fast, slow, together = (torch.tensor(ax.lines[1].get_ydata()) for ax in space["clock"]().axes)
+    tops = [int(((line[1:-1] > line[:-2]) & (line[1:-1] > line[2:])).sum()) for line in (fast, slow)]
+    assert tops == [47, 1]  # 300 positions of 6.28 to a turn
+    assert int(together.argmax()) == 137 and together.topk(2).values[1] < 0.95
+
+
+@pytest.mark.parametrize("seen", [causal(8, 8), leaking(8, 3), window_of(3, 8)], ids=["causal", "a leak", "a window"])
+def test_who_hears_whom_in_attention_is_its_mask(seen):
+    g = torch.Generator().manual_seed(0)
+    x = randn(g, 8, 6)
+    assert torch.equal(influence(attending(g, x, seen), x), seen[0, 0])
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # of PyTorch's: it has no batched form of this step
+def test_two_ways_of_measuring_see_the_same_in_every_case():
+    for given in cases("influence"):
+        step, x = given.args
+        slopes = torch.func.jacrev(step)(x)
+        assert torch.equal((slopes != 0).any(-1).any(1), influence(step, x)), given.note
+
+
+def test_keys_that_come_in_parts_give_what_all_keys_give_at_once():
+    q, k, v = torch.randn(2, 3, 4, 8), torch.randn(2, 3, 20, 8), torch.randn(2, 3, 20, 8)
+    held = None
+    for some_k, some_v in zip(k.split([3, 1, 9, 7], dim=2), v.split([3, 1, 9, 7], dim=2), strict=True):
+        held = attend_more(q, some_k, some_v, held)
+    torch.testing.assert_close(held.result, model.attention_weights(q, k) @ v)
+
+
+def test_a_prompt_goes_on_from_what_is_reused_as_if_it_had_been_read_whole():
+    weights, config, ids = tiny().weights, tiny().config, text_ids(0, 24)
+    held = cached_step(weights, ids, config, nothing_held(config, 1))[1]
+    for changed in (23, 10, 0):
+        prompt = ids[0].tolist()
+        prompt[changed] += 1
+        rest, kept = reuse(ids[0].tolist(), held, prompt)
+        assert len(rest) == 24 - changed
+        found = cached_step(weights, torch.tensor([rest]), config, kept)[0]
+        torch.testing.assert_close(found, model.forward(weights, torch.tensor([prompt]), config)[:, -1])
+
+
+def test_parts_of_a_batch_give_the_loss_and_the_gradients_of_the_whole():
+    for given in cases("gradients_in_parts"):
+        loss, weights, parts, sizes = given.args
+        if loss is not mean_surprise:
+            continue
+        whole = tuple(torch.cat(each) for each in zip(*parts, strict=True))
+        gradients, value = torch.func.grad_and_value(loss)(weights, whole)
+        torch.testing.assert_close(gradients_in_parts(loss, weights, parts, sizes), (value, gradients))

@@ -13,7 +13,7 @@ settings.register_profile("proof", STEADY, max_examples=25)
 
 # The files that take longest come first, so that the last process to finish does not work alone for long.
 LONGEST = ["other_checkpoints", "plots", "launch", "grading", "tiny_moe"]
-LONGEST += ["going_back", "rehearsal", "compiled_orders", "compiled", "printed", "book"]  # in `make proof`
+LONGEST += ["going_back", "rehearsal", "compiled_orders", "compiled", "hub_settings", "book"]  # in `make proof`
 
 
 def pytest_addoption(parser):

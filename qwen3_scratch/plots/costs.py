@@ -86,8 +86,8 @@ def sampling_steps(
     first, end = next(iter(steps.values())), list(steps.values())[-1]
     shown = first.topk(min(top, len(first))).indices
     left, before, best = int((end > 0).sum()), int((first > 0).sum()), int(end.argmax())
-    words = named if isinstance(named, Sequence) else None
-    best_label, *labels = [words[at] for at in (best, *shown)] if words else token_labels(named, (best, *shown))
+    ids = [best, *shown.tolist()]
+    best_label, *labels = [named[at] for at in ids] if isinstance(named, Sequence) else token_labels(named, ids)
     title = f"{left:,} of {before:,} tokens can still be drawn" if left < before else "Every token can still be drawn"
     title += f"; “{best_label}” goes from {first[best]:.0%} to {end[best]:.0%}"
     figure = new_figure(title, 9.0, 0.9 + 0.19 * len(shown) + 0.3)

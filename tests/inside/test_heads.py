@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import unchecked
 
-from qwen3_scratch import Error, forward, load_checkpoint
+from qwen3_scratch import forward, load_checkpoint
 from qwen3_scratch.inside.heads import (
     adding,
     by_text,
@@ -107,19 +107,6 @@ def test_taking_a_head_away_leaves_the_given_weights_as_they_were(tiny):
     before = tiny.weights.layers[1].o_proj.clone()
     assert not torch.equal(without(tiny.weights, tiny.config, [(1, 0)]).layers[1].o_proj, before)
     assert torch.equal(tiny.weights.layers[1].o_proj, before)
-
-
-def test_each_step_of_a_look_up_copies_from_behind_the_word_that_is_read(lookups):
-    for number, (text, query) in enumerate(zip(lookups.text.tolist(), lookups.query.tolist(), strict=True)):
-        ids, places = lookups.token_ids[text], lookups.followers[number].nonzero()[:, 0]
-        assert len(places) and (places < query).all()
-        assert (ids[places] == ids[query + 1]).all() and (ids[places - 1] == ids[query]).all()
-        assert not (lookups.followers[number] & lookups.others[number]).any()
-
-
-def test_stories_without_notes_are_refused_in_a_sentence(tiny):
-    with pytest.raises(Error, match="expected a last line such as"):
-        story_lookups(tiny, questions("facts", 1))
 
 
 def seekers_of(tiny, lookups):

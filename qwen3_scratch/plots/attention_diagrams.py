@@ -72,7 +72,7 @@ def arrow(ax: Axes, start: Any, end: Any, **look: Any) -> None:
 
 
 @styled
-def softmax_by_blocks(scores: Sequence[Sequence[float]], values: Sequence[Sequence[float]]) -> Figure:
+def softmax_by_blocks(scores: Sequence[Sequence[int | float]], values: Sequence[Sequence[int | float]]) -> Figure:
     """What one query keeps after each block: a bar of height e^(s - m) for every key, m being the largest score so far.
 
     An outline says how high a bar was before a larger score came; above stand the sum of the bars and that of the

@@ -227,7 +227,9 @@ def device_memory(held: Mapping[str, Mapping[str, Mapping[int, int | float]]], l
 
 
 @styled
-def token_times(ranks: Sequence[int], reading: Sequence[float], sending: Mapping[str, Sequence[float]]) -> Figure:
+def token_times(
+    ranks: Sequence[int], reading: Sequence[int | float], sending: Mapping[str, Sequence[int | float]]
+) -> Figure:
     """Seconds of one token by number of ranks: reading a rank's weights, and on top what it sends, a panel a link.
 
     The title says with how many ranks a token is the fastest over each link.

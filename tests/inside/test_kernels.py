@@ -84,7 +84,7 @@ def test_two_lists_of_calls_differ_where_one_shape_or_operator_does():
 
 def test_the_least_of_the_rounds_counts_the_ways_take_turns_and_two_rounds_warm_up(monkeypatch):
     made, clock = [], iter([0, 1, 10, 18] * 2 + [0, 7, 10, 16, 0, 5, 10, 19])
-    monkeypatch.setattr(kernels, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(kernels, "perf_counter", lambda: float(next(clock)))
     ways = {name: partial(made.append, name) for name in ("one", "other")}
     assert least_seconds(ways, rounds=2) == {"one": 5, "other": 6}
     assert made == ["one", "other"] * 4
@@ -92,7 +92,7 @@ def test_the_least_of_the_rounds_counts_the_ways_take_turns_and_two_rounds_warm_
 
 def test_what_takes_long_is_measured_fifteen_times_however_many_rounds_are_asked_for(monkeypatch):
     made, clock = [], count()
-    monkeypatch.setattr(kernels, "perf_counter", lambda: next(clock))  # a second from begin to end
+    monkeypatch.setattr(kernels, "perf_counter", lambda: float(next(clock)))  # a second from begin to end
     assert least_seconds({"slow": partial(made.append, 1)}, rounds=200) == {"slow": 1}
     assert len(made) == 17
 

@@ -261,6 +261,6 @@ def check_stored(sources: Iterable[Source]) -> None:
                     raise Error(f"{found}: {advice}")
 
 
-def tensor_tree(weights: Weights) -> list[Tensor]:
-    """All tensors of the tree, in a fixed order."""
+def tensor_tree(weights: Weights | LayerWeights) -> list[Tensor]:
+    """All tensors of the tree, or of one layer, in a fixed order."""
     return [tensor for tensor in tree_leaves(weights) if tensor is not None]

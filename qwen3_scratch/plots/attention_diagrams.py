@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from .canvas import DARK, MIDDLE, PALE, SMALL, Figure, draw_arrow, label_axis, new_figure, styled
+from .boxes import draw_arrow
+from .canvas import DARK, MIDDLE, PALE, SMALL, Figure, label_axis, new_figure, styled
 
 __all__ = ["attention_shapes", "softmax_by_blocks", "two_looks", "weighted_sum"]
 

@@ -37,7 +37,6 @@ STYLE = {
     "axes.spines.top": False, "axes.spines.right": False, "xtick.major.width": 0.6, "ytick.major.width": 0.6,
     "figure.titlesize": 10.5, "figure.titleweight": "bold", "text.parse_math": False, "image.cmap": "Blues",
 }  # fmt: skip
-Point = tuple[int | float, int | float]  # a point of a figure
 SHARES = PowerNorm(0.5, 0, 1)  # the scale of attention weights, on which small ones stay visible
 styled = style.context(["default", STYLE])  # as a decorator: the settings of one call, and of no other
 
@@ -139,6 +138,20 @@ def spoken(share: float) -> str:
     return f"{share:,.0%}" if share >= 0.0995 else f"{share:.1%}" if share >= 0.0005 or share <= 0 else "<0.1%"
 
 
+def span(values: Tensor, text: str = "{:.0%}") -> str:
+    """The range of some numbers, as in 54% to 69%."""
+    low, high = text.format(float(values.min())), text.format(float(values.max()))
+    return low if low == high else f"{low} to {high}"
+
+
+def rounded(half: float) -> str:
+    """Half an interval by its first digit, or where that is a 1 by two: rounded to one, 0.014 would lose a third."""
+    if half >= 10:
+        return f"{half:.0f}"
+    short = f"{half:.1g}"
+    return f"{half:.2g}" if short.lstrip("0.").startswith("1") else short
+
+
 def layers_named(layers: Sequence[int]) -> str:
     """Some layers in a sentence, as in `layers 0 to 2 and 5`; many that stand apart are counted."""
     runs: list[list[int]] = []
@@ -174,14 +187,15 @@ def half_interval(values: Float[Tensor, "rows n"], factor: int | float = 1.96) -
     return factor * values.std(1, correction=int(count > 1)) / math.sqrt(count)
 
 
-def student(count: int) -> float:
-    """Student's factor of a 95% interval of so many values, by its expansion in 1 / (count - 1): 1.96 of many.
+FEW = {2: 12.7062, 3: 4.3027, 4: 3.1824}  # where the expansion falls short
 
-    For 5 values it gives 2.77, where tables have 2.78; for two or three it falls short. Abramowitz & Stegun 26.7.5.
-    """
+
+def student(count: int) -> float:
+    """Student's factor of a 95% interval of so many values, 1.96 of many: for more than four by its expansion in
+    1 / (count - 1), Abramowitz & Stegun 26.7.5, which gives 2.77 for five, where tables have 2.78."""
     z, free = 1.959964, max(1, count - 1)
     terms = (z, (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384)
-    return sum(term / free**power for power, term in enumerate(terms))
+    return FEW.get(count) or sum(term / free**power for power, term in enumerate(terms))
 
 
 def by_group(
@@ -202,11 +216,6 @@ def draw_lines(
     for (name, values), (form, marker, colour, width) in zip(lines.items(), LINES, strict=False):
         look: dict[str, Any] = {"ls": form, "marker": marker, "color": colour, "lw": width, "ms": 4}
         ax.plot(places, values, label=name, **look | options)
-
-
-def draw_arrow(ax: Axes, start: Point, end: Point, **options: Any) -> None:
-    """A thin arrow from one point to another, as diagrams have between their boxes."""
-    ax.annotate("", end, start, arrowprops={"arrowstyle": "->", "lw": 0.9, "color": "#555555"}, **options)
 
 
 def logarithmic(

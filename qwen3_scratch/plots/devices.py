@@ -14,13 +14,13 @@ from torch import Tensor
 from ..checkpoints.weights import Slot, all_slots
 from ..config import Config
 from ..devices.slices import Place, check_split, own_slot
+from .boxes import draw_arrow
 from .canvas import (
     LINES,
     LIT,
     MIDDLE,
     SMALL,
     Figure,
-    draw_arrow,
     draw_lines,
     heatmap,
     logarithmic,

@@ -25,10 +25,11 @@ from .canvas import (  # fmt: skip
     layers_named,
     new_figure,
     percent,
+    rounded,
     small_multiples,
+    span,
     styled,
 )
-from .router_findings import rounded, span
 from .routing import route_map
 
 __all__ = [

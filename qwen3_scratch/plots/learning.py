@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from torch import Tensor
 
+from .boxes import draw_arrow
 from .canvas import (
     DARK,
     GREY,
@@ -15,7 +16,6 @@ from .canvas import (
     PALE,
     SMALL,
     Figure,
-    draw_arrow,
     draw_lines,
     label_axis,
     line_panels,

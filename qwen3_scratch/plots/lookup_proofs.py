@@ -9,6 +9,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from torch import Tensor
 
+from .boxes import box, draw_arrow
 from .canvas import (  # fmt: skip
     DARK,
     LIT,
@@ -16,7 +17,6 @@ from .canvas import (  # fmt: skip
     PALE,
     SMALL,
     Figure,
-    draw_arrow,
     half_interval,
     label_axis,
     legend_beside,
@@ -26,7 +26,6 @@ from .canvas import (  # fmt: skip
     styled,
 )
 from .heads import head_name
-from .mixture import box
 from .one_word import interval
 
 __all__ = [

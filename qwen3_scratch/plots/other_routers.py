@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
+from .boxes import box, draw_arrow, empty_axes
 from .canvas import (  # fmt: skip
     DARK,
     GREY,
@@ -17,19 +18,17 @@ from .canvas import (  # fmt: skip
     PALE,
     SMALL,
     Figure,
-    draw_arrow,
     half_interval,
     new_figure,
     percent,
     spoken,
+    student,
     styled,
 )
-from .mixture import box, empty_axes
 
 __all__ = ["expert_places", "router_comparison", "router_loads", "router_ways"]
 
 IDLE = 0.1  # of an even share: an expert with less counts as idle
-STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36}  # for a 95% interval of so few values
 FORMS = ("o", "s", "^", "D", "v")  # one a seed, so that pairs can be seen
 
 
@@ -151,7 +150,7 @@ def router_comparison(losses: Mapping[str, Sequence[float]], least: Mapping[str,
     seeds = len(losses[base])
     apart = {name: torch.tensor(each).double() - torch.tensor(losses[base]) for name, each in losses.items()}
     mean = {name: each.mean().item() for name, each in apart.items()}
-    half = {name: half_interval(each[None], STUDENT.get(seeds, 1.96)).item() for name, each in apart.items()}
+    half = {name: half_interval(each[None], student(seeds)).item() for name, each in apart.items()}
     sure = {name: mean[name] for name in mean if seeds > 1 and abs(mean[name]) > half[name]}
     parts = [f"{value:+.2f} nats with {name}" for name, value in sorted(sure.items(), key=lambda pair: pair[1])]
     even = {name: sum(each) / len(each) for name, each in least.items()}

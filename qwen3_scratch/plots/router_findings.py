@@ -27,6 +27,8 @@ from .canvas import (  # fmt: skip
     line_panels,
     new_figure,
     percent,
+    rounded,
+    span,
     spoken,
     styled,
     with_signs,
@@ -36,20 +38,6 @@ __all__ = [
     "changes_of_loss", "expert_words", "routes_over_training", "sides", "word_loyalty",
 ]  # fmt: skip
 MOST_ROWS = 16  # experts that a table of words shows
-
-
-def span(values: Tensor, text: str = "{:.0%}") -> str:
-    """The range of some numbers, as in 54% to 69%."""
-    low, high = text.format(float(values.min())), text.format(float(values.max()))
-    return low if low == high else f"{low} to {high}"
-
-
-def rounded(half: float) -> str:
-    """Half an interval by its first digit, or where that is a 1 by two: rounded to one, 0.014 would lose a third."""
-    if half >= 10:
-        return f"{half:.0f}"
-    short = f"{half:.1g}"
-    return f"{half:.2g}" if short.lstrip("0.").startswith("1") else short
 
 
 def sides(

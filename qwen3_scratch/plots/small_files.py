@@ -8,8 +8,8 @@ import torch
 from matplotlib.patches import Rectangle
 
 from ..errors import Error
+from .boxes import box, empty_axes
 from .canvas import DARK, LIT, PALE, SMALL, Figure, new_figure, styled
-from .mixture import box, empty_axes
 
 __all__ = ["small_file"]
 

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
+from .boxes import box, empty_axes
 from .canvas import (  # fmt: skip
     DARK,
     LIT,
@@ -22,7 +23,6 @@ from .canvas import (  # fmt: skip
     spoken,
     styled,
 )
-from .mixture import box, empty_axes
 
 __all__ = [
     "arithmetic_intensity", "dispatch_forms", "dispatch_times", "eager_rows", "launch_sketch", "recorded_rows",
@@ -114,7 +114,7 @@ def dispatch_forms(chosen: Sequence[int], experts: int) -> Figure:
     }
     calls = [len(form) for form, _ in forms.values()]
     title = f"The same products by {', '.join(map(str, calls[:-1]))} and {calls[-1]} calls (frames)"
-    title += "; only the loops ask for values"
+    title += "; loops ask for values in between"
     high = 0.85 + 0.3 * len(chosen) + 0.16 * max(calls)
     figure = new_figure(title, 8.8, high + 0.3)
     ax = empty_axes(figure, 8.8, high)

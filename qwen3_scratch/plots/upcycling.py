@@ -7,6 +7,7 @@ from jaxtyping import Float
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
+from .boxes import bend, box, draw_arrow, empty_axes
 from .canvas import (
     DARK,
     GREY,
@@ -16,18 +17,15 @@ from .canvas import (
     PALE,
     SMALL,
     Figure,
-    draw_arrow,
     half_interval,
     logarithmic,
     new_figure,
     percent,
+    student,
     styled,
 )
-from .mixture import bend, box, empty_axes
 
 __all__ = ["agreement_bars", "branches_mixed", "routed_losses", "trained_on", "upcycled_layer"]
-
-STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # for a 95% interval of so few values
 
 
 @styled
@@ -170,7 +168,7 @@ def trained_on(
     at the end. `distance` is a mean over seeds.
     """
     ends = torch.stack([each[:, -1].double() for each in apart.values()])  # [ways, seeds]
-    halves = half_interval(ends, STUDENT.get(ends.shape[1], 1.96)).tolist()
+    halves = half_interval(ends, student(ends.shape[1])).tolist()
     found = list(zip(apart, ends.mean(1).tolist(), halves, strict=True))
     groups = {
         "above the dense model": [name for name, mean, half in found if mean > half],

@@ -94,7 +94,7 @@ def test_a_picture_in_few_colours_looks_the_same_and_is_smaller():
 
 
 def test_small_groups_get_wider_intervals_by_students_factor():
-    tables = {4: 3.182, 5: 2.776, 10: 2.262, 24: 2.069, 1000: 1.962}
+    tables = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 10: 2.262, 24: 2.069, 1000: 1.962}
     assert [student(n) for n in tables] == pytest.approx([*tables.values()], rel=0.01)
     values, group = torch.rand(2, 3, 9), torch.tensor([0, 1, 0, 1, 1, 1, 1, 0, 0])
     mean, half = by_group(values, group)

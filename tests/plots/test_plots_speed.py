@@ -31,6 +31,7 @@ def test_recorded_kernels_follow_one_launch_without_a_gap():
 def test_a_sketch_draws_each_launch_kernel_and_wait_and_says_when_the_step_ends():
     rows = plots.eager_rows([2, 2], waits=[0])
     figure = plots.launch_sketch({"waiting": rows, "recorded": plots.recorded_rows([2, 2])})
+    assert "not measured" in title(figure)
     assert title(figure).endswith("the longer row sets the time; a wait adds to it")
     assert "wait" not in title(plots.launch_sketch({"recorded": plots.recorded_rows([2, 2])}))
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["waiting: ends after 6", "recorded: ends after 5"]
@@ -40,7 +41,7 @@ def test_a_sketch_draws_each_launch_kernel_and_wait_and_says_when_the_step_ends(
 
 def test_four_forms_of_dispatch_differ_in_calls_and_in_who_shares_a_matrix():
     figure = plots.dispatch_forms([0, 2, 0], 3)
-    expected = "The same products by 3, 2, 1 and 1 calls (frames); only the loops ask for values"
+    expected = "The same products by 3, 2, 1 and 1 calls (frames); loops ask for values in between"
     assert title(figure) == expected
     texts = [text.get_text() for text in figure.axes[0].texts if len(text.get_text()) > 1]
     forms = [list(part) for known, part in groupby(texts, lambda text: text.startswith(("expert", "copy"))) if known]

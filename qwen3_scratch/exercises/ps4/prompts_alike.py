@@ -1,6 +1,7 @@
 """ps4: how much of a cache serves another prompt. `forward_and_cache` lists the whole set."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 
@@ -32,13 +33,6 @@ def kept_up_to(
     """What is left to read, and the keys and values of as many tokens as `count` says."""
     n = count(held_ids, prompt)
     return prompt[n:], [(k[:, :, :n], v[:, :, :n]) for k, v in held]
-
-
-def counting(count: Callable[[Sequence[int], Sequence[int]], int]) -> Callable[..., Reused]:
-    def reuse(held_ids: Sequence[int], held: Held, prompt: list[int]) -> Reused:
-        return kept_up_to(count, held_ids, held, prompt)
-
-    return reuse
 
 
 def drawn_ids(g: torch.Generator, count: int) -> list[int]:
@@ -115,21 +109,22 @@ REUSE = Exercise(
         Stage("the real checkpoint's cache", prompts_real),
     ),
     mistakes=(
-        Mistake("Nothing is left to read, so there are no logits: keep one token less.", counting(begun_alike)),
+        Mistake("Nothing is left to read, so there are no logits: keep one token less.",
+                partial(kept_up_to, begun_alike)),
         Mistake("You count equal tokens anywhere; what stands behind the first difference was read after another text.",
-                counting(lambda held_ids, prompt: min(
+                partial(kept_up_to, lambda held_ids, prompt: min(
                     sum(a == b for a, b in zip(held_ids, prompt, strict=False)), len(prompt) - 1))),
         Mistake("You read all of the prompt again: keep what both begin with.",
-                counting(lambda held_ids, prompt: 0)),
+                partial(kept_up_to, lambda held_ids, prompt: 0)),
         Mistake("You keep what is held whole, though the prompt parts from it.",
-                counting(lambda held_ids, prompt: min(len(held_ids), len(prompt) - 1))),
+                partial(kept_up_to, lambda held_ids, prompt: min(len(held_ids), len(prompt) - 1))),
         Mistake("The keys and values of what is not kept have to go, too.", without_cut),
         Mistake("You keep the last tokens; keep the first.", cut_from_behind),
         Mistake("Tokens lie along dimension 2 of [1, kv_heads, tokens, head_dim].", other_dimension),
         Mistake("Where nothing is to be dropped, `[:-0]` is empty: cut from the front, `[:, :, :count]`.",
                 by_negative_end),
         Mistake("You keep one token too few: only a prompt that is held whole has to give one back.",
-                counting(lambda held_ids, prompt: max(begun_alike(held_ids, prompt) - 1, 0))),
+                partial(kept_up_to, lambda held_ids, prompt: max(begun_alike(held_ids, prompt) - 1, 0))),
     ),
     loose=True,
 )  # fmt: skip

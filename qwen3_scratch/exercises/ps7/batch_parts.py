@@ -22,6 +22,10 @@ def by_size(sizes: Sequence[int | float]) -> Sequence[int | float]:
     return [size / sum(sizes) for size in sizes]
 
 
+def all_alike(sizes: Sequence[int | float]) -> Sequence[int | float]:
+    return [1 / len(sizes)] * len(sizes)
+
+
 def gradients_in_parts(
     loss: Loss, weights: Sequence[Tensor], parts: Sequence[Any], sizes: Sequence[int | float]
 ) -> tuple[Tensor, list[Tensor]]:
@@ -114,7 +118,6 @@ def part_real(seed: int) -> Iterator[Case]:
     yield case(Surprise(), leaves, [ids[:, :4], ids[:, 4:]], [3, 11], note="two texts")
 
 
-ALIKE = partial(added, shares=lambda sizes: [1 / len(sizes)] * len(sizes))
 GRADIENTS_IN_PARTS = Exercise(
     "gradients_in_parts",
     SET,
@@ -127,13 +130,13 @@ GRADIENTS_IN_PARTS = Exercise(
     ),
     mistakes=(
         Mistake("Parts count alike here, so that a token of a short part counts more: weigh each part by its size.",
-                ALIKE),
+                partial(added, shares=all_alike)),
         Mistake("Parts count alike here, so that a token of a short part counts more: weigh each part by its size.",
                 partial(added, shares=lambda sizes: [1 / sum(size > 0 for size in sizes)] * len(sizes))),
         Mistake("The loss is weighed by size, the gradients are not: both need it.",
-                partial(added, shares=lambda sizes: [1 / len(sizes)] * len(sizes), of_value=by_size)),
+                partial(added, shares=all_alike, of_value=by_size)),
         Mistake("The gradients are weighed by size, the loss is not: both need it.",
-                partial(added, of_value=lambda sizes: [1 / len(sizes)] * len(sizes))),
+                partial(added, of_value=all_alike)),
         Mistake("This is a sum over parts; it has to be the mean over all that counts: divide by all sizes together.",
                 partial(added, shares=lambda sizes: [1] * len(sizes))),
         Mistake("Sizes have to be divided by their sum.", partial(added, shares=lambda sizes: sizes)),

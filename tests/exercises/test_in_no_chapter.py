@@ -1,9 +1,12 @@
 """What exercises that no chapter asks for compare with is what they promise: positions, masks, whole batches."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from grading import source
 from helpers import unchecked
+from torch.utils.flop_counter import FlopCounterMode
 
 from qwen3_scratch import model
 from qwen3_scratch.exercises import exercises
@@ -13,6 +16,7 @@ from qwen3_scratch.exercises.ps1.positions import inverse_frequencies
 from qwen3_scratch.exercises.ps2.attention_scores import causal
 from qwen3_scratch.exercises.ps2.looking_again import attend_more, attending, influence, leaking, window_of
 from qwen3_scratch.exercises.ps4.cached_steps import cached_step, nothing_held
+from qwen3_scratch.exercises.ps4.forgetting import FULL, SLIDING, forgetting_step
 from qwen3_scratch.exercises.ps4.prompts_alike import reuse
 from qwen3_scratch.exercises.ps7.batch_parts import gradients_in_parts, mean_surprise
 
@@ -92,6 +96,40 @@ def test_a_prompt_goes_on_from_what_is_reused_as_if_it_had_been_read_whole():
         assert len(rest) == 24 - changed
         found = cached_step(weights, torch.tensor([rest]), config, kept)[0]
         torch.testing.assert_close(found, model.forward(weights, torch.tensor([prompt]), config)[:, -1])
+
+
+@pytest.mark.parametrize("window", [1, 4, 9])
+def test_a_cache_that_forgets_gives_the_logits_of_the_whole_text_and_holds_what_the_next_token_sees(window):
+    kinds = tuple((SLIDING, FULL)[number % 2] for number in range(tiny().config.num_hidden_layers))
+    config = replace(tiny().config, layer_types=kinds, use_sliding_window=True, sliding_window=window)
+    weights, ids, kept, before = tiny().weights, text_ids(0, 24), nothing_held(config, 1), 0
+    for new in ids.split([7, 1, 5, 1, 10], dim=1):
+        logits, kept = forgetting_step(weights, new, config, kept, before)
+        before += new.shape[1]
+        torch.testing.assert_close(logits, model.forward(weights, ids[:, :before], config)[:, -1])
+        places = torch.arange(before + 1)[None]
+        for number, (k, v) in enumerate(kept):
+            seen = model.attention_mask(places[:, before:], places, config.window(number))[..., :before]
+            assert k.shape[2] == v.shape[2] == int(seen.sum())
+
+
+def counts_of(read, *given):
+    with FlopCounterMode(display=False) as counter:
+        read(*given)
+    return counter.get_total_flops()
+
+
+def test_the_counter_under_see_it_counts_products_of_matrices_and_has_no_rule_for_attention():
+    (cell,) = [cell.source for cell in source("ps4_forward_and_cache").cells if "def operations()" in cell.source]
+    space = {"torch": torch, "forward": ALL["forward"].reference, "cached_step": cached_step}
+    exec(cell.partition("\n\n\nsee(")[0], space)
+    again, step, look = (torch.tensor(line.get_ydata()).double() for line in space["operations"]().axes[0].lines)
+    lengths = 2.0 ** torch.arange(4, 11)
+    assert step.unique().numel() == 1 and ((again / step / lengths - 0.75).abs() < 0.06).all()
+    assert look[4] < step[4] < 1.02 * look[5]  # it has caught up at 512
+    q = torch.randn(1, 2, 3, 8)
+    assert counts_of(torch.matmul, q, q.mT) == 2 * 2 * 3 * 3 * 8  # with no weights
+    assert counts_of(model.gqa_attention, q, q, q, torch.ones(1, 1, 3, 3, dtype=torch.bool)) == 0
 
 
 def test_parts_of_a_batch_give_the_loss_and_the_gradients_of_the_whole():

@@ -95,25 +95,48 @@ def test_the_rate_climbs_to_its_peak_stays_below_it_and_ends_at_the_floor():
     assert max(rates) == rates[11] == rates[12] == 0.5 and rates[-1] == pytest.approx(0.05)
 
 
-def shown(name, *needed, capsys):
-    """What a function of the cell under "See it" prints, with the references as a student's own."""
-    (cell,) = [cell.source for cell in source("ps7_training").cells if f"def {name}()" in cell.source]
+def shown(name, *needed):
+    """What a function of the cells under "See it" returns, with the references as a student's own."""
+    cells = [cell.source for cell in source("ps7_training").cells if "see(" in cell.source and "def " in cell.source]
     space = {"torch": torch, "F": F, **{each: ALL[each].reference for each in needed}}
+    (cell,) = [cell for cell in cells if f"def {name}()" in cell]
     exec(cell.partition("\n\n\nsee(")[0], space)
     with torch.no_grad():  # as `see` calls it
-        space[name]()
-    return capsys.readouterr().out
+        return space[name]()
 
 
-def test_one_odd_batch_hurts_without_clipping_alone_as_the_answer_under_see_it_says(capsys):
-    said = shown("learn", "learning_rate", "training_step", capsys=capsys)
-    ends = dict(re.findall(r"^(\w.*?)  .*step 199: (.*)$", said, re.MULTILINE))
-    nats = {name: float(end) for name, end in ends.items()}
-    assert abs(nats["no clipping"] - nats["clipping"]) < 0.02  # of 1.5 nats at first
-    assert abs(nats["clipping, odd batch"] - nats["clipping"]) < 0.05
-    assert nats["no clipping, odd batch"] > 2 * nats["clipping"]
+def test_limits_do_to_both_runs_what_the_answer_under_see_it_says():
+    figure = shown("learn", "clip_gradients", "learning_rate", "training_step")
+    alike, odd = ([torch.tensor(line.get_ydata()) for line in ax.lines] for ax in figure.axes)
+    legends = [[text.get_text() for text in ax.get_legend().get_texts()] for ax in figure.axes]
+    acted = [[int(re.search(r"acted in (\d+) steps", text)[1]) for text in texts[1:]] for texts in legends]
+    assert acted[0][0] < 10 and acted[1][0] == acted[0][0] + 1  # a limit of 1: some steps, and the odd one
+    assert all(30 <= count <= 50 for _, count in acted)
+    assert (alike[0] - alike[1]).abs().max() < 0.02  # of 1.5 nats at first
+    assert odd[0][-1] > 3 * odd[1][-1] and (odd[1][-1] - alike[1][-1]).abs() < 0.05
+    assert odd[0][31:60].max() > odd[0][30] + 0.05  # the kick
+    assert odd[0][100] - odd[0][-1] < 0.1 * odd[0][100] and alike[0][-1] < 0.7 * alike[0][100]  # the crawl
+    assert alike[2][-1] < 0.5 * alike[0][-1] and (alike[2] - odd[2]).abs().max() < 0.01
 
 
 def test_a_mean_of_means_learns_how_a_batch_was_cut_as_the_answer_under_see_it_says(capsys):
-    said = shown("cut", "gradients_in_parts", capsys=capsys)
-    assert re.findall(r"class 2 gets (\d+)%", said) == ["6", "47"]
+    shown("cut", "gradients_in_parts")
+    assert re.findall(r"class 2 gets (\d+)%", capsys.readouterr().out) == ["6", "47"]
+
+
+def test_the_example_of_the_gradient_by_hand_is_right_and_passes_both_of_its_tests():
+    x, weight, slope = torch.tensor([1.0, 7.0]), torch.ones(2), torch.tensor([1.0, 0.0])
+    by_x, by_weight = ALL["rms_norm_backward"].reference(x, weight, 0, slope)
+    torch.testing.assert_close((by_x, by_weight), (torch.tensor([0.196, -0.028]), torch.tensor([0.2, 0.0])))
+    assert abs((by_x * x).sum()) < 1e-6
+    for place in range(2):
+        moved = x + 0.001 * F.one_hot(torch.tensor(place), 2)
+        change = ((rms_norm(moved, weight, 0.0) - rms_norm(x, weight, 0.0)) * slope).sum()
+        assert change == pytest.approx(0.001 * float(by_x[place]), rel=0.02)
+
+
+def test_the_example_of_even_use_by_text_is_right():
+    logits = torch.tensor([[0.75, 0.25], [0.75, 0.25], [0.25, 0.75], [0.25, 0.75]]).log()
+    balance = ALL["balance_by_text"].reference
+    torch.testing.assert_close(balance(logits, torch.tensor([[0, 0, 1, 1]]), 1), torch.tensor(1.5))
+    torch.testing.assert_close(balance(logits, torch.zeros(1, 4, dtype=torch.long), 1), torch.tensor(1.0))

@@ -15,6 +15,7 @@ from ..checking import Case, Exercise, Mistake, Stage, case, trained
 from ..material import randint, randn, recorded, text_ids, tiny
 from ..ps2.attention_scores import other_masks
 from .cached_steps import CACHED_STEP, ROW_POSITIONS
+from .forgetting import FORGETTING_STEP
 from .next_token import PERPLEXITY
 from .prompts_alike import REUSE
 from .small_models import SET, copied, drawn_weights, small_config
@@ -269,4 +270,14 @@ FORWARD = Exercise(
     own=(model.forward, model.hidden_states),
 )  # fmt: skip
 
-EXERCISES = (DECODER_LAYER, FORWARD, PERPLEXITY, ROW_POSITIONS, CACHED_STEP, KV_CACHE_BYTES, GREEDY, REUSE)
+EXERCISES = (
+    DECODER_LAYER,
+    FORWARD,
+    PERPLEXITY,
+    ROW_POSITIONS,
+    CACHED_STEP,
+    KV_CACHE_BYTES,
+    FORGETTING_STEP,
+    GREEDY,
+    REUSE,
+)

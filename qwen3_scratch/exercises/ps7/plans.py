@@ -128,10 +128,11 @@ def scheduled(
     clamp: bool = True,
 ) -> float:
     """The rate; the options are where it goes wrong."""
+    if clamp and step >= steps:
+        return floor
     if step < warmup:
         return peak * (step + begins) / warmup
-    share = (step - warmup) / max(1, steps - 1 - warmup)
-    return floor + (peak - floor) * fall(min(1.0, share) if clamp else share)
+    return floor + (peak - floor) * fall((step - warmup) / max(1, steps - 1 - warmup))
 
 
 def rate_shapes(seed: int) -> Iterator[Case]:
@@ -153,6 +154,8 @@ def rate_odd(seed: int) -> Iterator[Case]:
     yield case(30, 50, 3, 0, 1, note="whole numbers")
     yield case(10, 11, 0.02, 10, 0.001, note="one step after the warm-up")
     yield case(4 + seed, 10, 0.02, 10, 0.0, note="all is warm-up")
+    yield case(10, 10, 0.02, 10, 0.001 + seed, note="all was warm-up")
+    yield case(8, 6, 0.02, 10, 0.001 + seed, note="the end comes before the warm-up's")
     yield case(25, 50, 0.02, 10, 0.0, note="a floor of 0")
 
 

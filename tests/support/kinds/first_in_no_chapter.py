@@ -1,7 +1,11 @@
 """Answers to exercises that no chapter asks for: a clock, a step from outside, keys and batches in parts, a cache."""
 
+from functools import partial
+
 import numpy as np
 import torch
+
+from qwen3_scratch import model
 
 from . import CHANGED, CONSTANT, EDGE, GRADIENT, TYPE, right, wrong
 
@@ -184,6 +188,52 @@ def attend_more__held_written_to(q, k, v, held=None):
 def attend_more__totals_bounded(q, k, v, held=None):
     result, total = more(q, k, v, held)
     return result, total.clamp(-80, 80)
+
+
+# ---- forgetting_step -------------------------------------------------------------------------
+
+
+def forgot(weights, token_ids, config, held, before, most):
+    """The step; `most` says how many tokens a layer of a window keeps."""
+    places, kept = torch.arange(before + token_ids.shape[1])[None], []
+
+    def remember(number, k, v):
+        k, v = (torch.cat(pair, dim=2) for pair in zip(held[number], (k, v), strict=True))
+        window = config.window(number)
+        count = k.shape[2] if window is None else min(k.shape[2], most(window))
+        kept.append([part.narrow(2, part.shape[2] - count, count).clone() for part in (k, v)])
+        return k, v
+
+    new = places[:, before:]
+    x, table = model.embed(token_ids, weights.embed_tokens), model.rope_table(config, new)
+    for number, layer in enumerate(weights.layers):
+        keys = places[:, before - held[number][0].shape[2] :]
+        mask = model.attention_mask(new, keys, config.window(number))
+        x = model.decoder_layer(x, layer, config, table, mask, partial(remember, number))
+    head = weights.embed_tokens if weights.lm_head is None else weights.lm_head
+    return model.rms_norm(x[:, -1], weights.norm, config.rms_norm_eps) @ head.T, kept
+
+
+@right(TYPE)
+def forgetting_step__tensors_of_their_own(weights, token_ids, config, held, before):
+    return forgot(weights, token_ids, config, held, before, lambda window: window - 1)
+
+
+@wrong(EDGE)
+def forgetting_step__one_token_at_least(weights, token_ids, config, held, before):
+    return forgot(weights, token_ids, config, held, before, lambda window: max(1, window - 1))
+
+
+@wrong(CONSTANT)
+def forgetting_step__window_of_the_code(weights, token_ids, config, held, before):
+    return forgot(weights, token_ids, config, held, before, lambda window: 3)
+
+
+@wrong(CHANGED)
+def forgetting_step__held_emptied(weights, token_ids, config, held, before):
+    found = forgot(weights, token_ids, config, held, before, lambda window: window - 1)
+    held.clear()
+    return found
 
 
 # ---- reuse -----------------------------------------------------------------------------------

@@ -10,8 +10,9 @@ from torch import Tensor  # noqa: F401
 from qwen3_scratch import Config, Weights, model  # noqa: F401
 from qwen3_scratch.model import LayerWeights  # noqa: F401
 
-from . import ps4_cache
+from . import ps4_cache, ps4_forgetting
 from .ps4_cache import *  # noqa: F403
+from .ps4_forgetting import *  # noqa: F403
 
 # ---- decoder_layer ---------------------------------------------------------------------------
 
@@ -228,6 +229,7 @@ def row_positions__token_by_token(keep, before):
 
 FRAGMENTS = {
     **ps4_cache.FRAGMENTS,
+    **ps4_forgetting.FRAGMENTS,
     decoder_layer__no_residual: "Both halves replace the stream",
     decoder_layer__norm_after_adding: "norm the stream after adding",
     decoder_layer__adds_to_the_copy: "You add to the normed copy",

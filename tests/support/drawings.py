@@ -319,7 +319,12 @@ DRAWINGS = {  # each from a number of tokens
     "head_scores, deep": lambda n: plots.head_scores(head_numbers(16, 28), "the token before", 0.01 * n),
     "head_map": lambda n: plots.head_map(one_head(n), labels(n), "L1H4"),
     "head_map, some rows": lambda n: plots.head_map(one_head(n)[-20:], labels(n), "L27H12", start=n // 2),
-    "sink_trials": lambda n: plots.sink_trials(noisy(4, n + 1), (27, 12), WORDS[0], 0.1),
+    "followed_note": lambda n: plots.followed_note(
+        dict.fromkeys(("as it is", "L0H2 says another word"), attention(1, n + 1)[0, -1]),
+        {"as it is": labels(n), "L0H2 says another word": labels(n)[::-1]},
+        labels(n),
+        labels(n)[0],
+    ),
     "head_costs": lambda n: plots.head_costs(noisy(4 * n).view(4, n, 6), noisy(4 * n).view(4, n, 6), [(0, 0)], 10.0),
     "group_costs": lambda n: plots.group_costs(noisy(n), pairs_of_heads(n), pairs_of_heads(n)[0]),
     "lent_part": lambda n: plots.lent_part((n, n), n + 1),
@@ -333,7 +338,7 @@ DRAWINGS = {  # each from a number of tokens
         heads_of(min(n, 8)),
         0.8,
     ),
-    "copying_and_looking": lambda n: plots.copying_and_looking(head_numbers(n), head_numbers(n) ** 3, 1, 0.02),
+    "copying_and_looking": lambda n: plots.copying_and_looking(head_numbers(n), head_numbers(n) ** 3, 1, 48),
     "heads_over_training": lambda n: plots.heads_over_training(
         torch.arange(1, n + 1) * 100, noisy(32).view(4, 8, 6).mean(-1).expand(n, -1, -1), {100 * n: 0.5}, 0.02
     ),

@@ -23,7 +23,7 @@ def released() -> dict[str, Config]:
     common |= {"head_dim": 128, "num_experts": 128, "num_experts_per_tok": 8, "norm_topk_prob": True}
     names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "moe_intermediate_size", "intermediate_size")
     sizes = {"Qwen3-30B-A3B": (2048, 48, 32, 768, 6144), "Qwen3-235B-A22B": (4096, 94, 64, 1536, 12288)}
-    return {model: Config(**common, **dict(zip(names, size, strict=True))) for model, size in sizes.items()}
+    return {model: Config(**common | dict(zip(names, size, strict=True))) for model, size in sizes.items()}
 
 
 def cache_numbers(config: Config, length: int) -> int:

@@ -1,6 +1,7 @@
 """An upcycled mixture: its making, how near its dense model, what training gains, when it matters who answers."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -55,7 +56,7 @@ def upcycled_layer(experts: int) -> Figure:
         bend(ax, (1.6, middle), (4.5, y), ec=MIDDLE, lw=1.3)
         draw_arrow(ax, (6.2, middle), (5.72, y))
     draw_arrow(ax, (1.0, 0.73), (1.0, middle - 0.13))
-    frame = {"fc": "none", "ec": "#555555", "lw": 0.9, "ls": (0, (4, 2))}
+    frame: dict[str, Any] = {"fc": "none", "ec": "#555555", "lw": 0.9, "ls": (0, (4, 2))}
     ax.add_patch(Rectangle((4.36, rows[0] - 0.25), 1.48, rows[-1] - rows[0] + 0.5, **frame))
     draw_arrow(ax, (5.1, 0.73), (5.1, rows[0] - 0.25))
     ax.plot((5.7, 6.65), (0.6, 0.6), color="#555555", lw=0.9)  # the router reads what the experts read

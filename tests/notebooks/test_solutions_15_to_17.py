@@ -11,10 +11,11 @@ from test_notebooks import NOTEBOOKS
 
 from qwen3_scratch.checkpoints.weights import tensor_tree
 from qwen3_scratch.devices.slices import Place, shard_weights
+from qwen3_scratch.exercises.comparing import difference
 from qwen3_scratch.fast.dispatch import moe_gathered
 from qwen3_scratch.inside.cutting import part_that_comes, ring_steps
 from qwen3_scratch.learning.training import Batch, Plan, losses, start, train_step
-from qwen3_scratch.model import expert_ffn, moe_route
+from qwen3_scratch.model import attention_mask, expert_ffn, moe_route, rope_table, self_attention
 
 FOLDED = re.compile(r"<summary>One solution</summary>\n\n```python\n(.*?)\n```", re.DOTALL)
 CONFIG = small_config()
@@ -74,6 +75,47 @@ def test_the_step_that_15_asks_for_trains_as_the_packages_does_and_gives_the_gra
             torch.testing.assert_close(found, length)
     for ours, packages in zip(tensor_tree(mine.weights), tensor_tree(theirs.weights), strict=True):
         assert torch.equal(ours, packages)
+
+
+def terms_add_up(my_rows):
+    """Whether attention by the heads of 1, 2 and all devices adds up to the whole, as the chapter checks it."""
+    heads, group = CONFIG.num_attention_heads, CONFIG.num_attention_heads // CONFIG.num_key_value_heads
+    x = torch.randn(1, 5, CONFIG.hidden_size, generator=torch.Generator().manual_seed(0))
+    positions = torch.arange(5)[None]
+    steps = CONFIG, rope_table(CONFIG, positions), attention_mask(positions, positions)
+
+    def term(held):
+        q, kv = my_rows(held, CONFIG.head_dim, group)
+        mine = {"q_proj": LAYER.q_proj[q], "k_proj": LAYER.k_proj[kv], "v_proj": LAYER.v_proj[kv]}
+        return self_attention(x, LAYER._replace(**mine, o_proj=LAYER.o_proj[:, q]), *steps)
+
+    with unchecked():
+        for count in (1, 2, heads):
+            parts = [term(range(at * heads // count, (at + 1) * heads // count)) for at in range(count)]
+            if difference(sum(parts), self_attention(x, LAYER, *steps), 1e-4):
+                return False
+    return True
+
+
+def rows(first, last, size):
+    return slice(first * size, (last + 1) * size)
+
+
+@pytest.mark.parametrize(
+    ("kv_of", "right"),
+    [
+        (lambda held, group: (held[0] // group, held[-1] // group), True),
+        (lambda held, group: (held[0] // group, held[0] // group), False),  # the first head's alone
+        (lambda held, group: (0, len(held) // group - 1 if len(held) > group else 0), False),  # always from the top
+        (lambda held, group: (held[0] % 2, max(held[0] % 2, held[-1] // group)), False),  # dealt out in turns
+    ],
+    ids=["right", "one only", "from the top", "in turns"],
+)
+def test_the_check_of_16_tells_which_key_value_heads_are_read(kv_of, right):
+    assert (
+        terms_add_up(lambda held, size, group: (rows(held[0], held[-1], size), rows(*kv_of(held, group), size)))
+        == right
+    )
 
 
 def ring_ends_whole(part_of):

@@ -241,6 +241,18 @@ def dispatch(ranks):
     return plots.dispatch_cost(owners, [2 * part for part in moved], sending, moved)
 
 
+def timed(counts):
+    """Of one and of many tokens over two links: seconds of work and of sending by number of ranks."""
+    return {
+        f"{tokens:,} tokens\n{link}": (
+            [tokens * 2e-3 / 2**at for at in range(counts)],
+            [cost * at for at in range(counts)],
+        )
+        for tokens in (1, 4096)
+        for link, cost in {"between hosts": 2e-3, "inside one": 2e-4}.items()
+    }
+
+
 DRAWINGS = {  # each from a number of tokens
     "model_map": lambda n: plots.model_map(),
     "model_map, all lit": lambda n: plots.model_map(plots.PARTS),
@@ -541,13 +553,10 @@ DRAWINGS = {  # each from a number of tokens
     "device_shares, shared kv heads": lambda n: plots.device_shares(split_config(mlp_only_layers=()), 8, 1),
     "feed_forward_cut": lambda n: plots.feed_forward_cut(2048, 768 * n, min(n, 5)),
     "ring_sums": lambda n: plots.ring_sums(ring_counts(min(n, 6))),
+    "ring_sums, never whole": lambda n: plots.ring_sums(ring_counts(min(n, 6)).clamp(max=2)),
     "device_memory": lambda n: plots.device_memory(device_bytes(min(n, 8)), (24, 80)),
     "dispatch_cost": lambda n: dispatch(n),
-    "token_times": lambda n: plots.token_times(
-        [2**at for at in range(min(n, 8))],
-        [2e-3 / 2**at for at in range(min(n, 8))],
-        {"between hosts": [2e-3 * at for at in range(min(n, 8))], "inside one": [2e-4 * at for at in range(min(n, 8))]},
-    ),
+    "token_times": lambda n: plots.token_times([2**at for at in range(min(n, 4))], timed(min(n, 4))),
     "dispatch_forms": lambda n: plots.dispatch_forms([at * at % 5 for at in range(min(n, 8))], 5),
     "dispatch_times": lambda n: plots.dispatch_times(
         [1, 16, 512], [2, 8, 32, 128], {name: random_vectors(4, 3).exp() * n for name in FORMS_OF_MOE}

@@ -69,8 +69,9 @@ class Writer:
         return self.pick(logits[:, -1:]), places[-1:] + 1
 
     def pick(self, logits: Float[Tensor, "*batch vocab"]) -> Int[Tensor, "*batch"]:
-        """The likeliest of the tokens that the tokenizer knows."""
-        return logits[..., : self.checkpoint.tokenizer.vocab_size].argmax(-1)
+        """The likeliest of the tokens that the tokenizer knows, if there is one."""
+        tokenizer = self.checkpoint.tokenizer
+        return logits[..., : tokenizer.vocab_size if tokenizer else None].argmax(-1)
 
     def step(self) -> tuple[Tensor, Tensor]:
         """Reads the newest token; what comes next is handed out, and not written down."""

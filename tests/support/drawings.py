@@ -29,7 +29,7 @@ def random_routes(tokens, layers=4, experts=8, top_k=2):
     return {layer: Route(weights[layer], chosen[layer], logits[layer]) for layer in range(layers)}
 
 
-FORMS_OF_MOE = ("loop over choices", "loop over hit experts", "gathered", "grouped")
+STAGES = ("1 loop", "2 gathered", "3 static cache", "5 compiled")
 
 
 def labels(tokens):
@@ -558,9 +558,14 @@ DRAWINGS = {  # each from a number of tokens
     "dispatch_cost": lambda n: dispatch(n),
     "token_times": lambda n: plots.token_times([2**at for at in range(min(n, 4))], timed(min(n, 4))),
     "dispatch_forms": lambda n: plots.dispatch_forms([at * at % 5 for at in range(min(n, 8))], 5),
-    "dispatch_times": lambda n: plots.dispatch_times(
-        [1, 16, 512], [2, 8, 32, 128], {name: random_vectors(4, 3).exp() * n for name in FORMS_OF_MOE}
+    "dispatch_forms, two": lambda n: plots.dispatch_forms([at * at % 5 for at in range(min(n, 8))], 5, grouped=False),
+    "step_bill": lambda n: plots.step_bill(
+        {name: (at, 50 * n - 10 * at, 10 ** min(n, 6) // (1 + at), 4.7) for at, name in enumerate(STAGES)},
+        ["questions", "changing calls", "launches", "MB"],
     ),
+    "step_bill, one": lambda n: plots.step_bill({"a stage": (n,)}, ["launches"]),
+    "cache_slots": lambda n: plots.cache_slots(min(n, 8), min(n, 8) + 4),
+    "one_loop": lambda n: plots.one_loop([(f"step {at}", [f"t{at}", "up"], f"t{at + 1}") for at in range(min(n, 2))]),
     "launch_sketch": lambda n: plots.launch_sketch(
         {
             "short kernels": plots.eager_rows([0.4] * min(n, 9)),
@@ -569,10 +574,9 @@ DRAWINGS = {  # each from a number of tokens
         }
     ),
     "launch_sketch, one": lambda n: plots.launch_sketch({"a case": plots.eager_rows([n])}),
-    "dispatch_times, one": lambda n: plots.dispatch_times([n], [1], {"gathered": random_vectors(1, 1).exp()}),
     "stage_speed": lambda n: plots.stage_speed(
-        {name: 400.0 + 50 * at for at, name in enumerate(FORMS_OF_MOE)} | {"captured": None},
-        dict.fromkeys(FORMS_OF_MOE, 300.0 * n),
+        {name: 400.0 + 50 * at for at, name in enumerate(STAGES)} | {"captured": None},
+        dict.fromkeys(STAGES, 300.0 * n),
         5000.0 * n,
     ),
     "stage_speed, one beyond the bound": lambda n: plots.stage_speed({"a stage": 90.0 * n}, {"a stage": 10.0}, 60.0),

@@ -538,7 +538,10 @@ DRAWINGS = {  # each from a number of tokens
     ),
     "draft_yield": lambda n: plots.draft_yield(
         {name: [1 + at / (n + 1) for at in range(min(n, 9))] for name in ("1/3", "1/2", "4/5")},
-        {name: [1 + at / 2 for at in range(min(n, 9))] for name in ("dense", "Qwen3-30B-A3B")},
+        {
+            name: [1 + at / 2 for at in range(min(n, 9))]
+            for name in ("dense", "Qwen3-30B-A3B", "Qwen3-30B-A3B (shared)")
+        },
     ),
     "divergence_map": lambda n: plots.divergence_map(*divergences(22, n), labels(n), n // 2),
     "divergence_map, one": lambda n: plots.divergence_map(*divergences(1, n), labels(n)),

@@ -146,13 +146,13 @@ def test_what_cannot_be_interrupted_costs_its_own_marks_and_no_others(graded, re
 
 def test_what_destroys_costs_its_own_marks_and_no_others(graded, released):
     notebook = submission(released(PS1), {**solutions(PS1), **VANDALS})
-    gone = check_cells(notebook)["score"]
+    gone = check_cells(notebook)["keys_at_distance"]
     notebook.cells.remove(gone)
     check_cells(notebook)["yarn_frequencies"].source = "pass"
     right, marks = graded(PS1, notebook)
     assert right == [exercise for exercise in solutions(PS1) if exercise not in VANDALS], marks
     said = "\n".join(marks.notes)
-    assert "missing, put back: ps1_score_check" in said
+    assert "missing, put back: ps1_keys_at_distance_check" in said
     assert "changed, put back: ps1_yarn_frequencies_check" in said
     assert "ps1_rope_table_check: ended or blocked Python" in said
     assert "look at its use of" in said and "shutil" in said
@@ -163,7 +163,7 @@ def test_an_answer_that_replaces_the_check_gets_no_marks_for_what_is_wrong(grade
         "import qwen3_scratch.exercises as e\ncheck = e.check = lambda *a, **k: None\ndef rope(x, cos, sin): return x"
     )
     notebook = submission(released(PS1), {"rope": patched})
-    for name in ("rope", "score"):
+    for name in ("rope", "keys_at_distance"):
         check_cells(notebook)[name].source = "check = print"
     right, _ = graded(PS1, notebook)
     assert right == []

@@ -12,15 +12,16 @@ from qwen3_scratch import model
 from qwen3_scratch.exercises import exercises
 from qwen3_scratch.exercises.material import randn, text_ids, tiny
 from qwen3_scratch.exercises.ps1.clocks import position_of, turned_to
-from qwen3_scratch.exercises.ps1.positions import inverse_frequencies
+from qwen3_scratch.exercises.ps1.positions import inverse_frequencies, keys_at_distance
 from qwen3_scratch.exercises.ps2.attention_scores import causal
-from qwen3_scratch.exercises.ps2.looking_again import attend_more, attending, influence, leaking, window_of
+from qwen3_scratch.exercises.ps2.keys_in_parts import attend_more
+from qwen3_scratch.exercises.ps2.looking_again import ONE_DRAW, attending, influence, leaking, window_of
 from qwen3_scratch.exercises.ps4.cached_steps import cached_step, nothing_held
 from qwen3_scratch.exercises.ps4.forgetting import FULL, SLIDING, forgetting_step
 from qwen3_scratch.exercises.ps4.prompts_alike import reuse
 from qwen3_scratch.exercises.ps7.batch_parts import gradients_in_parts, mean_surprise
 
-ALL = exercises()
+ALL, PS1 = exercises(), "ps1_norm_and_rope"
 
 
 @pytest.fixture(autouse=True)
@@ -53,11 +54,47 @@ def test_no_other_position_fits_nearly_as_well_in_any_case_of_the_clock():
         assert ((best - second) > 1e-4 * best).all(), given.note  # an angle in fp32 is right to 3e-5
 
 
+def test_a_head_likes_its_key_best_so_many_tokens_back_and_a_key_of_this_length_nowhere_more():
+    for given in cases("keys_at_distance"):
+        q, distances, speeds = given.args
+        k = keys_at_distance(q, distances, speeds)
+        torch.testing.assert_close(k.norm(dim=-1), q.norm(dim=-1))
+        far = int(distances.max()) + 2
+        scores = (turned_to(q, torch.full_like(distances, far), speeds) * turned_to(k, far - distances, speeds)).sum(-1)
+        torch.testing.assert_close(scores, q.pow(2).sum(-1), rtol=1e-3, atol=1e-3)  # the largest by Cauchy-Schwarz
+
+
+def figure_under_see_it(name, function):
+    """The figure that a function of a set's end draws, with the references as a student's own."""
+    cells = [cell.source for cell in source(name).cells if cell.cell_type == "code"]
+    at = next(n for n, cell in enumerate(cells) if f"def {function}()" in cell)
+    space = {exercise: ALL[exercise].reference for exercise in ALL}
+    exec(cells[0], space)
+    for cell in cells[:at]:  # what it imports
+        if "import see" in cell:
+            exec(cell.partition("\n\n\n")[0], space)
+    exec(cells[at].rpartition("\n\n\nsee(")[0], space)
+    return space[function]()
+
+
+def test_built_heads_look_sharply_where_fast_pairs_do_it_as_the_answer_under_see_it_says():
+    found = [int(ax.get_title("left").split(": ")[1][:-1]) for ax in figure_under_see_it(PS1, "looking_back").axes]
+    assert found[0] < 85 and max(found[1:3]) < 40 and min(found[3:5]) > 90 and found[5] > 70, found
+
+
+def test_yarn_matches_better_in_31_of_32_means_as_the_answer_under_see_it_says():
+    left, right = figure_under_see_it(PS1, "stretched").axes
+    rope, yarn = (torch.tensor(line.get_ydata()) for line in right.lines)
+    assert int((yarn > rope).sum()) == 31 and len(rope) == 32
+    kept = torch.tensor(left.lines[1].get_ydata())
+    assert (kept[:5] == 1).all() and (kept[5:11].diff() < 0).all() and torch.allclose(kept[11:], torch.tensor(1 / 8))
+    assert kept[5] == pytest.approx(6 / 7 + 1 / 56)  # as the task says
+    last = float(inverse_frequencies(32, 1e4)[-1]) * 8 * 2048 / torch.pi * 180
+    assert (round(last), round(last / 8)) == (167, 21)
+
+
 def test_the_clock_under_see_it_has_one_peak_above_all_others_as_its_answer_says():
-    (cell,) = [cell.source for cell in source("ps1_norm_and_rope").cells if "def clock()" in cell.source]
-    names = ("inverse_frequencies", "rope_table", "rope", "score", "position_of")
-    exec(cell.partition("\n\n\nsee(")[0], space := {"torch": torch, **{name: ALL[name].reference for name in names}})
-    fast, slow, together = (torch.tensor(ax.lines[1].get_ydata()) for ax in space["clock"]().axes)
+    fast, slow, together = (torch.tensor(ax.lines[1].get_ydata()) for ax in figure_under_see_it(PS1, "clock").axes)
     tops = [int(((line[1:-1] > line[:-2]) & (line[1:-1] > line[2:])).sum()) for line in (fast, slow)]
     assert tops == [47, 1]  # 300 positions of 6.28 to a turn
     assert int(together.argmax()) == 137 and together.topk(2).values[1] < 0.95
@@ -71,11 +108,31 @@ def test_who_hears_whom_in_attention_is_its_mask(seen):
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")  # of PyTorch's: it has no batched form of this step
-def test_two_ways_of_measuring_see_the_same_in_every_case():
+def test_two_ways_of_measuring_see_the_same_in_every_case_but_behind_a_threshold():
+    """There nothing has a slope where all is cut off; all that is summed up is heard all the same."""
     for given in cases("influence"):
         step, x = given.args
         slopes = torch.func.jacrev(step)(x)
-        assert torch.equal((slopes != 0).any(-1).any(1), influence(step, x)), given.note
+        found = torch.ones(len(x), len(x), dtype=torch.bool).tril() if given.note == ONE_DRAW else None
+        expected = (slopes != 0).any(-1).any(1) if found is None else found
+        assert torch.equal(expected, influence(step, x)), given.note
+
+
+def test_heads_of_the_embedded_checkpoint_look_where_the_answer_under_see_it_says():
+    figure = figure_under_see_it("ps2_attention", "heads")
+    panels = {ax.get_title("left").split(":")[0]: ax for ax in figure.axes}
+    for head, place in ((6, "itself"), (2, "the token before"), (5, "the first token")):
+        assert panels[f"head {head}"].get_title("left").endswith(place)
+    looks = {head: torch.as_tensor(panels[f"head {head}"].images[0].get_array()[-2]) for head in (6, 2, 5)}  # of ball
+    at = {head: int(row.argmax()) for head, row in looks.items()}
+    assert at == {6: 8, 2: 16, 5: 7} and round(100 * float(looks[6][8])) == 92  # She, Where, a full stop
+
+
+def test_layers_with_a_window_of_3_hear_2_4_and_6_places_back_as_the_answer_under_see_it_says():
+    tables = [torch.as_tensor(ax.images[0].get_array()) for ax in figure_under_see_it("ps2_attention", "reach").axes]
+    for count, table in enumerate(tables, 1):
+        ones = torch.ones(10, 10)
+        assert torch.equal(table, ones.tril() * ones.triu(-2 * count))
 
 
 def test_keys_that_come_in_parts_give_what_all_keys_give_at_once():

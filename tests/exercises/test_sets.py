@@ -80,11 +80,12 @@ def test_what_moe_forbids_costs_a_quarter_of_its_points(capsys):
 
 
 def test_something_is_seen_where_what_it_needs_is_right_and_else_what_is_open_is_said(capsys):
-    written = {"rms_norm": rms_norm, "rope": stub, "score": 3, "merge_heads": lambda x: x}
+    written = {"rms_norm": rms_norm, "rope": stub, "keys_at_distance": 3, "merge_heads": lambda x: x}
     assert see(lambda: 7, written, "rms_norm") == 7 and capsys.readouterr().out == ""
-    assert see(lambda: 7, written, "rms_norm", "rope", "score", "merge_heads", "to_halves") is None
+    assert see(lambda: 7, written, "rms_norm", "rope", "keys_at_distance", "merge_heads", "to_halves") is None
     said = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
-    assert said["rope"].startswith("open: not written yet") and said["score"].startswith("open: it is no function")
+    assert said["rope"].startswith("open: not written yet")
+    assert said["keys_at_distance"].startswith("open: it is no function")
     assert said["merge_heads"].startswith("open from its first stage on (random shapes)")
     assert said["to_halves"].startswith("open: its cell was not run") and "rms_norm" not in said
     assert see(lambda: 1 / 0, written, "rms_norm") is None
@@ -92,14 +93,15 @@ def test_something_is_seen_where_what_it_needs_is_right_and_else_what_is_open_is
 
 
 def test_the_last_cell_says_of_each_exercise_what_is_open(capsys):
-    def score(q, k, m, n, frequencies):
-        return (q * k).sum(-1)
+    def itself(q, distances, frequencies):
+        return q
 
-    what_is_open("ps1_norm_and_rope", {"rms_norm": eps_of_its_own, "rope": stub, "score": score, "to_halves": 3})
+    written = {"rms_norm": eps_of_its_own, "rope": stub, "keys_at_distance": itself, "to_halves": 3}
+    what_is_open("ps1_norm_and_rope", written)
     said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert said["rms_norm"] == "open: odd configurations"
     assert said["rope"] == "open: not written yet"
-    assert said["score"] == "open from its first stage on (random shapes)"
+    assert said["keys_at_distance"] == "open from its first stage on (random heads)"
     assert said["to_halves"] == "open: it is no function"
     assert said["rope_table"] == "open: its cell was not run, or does not run"
 

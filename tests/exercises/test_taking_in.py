@@ -93,7 +93,7 @@ def test_half_a_notebook_is_graded_as_far_as_it_goes(solved, taken):
         notes[0].startswith("half a notebook (its JSON breaks off at character ")
         and "whole cells were read" in notes[0]
     )
-    assert "no cell found that answers: position_of, score, to_halves, yarn_frequencies" in notes
+    assert "no cell found that answers: keys_at_distance, position_of, to_halves, yarn_frequencies" in notes
 
 
 def test_marks_of_two_versions_that_met_spoil_one_cell_at_most(solved, taken):
@@ -128,7 +128,7 @@ def test_what_is_wrong_elsewhere_in_a_notebook_does_no_harm(solved, taken):
 def test_an_answer_in_another_place_or_kind_of_cell_is_found_by_the_function_that_it_defines(solved, taken):
     cells = {cell["id"]: cell for cell in solved["cells"]}
     cells["ps1-rope-answer"]["cell_type"] = "markdown"
-    moved = cells["ps1-score-answer"]
+    moved = cells["ps1-keys-at-distance-answer"]
     solved["cells"].remove(moved)
     solved["cells"].append({"cell_type": "code", "source": moved["source"], "metadata": {}})
     found, notes = taken(solved)
@@ -198,7 +198,7 @@ def test_a_right_hand_in_has_full_points_whatever_kernel_it_names_and_jupyters_p
 HOSTILE = {
     "inverse_frequencies": "def inverse_frequencies(*args):\n    while True:\n        print('more and more of it')",
     "rope_table": "import builtins\nbuiltins.len = builtins.sum = None\ndef rope_table(*args):\n    return 3",
-    "score": "get_ipython().ast_node_interactivity = 'none'\ndef score(*args):\n    return 3",
+    "keys_at_distance": "get_ipython().ast_node_interactivity = 'none'\ndef keys_at_distance(*args):\n    return 3",
     "to_halves": "import sys\nsys.stdout = None\ndef to_halves(*args):\n    raise KeyboardInterrupt",
 }
 

@@ -12,7 +12,7 @@ from ..checking import Case, Exercise, Mistake, Stage, case, trained
 from ..material import randint, randn, recorded, tiny
 from .clocks import POSITION_OF
 from .merges import LEARN_MERGES
-from .positions import INVERSE_FREQUENCIES, ROPE_TABLE, SCORE, SET, TO_HALVES, YARN_FREQUENCIES
+from .positions import INVERSE_FREQUENCIES, KEYS_AT_DISTANCE, ROPE_TABLE, SET, TO_HALVES, YARN_FREQUENCIES
 
 EPS = 1e-6
 
@@ -284,6 +284,6 @@ COSINES = Exercise(
 )  # fmt: skip
 
 EXERCISES = (
-    LEARN_MERGES, COSINES, RMS_NORM, INVERSE_FREQUENCIES, ROPE_TABLE, ROPE, SCORE, POSITION_OF, TO_HALVES,
+    LEARN_MERGES, COSINES, RMS_NORM, INVERSE_FREQUENCIES, ROPE_TABLE, ROPE, KEYS_AT_DISTANCE, POSITION_OF, TO_HALVES,
     YARN_FREQUENCIES,
 )  # fmt: skip

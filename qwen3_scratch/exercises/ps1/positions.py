@@ -1,4 +1,4 @@
-"""ps1, continued: the speeds of the pairs, the table, why only distances count, and what longer texts need."""
+"""ps1, continued: the speeds of the pairs, the table, heads that look back, and what longer texts need."""
 
 import math
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from torch import Tensor
 from ... import model
 from ...model import rope_frequencies, yarn_ramp
 from ..checking import Case, Exercise, Mistake, Stage, case
-from ..material import randint, randn, text_ids, tiny
+from ..material import randint, randn, recorded, text_ids, tiny
 
 SET = "ps1_norm_and_rope"
 
@@ -147,77 +147,79 @@ ROPE_TABLE = Exercise(
     own=(model.rope_table,),
 )  # fmt: skip
 
-# ---- score -----------------------------------------------------------------------------------
+# ---- keys_at_distance ------------------------------------------------------------------------
 
 
-def score(
-    q: Float[Tensor, "count head_dim"],
-    k: Float[Tensor, "count head_dim"],
-    m: int,
-    n: int,
-    frequencies: Float[Tensor, "pairs"],
-) -> Float[Tensor, "count"]:
-    """The products of queries turned to position m with their keys turned to position n, from their distance."""
-    (a, b), (c, e) = q.chunk(2, dim=-1), k.chunk(2, dim=-1)
-    angle = (m - n) * frequencies
-    return ((a * c + b * e) * angle.cos() + (a * e - b * c) * angle.sin()).sum(-1)
+def keys_at_distance(
+    q: Float[Tensor, "heads head_dim"], distances: Int[Tensor, "heads"], frequencies: Float[Tensor, "pairs"]
+) -> Float[Tensor, "heads head_dim"]:
+    """Each query turned by its distance: a key so long that points there is liked best so many tokens back."""
+    return turned(q, distances[:, None] * frequencies)
 
 
-def scores_near(seed: int) -> Iterator[Case]:
+def turned(x: Float[Tensor, "heads head_dim"], angles: Float[Tensor, "heads pairs"]) -> Float[Tensor, "heads head_dim"]:
+    (a, b), cos, sin = x.float().chunk(2, dim=-1), angles.cos(), angles.sin()
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+
+
+def looks_near(seed: int) -> Iterator[Case]:
     g = torch.Generator().manual_seed(seed)
     for _ in range(8):
-        count, pairs = randint(g, 5, 9), randint(g, 2, 9)
-        q, k = randn(g, count, 2 * pairs), randn(g, count, 2 * pairs)
-        yield case(q, k, randint(g, 10, 99), randint(g, 0, 99), inverse_frequencies(2 * pairs, 100.0))
+        heads, pairs = randint(g, 3, 9), randint(g, 2, 9)
+        q, distances = randn(g, heads, 2 * pairs), randint(g, 1, 40, heads)
+        yield case(q, distances, inverse_frequencies(2 * pairs, float(randint(g, 10, 1000))))
 
 
-def scores_far(seed: int) -> Iterator[Case]:
+def looks_odd(seed: int) -> Iterator[Case]:
     g = torch.Generator().manual_seed(seed)
-    for far in (10**6, 10**7):
-        q, k, frequencies = randn(g, 9, 8), randn(g, 9, 8), inverse_frequencies(8, 50.0)
-        yield case(q, k, far + randint(g, 5, 50), far, frequencies, note="far into a text")
-    yield case(q, k, 7, 7, frequencies, note="no distance")
-    yield case(q, k, 7, 70, frequencies, note="a key that comes later")
+    q, distances, speeds = randn(g, 5, 8), randint(g, 1, 30, 5), inverse_frequencies(8, 50.0 + seed)
+    yield case(q, torch.zeros_like(distances), speeds, note="every head looks at the token itself")
+    yield case(q[:1], distances[:1], speeds, note="one head")
+    yield case(q[:, :2], distances, torch.tensor([torch.pi / 2]), note="one pair, quarter turns")
+    yield case(q, distances, speeds.flip(0), note="speeds in another order")
+    yield case(q.masked_fill(torch.arange(8) % 4 == 1, 0.0), distances, speeds, note="one pair holds zeros")
+    yield case(randn(g, 4, 8), torch.arange(4), speeds, note="as many heads as pairs")
+    yield case(q, 500 * distances, speeds, note="far back")
 
 
-def scores_large(seed: int) -> Iterator[Case]:
+def looks_real(seed: int) -> Iterator[Case]:
+    """The embedded checkpoint's own queries, before rope."""
     g = torch.Generator().manual_seed(seed)
-    yield case(randn(g, 4096, 32), randn(g, 4096, 32), 9, 2, inverse_frequencies(32, 100.0))
+    speeds = inverse_frequencies(tiny().config.head_dim, tiny().config.rope_parameters["rope_theta"])
+    for call in recorded("rope", seed)[:4]:
+        q = call.inputs["x"][0, :, randint(g, 5, 40)].clone()
+        yield case(q, randint(g, 1, 9, len(q)), speeds)
 
 
-def turned(x: Tensor, position: int, frequencies: Tensor) -> Tensor:
-    cos, sin = rope_table(torch.tensor([[position]]), frequencies)
-    return model.rope(x[None, :, None], cos, sin)[0, :, 0]
+def of_neighbours(q: Tensor, distances: Tensor, frequencies: Tensor) -> Tensor:
+    halves = torch.cat((q[:, ::2], q[:, 1::2]), -1)
+    return turned(halves, distances[:, None] * frequencies).unflatten(-1, (2, -1)).transpose(1, 2).flatten(1)
 
 
-def neighbour_score(q: Tensor, k: Tensor, m: int, n: int, frequencies: Tensor) -> Tensor:
-    q, k = (torch.cat((x[:, ::2], x[:, 1::2]), -1) for x in (q, k))
-    return score(q, k, m, n, frequencies)
-
-
-SCORE = Exercise(
-    "score",
+KEYS_AT_DISTANCE = Exercise(
+    "keys_at_distance",
     SET,
-    score,
+    keys_at_distance,
     stages=(
-        Stage("random shapes", scores_near, tolerance=1e-4),
-        Stage("odd configurations", scores_far, tolerance=1e-4),
-        Stage("at size", scores_large, tolerance=1e-4, limit=30, advice="all rows of q and k go through one product"),
+        Stage("random heads", looks_near, tolerance=1e-4),
+        Stage("odd configurations", looks_odd, tolerance=1e-3),  # an angle of 15000 is good to 0.001
+        Stage("the real checkpoint's queries", looks_real, tolerance=1e-4),
+    ),
+    mistakes=(
+        Mistake("Your heads look ahead, to what comes later: a query further back in the text is turned less.",
+                lambda q, distances, frequencies: keys_at_distance(q, -distances, frequencies)),
+        Mistake("Your heads look at the token itself: the distance is missing.",
+                lambda q, distances, frequencies: q),
+        Mistake("All heads look as far back as the first; each has a distance of its own.",
+                lambda q, distances, frequencies: keys_at_distance(q, distances[:1].expand_as(distances), frequencies)),
+        Mistake("Each head looks as far back as its number says; the distances are given.",
+                lambda q, distances, frequencies: keys_at_distance(q, torch.arange(len(q)), frequencies)),
+        Mistake("Your keys point where they should, but are not as long as their queries.",
+                lambda q, distances, frequencies: torch.nn.functional.normalize(
+                    keys_at_distance(q, distances, frequencies), dim=-1)),
+        Mistake("Pairs are halves here: (x[i], x[i + head_dim/2]), not neighbours.", of_neighbours),
     ),
     loose=True,
-    mistakes=(
-        Mistake("You turn q and k to where they stand; a million in fp32 times a speed has lost the digits that count. "
-                "Use the distance alone.",
-                lambda q, k, m, n, f: (turned(q, m, f) * turned(k, n, f)).sum(-1)),
-        Mistake("The angle is wrong by its sign: the distance is m - n with these products.",
-                lambda q, k, m, n, f: score(q, k, n, m, f)),
-        Mistake("The angles are subtracted, not added: m - n.", lambda q, k, m, n, f: score(q, k, m, -n, f)),
-        Mistake("Only the query is turned.", lambda q, k, m, n, f: score(q, k, m, 0, f)),
-        Mistake("Neither is turned: the positions are missing.", lambda q, k, m, n, f: (q * k).sum(-1)),
-        Mistake("Pairs are halves here: (x[i], x[i + head_dim/2]), not neighbours.", neighbour_score),
-        Mistake("Do not divide by the root of head_dim here; attention does that.",
-                lambda q, k, m, n, f: score(q, k, m, n, f) / math.sqrt(q.shape[-1])),
-    ),
 )  # fmt: skip
 
 # ---- to_halves -------------------------------------------------------------------------------

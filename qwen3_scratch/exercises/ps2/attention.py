@@ -13,7 +13,8 @@ from ..checking import Case, Exercise, Mistake, Stage, case, trained
 from ..material import randint, randn, recorded
 from .attention_masks import CAUSAL_MASK, SET, SLIDING_MASK
 from .attention_scores import ATTENTION_WEIGHTS, QK_NORM, causal, given, one_key_each, other_masks
-from .looking_again import ATTEND_MORE, INFLUENCE
+from .keys_in_parts import ATTEND_MORE
+from .looking_again import INFLUENCE
 from .whole_step import MERGE_HEADS, SELF_ATTENTION
 
 # ---- gqa_attention ---------------------------------------------------------------------------
@@ -156,7 +157,7 @@ GQA_ATTENTION = Exercise(
         Mistake("You average the keys; keys are for finding, values are what is gathered.", keys_gathered),
         Mistake("`mask` may be None: then every key is seen.", needs_a_mask),
     ),
-    own=(model.gqa_attention, model.attention_weights, F.scaled_dot_product_attention),
+    own=(model.gqa_attention, F.scaled_dot_product_attention),
     loose=True,
 )  # fmt: skip
 

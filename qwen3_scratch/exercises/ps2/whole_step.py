@@ -1,4 +1,4 @@
-"""ps2, last part: the heads side by side, and the whole step. `attention` lists the whole set."""
+"""ps2, continued: the heads side by side, and the whole step. `attention` lists the whole set."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -166,37 +166,32 @@ def rope__head_by_head(x, cos, sin):
     return out
 
 
-# ---- score -----------------------------------------------------------------------------------
+# ---- keys_at_distance ------------------------------------------------------------------------
 
 
-def score__sum_of_positions(q, k, m, n, frequencies):
-    (a, b), (c, e) = q.chunk(2, dim=-1), k.chunk(2, dim=-1)
-    angle = (m + n) * frequencies
-    return ((a * c + b * e) * angle.cos() + (a * e - b * c) * angle.sin()).sum(-1)
+def keys_at_distance__ahead(q, distances, frequencies):
+    (a, b), angle = q.chunk(2, dim=-1), distances[:, None] * frequencies
+    return torch.cat((a * angle.cos() + b * angle.sin(), b * angle.cos() - a * angle.sin()), dim=-1)
 
 
-def score__wrong_sign(q, k, m, n, frequencies):
-    (a, b), (c, e) = q.chunk(2, dim=-1), k.chunk(2, dim=-1)
-    angle = (n - m) * frequencies
-    return ((a * c + b * e) * angle.cos() + (a * e - b * c) * angle.sin()).sum(-1)
+def keys_at_distance__the_query_itself(q, distances, frequencies):
+    return q.clone()
 
 
-def score__both_turned_in_fp32(q, k, m, n, frequencies):
-    turned = []
-    for x, place in ((q, m), (k, n)):
-        (a, b), angle = x.chunk(2, dim=-1), place * frequencies
-        turned.append(torch.cat((a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()), dim=-1))
-    return (turned[0] * turned[1]).sum(-1)
+def keys_at_distance__one_distance(q, distances, frequencies):
+    (a, b), angle = q.chunk(2, dim=-1), distances[0] * frequencies
+    return torch.cat((a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()), dim=-1)
 
 
-def score__positions_forgotten(q, k, m, n, frequencies):
-    return (q * k).sum(-1)
+def keys_at_distance__of_length_one(q, distances, frequencies):
+    (a, b), angle = q.chunk(2, dim=-1), distances[:, None] * frequencies
+    turned = torch.cat((a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()), dim=-1)
+    return turned / turned.norm(dim=-1, keepdim=True)
 
 
-def score__divided(q, k, m, n, frequencies):
-    (a, b), (c, e) = q.chunk(2, dim=-1), k.chunk(2, dim=-1)
-    angle = (m - n) * frequencies
-    return ((a * c + b * e) * angle.cos() + (a * e - b * c) * angle.sin()).sum(-1) / math.sqrt(q.shape[-1])
+def keys_at_distance__neighbours(q, distances, frequencies):
+    a, b, angle = q[:, ::2], q[:, 1::2], distances[:, None] * frequencies
+    return torch.stack((a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()), dim=-1).flatten(1)
 
 
 # ---- to_halves -------------------------------------------------------------------------------
@@ -472,11 +467,11 @@ FRAGMENTS = {
     rope__fp32_comes_out: "bring cos and sin to the type of x",
     rope__modules_own: "this calls `rope`, which is the answer itself",
     rope__head_by_head: "times slower than it could be",
-    score__sum_of_positions: "subtracted, not added",
-    score__wrong_sign: "wrong by its sign",
-    score__both_turned_in_fp32: "Use the distance alone",
-    score__positions_forgotten: "Neither is turned",
-    score__divided: "attention does that",
+    keys_at_distance__ahead: "Your heads look ahead",
+    keys_at_distance__the_query_itself: "the distance is missing",
+    keys_at_distance__one_distance: "each has a distance of its own",
+    keys_at_distance__of_length_one: "not as long as their queries",
+    keys_at_distance__neighbours: "Pairs are halves here",
     to_halves__the_way_back: "from halves to neighbours",
     to_halves__as_one_head: "each head keeps its own",
     to_halves__columns: "you reorder its columns",

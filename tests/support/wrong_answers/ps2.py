@@ -359,6 +359,15 @@ def influence__small_changes_overlooked(step, x):
     return found
 
 
+def influence__drawn_once(step, x):
+    found = torch.zeros(len(x), len(x), dtype=torch.bool)
+    for place in range(len(x)):
+        changed = x.clone()
+        changed[place] = torch.randn_like(x[place])
+        found[:, place] = (step(changed) != step(x)).any(-1)
+    return found
+
+
 def influence__all_later_ones_changed(step, x):
     found = torch.zeros(len(x), len(x), dtype=torch.bool)
     for place in range(len(x)):
@@ -479,6 +488,7 @@ FRAGMENTS = {
     influence__first_number_changed: "The step may not read the number that you change",
     influence__by_nan: "NaN spreads through a weight of 0",
     influence__small_changes_overlooked: "You overlook what is small",
+    influence__drawn_once: "one draw may miss what another shows",
     influence__all_later_ones_changed: "You change all later places with it",
     attend_more__halves: "The two results do not count alike",
     attend_more__logarithms_as_shares: "take their exponentials for the shares",

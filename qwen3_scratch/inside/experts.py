@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -234,10 +235,11 @@ class Fit(NamedTuple):
 
 
 def fit(
-    read: Sequence[Sequence[str]], said: Sequence[Sequence[str]], follows: set[tuple[str, str]], draws: int = 2000
+    read: Sequence[Sequence[str]], said: Sequence[Sequence[str]], texts: Sequence[Sequence[str]], draws: int = 2000
 ) -> Fit:
     """Whether what each expert says goes with what it reads: each line of `said` beside its own of `read`, and beside
     all others. An expert with no word counts as one that fits nowhere."""
+    follows = {pair for text in texts for pair in pairwise(text)}
 
     def share(one: Sequence[str], two: Sequence[str]) -> float:
         return sum((a, b) in follows for a in one for b in two) / max(1, len(one) * len(two))

@@ -208,11 +208,11 @@ def test_the_words_raised_elsewhere_are_found_where_the_expert_was_not_chosen():
 
 def test_lines_that_fit_are_told_apart_from_shuffled_ones():
     read, said = [[str(n)] for n in range(6)], [[f"{n}!", "?"] for n in range(6)]
-    follows = {(str(n), f"{n}!") for n in range(6)}
+    follows = [["x", str(n), f"{n}!"] for n in range(6)]
     assert fit(read, said, follows)[:2] == (0.5, 0.0) and fit(read, said, follows).chance < 0.01
-    everything = {(str(n), f"{m}!") for n in range(6) for m in range(6)}
+    everything = [[str(n), f"{m}!"] for n in range(6) for m in range(6)]
     assert fit(read, said, everything) == (0.5, 0.5, 1.0)
-    assert fit([[], ["a"]], [["b"], []], {("a", "b")}) == (0.0, 0.5, pytest.approx(1.0))
+    assert fit([[], ["a"]], [["b"], []], [["a", "b"]]) == (0.0, 0.5, pytest.approx(1.0))
 
 
 def test_a_rise_at_some_tokens_is_that_of_the_layer_that_routes_otherwise_there_alone(tiny, chats):

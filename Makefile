@@ -79,7 +79,7 @@ ifeq ($(NOTEBOOKS),)
 	@echo "There is no notebook in notebooks/ yet." >&2
 else
 	$(AS_COMMITTED) $(ALONE) $(BIN)/python -m pytest -q $(SPREAD) --color=no -p no:cacheprovider --nbval --nbval-current-env \
-	  --nbval-cell-timeout 120 --nbval-sanitize-with tests/notebooks/sanitize.cfg $(NOTEBOOKS)
+	  --nbval-cell-timeout 600 --nbval-sanitize-with tests/notebooks/sanitize.cfg $(NOTEBOOKS)
 endif
 
 fuzz: $(VENV)/.fuzz-ready ## read files that nobody would write, SECONDS_EACH=60 for each of TARGETS="config index header tokenizer template"

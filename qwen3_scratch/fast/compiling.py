@@ -88,7 +88,7 @@ class Part:
     """
 
     def __init__(self, function: Step):
-        options = {"guard_filter_fn": lambda guards: [False] * len(guards)}
+        options: dict[str, Any] = {"guard_filter_fn": lambda guards: [False] * len(guards)}
         self.function = torch.compile(function, backend=inductor, dynamic=False, fullgraph=True, options=options)
         self.compiled: Step | None = None
 

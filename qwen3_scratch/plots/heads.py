@@ -134,7 +134,8 @@ def followed_note(
     said = [f"{spoken(float(looks[name][start + top]))} on “{labels[top]}”" for name, top in tops.items()]
     title = f"The look goes {'' if found else 'not always '}where “{read}” is noted: {', then '.join(said)}"
     upright = max(map(len, labels)) * SMALL * 0.62 / 72 > 8.4 / len(labels)  # as `label_axis` turns what is below
-    low, high = (-1.1, 2.1) if upright else (-0.4, 1.6)
+    longer = max(0, max(len(note) for beside in notes.values() for note in beside) - 6)  # letters, where they stand
+    low, high = (-1.1 - 0.15 * longer, 2.1 + 0.12 * longer) if upright else (-0.4, 1.6)
     figure = new_figure(title, 9.0, high * len(looks) + 0.5)
     panels = figure.subplots(len(looks), 1, squeeze=False)[:, 0]
     for ax, (name, look) in zip(panels, looks.items(), strict=True):

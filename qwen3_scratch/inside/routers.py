@@ -10,14 +10,14 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int, Integer
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ..checkpoints.checkpoint import Checkpoint
 from ..model import forward
 from ..tiny import corpus
-from ..tiny.evaluate import chat_ids, mutual_information
+from ..tiny.evaluate import chat_ids
 from ..tracing import trace
 
 FEWEST = 4  # times that a word must be read to be typical of any expert
@@ -111,34 +111,55 @@ def mean_by_question(
     return mean, 1.96 * apart.sqrt() / counts.sum()
 
 
-class Controls(NamedTuple):
-    """What routes would tell about the domain by chance, without learning, and from the words alone, in bits."""
+class Bits(NamedTuple):
+    """What routes tell about the domain, and what they would tell by chance and without learning, in bits."""
 
+    measured: Float[Tensor, "layers"]
     shuffled: Float[Tensor, "draws layers"]
     random: Float[Tensor, "draws layers"]
-    words: Float[Tensor, "layers"]
+    tokens: int  # counted: those whose key is met in two domains or more
 
 
-def domain_controls(
-    reading: Reading, routers: Sequence[Float[Tensor, "experts hidden"]], draws: tuple[int, int] = (400, 60)
-) -> Controls:
-    """Three controls of `mutual_information` between domain and expert, each domain weighing the same.
+def bits_given(counts: Float[Tensor, "layers keys domains experts"]) -> Float[Tensor, "layers"]:
+    """Bits that a token's expert tells about its domain to one who knows its key, each domain weighing the same.
 
-    Whole questions change domains, since the tokens of one are not independent; random routers see the same vectors;
-    and the trained routers see each word's mean vector (`by_word_alone`).
+    The conditional mutual information I(expert; domain | key); one key for all: `tiny.evaluate.mutual_information`.
+    """
+    each = counts / counts.sum((1, 3), keepdim=True).clamp(min=1)
+    joint = each / each.sum((1, 2, 3), keepdim=True).clamp(min=1)
+    known, apart = joint.sum((2, 3), keepdim=True), joint.sum(2, keepdim=True) * joint.sum(3, keepdim=True)
+    return torch.where(joint > 0, joint * (joint * known / apart).log2(), 0.0).sum((1, 2, 3))
+
+
+def domain_bits(
+    reading: Reading,
+    routers: Sequence[Float[Tensor, "experts hidden"]],
+    key: Int[Tensor, "tokens"],
+    draws: tuple[int, int] = (200, 60),
+) -> Bits:
+    """`bits_given` a token's key, its word for instance, with two controls.
+
+    Domains are shuffled among the questions that hold the same key, since the tokens of one are not independent; and
+    random routers see the same vectors. A key that stands in one domain alone gives that away: its tokens are left out.
     """
     experts, domains = len(routers[0]), int(reading.domain.max()) + 1
+    kept = (torch.stack((key, reading.domain), 1).unique(dim=0)[:, 0].bincount() > 1)[key]
+    pairs, pair = torch.stack((numbered(key[kept]), reading.question[kept]), 1).unique(dim=0, return_inverse=True)
+    keys = pairs[:, 0]  # in order
+    home = torch.empty_like(keys).index_copy(0, pair, reading.domain[kept])
+
+    def told(sent: Float[Tensor, "layers pairs experts"], home: Int[Tensor, "pairs"]) -> Float[Tensor, "layers"]:
+        counts = torch.zeros(len(sent), (int(keys.max()) + 1) * domains, experts)
+        return bits_given(counts.index_add(1, keys * domains + home, sent).unflatten(1, (-1, domains)))
+
     generator = torch.Generator().manual_seed(0)
-    by_question = tally(reading.first, reading.question, experts)  # [layers, questions, experts]
-    home = reading.domain.new_empty(by_question.shape[1]).index_copy(0, reading.question, reading.domain)
-    orders = torch.rand(draws[0], len(home), generator=generator).argsort(-1)  # each row another order
-    tables = torch.einsum("sqd,lqe->slde", F.one_hot(home[orders], domains).float(), by_question)
-    shuffled = mutual_information(tables.flatten(0, 1)).view(draws[0], -1)
+    sent = tally(reading.first[:, kept], pair, experts)
+    orders = ((keys + torch.rand(len(keys), generator=generator).double()).argsort() for _ in range(draws[0]))
+    shuffled = torch.stack([told(sent, home[order]) for order in orders])
     drawn = (torch.randn(routers[0].shape, generator=generator) for _ in range(draws[1]))
-    strongest = (F.linear(reading.seen, router).argmax(-1) for router in drawn)
-    random = torch.stack([mutual_information(tally(first, reading.domain, experts)) for first in strongest])
-    words = mutual_information(tally(by_word_alone(reading, routers), reading.domain, experts))
-    return Controls(shuffled, random, words)
+    strongest = (F.linear(reading.seen[:, kept], router).argmax(-1) for router in drawn)
+    random = torch.stack([told(tally(first, pair, experts), home) for first in strongest])
+    return Bits(told(sent, home), shuffled, random, int(kept.sum()))
 
 
 # ---- words -----------------------------------------------------------------------------------------
@@ -180,23 +201,6 @@ def by_context(
     order = counts.sum(-1).argsort(descending=True, stable=True)[:most].tolist()
     rows = [(int(context[at]), counts[at]) for at in order if counts[at].sum() > 2]
     return [(one, int(each.argmax()), int(each.max()), int(each.sum())) for one, each in rows]
-
-
-def by_word_alone(reading: Reading, routers: Sequence[Float[Tensor, "experts hidden"]]) -> Int[Tensor, "layers tokens"]:
-    """Where the trained routers would send each token, were they shown its word's mean vector: no context is left.
-
-    The mean is that of the other half of the questions, so that no token takes part in its own; a word that is not met
-    there counts as the mean of all words.
-    """
-    word, found = numbered(reading.token_ids), torch.empty_like(reading.first)
-    for half in range(2):
-        there = reading.question % 2 != half
-        count = word[there].bincount(minlength=int(word.max()) + 1)
-        for row, (seen, router) in enumerate(zip(reading.seen[:, there], routers, strict=True)):
-            sums = torch.zeros(len(count), seen.shape[1]).index_add(0, word[there], seen)
-            mean = torch.where(count[:, None] > 0, sums / count[:, None], seen.mean(0))
-            found[row, ~there] = F.linear(mean, router.float()).argmax(-1)[word[~there]]
-    return found
 
 
 def guessed(
@@ -282,15 +286,3 @@ def words_of(reading: Reading, row: int, expert: int, domain: int, most: int = 5
     tokens, counts = its.unique(return_counts=True)
     order = counts.argsort(descending=True, stable=True)[:most]
     return [(int(tokens[at]), int(counts[at])) for at in order.tolist()]
-
-
-# ---- over training -----------------------------------------------------------------------------------
-
-
-def settled(
-    routes: Integer[Tensor, "steps layers tokens top_k"],
-) -> tuple[Float[Tensor, "steps layers"], Float[Tensor, "steps layers"]]:
-    """The share of tokens whose expert is already that of the last step; and what the loads alone would give."""
-    first = routes[..., 0].long()
-    loads = F.one_hot(first, int(first.max()) + 1).float().mean(2)  # [steps, layers, experts]
-    return (first == first[-1]).float().mean(-1), (loads * loads[-1]).sum(-1)

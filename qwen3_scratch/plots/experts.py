@@ -26,7 +26,6 @@ from .canvas import (  # fmt: skip
     new_figure,
     percent,
     rounded,
-    small_multiples,
     span,
     styled,
 )
@@ -100,44 +99,52 @@ def most_apart(share: Float[Tensor, "domains experts"], domains: Sequence[str], 
 
 @styled
 def information_test(
-    measured: Float[Tensor, "layers"],
-    shuffled: Float[Tensor, "shuffles layers"],
-    random: Float[Tensor, "draws layers"],
-    words: Float[Tensor, "layers"],
-    layers: Sequence[int] = (),
+    found: Mapping[
+        str, tuple[Float[Tensor, "layers"], Float[Tensor, "shuffles layers"], Float[Tensor, "draws layers"], int]
+    ],
+    layers: Sequence[int],
 ) -> Figure:
-    """Bits that a layer's routes tell about a token's domain, and what three controls give: shuffled domains, random
-    routers, and `words`, the trained routers shown each word's mean vector.
+    """Bits that a layer's routes tell about a token's domain, beside the middle 95% of two controls: shuffled domains,
+    and random routers. A panel for each thing that is known of a token, with the number of tokens.
 
-    The title counts the layers in which 5% of the draws or more, or the words, reach what was measured. `layers` are
-    the layers' numbers where they do not count from 0.
+    The title counts, for the first and the second panel, the layers in which the measured bits lie above what random
+    routers tell, and for the second also those in which they lie below.
     """
-    count, numbers = len(measured), list(layers) or list(range(len(measured)))
-    often = [int(((chance >= measured).float().mean(0) >= 0.05).sum()) for chance in (shuffled, random)]
-    title = f"Shuffles reach the measured bits in {often[0]} of {count} layers, random routers in {often[1]}, "
-    title += f"the words' mean vectors in {int((words >= measured).sum())}"
-    rows = math.ceil(count / 4)
-    figure = new_figure(title, max(7.2, 1.2 + 1.75 * min(count, 4)), 1.3 + 1.35 * rows)
-    edge = 1.08 * max(float(part.max()) for part in (measured, shuffled, random, words))
-    for number, (ax, first, last) in enumerate(small_multiples(figure, count)):
-        options: dict[str, Any] = {"bins": 24, "range": (0, edge), "edgecolor": DARK, "lw": 0.4}
-        ax.hist(shuffled[:, number].tolist(), weights=[1 / len(shuffled)] * len(shuffled), color=MIDDLE, **options)
-        ax.hist(
-            random[:, number].tolist(), weights=[1 / len(random)] * len(random), color=PALE, hatch="////", **options
-        )
-        ax.axvline(float(measured[number]), color="black", lw=2)
-        ax.axvline(float(words[number]), color="black", lw=1.2, ls=":")
-        ax.set(title=f"layer {numbers[number]}", xlim=(0, edge), xlabel="bits" if last else "")
-        ax.set_ylabel("share of the draws" if first else "")
-        ax.yaxis.set_major_formatter(percent)
-        ax.tick_params(labelsize=SMALL)
-    names = [f"{len(shuffled)} shuffles", f"{len(random)} random routers", "measured", "words' mean vectors"]
-    drawn: list[Any] = [*ax.containers, *ax.lines[:2]]
-    figure.legend(drawn, names, loc="outside lower left", ncols=4, frameon=False)
-    figure.alt = f"{title}. For each layer two histograms of chance, a thick line where the measured bits are, "
-    figure.alt += "a dotted one where the words' mean vectors are."
+    panels = list(found.items())
+    beside = [(bits, *middle(random)) for _, (bits, _, random, _) in panels]
+    above = [int((bits > high).sum()) for bits, _, high in beside]
+    below = [int((bits < low).sum()) for bits, low, _ in beside]
+    title = f"{panels[0][0].capitalize()}: trained routers tell more than random ones in {above[0]} of "
+    title += f"{len(layers)} layers"
+    if len(panels) > 1:
+        title += f"; {panels[1][0]}: in {above[1]}, and less in {below[1]}"
+    figure = new_figure(title, 1.4 + 2.3 * len(panels), 2.7)
+    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for ax, (name, (bits, shuffled, random, tokens)) in zip(axes, panels, strict=True):
+        looks = ({"color": MIDDLE}, {"color": PALE, "hatch": "////"})
+        kinds = zip((-0.34, 0.02), ("shuffled domains", "random routers"), (shuffled, random), looks, strict=True)
+        for left, kind, chance, look in kinds:
+            low, high = middle(chance)
+            places = [number + left for number in range(len(layers))]
+            options: dict[str, Any] = {"align": "edge", "edgecolor": DARK, "lw": 0.6, "label": kind, **look}
+            ax.bar(places, (high - low).tolist(), 0.32, bottom=low.tolist(), **options)
+        ends = [[number + side for number in range(len(layers))] for side in (-0.4, 0.4)]
+        ax.hlines(bits.tolist(), *ends, color="black", lw=2.2, label="measured")
+        ax.set_title(f"{name} (n\u00a0=\u00a0{tokens:,})", fontsize=SMALL + 1, loc="left")
+        label_axis(ax.xaxis, layers, 2.0)
+        ax.set(xlabel="layer", xlim=(-0.6, len(layers) - 0.4))
+    axes[0].set(ylabel="bits about the domain", ylim=(0, None))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=3, frameon=False)
+    figure.alt = f"{title}. For each layer a thick line where the measured bits are, and two bars, the middle 95% of "
+    figure.alt += f"shuffled domains and of random routers. Panels: {', '.join(found)}."
     figure.few_colours = True
     return figure
+
+
+def middle(draws: Float[Tensor, "draws layers"]) -> tuple[Float[Tensor, "layers"], Float[Tensor, "layers"]]:
+    """Between which values the middle 95% of the draws lie."""
+    low, high = draws.float().quantile(torch.tensor([0.025, 0.975]), 0)
+    return low, high
 
 
 @styled

@@ -1,24 +1,21 @@
-"""What routers are found to do: the words of experts, loyal words, neighbours, other routes, routes over training."""
+"""What routers are found to do: words of experts, loyal words, other routes, what is said without an expert."""
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import LogLocator, NullLocator
 from torch import Tensor
 
 from .canvas import (  # fmt: skip
     DARK,
     GREY,
-    LINES,
     MIDDLE,
     PALE,
     SMALL,
     Figure,
     colour_bar,
-    draw_lines,
     half_interval,
     heatmap,
     label_axis,
@@ -26,7 +23,6 @@ from .canvas import (  # fmt: skip
     legend_beside,
     line_panels,
     new_figure,
-    percent,
     rounded,
     span,
     spoken,
@@ -35,7 +31,7 @@ from .canvas import (  # fmt: skip
 )
 
 __all__ = [
-    "changes_of_loss", "expert_words", "routes_over_training", "sides", "word_loyalty",
+    "changes_of_loss", "expert_words", "said_without", "sides", "word_loyalty",
 ]  # fmt: skip
 MOST_ROWS = 16  # experts that a table of words shows
 
@@ -105,8 +101,9 @@ def expert_words(
     experts = len(next(iter(words.values())))
     pairs = zip(share.tolist(), half.tolist(), strict=True)
     there, busiest = (f"{spoken(one)} ± {rounded(100 * by)}%" for one, by in pairs)
-    title = f"{there} of these words go to their expert on the other questions, too; to the busiest expert of a layer "
-    title += f"go {busiest} (n\u00a0=\u00a0{len(whose):,}, a token once a layer, of {len(whose.unique())} questions)"
+    title = f"{there} of these words' tokens go to their expert on the other questions, too; to the busiest expert of "
+    title += f"a layer go {busiest} (n\u00a0=\u00a0{len(whose):,} tokens in {len(words)} "
+    title += f"layer{'s' * (len(words) > 1)}, {len(whose.unique())} questions)"
     columns = {f"layer {layer}": rows for layer, rows in words.items()}
     figure = table_of_words(title, columns, [shares[layer] for layer in words])
     figure.alt = f"A table of {len(words)} layers and {experts} experts, in each cell its typical words and the share "
@@ -174,30 +171,28 @@ def changes_of_loss(changes: Mapping[str, Float[Tensor, "places texts"]], places
 
 
 @styled
-def routes_over_training(
-    steps: Int[Tensor, "steps"],
-    settled: Float[Tensor, "steps layers"],
-    chance: Float[Tensor, "steps layers"],
-    tokens: int,
+def said_without(
+    said: Sequence[Sequence[Sequence[str]]],
+    right: Bool[Tensor, "signs first second"],
+    signs: Mapping[str, str],
+    gone: str,
+    second: Sequence[int],
 ) -> Figure:
-    """The share of tokens that already go to the expert of the last step, a line a layer; shaded is chance by load."""
-    half, most = (span(steps[(settled >= share).int().argmax(0)], "{:,.0f}") for share in (0.5, 0.9))
-    title = f"Half of the tokens go to their last expert after {half} of {int(steps[-1]):,} steps, 90% after {most}"
-    title += f" (n\u00a0=\u00a0{tokens:,})"
-    figure = new_figure(title, 6.6, 2.4)
-    ax, places = figure.subplots(), steps[:-1].tolist()  # at the last one all do
-    lines = {f"layer {layer}": share for layer, share in enumerate(settled[:-1].T.tolist()[: len(LINES)])}
-    draw_lines(ax, places, lines, marker=None)
-    low, high = chance[:-1].amin(1).tolist(), chance[:-1].amax(1).tolist()
-    ax.fill_between(places, low, high, color="#cccccc", label="chance, by load")
-    ax.set(ylim=(0, 1.02), xscale="log", xlim=(int(steps[0]), int(steps[-1])), xlabel="step of training")
-    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter("{x:,.0f}")
-    ax.set_ylabel("share with the\nlast step's expert")
-    ax.yaxis.set_major_formatter(percent)
-    legend_beside(figure, ax)
-    figure.alt = f"{title}. Lines of {len(lines)} layers over the steps, and in grey what loads alone would give: "
-    figure.alt += f"{span(chance[:-1])}."
+    """What is said for every pair of digits without one expert, `gone`: a panel a sign, dark where it is right.
+
+    `signs` has for each sign the name of what it makes, `second` the digits of the columns.
+    """
+    parts = zip(right.flatten(1).sum(1).tolist(), signs.values(), strict=True)
+    told = [f"{count} of {right[0].numel()} {name}" for count, name in parts]
+    title = f"{', '.join(told)} stay right without {gone}"
+    figure = new_figure(title, 7.6, 2.9)
+    axes = figure.subplots(1, len(signs), squeeze=False)[0]
+    for ax, sign, texts, there in zip(axes, signs, said, right, strict=True):
+        heatmap(ax, 0.08 + 0.82 * there.float(), [[with_signs(text) for text in row] for row in texts], vmin=0, vmax=1)
+        label_axis(ax.xaxis, second, 2.0)
+        label_axis(ax.yaxis, range(right.shape[1]), 2.0)
+        ax.set_title(f"a {sign} b", fontsize=SMALL + 1, loc="left")
+        ax.set(xlabel="b", ylabel="a" if ax is axes[0] else "")
+    figure.alt = f"{title}. For each sign a table of two digits, in each cell what is said; dark where that is right."
     figure.few_colours = True
     return figure

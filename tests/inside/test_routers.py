@@ -9,9 +9,9 @@ from helpers import checkpoint, unchecked
 from qwen3_scratch import load_checkpoint
 from qwen3_scratch.inside.routers import (
     Reading,
+    bits_given,
     by_context,
-    by_word_alone,
-    domain_controls,
+    domain_bits,
     guessed,
     kept_words,
     loyalty,
@@ -19,7 +19,6 @@ from qwen3_scratch.inside.routers import (
     met,
     numbered,
     read_questions,
-    settled,
     tally,
     told_by,
     typical_words,
@@ -125,13 +124,6 @@ def test_a_key_is_met_where_the_other_half_of_the_questions_holds_it():
     assert met(torch.arange(5), question) == 0
 
 
-def test_a_mean_vector_is_that_of_the_other_half_of_the_questions():
-    reading = made([0, 1, 0, 1], [5, 6, 5, 6], [0] * 4, [0, 0, 1, 1])
-    seen = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]])
-    routes = by_word_alone(reading._replace(seen=seen), [torch.eye(2)])
-    assert routes.tolist() == [[1, 0, 0, 1]]  # where the word stood in the other question
-
-
 def test_a_word_is_typical_of_the_expert_that_gets_more_of_it_than_its_load_explains():
     words, first = [5] * 6 + [6] * 6 + [7] * 3 + [8] * 5, [0] * 6 + [1] * 5 + [0] + [1] * 3 + [0, 1, 0, 1, 0]
     reading, every = made(first, words, [0] * 20, [0] * 20), torch.ones(20, dtype=torch.bool)
@@ -157,21 +149,40 @@ def test_what_an_expert_reads_in_a_domain_is_counted():
     assert words_of(reading, 0, 1, 0) == [(6, 2), (5, 1)] and words_of(reading, 0, 2, 0) == []
 
 
-def test_routes_are_settled_where_they_are_those_of_the_last_step():
-    routes = torch.tensor([[[[0, 1], [1, 0]]], [[[0, 2], [2, 0]]], [[[0, 1], [2, 1]]]], dtype=torch.uint8)
-    agreed, chance = settled(routes)
-    assert agreed[:, 0].tolist() == [0.5, 1.0, 1.0]
-    assert chance[:, 0].tolist() == [0.25, 0.5, 0.5]
+def test_bits_given_a_word_are_the_mean_of_what_its_tokens_tell_and_without_one_the_mutual_information(reading):
+    apart, alike = torch.tensor([[8.0, 0], [0, 8]]), torch.tensor([[8.0, 0], [8, 0]])  # [domains, experts]
+    one_bit, none = bits_given(apart[None, None]), bits_given(alike[None, None])
+    assert one_bit.item() == pytest.approx(1) and none.item() == pytest.approx(0)
+    assert bits_given(torch.stack((apart, alike))[None]).item() == pytest.approx(0.5)
+    words = torch.stack((torch.tensor([[8.0, 0], [0, 0]]), torch.tensor([[0, 0], [0, 8.0]])))
+    assert bits_given(words.sum(0)[None, None]).item() == pytest.approx(1)  # each domain has a word of its own:
+    assert bits_given(words[None]).item() == pytest.approx(0)  # who knows the word is told nothing more
+    counts = tally(reading.first, reading.domain, 8)
+    torch.testing.assert_close(bits_given(counts[:, None]), mutual_information(counts))
 
 
-def test_controls_shuffle_whole_questions_draw_routers_and_show_the_words_alone(tiny, reading):
-    routers = [layer.router for layer in tiny.weights.layers]
-    found = domain_controls(reading, routers, draws=(40, 3))
-    assert found.shuffled.shape == (40, 4) and found.random.shape == (3, 4)
-    words = by_word_alone(reading, routers)
-    torch.testing.assert_close(found.words, mutual_information(tally(words, reading.domain, 8)))
+def test_what_only_the_word_decides_tells_nothing_once_it_is_known():
+    word, domain = torch.arange(400) % 4, torch.arange(400) // 4 % 2
+    reading = made(word.tolist(), word.tolist(), [0] * 400, [at // 4 for at in range(400)])._replace(domain=domain)
+    uneven = reading._replace(token_ids=word + domain)  # words 1 to 3 stand in both domains
+    router, none = [torch.eye(4, 2)], torch.zeros_like(word)
+    assert domain_bits(reading, router, word, draws=(9, 1)).measured.item() == pytest.approx(0, abs=1e-6)
+    by_word = uneven._replace(experts=uneven.token_ids[None, :, None].clamp(max=3))
+    assert domain_bits(by_word, router, none, draws=(9, 1)).measured.item() > 0.1
+    known = domain_bits(by_word, router, by_word.token_ids, draws=(9, 1))
+    assert known.measured.item() == pytest.approx(0, abs=1e-6) and known.tokens == 300
+    by_topic = uneven._replace(experts=domain[None, :, None])
+    found = domain_bits(by_topic, router, by_topic.token_ids, draws=(50, 1))
+    assert found.measured.item() == pytest.approx(1, abs=1e-5) and found.shuffled.max() < 0.2
+
+
+def test_controls_shuffle_whole_questions_and_draw_routers(tiny, reading):
+    routers, none = [layer.router for layer in tiny.weights.layers], torch.zeros_like(reading.domain)
+    found = domain_bits(reading, routers, none, draws=(40, 3))
+    assert found.shuffled.shape == (40, 4) and found.random.shape == (3, 4) and found.tokens == len(none)
+    torch.testing.assert_close(found.measured, mutual_information(tally(reading.first, reading.domain, 8)))
     apart = reading._replace(domain=reading.question % 2, experts=(reading.question % 2).expand(4, -1)[..., None])
-    told = domain_controls(apart, routers, draws=(400, 1)).shuffled  # a question's domain decides its expert
+    told = domain_bits(apart, routers, none, draws=(400, 1)).shuffled  # a question's domain decides its expert
     assert 0 <= told.min() < 0.05 and told.max() < 1  # in another order it tells little, and never all
 
 
@@ -191,3 +202,11 @@ def test_routes_of_trained_routers_tell_the_domain_beyond_shuffled_questions(tin
     measured = mutual_information(tally(reading.first, reading.domain, total))
     order = torch.randperm(24, generator=generator())
     assert (measured > 1.5 * mutual_information(tally(reading.first, (order // 4)[reading.question], total))).all()
+
+
+def test_once_the_word_is_known_random_routers_tell_more_of_the_domain_than_those_of_the_first_three_layers(tiny):
+    asked = [example for domain in DOMAINS for example in questions(domain, 16)]
+    reading, routers = read_questions(tiny, asked), [layer.router for layer in tiny.weights.layers]
+    known = domain_bits(reading, routers, reading.token_ids, draws=(20, 20))
+    assert (known.measured > known.shuffled.amax(0)).all()
+    assert (known.measured[:3] < known.random.mean(0)[:3]).all()

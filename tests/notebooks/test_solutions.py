@@ -10,7 +10,7 @@ from reference import dense_config, random_tokens, random_weights, small_config
 from test_chapters import imports
 from test_notebooks import NOTEBOOKS
 
-from qwen3_scratch import forward, trace
+from qwen3_scratch import forward, load_checkpoint, trace
 from qwen3_scratch.exercises.comparing import difference
 from qwen3_scratch.inside.compare import first_difference, read
 from qwen3_scratch.inside.drafting import kept, look_up
@@ -78,6 +78,18 @@ def test_the_guess_and_the_routes_that_12_asks_for_are_the_packages(norm_topk_pr
     theirs = without_expert(3)(x, router, 2, norm_topk_prob)
     assert torch.equal(experts, theirs.experts)
     torch.testing.assert_close(weights, theirs.weights)
+
+
+def test_the_blanks_that_12_asks_for_stand_behind_equals_signs_of_sums_and_differences():
+    tokenizer = load_checkpoint("tiny").tokenizer
+    text = "7 - 9 = 8\n8 * 3 = 4\n4 + 2 = 6"
+    ids = torch.tensor([tokenizer.encode(text)])
+    with unchecked():
+        found = pasted("12_inside_the_router")["my_places"]
+        found.__globals__["tokenizer"] = tokenizer
+        there, none = found(ids, torch.ones_like(ids) > 0), found(ids, torch.ones_like(ids) < 0)
+    said = [tokenizer.decode(ids[0, at : at + 2].tolist()) for at in there[0].nonzero()[:, 0].tolist()]
+    assert said == [" 8", " 6"] and not none.any()
 
 
 def test_the_mistake_that_13_asks_for_is_the_catalogues():

@@ -10,21 +10,28 @@ from qwen3_scratch.model import Route
 DOMAINS = ("stories", "sums")
 
 
-def test_the_test_of_chance_counts_the_layers_that_each_kind_of_chance_reaches():
-    shuffled = torch.zeros(100, 3)
-    shuffled[:5, 2] = 1.0  # exactly 5% of the draws
-    random = torch.ones(40, 3)
-    random[2:, 0] = 0.0  # exactly 5% again
-    random[1:, 1] = 0.0  # too few
-    measured, words = torch.tensor([0.5, 0.6, 0.7]), torch.tensor([0.3, 0.4, 0.7])
-    figure = plots.information_test(measured, shuffled, random, words, [0, 2, 3])
-    expected = "Shuffles reach the measured bits in 1 of 3 layers, random routers in 2, the words' mean vectors in 1"
+def test_the_test_of_chance_counts_the_layers_in_which_trained_routers_lie_outside_of_random_ones():
+    random = torch.linspace(0.2, 0.6, 41)[:, None].expand(41, 3)  # the middle 95%: from 0.21 to 0.59
+    shuffled = torch.linspace(0, 0.04, 41)[:, None].expand(41, 3)
+    found = {
+        "all words": (torch.tensor([0.7, 0.6, 0.4]), shuffled, random, 1234),
+        "the word known": (torch.tensor([0.1, 0.205, 0.7]), shuffled, random, 56),
+    }
+    figure = plots.information_test(found, [0, 2, 3])
+    expected = (
+        "All words: trained routers tell more than random ones in 2 of 3 layers; the word known: in 1, and less in 2"
+    )
     assert title(figure) == expected
-    assert [ax.get_title(loc="left") for ax in figure.axes] == ["layer 0", "layer 2", "layer 3"]
-    assert [ax.lines[0].get_xdata()[0] for ax in figure.axes] == pytest.approx([0.5, 0.6, 0.7])
-    assert [ax.lines[1].get_xdata()[0] for ax in figure.axes] == pytest.approx([0.3, 0.4, 0.7])
-    for ax in figure.axes:  # both histograms hold all of their draws
-        assert [sum(bar.get_height() for bar in bars) for bars in ax.containers] == pytest.approx([1.0, 1.0])
+    names = [ax.get_title(loc="left").replace("\u00a0", " ") for ax in figure.axes]
+    assert names == ["all words (n = 1,234)", "the word known (n = 56)"]
+    for ax, (bits, *_) in zip(figure.axes, found.values(), strict=True):
+        (lines,) = [each for each in ax.collections if each.get_label() == "measured"]
+        assert [segment[0, 1] for segment in lines.get_segments()] == pytest.approx(bits.tolist())
+        ends = [[(bar.get_y(), bar.get_y() + bar.get_height()) for bar in bars] for bars in ax.containers]
+        assert ends == [[pytest.approx((0.001, 0.039))] * 3, [pytest.approx((0.21, 0.59))] * 3]
+        assert ax.get_ylim()[1] > 0.7  # one scale, and nothing is cut off
+    alone = plots.information_test({"all words": found["all words"]}, [0, 2, 3])
+    assert title(alone) == "All words: trained routers tell more than random ones in 2 of 3 layers"
 
 
 def test_guesses_are_titled_by_the_mean_of_the_best_and_drawn_layer_by_layer_with_intervals():

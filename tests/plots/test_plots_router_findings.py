@@ -28,8 +28,8 @@ def test_the_words_of_experts_stand_in_their_cells_with_their_blanks_and_once():
         torch.arange(2000) // 20,
     )
     assert title(figure) == (
-        "60% ± 2% of these words go to their expert on the other questions, too; to the busiest expert of a layer go "
-        "30% ± 10% (n = 2,000, a token once a layer, of 100 questions)"
+        "60% ± 2% of these words' tokens go to their expert on the other questions, too; to the busiest expert of a "
+        "layer go 30% ± 10% (n = 2,000 tokens in 2 layers, 100 questions)"
     )
     assert texts(figure.axes[0]) == [
         *("layer 3", "90%", "␣Tom   Tom", "layer 5", "50%", "1", "40%", "a   b", "expert 0", "expert 1")
@@ -71,16 +71,16 @@ def test_the_largest_and_the_mildest_change_are_named_with_the_interval_over_tex
     assert title(unsure) == "No rise whose interval leaves out 0 (n = 2 texts)"
 
 
-def test_routes_over_training_are_drawn_up_to_the_step_before_the_last():
-    settled, chance = torch.tensor([[0.4, 0.5], [0.8, 0.7], [1.0, 1.0]]), torch.full((3, 2), 0.2)
-    figure = plots.routes_over_training(torch.tensor([100, 200, 300]), settled, chance, 60)
-    assert title(figure) == (
-        "Half of the tokens go to their last expert after 100 to 200 of 300 steps, 90% after 300 (n = 60)"
-    )
-    assert [list(line.get_ydata()) for line in figure.axes[0].lines] == [
-        pytest.approx([0.4, 0.8]),
-        pytest.approx([0.5, 0.7]),
-    ]
+def test_what_is_said_without_an_expert_is_counted_by_what_it_makes_and_dark_where_right():
+    right = torch.tensor([[[True, False], [False, False]], [[True, True], [True, True]]])
+    said = [[["3", " mo"], ["5", "\n"]], [["1", "2"], ["3", "4"]]]
+    figure = plots.said_without(said, right, {"+": "sums", "*": "products"}, "expert 7 of layer 2", [8, 9])
+    assert title(figure) == "1 of 4 sums, 4 of 4 products stay right without expert 7 of layer 2"
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["a + b", "a * b"]
+    assert texts(figure.axes[0]) == ["3", "␣mo", "5", "⏎"] and texts(figure.axes[1]) == ["1", "2", "3", "4"]
+    shades = [ax.images[0].get_array().tolist() for ax in figure.axes]
+    assert shades[0][0][0] == shades[1][1][1] > 0.8 and shades[0][0][1] == shades[0][1][1] < 0.1
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["8", "9"]
 
 
 def test_a_picture_in_few_colours_looks_the_same_and_is_smaller():

@@ -159,10 +159,10 @@ def norm_names(count):
 DOMAINS = ("stories", "arithmetic", "python", "facts", "spanish", "chat")
 
 
-def experts_by_chance(layers, draws):
-    """Bits measured in each layer, of shuffled domains, of random routers, of the words' mean vectors."""
+def experts_by_chance(layers, draws, panels=("all words", "the word known", "the word and the one before known")):
+    """Bits measured in each layer, of shuffled domains, of random routers; and of how many tokens."""
     measured = torch.linspace(0.1, 0.3, layers)
-    return measured, torch.rand(draws, layers) / 20, torch.rand(draws, layers) / 4, measured * 0.9
+    return {name: (measured, torch.rand(draws, layers) / 20, torch.rand(draws, layers) / 4, 99) for name in panels}
 
 
 def guesses(layers):
@@ -188,11 +188,6 @@ def damage():
 def rises(places, chats):
     rise = torch.randn(places, chats, generator=torch.Generator().manual_seed(chats))
     return {name: rise + at for at, name in enumerate(("random experts", "the next in line", "equal weights"))}
-
-
-def settling(steps, layers):
-    share = torch.linspace(0.2, 1, steps)[:, None].expand(steps, layers)
-    return 100 * torch.arange(1, steps + 1), share, share / 4, 60 * steps
 
 
 def speeds(pairs):
@@ -467,9 +462,16 @@ DRAWINGS = {  # each from a number of tokens
     ),
     "norm_inputs": lambda n: plots.norm_inputs(random_vectors(n, 9).exp(), norm_names(n)),
     "norm_weights": lambda n: plots.norm_weights(1 + 0.1 * random_vectors(n, 128), norm_names(n)),
-    "information_test": lambda n: plots.information_test(*experts_by_chance(4, n)),
-    "information_test, deep": lambda n: plots.information_test(*experts_by_chance(28, n)),
-    "information_test, one layer": lambda n: plots.information_test(*experts_by_chance(1, n), layers=[3]),
+    "information_test": lambda n: plots.information_test(experts_by_chance(4, n), range(4)),
+    "information_test, deep": lambda n: plots.information_test(experts_by_chance(28, n), range(28)),
+    "information_test, one layer": lambda n: plots.information_test(experts_by_chance(1, n, ["all words"]), [3]),
+    "said_without": lambda n: plots.said_without(
+        [[labels(9)] * 10] * 3,
+        torch.rand(3, 10, 9) > 0.5,
+        {"+": "sums", "-": "differences", "*": "products"},
+        f"expert {n} of layer 2",
+        range(1, 10),
+    ),
     "word_routes": lambda n: plots.word_routes(random_routes(n), labels(n)),
     "domain_experts": lambda n: plots.domain_experts(torch.rand(6, 8).mul(100 * n), DOMAINS, 3),
     "domain_experts, 16": lambda n: plots.domain_experts(torch.rand(2, 16).mul(n), ["a", "stories"], 27),
@@ -494,7 +496,6 @@ DRAWINGS = {  # each from a number of tokens
     "word_loyalty, one layer": lambda n: plots.word_loyalty(*loyal_words(1, n)),
     "changes_of_loss": lambda n: plots.changes_of_loss(rises(6, n), DOMAINS, "its own routes"),
     "changes_of_loss, one": lambda n: plots.changes_of_loss({"k = 1": torch.ones(1, n)}, ["layer 27"], "k = 2"),
-    "routes_over_training": lambda n: plots.routes_over_training(*settling(n + 1, 4)),
     "one_pair": lambda n: plots.one_pair(
         torch.tensor([2.0, 1.0]), torch.tensor([1.0, 2.0]), [(0, 0), (1, 0), (3, 2), (n, 0)], 1.5708
     ),

@@ -23,7 +23,7 @@ COMPILED  = $(shell grep --recursive --files-with-matches --word-regexp --includ
 CHECKED   = $(filter-out $(COMPILED),$(shell find $(SHAPED) -name 'test_*.py' | sort))
 PASSED_ON = $(addprefix tests/,checkpoints devices generation tiny tracing)
 
-BENCHMARKS := decode prefill load context experts tiny roofline products int8 lookup
+BENCHMARKS := decode prefill load start context experts tiny roofline products int8 lookup
 
 # `make test` keeps one case of each kind; `make proof` leaves nothing out.
 LEFT_OUT := not proof
@@ -79,7 +79,7 @@ ifeq ($(NOTEBOOKS),)
 	@echo "There is no notebook in notebooks/ yet." >&2
 else
 	$(AS_COMMITTED) $(ALONE) $(BIN)/python -m pytest -q $(SPREAD) --color=no -p no:cacheprovider --nbval --nbval-current-env \
-	  --nbval-cell-timeout 120 --nbval-sanitize-with tests/notebooks/sanitize.cfg $(NOTEBOOKS)
+	  --nbval-cell-timeout 600 --nbval-sanitize-with tests/notebooks/sanitize.cfg $(NOTEBOOKS)
 endif
 
 fuzz: $(VENV)/.fuzz-ready ## read files that nobody would write, SECONDS_EACH=60 for each of TARGETS="config index header tokenizer template"

@@ -4,7 +4,8 @@ A head is named by its layer and its number there: L1H4 is head 4 of layer 1, bo
 """
 
 import itertools
-from collections.abc import Collection, Mapping, Sequence
+import operator
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,10 +14,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..config import Config
+from ..errors import Error
 from ..model import Ops, Weights, attention_mask, attention_weights, forward, gqa_attention, rms_norm
 from ..tiny.lookups import Lookups
 from ..tokenizer import Tokenizer
-from ..tracing import head_weights, trace
+from ..tracing import trace
 
 Head = tuple[int, int]  # layer, head
 
@@ -41,11 +43,6 @@ def shuffled_rows(
 def previous_token(looks: Float[Tensor, "layers batch heads seq seq"]) -> Float[Tensor, "layers heads"]:
     """Share of its weight that a token gives to the token before it, averaged over the tokens that have one."""
     return looks.diagonal(-1, -2, -1).mean((1, 3))
-
-
-def first_token(looks: Float[Tensor, "layers batch heads seq seq"]) -> Float[Tensor, "layers heads"]:
-    """Share that a token gives to the first token: an attention sink (Xiao et al. 2023, arXiv:2309.17453)."""
-    return looks[..., 1:, 0].mean((1, 3))
 
 
 def continuing(looks: Float[Tensor, "layers batch heads seq seq"], period: int) -> Float[Tensor, "layers batch heads"]:
@@ -194,7 +191,7 @@ def patched(
 
     With a donor that lacks a head this asks along which way the head reaches the layer: path patching, as in
     Wang et al. 2022 (arXiv:2211.00593). All that comes before the layer, and its residual stream, stay whole.
-    `ops` are those of the donor's pass: with `gathered_on` a head in it gathers something else.
+    `ops` are those of the donor's pass.
     """
     with trace() as t:
         forward(donor, lookups.token_ids, config, logits_to_keep=1, ops=ops)
@@ -250,12 +247,25 @@ class Exchange(NamedTuple):
     in_notes: Int[Tensor, "steps seq"]  # the two words have changed places in the notes
     in_query: Int[Tensor, "steps seq"]  # the other word is read
 
+    @property
+    def other_answers(self) -> Int[Tensor, "steps"]:
+        """The words that would be right behind the other word."""
+        return self.lookups.token_ids[self.lookups.text, self.elsewhere.int().argmax(1)]
 
-def exchange_words(lookups: Lookups) -> Exchange:
+
+def in_line(noted: Bool[Tensor, "seq"]) -> Int[Tensor, "seq"]:
+    """Which word of its line of notes each one is, from 1: of `Leo school white coat` the coat is the fourth."""
+    places = torch.arange(len(noted), device=noted.device)
+    return places - torch.where(noted, -1, places).cummax(0).values
+
+
+def exchange_words(lookups: Lookups, kinds: Callable[[Tensor, Tensor], Tensor] = operator.eq) -> Exchange:
     """For each step another word of the same notes, drawn once, that what is right does not follow.
 
     A head that notes the word before notes another one, at its followers, `in_notes`. One that says which word is
-    read says another one `in_query`.
+    read says another one `in_query`. A word's kind is told by `in_line`: `operator.eq` exchanges a coat for a cup,
+    `operator.ne` for a school. Where the notes hold no such word, as those of one person hold no second name, any does.
+    Raises Error where they hold none at all.
     """
     draw, ids = torch.Generator().manual_seed(0), lookups.token_ids[lookups.text]
     in_notes, in_query, elsewhere = ids.clone(), ids.clone(), torch.zeros_like(lookups.followers)
@@ -264,7 +274,13 @@ def exchange_words(lookups: Lookups) -> Exchange:
         places = noted[step].nonzero()[:, 0]
         behind = places[noted[step, places - 1]]  # words that another word of the notes stands before
         wrong = (row[behind] != row[at + 1]) & (row[behind - 1] != row[at]) & (row[behind - 1] != row[at + 1])
-        chosen = behind[wrong][torch.randint(int(wrong.sum()), (), generator=draw)] - 1
+        same = row[:, None] == row[places]  # [seq, places]
+        kind = torch.where(same, in_line(noted[step])[places], len(row)).amin(1)  # where a word stands first
+        fit = wrong & kinds(kind[behind - 1], kind[at])
+        behind_it = behind[fit if fit.any() else wrong]
+        if not len(behind_it):
+            raise Error("notes: no word found beside the two of this look-up, expected those of a second person, too")
+        chosen = behind_it[torch.randint(len(behind_it), (), generator=draw)] - 1
         elsewhere[step, behind[row[behind - 1] == row[chosen]]] = True
         in_query[step, at] = row[chosen]
         in_notes[step, places[row[places] == row[at]]] = row[chosen]
@@ -273,33 +289,26 @@ def exchange_words(lookups: Lookups) -> Exchange:
     return Exchange(alone, elsewhere, in_notes, in_query)
 
 
-def followed(
-    weights: Weights, config: Config, exchange: Exchange, head: Head, layer: int, part: str
-) -> Float[Tensor, "2 heads steps"]:
-    """Where the heads of `layer` look when `head` says the other word: behind the word read, and behind the other.
+class Followed(NamedTuple):
+    """What became of each step when a head said another word."""
+
+    looks: Float[Tensor, "heads steps seq"]  # the weights of the word read
+    words: Int[Tensor, "steps"]  # what the model writes behind it
+
+
+def followed(weights: Weights, config: Config, exchange: Exchange, head: Head, layer: int, part: str) -> Followed:
+    """Where the heads of `layer` look, and what is written, when `head` says the other word.
 
     In the keys (`part` "k") the head says what it says where the words have changed places in the notes, in the
     queries ("q") what it says where the other word is read. Without a part nothing is exchanged.
     """
-    said = {"k": exchange.in_notes, "q": exchange.in_query, "": exchange.lookups.token_ids}[part]
-    ops = gathered_on(weights, config, said, head)
-    places = (exchange.lookups.followers, exchange.elsewhere)
-    each = [exchange.lookups._replace(followers=followers) for followers in places]
-    return torch.stack([patched(weights, config, one, weights, layer, part, ops).looks for one in each])
-
-
-class FirstPlace(NamedTuple):
-    """How much of its weight a head gives to what stands first, averaged over all later tokens of a chat."""
-
-    as_it_is: Float[Tensor, "layers heads"]
-    without_it: Float[Tensor, "layers heads"]  # the text from its second token on
-    another: Float[Tensor, "layers heads"]  # an everyday token in the first one's place
-    moved: Float[Tensor, "layers heads"]  # on the token itself, behind that everyday token
-
-
-def first_place(weights: Weights, config: Config, token_ids: list[int], other: int) -> FirstPlace:
-    """Whether an attention sink hangs on the first place or on the token that stands there."""
-    texts = (token_ids, token_ids[1:], [other, *token_ids[1:]], [other, *token_ids])
-    looks = [head_weights(weights, config, torch.tensor([text], device=weights.embed_tokens.device)) for text in texts]
-    as_it_is, without_it, another = (first_token(each) for each in looks[:3])
-    return FirstPlace(as_it_is, without_it, another, looks[3][..., 2:, 1].mean((1, 3)))
+    ids, at = exchange.lookups.token_ids, exchange.lookups.query
+    ops = gathered_on(weights, config, {"k": exchange.in_notes, "q": exchange.in_query, "": ids}[part], head)
+    with trace() as t:
+        forward(weights, ids, config, logits_to_keep=1, ops=ops)
+    steps = lending(t["gqa_attention"][layer].inputs, layer, part)
+    with trace() as t:
+        logits = forward(weights, ids, config, ops=steps)
+    call, every = t["gqa_attention"][layer].inputs, exchange.lookups.text
+    looks = attention_weights(call["q"], call["k"], call["mask"]).float()
+    return Followed(looks[every, :, at].transpose(0, 1), logits[every, at].argmax(-1))

@@ -187,6 +187,12 @@ def half_interval(values: Float[Tensor, "rows n"], factor: int | float = 1.96) -
     return factor * values.std(1, correction=int(count > 1)) / math.sqrt(count)
 
 
+def with_interval(values: Float[Tensor, "n"], form: str = ".0%") -> str:
+    """Their mean and half of its 95% interval in a sentence, as in 85% ± 4%."""
+    mean, half = (f"{float(each):{form}}" for each in (values.mean(), half_interval(values[None])))
+    return f"{mean} ± {half.strip()}"
+
+
 FEW = {2: 12.7062, 3: 4.3027, 4: 3.1824}  # where the expansion falls short
 
 

@@ -1,4 +1,5 @@
-"""What heads do: scores of all heads, the map of one, and what is left of a look when an earlier one is hidden."""
+"""What heads do: scores of all heads, the map of one, and what becomes of a look when an earlier head is hidden or
+says another word."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -11,23 +12,22 @@ from torch import Tensor
 
 from .canvas import (  # fmt: skip
     DARK,
+    LIT,
     MIDDLE,
     PALE,
     SHARES,
     SMALL,
     Figure,
     colour_bar,
-    half_interval,
     heatmap,
     label_axis,
-    legend_beside,
     new_figure,
     percent,
     spoken,
     styled,
 )
 
-__all__ = ["head_map", "head_scores", "hidden_looks", "sink_trials"]
+__all__ = ["followed_note", "head_map", "head_scores", "hidden_looks"]
 
 FOUND = 3  # times the score of an even look: what counts as a head that does a thing, and not as chance
 
@@ -117,41 +117,46 @@ def back(distance: int) -> str:
 
 
 @styled
-def sink_trials(shares: Float[Tensor, "trials n"], head: tuple[int, int], token: str, chance: float) -> Figure:
-    """What a sink head gives to the first place as it is, without the first token, with another there, and moved.
+def followed_note(
+    looks: Mapping[str, Float[Tensor, "seq"]],
+    notes: Mapping[str, Sequence[str]],
+    labels: Sequence[str],
+    read: str,
+) -> Figure:
+    """Where the last token looks, and what is noted beside each word, as it is and with other notes.
 
-    The trials are those of `inside.heads.FirstPlace`, one row each; `n` are chats.
+    A panel for each key of `looks`. `labels` name the last tokens, `notes` what stands noted beside each of them; the
+    weight on all tokens before is said. Notes that name the word `read` are framed: they are what its query fits.
     """
-    name, (usual, _, on_place, on_token) = head_name(*head), shares.mean(1).tolist()
-    apart = shares[3] - shares[2]  # of the same chats
-    if usual - chance < half_interval(shares)[0]:
-        title = f"{name}, the best, parks no more on the first place than an even look would"
-    else:
-        weak = "a weak" if usual < FOUND * chance else "a"
-        title = f"{name} is {weak} sink: {spoken(usual)} on the first place, an even look {spoken(chance)}; "
-        title += "it hangs on "
-        if abs(float(apart.mean())) <= half_interval(apart[None])[0]:
-            title += f"{token} and on the place alike: {spoken(on_token)} and {spoken(on_place)}"
-        elif on_token > on_place:
-            title += f"the token {token} more than on the place: {spoken(on_token)} against {spoken(on_place)}"
-        else:
-            title += f"the place more than on the token {token}: {spoken(on_place)} against {spoken(on_token)}"
-    figure = new_figure(title, 8.4, 2.5)
-    ax = figure.subplots()
-    names = (
-        f"place 0, with {token} (as it is)",
-        f"place 0, once {token} is taken away",
-        f"place 0, with a word for {token}",
-        f"place 1, with {token} behind a word",
-    )
-    error: dict[str, Any] = {"xerr": half_interval(shares).tolist(), "error_kw": {"lw": 1.0, "capsize": 2}}
-    ax.barh(range(4), shares.mean(1).tolist(), 0.62, color=PALE, ec=DARK, lw=0.8, **error)
-    ax.axvline(chance, color="black", ls="--", lw=1.0, label="an even look\nat place 0")
-    ax.set(ylim=(3.5, -0.5), xlabel=f"share of the weight that the place gets (n = {shares.shape[1]} chats, bars: 95%)")
-    ax.set_yticks(range(4), names)
-    ax.xaxis.set_major_formatter(percent)
-    legend_beside(figure, ax)
-    figure.alt = f"Four bars with intervals, what {name} gives to the first place and after three changes. {title}."
+    start = len(next(iter(looks.values()))) - len(labels)
+    tops = {name: int(look[start:].argmax()) for name, look in looks.items()}
+    found = all(notes[name][top] == read for name, top in tops.items())
+    said = [f"{spoken(float(looks[name][start + top]))} on “{labels[top]}”" for name, top in tops.items()]
+    title = f"The look goes {'' if found else 'not always '}where “{read}” is noted: {', then '.join(said)}"
+    upright = max(map(len, labels)) * SMALL * 0.62 / 72 > 8.4 / len(labels)  # as `label_axis` turns what is below
+    longer = max(0, max(len(note) for beside in notes.values() for note in beside) - 6)  # letters, where they stand
+    low, high = (-1.1 - 0.15 * longer, 2.1 + 0.12 * longer) if upright else (-0.4, 1.6)
+    figure = new_figure(title, 9.0, high * len(looks) + 0.5)
+    panels = figure.subplots(len(looks), 1, squeeze=False)[:, 0]
+    for ax, (name, look) in zip(panels, looks.items(), strict=True):
+        shares, before = look[start:].tolist(), float(look[:start].sum())
+        shades = [DARK if note == read else PALE for note in notes[name]]
+        ax.bar(range(len(shares)), shares, 0.7, color=shades, ec=DARK, lw=0.5)
+        ax.axhline(0, color="black", lw=0.6)
+        for place, (share, note) in enumerate(zip(shares, notes[name], strict=True)):
+            where: dict[str, Any] = {"ha": "center", "fontsize": SMALL}
+            if share >= 0.095:
+                ax.text(place, share + 0.04, spoken(share), va="bottom", **where)
+            frame = {"boxstyle": "square,pad=0.25", "fc": LIT, "ec": DARK, "lw": 0.8} if note == read else None
+            turned = 90 if upright and len(note) > 1 else 0
+            ax.text(place, low / 2, note, va="center", rotation=turned, bbox=frame, **where)
+        label_axis(ax.xaxis, labels, 8.4)
+        ax.set(title=f"{name} (on all tokens before: {spoken(before)})", xlim=(-0.6, len(labels) - 0.4))
+        ax.set(ylim=(low, 1.25), ylabel="weight")
+        ax.set_yticks((low / 2, 0, 0.5, 1), ("noted:", "0%", "50%", "100%"))
+    panels[-1].set_xlabel(f"the words that stand there (framed: “{read}” is noted beside this word)")
+    figure.alt = f"{len(looks)} panels of bars, one a word, and under each what is noted beside it. {title}."
+    figure.few_colours = True
     return figure
 
 

@@ -22,6 +22,7 @@ from .canvas import (  # fmt: skip
     legend_beside,
     new_figure,
     percent,
+    span,
     spoken,
     styled,
 )
@@ -215,28 +216,29 @@ def ways_in(
 
 @styled
 def copying_and_looking(
-    copied: Float[Tensor, "layers heads"], looked: Float[Tensor, "layers heads"], layer: int, chance: float
+    copied: Float[Tensor, "layers heads"], looked: Float[Tensor, "layers heads"], layer: int, words: int
 ) -> Figure:
     """A mark for each head: how much it looks words up, and how often it raises the word that it looks at.
 
-    Heads of `layer` are dark.
+    Raised most among so many `words`. Heads of `layer` are dark.
     """
-    copies, seeks = copied[layer] > 0.5, looked[layer] > 0.5
-    both = int((copies & seeks).sum())
-    title = f"{int(copies.sum())} of {copied.shape[1]} heads of layer {layer} raise the word they look at;"
-    title += f" only {both} of these look words up" if both < int(copies.sum()) else " all of them look words up"
+    seeks, rest = looked[layer] > 0.5, [at for at in range(len(copied)) if at != layer]
+    groups = {"look-up heads": copied[layer][seeks], f"the others of layer {layer}": copied[layer][~seeks]}
+    said = [f"{name} in {span(shares)}" for name, shares in groups.items() if len(shares)]
+    title = f"Raised most is the word looked at: by {', by '.join(said)}"
+    title += f", by all other heads in at most {spoken(float(copied[rest].max()))}" if rest else ""
     figure = new_figure(title, 7.6, 3.2)
     ax = figure.subplots()
-    rest = [at for at in range(len(copied)) if at != layer]
     ax.plot(looked[rest].flatten(), copied[rest].flatten(), "o", mfc=PALE, mec=MIDDLE, ms=5, label="other layers")
     ax.plot(looked[layer], copied[layer], "s", color=DARK, ms=6, label=f"layer {layer}")
-    ax.axhline(chance, color="black", ls="--", lw=0.9, label="chance")
+    ax.axhline(1 / words, color="black", ls="--", lw=0.9, label=f"chance: 1 of {words}")
     ax.set(xlim=(-0.03, 1.03), ylim=(-0.05, 1.08), xlabel="weight on the word to copy, in stories")
-    ax.set_ylabel("word looked at is raised most")
+    ax.set_ylabel(f"of {words} words' logits\nits own is raised most")
     ax.xaxis.set_major_formatter(percent)
     ax.yaxis.set_major_formatter(percent)
     legend_beside(figure, ax)
     figure.alt = f"A mark for each head by looking (across) and copying (up). {title}."
+    figure.few_colours = True
     return figure
 
 

@@ -1,12 +1,13 @@
 """What the measures of attention heads say is true, on heads made to do one thing and on the embedded checkpoint."""
 
+import operator
 from itertools import combinations
 
 import pytest
 import torch
 from helpers import unchecked
 
-from qwen3_scratch import forward, load_checkpoint
+from qwen3_scratch import Error, forward, load_checkpoint
 from qwen3_scratch.inside.heads import (
     adding,
     by_text,
@@ -14,11 +15,10 @@ from qwen3_scratch.inside.heads import (
     copying,
     even_weights,
     exchange_words,
-    first_place,
-    first_token,
     followed,
     gathered_on,
     given_by_place,
+    in_line,
     lending,
     looked,
     margins,
@@ -31,7 +31,9 @@ from qwen3_scratch.inside.heads import (
     written,
 )
 from qwen3_scratch.model import Ops, gqa_attention, self_attention
+from qwen3_scratch.tiny.corpus.common import BOYS, GIRLS, THINGS
 from qwen3_scratch.tiny.corpus.copying import WORDS
+from qwen3_scratch.tiny.corpus.stories import COLOURS, PLACES
 from qwen3_scratch.tiny.evaluate import questions
 from qwen3_scratch.tiny.lookups import story_lookups, weight_on
 from qwen3_scratch.tracing import head_weights, trace
@@ -56,13 +58,11 @@ def looking(offset, seq=8):
 
 def test_each_score_is_one_for_a_head_that_does_nothing_else():
     assert previous_token(looking(1)) == 1
-    assert first_token(looking(99)) == 1
     assert continuing(looking(3), period=4) == 1
 
 
 def test_each_score_is_zero_for_a_head_that_looks_one_token_further():
     assert previous_token(looking(2)[..., 2:, 2:]) == 0
-    assert first_token(looking(0)) == 0
     assert continuing(looking(4), period=4) == 0
 
 
@@ -297,17 +297,14 @@ def test_a_head_raises_the_word_it_looks_at_where_value_and_output_head_say_so(t
     assert all(copied[at] > 0.5 for at in seekers_of(tiny, lookups))
 
 
-def test_a_first_place_is_looked_at_as_it_is_without_it_with_another_there_and_moved(tiny):
-    ids = [5, 6, 7, 8]
-    found = first_place(tiny.weights, tiny.config, ids, 9)
-    for text, shares in ((ids, found.as_it_is), (ids[1:], found.without_it), ([9, 6, 7, 8], found.another)):
-        torch.testing.assert_close(shares, first_token(head_weights(tiny.weights, tiny.config, torch.tensor([text]))))
-    looks = head_weights(tiny.weights, tiny.config, torch.tensor([[9, 5, 6, 7, 8]]))
-    torch.testing.assert_close(found.moved, looks[:, 0, :, 2:, 1].mean(-1))
+def test_words_of_a_line_are_counted_from_its_first():
+    noted = torch.tensor([False, True, True, False, False, True, True, True])
+    assert in_line(noted)[noted].tolist() == [1, 2, 1, 2, 3]
 
 
-def test_an_exchange_puts_one_other_word_of_the_notes_where_the_word_read_was(lookups):
-    exchange = exchange_words(lookups)
+@pytest.mark.parametrize("kinds", [operator.eq, operator.ne])
+def test_an_exchange_puts_one_other_word_of_the_notes_where_the_word_read_was(lookups, kinds):
+    exchange = exchange_words(lookups, kinds)
     whole = exchange.lookups.token_ids
     assert exchange.elsewhere.any(1).all() and not (exchange.elsewhere & lookups.followers).any()
     for step, (row, at) in enumerate(zip(whole, lookups.query.tolist(), strict=True)):
@@ -315,27 +312,53 @@ def test_an_exchange_puts_one_other_word_of_the_notes_where_the_word_read_was(lo
         assert (exchange.in_query[step] != row).nonzero().tolist() == [[at]]
         before = exchange.elsewhere[step].nonzero()[:, 0] - 1
         assert (row[before] == other).all() and (exchange.in_notes[step, before] == read).all()
+        assert (row[exchange.elsewhere[step]] == exchange.other_answers[step]).all()
         changed = exchange.in_notes[step] != row
         assert {*row[changed].tolist()} == {*exchange.in_notes[step, changed].tolist()} == {int(read), int(other)}
         assert not changed[at:].any()
 
 
+def test_a_word_is_exchanged_for_one_of_its_kind_or_for_one_of_another_kind(tiny, lookups):
+    places = tuple(place.split()[-1] for place in PLACES)
+
+    def kind(token):
+        word = tiny.tokenizer.decode([int(token)]).strip()
+        return [word in words for words in (GIRLS + BOYS, places, COLOURS, THINGS)].index(True)
+
+    for kinds in (operator.eq, operator.ne):
+        exchange = exchange_words(lookups, kinds)
+        rows = zip(exchange.lookups.token_ids, exchange.in_query, lookups.query, strict=True)
+        assert all(kinds(kind(row[at]), kind(changed[at])) for row, changed, at in rows)
+
+
+def test_notes_with_nothing_to_exchange_end_in_a_sentence(lookups):
+    one_word = lookups._replace(token_ids=torch.zeros_like(lookups.token_ids))
+    with pytest.raises(Error, match=r"^notes: no word found beside the two of this look-up, expected"):
+        exchange_words(one_word)
+
+
 @pytest.mark.proof
 @unchecked()  # passes of one form, whose shapes other tests check
 @torch.inference_mode()
-def test_look_up_heads_follow_what_two_early_heads_say(tiny, lookups):
+def test_look_up_heads_follow_what_two_early_heads_say_and_the_model_writes_it(tiny, lookups):
     layer, numbers = 1, [head for at, head in seekers_of(tiny, lookups) if at == 1]
     exchange = exchange_words(lookups)
 
     def shares(head, part):
-        return followed(tiny.weights, tiny.config, exchange, head, layer, part)[:, numbers].mean((1, 2)).tolist()
+        found = followed(tiny.weights, tiny.config, exchange, head, layer, part)
+        places, answers = (lookups.followers, exchange.elsewhere), (lookups.answers, exchange.other_answers)
+        on = [float((found.looks[numbers] * each).sum(-1).mean()) for each in places]
+        return *on, *(float((found.words == each).float().mean()) for each in answers)
 
     earlier = [(0, head) for head in range(tiny.config.num_attention_heads)]
     for part in "kq":
-        *others, (there, moved) = sorted((shares(head, part) for head in earlier), key=lambda both: both[1])
-        assert there < 0.1 < 0.5 < moved
-        assert all(stays > 0.6 and goes < 0.1 for stays, goes in others)
-    assert shares(earlier[0], "")[0] > 0.6 > 0.1 > shares(earlier[0], "")[1]
+        *others, (there, moved, right, other) = sorted(
+            (shares(head, part) for head in earlier), key=lambda each: each[1]
+        )
+        assert there < 0.1 < 0.7 < moved and right < 0.2 < 0.8 < other
+        assert all(stays > 0.6 and goes < 0.1 and right > 0.9 for stays, goes, right, _ in others)
+    there, moved, right, other = shares(earlier[0], "")
+    assert there > 0.6 > 0.1 > moved and right == 1 and other == 0
 
 
 @torch.inference_mode()

@@ -53,9 +53,8 @@ def visible_texts(figure, renderer):
     ticks = {
         label for ax in figure.axes for axis in (ax.xaxis, ax.yaxis) for label in axis.get_ticklabels(which="both")
     }
-    shown = {
-        tick.label1 for ax in figure.axes for axis in (ax.xaxis, ax.yaxis) for tick in axis._update_ticks() if tick
-    } | {tick.label2 for ax in figure.axes for axis in (ax.xaxis, ax.yaxis) for tick in axis._update_ticks()}
+    axes = [axis for ax in figure.axes if ax.axison for axis in (ax.xaxis, ax.yaxis)]  # the others have none to show
+    shown = {label for axis in axes for tick in axis._update_ticks() for label in (tick.label1, tick.label2)}
     found = [text for text in found if text not in ticks or text in shown]
     boxes = torch.tensor([text.get_window_extent(renderer).extents.tolist() for text in found])
     return [text.get_text() for text in found], boxes

@@ -1,6 +1,6 @@
 """What mistakes cost by checks that are often made: two traces of a text, the answers that are left, random weights.
 
-Each mistake stands in the setting in which it shows, and the right model in the same.
+Each mistake stands in the setting in which it shows, and the right model in the same; in `unseen`, in those given.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,8 +17,8 @@ from ..config import Config
 from ..model import Weights, forward
 from ..tiny import corpus
 from ..tracing import Trace, trace
-from .compare import agreement, read, write
-from .mistakes import MISTAKES, Mistake
+from .compare import Forward, agreement, read, write
+from .mistakes import MISTAKES, Mistake, Setting
 
 SMALL: dict[str, Any] = {"hidden_size": 64, "vocab_size": 512, "intermediate_size": 64, "moe_intermediate_size": 64}
 
@@ -77,14 +77,44 @@ def on_random_weights(
 
     The latter is of the logit that is furthest off, in parts of the largest.
     """
-    small = replace(config, **SMALL, pad_token_id=None, initializer_range=spread, dtype="float32")
     found = torch.zeros(2, len(MISTAKES), seeds)
     for seed in range(seeds):
-        model = init_weights(small, seed=seed)
-        token_ids = torch.randint(512, (1, length), generator=torch.Generator().manual_seed(seed))
+        small = _small(config, seed, spread, length)
         for number, mistake in enumerate(MISTAKES.values()):
-            setting = replace(small, **mistake.shows_in.config), mistake.shows_in.way
-            one, two = (read(each, model, token_ids, *setting)[0] for each in (forward, mistake.forward))
+            one, two = (small.read(each, mistake.shows_in) for each in (forward, mistake.forward))
             found[0, number, seed] = agreement(one, two).float().mean()
-            found[1, number, seed] = (two - one).abs().max() / one.abs().max()
+            found[1, number, seed] = _off(one, two)
     return found[0], found[1]
+
+
+def unseen(settings: Sequence[Setting], config: Config, bound: float = 1e-4, length: int = 24) -> list[str]:
+    """The mistakes that none of these settings shows on a small model with random weights, by name.
+
+    A setting, which leaves all shapes as they are, shows one where a logit is off by more than `bound` of the largest.
+    """
+    small, left = _small(config, 0, 0.02, length), list(MISTAKES)
+    for setting in settings:
+        right = small.read(forward, setting)
+        left = [name for name in left if _off(right, small.read(MISTAKES[name].forward, setting)) <= bound]
+    return left
+
+
+class _Small(NamedTuple):
+    """A small model with random weights, and a text for it."""
+
+    config: Config
+    weights: Weights
+    token_ids: Int[Tensor, "1 seq"]
+
+    def read(self, model: Forward, setting: Setting) -> Float[Tensor, "seq vocab"]:
+        return read(model, self.weights, self.token_ids, replace(self.config, **setting.config), setting.way)[0]
+
+
+def _small(config: Config, seed: int, spread: float, length: int) -> _Small:
+    small = replace(config, **SMALL, pad_token_id=None, initializer_range=spread, dtype="float32")
+    token_ids = torch.randint(512, (1, length), generator=torch.Generator().manual_seed(seed))
+    return _Small(small, init_weights(small, seed=seed), token_ids)
+
+
+def _off(right: Float[Tensor, "seq vocab"], wrong: Float[Tensor, "seq vocab"]) -> float:
+    return float((wrong - right).abs().max() / right.abs().max())

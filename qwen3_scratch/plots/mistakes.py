@@ -1,5 +1,6 @@
-"""What mistakes cost: divergence from the right model by token, and which checks find them."""
+"""What mistakes cost: difference from the right model by token, and which checks find them."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -10,50 +11,68 @@ from torch import Tensor
 
 from .canvas import SMALL, Figure, colour_bar, heatmap, label_axis, new_figure, styled
 
-__all__ = ["check_grid", "divergence_map"]
+__all__ = ["check_grid", "difference_map"]
 
-LEAST, MOST = 1e-3, 10.0  # nats: the ends of the shades; below the first no one would notice
+MOST = 1.0  # of the largest logit: the dark end of the shades
 
 
 @styled
-def divergence_map(
-    nats: Float[Tensor, "mistakes tokens"],
+def difference_map(
+    far: Float[Tensor, "mistakes tokens"],
     agree: Bool[Tensor, "mistakes tokens"],
     names: Sequence[str],
     labels: Sequence[str],
     written: int | None = None,
+    bound: float = 1e-4,
 ) -> Figure:
-    """Mistakes, the costliest on top, by tokens: how far each next token's distribution is from the right model's.
+    """Mistakes by tokens: how far the logit is off that is furthest off, in parts of the largest; white up to `bound`.
 
-    A cross stands where another token is the likeliest. A bar stands before token `written`, the model's own first.
+    Those that begin first stand on top, by the first token beyond the bound, and of these the costliest. A cross stands
+    where another token is the likeliest, a bar before token `written`, the model's own first.
     """
-    order = costliest_first(nats.mean(-1))
-    count, length = nats.shape
-    mild = int((agree.float().mean(-1) >= 0.9).sum())
-    title = f"{mild} of {count} mistakes leave nine of ten next tokens of this text as they should be"
+    count, length = far.shape
+    begins = first_beyond(far, bound)
+    order = earliest_first(far, begins)
+    later = int((begins > 0).sum())
+    title = f"{later} of {count} mistakes leave all logits of the first token as they should be"
     high, wide = 0.17 * count, min(6.3, max(3.0, 0.12 * length))
     figure = new_figure(title, wide + 2.8, high + 1.5)
     ax = figure.subplots()
-    image = heatmap(ax, nats[order].clamp(min=LEAST), norm=LogNorm(LEAST, MOST, clip=True))
-    mark_cells(ax, ~agree[order], nats[order] > 0.3)
+    image = heatmap(ax, far[order].clamp(min=bound), norm=LogNorm(bound, MOST, clip=True))
+    mark_cells(ax, ~agree[order], far[order] > 0.03)
+    starts = begins[order]
+    for row in (starts[1:] != starts[:-1]).nonzero().flatten().tolist():
+        ax.axhline(row + 0.5, color="#777777", lw=0.6)
     if written is not None:
         ax.axvline(written - 0.5, color="black", lw=1.5, ls="--")
         ax.set_title("the answer", x=(written + 0.3) / length, fontsize=SMALL)
     label_axis(ax.xaxis, labels, wide)
     label_axis(ax.yaxis, [names[row] for row in order.tolist()], high)
     ax.set_xlabel("token that was read last (× another next token is the likeliest)")
-    ticks = [0.001, 0.01, 0.1, 1, 10]
-    bar = colour_bar(figure, image, "divergence (nats)", ticks=ticks, extend="max", format=None)
-    bar.ax.set_yticklabels(["≤0.001", "0.01", "0.1", "1", "10"], fontsize=SMALL)
+    ticks = [bound * 10**at for at in range(round(math.log10(MOST / bound)) + 1)]
+    said = "largest difference of a logit, in parts of the largest logit"
+    bar = colour_bar(figure, image, said, ticks=ticks, extend="max", format=None)
+    bar.ax.set_yticklabels([f"≤{ticks[0]:g}", *(f"{tick:g}" for tick in ticks[1:])], fontsize=SMALL)
     bar.ax.minorticks_off()
-    figure.alt = f"{title}. A row for each mistake, a column for each token, shaded by divergence"
+    figure.alt = f"{title}. A row for each mistake, a column for each token, shaded by how far a logit is off"
+    figure.alt += "; rows that begin to differ earlier stand higher, with a thin line below those that begin together"
     figure.alt += "; a dashed line where the answer begins." if written else "."
     return figure
 
 
-def costliest_first(costs: Float[Tensor, "mistakes"]) -> Int[Tensor, "mistakes"]:
-    """The order of mistakes; equal ones, as two names of one mistake, keep theirs, whatever rounding makes of them."""
-    return costs.round(decimals=4).argsort(descending=True, stable=True)
+def first_beyond(far: Float[Tensor, "mistakes tokens"], bound: float) -> Int[Tensor, "mistakes"]:
+    """The first token of each row that is beyond the bound; the number of tokens where none is."""
+    beyond = torch.nn.functional.pad(far > bound, (0, 1), value=True)
+    return beyond.int().argmax(-1)
+
+
+def earliest_first(far: Float[Tensor, "mistakes tokens"], begins: Int[Tensor, "mistakes"]) -> Int[Tensor, "mistakes"]:
+    """The order of mistakes, by where they begin and then by their mean.
+
+    Equal ones, as two names of one mistake, keep theirs, whatever rounding makes of them.
+    """
+    costliest = far.mean(-1).round(decimals=4).argsort(descending=True, stable=True)
+    return costliest[begins[costliest].argsort(stable=True)]
 
 
 def mark_cells(

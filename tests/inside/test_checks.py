@@ -8,9 +8,9 @@ from helpers import unchecked
 from reference import random_tokens, random_weights, small_config
 
 from qwen3_scratch import forward, generate, load_checkpoint
-from qwen3_scratch.inside.checks import answered, on_random_weights, read_both
-from qwen3_scratch.inside.compare import read
-from qwen3_scratch.inside.mistakes import MISTAKES
+from qwen3_scratch.inside.checks import answered, on_random_weights, read_both, unseen
+from qwen3_scratch.inside.compare import BATCHED, CACHED, read
+from qwen3_scratch.inside.mistakes import DYNAMIC, MISTAKES, SLIDING, Setting
 from qwen3_scratch.tiny.corpus import is_correct
 from qwen3_scratch.tiny.evaluate import questions
 
@@ -56,3 +56,23 @@ def test_on_random_weights_every_mistake_moves_a_logit_and_not_every_one_the_lik
     assert share.shape == far.shape == (len(MISTAKES), 2)
     assert far.min() > 1e-4
     assert share[NAMES.index("frequencies_in_bf16")].min() > 0.9 > share[NAMES.index("repeated_heads")].max()
+
+
+def test_settings_leave_unseen_what_hides_in_each_of_them():
+    config = small_config()
+    with unchecked(), torch.no_grad():
+        at_once, cached = (unseen([Setting(way=way)], config) for way in (Setting().way, CACHED))
+        both = unseen([Setting(), Setting(way=CACHED)], config)
+    assert {"positions_from_zero", "window_off_by_one", "pads_attended", "renormalised_unasked"} <= set(at_once)
+    assert "positions_from_zero" not in cached
+    assert both == [name for name in at_once if name in cached]
+    assert unseen([], config) == NAMES
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_one_setting_hides_what_another_norm_topk_prob_shows_and_nothing_else_if_all_else_is_in_it(norm):
+    setting = Setting(SLIDING | DYNAMIC | {"norm_topk_prob": norm}, BATCHED)
+    hides = [name for name in NAMES if MISTAKES[name].shows_in.config == {"norm_topk_prob": not norm}]
+    with unchecked(), torch.no_grad():
+        left = unseen([setting], load_checkpoint("tiny").config)
+    assert left == [name for name in hides if name != "argmax_expert"] and left

@@ -14,7 +14,7 @@ from qwen3_scratch import forward, moe_route, trace
 from qwen3_scratch.inside.compare import CACHED, agreement, divergence, first_difference, read
 from qwen3_scratch.inside.mistakes import MISTAKES, Mistake, Setting
 from qwen3_scratch.inside.wrong_steps import softmax_over_top_k
-from qwen3_scratch.model import Ops, rms_norm
+from qwen3_scratch.model import Ops, rms_norm, rope, rope_table
 
 LENGTH = 24
 HIDDEN = 2e-5  # of the largest logit: other orders of the same fp32 sums
@@ -150,6 +150,15 @@ def test_softmax_after_top_k_is_renormalised_softmax_before_it():
         one, two = softmax_over_top_k(x, router, top_k, True), moe_route(x, router, top_k, True)
         assert torch.equal(one.experts, two.experts)
         assert torch.allclose(one.weights, two.weights, atol=1e-6)
+
+
+def test_qk_norm_after_rope_is_seen_by_unequal_norm_weights_alone():
+    """Which is why it is no entry: no config hides or shows it."""
+    config, heads = small_config(), torch.randn(1, 2, 9, 16)
+    table = rope_table(config, torch.arange(9)[None])
+    for weight, same in ((torch.ones(16), True), (torch.full((16,), 1.3), True), (torch.rand(16) + 0.5, False)):
+        before, after = rope(rms_norm(heads, weight, 1e-6), *table), rms_norm(rope(heads, *table), weight, 1e-6)
+        assert torch.allclose(before, after, atol=1e-5) == same
 
 
 @pytest.mark.parametrize("name", [name for name, found in MISTAKES.items() if found.ops.route is not Ops().route])

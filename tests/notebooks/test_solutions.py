@@ -5,13 +5,15 @@ from functools import cache
 
 import pytest
 import torch
-from helpers import unchecked
+from helpers import TINY, unchecked
 from reference import dense_config, random_tokens, random_weights, small_config
 from test_chapters import imports
 from test_notebooks import NOTEBOOKS
+from transformers import Qwen3MoeForCausalLM
 
 from qwen3_scratch import forward, load_checkpoint, trace
 from qwen3_scratch.exercises.comparing import difference
+from qwen3_scratch.inside.checks import unseen
 from qwen3_scratch.inside.compare import first_difference, read
 from qwen3_scratch.inside.drafting import kept, look_up
 from qwen3_scratch.inside.experts import without as without_expert
@@ -24,6 +26,7 @@ from qwen3_scratch.learning.upcycling import upcycle
 
 STUB = re.compile(r"^def (my_\w+)\(.*?raise NotImplementedError", re.MULTILINE | re.DOTALL)
 FOLDED = re.compile(r"<summary>One solution</summary>\n\n```python\n(.*?)\n```", re.DOTALL)
+DEFINED = r"^def {}\(.*?\n\n\n"
 ROUTE_TO = re.compile(r"^def route_to.*?\n\n\n", re.MULTILINE | re.DOTALL)
 ASKED = [
     (name, function)
@@ -116,7 +119,43 @@ def test_the_search_that_13_asks_for_finds_the_call_that_the_packages_finds(name
         with unchecked(), torch.no_grad(), trace(*steps) as recorded:
             read(model, weights, ids, config, mistake.shows_in.way)
         traces.append(recorded)
-    assert pasted("13_pitfalls")["my_first"](*traces) is first_difference(*traces).calls[0]
+    assert given_in_13("off")["my_first"](*traces) is first_difference(*traces).calls[0]
+
+
+def given_in_13(name):
+    """What the folded solutions define, after a function that the chapter gives."""
+    space = pasted("13_pitfalls")
+    source = "\n\n\n".join(cell.source for cell in NOTEBOOKS["13_pitfalls"] if cell.cell_type == "code")
+    exec(re.search(DEFINED.format(name), source, re.MULTILINE | re.DOTALL)[0], space)
+    return space
+
+
+def test_the_two_settings_that_13_folds_away_show_every_mistake_and_a_large_eps_beside_them_hides_nine():
+    settings, config = pasted("13_pitfalls")["my_settings"](), load_checkpoint("tiny").config
+    with unchecked(), torch.no_grad():
+        assert len(settings) == 2 and unseen(settings, config, bound=1.5e-4) == []
+        large = [each._replace(config={**each.config, "rms_norm_eps": 0.1}) for each in settings]
+        assert len(unseen(large, config)) == 9
+
+
+def test_the_hooks_of_13_note_what_each_layer_of_transformers_gives_and_so_in_which_a_norm_is_wrong():
+    checkpoint, ids = load_checkpoint("tiny", dtype=torch.float32), torch.arange(40, 60)[None]
+    model = Qwen3MoeForCausalLM.from_pretrained(TINY, dtype=torch.float32).eval()
+    norm = torch.nn.LayerNorm(checkpoint.config.hidden_size, checkpoint.config.rms_norm_eps)
+    norm.weight = model.model.layers[2].input_layernorm.weight
+    off, outputs_of = given_in_13("off")["off"], given_in_13("outputs_of")["outputs_of"]
+    with unchecked(), torch.no_grad(), trace() as right:
+        forward(checkpoint.weights, ids, checkpoint.config)
+
+    def beyond():
+        with torch.no_grad():
+            found = outputs_of(model, ids)
+        outputs = [(call.output, found[f"model.layers.{layer}"]) for layer, call in enumerate(right["decoder_layer"])]
+        return [off(*pair) > 1e-4 for pair in outputs]
+
+    assert beyond() == [False] * 4
+    model.model.layers[2].input_layernorm = norm
+    assert beyond() == [False, False, True, True]
 
 
 def scaled(factor_of, experts, top_k):

@@ -198,9 +198,9 @@ def mistake_names(count):
     return [f"{'pads_counted_after_prefill'[: 4 + at]}" for at in range(count)]
 
 
-def divergences(count, tokens):
-    nats = random_vectors(count, tokens).exp()
-    return nats, nats < 2, mistake_names(count)
+def differences(count, tokens):
+    far = 10 ** (2 * random_vectors(count, tokens) - 4)
+    return far, far < 0.1, mistake_names(count)
 
 
 def split_config(**changes):
@@ -544,8 +544,8 @@ DRAWINGS = {  # each from a number of tokens
             for name in ("dense", "Qwen3-30B-A3B", "Qwen3-30B-A3B (shared)")
         },
     ),
-    "divergence_map": lambda n: plots.divergence_map(*divergences(22, n), labels(n), n // 2),
-    "divergence_map, one": lambda n: plots.divergence_map(*divergences(1, n), labels(n)),
+    "difference_map": lambda n: plots.difference_map(*differences(22, n), labels(n), n // 2),
+    "difference_map, one": lambda n: plots.difference_map(*differences(1, n), labels(n)),
     "check_grid": lambda n: plots.check_grid(
         mistake_names(n),
         {f"nine of ten of {at} next tokens agree": [at > mistake % 7 for mistake in range(n)] for at in range(8)},

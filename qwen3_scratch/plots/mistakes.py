@@ -50,8 +50,7 @@ def difference_map(
     label_axis(ax.yaxis, [names[row] for row in order.tolist()], high)
     ax.set_xlabel("token that was read last (× another next token is the likeliest)")
     ticks = [bound * 10**at for at in range(round(math.log10(MOST / bound)) + 1)]
-    said = "largest difference of a logit, in parts of the largest logit"
-    bar = colour_bar(figure, image, said, ticks=ticks, extend="max", format=None)
+    bar = colour_bar(figure, image, "largest difference\n/ largest logit", ticks=ticks, extend="max", format=None)
     bar.ax.set_yticklabels([f"≤{ticks[0]:g}", *(f"{tick:g}" for tick in ticks[1:])], fontsize=SMALL)
     bar.ax.minorticks_off()
     figure.alt = f"{title}. A row for each mistake, a column for each token, shaded by how far a logit is off"

@@ -1,7 +1,10 @@
 """Settings of the whole test run: the same examples every time, and no clock that a slow machine could fail by."""
 
+import os
 import random
 import signal
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,6 +26,9 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     """What does not leave the longer tests out also tries more examples of each property."""
     settings.load_profile("test" if "not proof" in config.option.markexpr else "proof")
+    # What torch compiled for some vectors it would take for others, if it is told to use others here.
+    kind = torch.backends.cpu.get_cpu_capability().lower()
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir(), f"compiled_for_{kind}")))
     # A shell starts what it puts into the background deaf to Ctrl-C, and children inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

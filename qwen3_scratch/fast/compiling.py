@@ -5,12 +5,14 @@ of the text is a symbol in it. So warming up takes seconds, and nothing is compi
 compiled on tensors of its own, never on those of a text: so what was compiled does not depend on who came first.
 """
 
+import platform
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from inspect import unwrap
 from itertools import count
+from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -69,14 +71,24 @@ def head_step(config: Config, ops: Ops) -> Step:
     return step
 
 
+@lru_cache(maxsize=1)
+def processor() -> str:
+    """What code is compiled for: the instructions that torch uses here, and those that the processor has."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()} {flags}"
+
+
 def inductor(graph: torch.fx.GraphModule, inputs: list[Tensor], **_: Any) -> Any:
     """torch's own backend, so that what one process compiled the next one finds in torch's cache on the disk.
 
-    The name drawn at random that a graph compiled ahead bears would make it another one for that cache each time.
+    A graph that is compiled ahead bears a name drawn at random, by which that cache would find it never again. Here it
+    bears the processor's, which the cache does not ask for: code written for other vectors computes nonsense.
     """
     from torch._inductor.compile_fx import compile_fx  # a second, which only who compiles has to wait
 
-    graph._backend_id = None  # type: ignore[assignment]
+    graph._backend_id = processor()  # type: ignore[assignment]
     return compile_fx(graph, inputs, config_patches=OPTIONS)
 
 

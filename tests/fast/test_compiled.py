@@ -6,7 +6,6 @@ compile the checks as well. Everything is in fp32: in bf16 another order of addi
 
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from helpers import command, finished
 from reference import TOLERANCE, assert_near, dense_config, random_tokens, random_weights, small_config
-from tiers import in_proof, only, vectorised
+from tiers import in_proof, only
 from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
@@ -23,6 +22,7 @@ from qwen3_scratch import Checkpoint, Error, forward, generate, load_checkpoint,
 from qwen3_scratch.cache import KVCache
 from qwen3_scratch.fast import compiled, compiling, eight_bits, int8
 from qwen3_scratch.fast.compiling import (
+    Part,
     Steps,
     compiled_decoder,
     compiled_steps,
@@ -54,7 +54,7 @@ CONFIGS = {
     ),
     "as many experts a token as there are": small_config(num_experts=4, num_experts_per_tok=4, **LONG),
 }
-COMPILED = partial(torch.compile, dynamic=False)
+
 # Each of them is compiled anew.
 KEPT_SPARSE = "sliding window, yarn"
 KEPT = only(CONFIGS, KEPT_SPARSE, "dense, full and sliding layers, one key/value head")
@@ -241,13 +241,12 @@ def test_a_step_runs_on_tensors_that_have_no_values():
     assert logits.shape == (2, 1, checkpoint.config.vocab_size)
 
 
-@vectorised
 @pytest.mark.parametrize("rows", only([1, 2, 3, 16, 17], 1, 3))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_streamed_product_is_the_product(rows, dtype):
     generator = torch.Generator().manual_seed(rows)
     x, weight, bias = (torch.randn(shape, generator=generator).to(dtype) for shape in ((rows, 1, 48), (80, 48), (80,)))
-    product = COMPILED(streamed_linear)
+    product = Part(streamed_linear)
     expected = (x.double() @ weight.double().t() + bias.double()).to(dtype)
     # one rounding of the sum and one of the bias, in units of the largest number
     assert_near(product(x, weight, bias), expected, 1e-6 if dtype == torch.float32 else 2**-7)
@@ -256,7 +255,7 @@ def test_a_streamed_product_is_the_product(rows, dtype):
 @pytest.mark.parametrize(
     ("tokens", "experts", "top_k"), [(1, 2, 1), (3, 8, 2), in_proof(1, 32, 8), in_proof(16, 2, 1), in_proof(40, 8, 8)]
 )
-@pytest.mark.parametrize("made", [lambda form: form, pytest.param(COMPILED, marks=vectorised)], ids=["plain", "fast"])
+@pytest.mark.parametrize("made", [lambda form: form, Part], ids=["plain", "compiled"])
 def test_streamed_experts_answer_like_the_loop_over_experts(tokens, experts, top_k, made):
     generator = torch.Generator().manual_seed(tokens)
     shapes = (tokens, 32), (experts, 32), (experts, 48, 32), (experts, 32, 24)

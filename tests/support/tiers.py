@@ -4,13 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import settings
-
-# What torch writes for a processor without vector instructions, g++ refuses; ours then says so and decodes plainly.
-vectorised = pytest.mark.skipif(
-    torch.backends.cpu.get_cpu_capability() == "DEFAULT", reason="torch compiles only for a processor with vectors"
-)
 
 
 def in_proof(*values: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -95,7 +96,7 @@ def check_grid(names: Sequence[str], found: Mapping[str, Sequence[bool]], costs:
     ends = [f"“{checks[at]}” finds {counts[at] if counts[at] < len(names) else 'all'}" for at in (0, -1)]
     title = f"Of {len(names)} mistakes {', '.join(dict.fromkeys(ends))}"
     high, wide = 0.27 * len(checks), max(2.0, 0.25 * len(names))
-    figure = new_figure(title, wide + 3.4, high + 2.2)
+    figure = new_figure(title, max(6.0, wide + 3.4), high + 2.2)
     ax = figure.subplots()
     heatmap(ax, table[rows][:, columns].float(), vmin=0, vmax=1.4)
     missed = (~table & torch.tensor([bool(each) for each in costs]))[rows][:, columns]
@@ -106,10 +107,12 @@ def check_grid(names: Sequence[str], found: Mapping[str, Sequence[bool]], costs:
     ax.tick_params(which="minor", length=0)
     label_axis(ax.xaxis, [names[column] for column in columns.tolist()], wide)
     label_axis(ax.yaxis, checks, high)
-    for row, count in enumerate(counts):
-        ax.text(len(names) - 0.2, row, str(count), fontsize=SMALL, va="center")
-    ax.text(len(names) - 0.2, -0.75, "found", fontsize=SMALL, va="center")
-    ax.set_xlabel("dark: found · × passes, though answers are lost · light: passes, and no answer is lost")
+    beside: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "center"}
+    for row, count in [*enumerate(counts), (-0.75, "found")]:
+        ax.annotate(str(count), (1, row), (4, 0), fontsize=SMALL, **beside)
+    figure.supxlabel(
+        "dark: found · × passes, though answers are lost · light: passes, and no answer is lost", fontsize=8.5
+    )
     figure.alt = f"{title}. A row for each check, from {counts[0]} found to {counts[-1]}, and a column for each mistake"
     figure.alt += ": dark where it is found, a cross where it passes though answers are lost."
     return figure

@@ -188,7 +188,8 @@ def said_without(
     figure = new_figure(title, 7.6, 2.9)
     axes = figure.subplots(1, len(signs), squeeze=False)[0]
     for ax, sign, texts, there in zip(axes, signs, said, right, strict=True):
-        heatmap(ax, 0.08 + 0.82 * there.float(), [[with_signs(text) for text in row] for row in texts], vmin=0, vmax=1)
+        written = [[with_signs(text if len(text) < 4 else f"{text[:2]}…") for text in row] for row in texts]
+        heatmap(ax, 0.08 + 0.82 * there.float(), written, vmin=0, vmax=1)
         label_axis(ax.xaxis, second, 2.0)
         label_axis(ax.yaxis, range(right.shape[1]), 2.0)
         ax.set_title(f"a {sign} b", fontsize=SMALL + 1, loc="left")

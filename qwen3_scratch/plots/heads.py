@@ -133,8 +133,10 @@ def followed_note(
     found = all(notes[name][top] == read for name, top in tops.items())
     said = [f"{spoken(float(looks[name][start + top]))} on “{labels[top]}”" for name, top in tops.items()]
     title = f"The look goes {'' if found else 'not always '}where “{read}” is noted: {', then '.join(said)}"
-    upright = max(map(len, labels)) * SMALL * 0.62 / 72 > 8.4 / len(labels)  # as `label_axis` turns what is below
-    low, high = (-1.1, 2.1) if upright else (-0.4, 1.6)
+    longest = max(map(len, labels)) * SMALL * 0.62 / 72  # inches
+    upright = longest > 8.4 / len(labels)  # as `label_axis` turns what is below
+    room = longest + 0.25 if upright else 0.25  # inches for what is noted; a weight of 1 takes 0.6
+    low, high = -room / 0.6, 1.35 + (2 * room - 0.25 if upright else 0)
     figure = new_figure(title, 9.0, high * len(looks) + 0.5)
     panels = figure.subplots(len(looks), 1, squeeze=False)[:, 0]
     for ax, (name, look) in zip(panels, looks.items(), strict=True):

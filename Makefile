@@ -23,7 +23,7 @@ COMPILED  = $(shell grep --recursive --files-with-matches --word-regexp --includ
 CHECKED   = $(filter-out $(COMPILED),$(shell find $(SHAPED) -name 'test_*.py' | sort))
 PASSED_ON = $(addprefix tests/,checkpoints devices generation tiny tracing)
 
-BENCHMARKS := decode prefill load context experts tiny roofline products int8 lookup
+BENCHMARKS := decode prefill load start context experts tiny roofline products int8 lookup
 
 # `make test` keeps one case of each kind; `make proof` leaves nothing out.
 LEFT_OUT := not proof

@@ -18,6 +18,7 @@ from .measure import BANDWIDTH, ROOT, Row, interleave, need, read_bandwidth
 from .script import Out, Quick, Rounds, Run, Shape, Store
 
 QUESTION = "What does loading take?"
+TIME, PEAK = "time", "peak over file size"
 CHILD = """
 import json, sys, time
 from pathlib import Path
@@ -55,9 +56,9 @@ def main(
     run.say("loading in fresh processes ...")
     samples = interleave({**measures, BANDWIDTH: read_bandwidth}, run.rounds)  # a fresh process is never warm
     for name, found in samples.items():
-        run.add([Row({"quantity": "time"}, name, "GB/s" if name == BANDWIDTH else "s", found)])
+        run.add([Row({"quantity": TIME}, name, "GB/s" if name == BANDWIDTH else "s", found)])
     for name, found in peaks.items():
-        run.add([Row({"quantity": "peak over file size"}, name, "x", [peak / size for peak in found])])
+        run.add([Row({"quantity": PEAK}, name, "x", [peak / size for peak in found])])
     run.finish(draw)
 
 
@@ -76,7 +77,7 @@ def load_time(name: str, folder: Path, peaks: list[float]) -> float:
 
 def draw(found: dict[str, Any]):
     rows = found["rows"]
-    names = {"time": "seconds", "peak over file size": "peak of memory over size of the files"}
+    names = {TIME: "seconds", PEAK: "peak of memory over size of the files"}
     panels = {label: figures.spans(rows, {"quantity": name}, leave_out=[BANDWIDTH]) for name, label in names.items()}
     time, peak = panels.values()
     title = f"Loading takes {peak['ours'][0]:.2f} times the file's size in memory, {peak['transformers'][0]:.2f} in"

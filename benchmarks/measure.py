@@ -142,6 +142,7 @@ def machine(device: torch.device | str = "cpu") -> dict[str, Any]:
     """The machine, as far as the system says: processor, cores, threads used, memory, GPU, load before the run."""
     found = {
         "cpu": processor(),
+        "instructions": instructions(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
@@ -162,6 +163,13 @@ def processor() -> str:
     found = {key.strip(): value.strip() for key, value in pairs}
     name = found.get("model name", platform.machine())
     return f"{name} (family {found.get('cpu family', '?')}, model {found.get('model', '?')})"
+
+
+def instructions() -> str:
+    """The widest that torch computes with here, and what the processor multiplies matrices with, where Linux tells."""
+    info = Path("/proc/cpuinfo")
+    flags = set(info.read_text().split()) if info.exists() else set()
+    return " ".join([torch.backends.cpu.get_cpu_capability(), *sorted(flags & {"amx_bf16", "amx_int8", "avx512_bf16"})])
 
 
 def versions() -> dict[str, str]:

@@ -1,11 +1,13 @@
 """Writes RESULTS.md from the JSON of the last full runs: `python -m benchmarks.report`.
 
-What was never run stands there as "not run"; rehearsals (`--quick`) and small shapes are passed over.
+Each machine has its folder. What was never run stands there as "not run"; rehearsals (`--quick`) and small shapes are
+passed over.
 """
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import re
+import statistics
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,54 +17,29 @@ import typer
 from qwen3_scratch import Error
 
 from . import script
-from .measure import ROOT, ratio, row_of
-from .roofline import LAUNCHES, SHARE
+from .goals import GOALS, GPU_GOALS, GPU_MEASURED, Results, cases, over_best, rows_of
+from .measure import BANDWIDTH, ROOT
 from .script import digits, text
 
-BENCHMARKS = ("decode", "prefill", "load", "context", "experts", "tiny", "roofline", "products", "int8", "lookup")
-Results = Mapping[str, Mapping[str, Any]]  # benchmark -> its JSON
-Folder = Annotated[Path, typer.Option(help="The folder with the JSON files.")]
+BENCHMARKS = ("decode", "prefill", "load", "start", "context", "experts", "tiny", "roofline", "products", "int8")
+BENCHMARKS += ("lookup",)
+Folder = Annotated[Path, typer.Option(help="The folder with a folder of JSON files for each machine.")]
 Target = Annotated[Path, typer.Option(help="The file to write.")]
 
 
-@dataclass(frozen=True)
-class Goal:
-    """One line of what is to be shown: a number from the results, and what it has to be."""
-
-    what: str
-    least: float
-    aim: float
-    value: Callable[[Results], float | None]
-    unit: str = "×"
-    low_is_good: bool = False
-
-    def line(self, results: Results) -> dict[str, str]:
-        found = self.value(results)
-        sign = "≤" if self.low_is_good else "≥"
-        shown = {"what": self.what, "least": f"{sign} {self.show(self.least)}", "aim": f"{sign} {self.show(self.aim)}"}
-        if found is None:
-            return {**shown, "found": "not run", "met": "not run"}
-        reached = [found <= bound if self.low_is_good else found >= bound for bound in (self.least, self.aim)]
-        met = "aim met" if reached[1] else "met" if reached[0] else "**not met**"
-        return {**shown, "found": self.show(found), "met": met}
-
-    def show(self, number: float) -> str:
-        return (
-            f"{100 * number:.4g}%"
-            if self.unit == "%"
-            else f"{number:,.0f}"
-            if self.unit == "tok/s"
-            else f"{number:.2f} ×"
-        )
+def main(folder: Folder = script.RESULTS, target: Target = ROOT / "benchmarks" / "RESULTS.md") -> None:
+    machines = read(folder)
+    target.write_text(render(machines), encoding="utf-8")
+    print(f"wrote {target} from {sum(map(len, machines.values()))} results of {len(machines)} machines")
 
 
-def main(folder: Folder = script.OUT, target: Target = ROOT / "benchmarks" / "RESULTS.md") -> None:
-    results = read(folder)
-    target.write_text(render(results), encoding="utf-8")
-    print(f"wrote {target} from {len(results)} of {len(BENCHMARKS)} benchmarks")
+def read(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """The results of each machine, by the name of its folder; a folder without any is passed over."""
+    found = {each.name: read_machine(each) for each in sorted(folder.iterdir()) if each.is_dir()}
+    return {name: results for name, results in found.items() if results}
 
 
-def read(folder: Path) -> dict[str, dict[str, Any]]:
+def read_machine(folder: Path) -> dict[str, dict[str, Any]]:
     """Benchmark, with ` (SHAPE)` or ` (GPU)` where another -> JSON of its last full run; no rehearsal, nothing tiny."""
     found = {}
     for path in sorted(folder.glob("*.json")):
@@ -70,7 +47,7 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
             result = json.loads(path.read_text("utf-8"))
             shape, device = result.get("shape", "huihui"), result["machine"]["device"]
             marks = [f" ({shape})" * (shape != "huihui"), " (GPU)" * (device != "cpu")]
-            result["rows"], result["figure"] = list(result["rows"]), path.with_suffix(".png").name
+            result["rows"], result["figure"] = list(result["rows"]), f"{folder.name}/{path.stem}.png"
             if not result["quick"] and shape != "tiny":
                 found["".join((result["benchmark"], *marks))] = result
         except (ValueError, KeyError, TypeError) as error:
@@ -78,147 +55,92 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def render(results: Results) -> str:
-    """RESULTS.md: what was to be shown, a section a benchmark, and what never ran."""
+def render(machines: Mapping[str, Results]) -> str:
+    """RESULTS.md: the machines, what was to be shown, where a peer is ahead; then all tables, folded."""
     place = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=False)
     place.filters |= {"digits": digits, "text": text}
     place.trim_blocks = place.lstrip_blocks = True
     place.keep_trailing_newline = True
+    goals = [
+        {"what": goal.what, "least": goal.bound(goal.least), "aim": goal.bound(goal.aim), "goal": goal}
+        for goal in (*GOALS, *GPU_GOALS)
+    ]
+    everything = {name: result for results in machines.values() for name, result in results.items()}
+    for goal in goals:
+        shown = machines.values() if goal["goal"] in GOALS else [everything]
+        goal["found"] = [goal["goal"].found(results) for results in shown]
+    measured = {what: value(everything) for what, value in GPU_MEASURED.items()}
+    return place.get_template("results.md.j2").render(
+        machines=[{"name": title(results), **about(results)} for results in machines.values()],
+        goals=goals[: len(GOALS)],
+        on_gpu=goals[len(GOALS) :],
+        measured={what: "not run" if found is None else digits(found) for what, found in measured.items()},
+        ahead={title(results): lines for results in machines.values() if (lines := ahead(results))},
+    )
+
+
+def title(results: Results) -> str:
+    """What a machine is called in the tables: its GPU, or its processor without what hypervisors make of the name."""
+    machine = next(iter(results.values()))["machine"]
+    name = machine["cpu"] if machine["device"] == "cpu" else machine["gpu"]
+    return " ".join(re.sub(r"\(R\)|\(TM\)|Processor", "", name).split())
+
+
+def about(results: Results) -> dict[str, Any]:
+    """The machine, what it read in all runs, and a section for each benchmark."""
+    machine = next(iter(results.values()))["machine"]
+    reads = [row["median"] for found in results.values() for row in found["rows"] if row["name"] == BANDWIDTH]
     sections = [section(name, results.get(name)) for name in BENCHMARKS]
     sections += [section(name, result) for name, result in results.items() if name not in BENCHMARKS]
-    goals, on_gpu = ([goal.line(results) for goal in each] for each in (GOALS, GPU_GOALS))
-    for what, value in GPU_MEASURED.items():
-        number = value(results)
-        found = "not run" if number is None else digits(number)
-        on_gpu.append(
-            {"what": what, "least": "measured", "aim": "", "found": found, "met": found if number is None else ""}
-        )
-    return place.get_template("results.md.j2").render(sections=sections, goals=goals, on_gpu=on_gpu)
+    days = sorted({found["date"][:10] for found in results.values()})
+    known = {
+        "instructions": machine.get("instructions", "not recorded"),
+        "days": " to ".join({days[0]: 0, days[-1]: 0}),
+    }
+    read = f"{min(reads):.1f} to {max(reads):.1f} GB/s, {statistics.median(reads):.1f}" if reads else "not run"
+    return {"machine": machine, "sections": sections, "read": read, **known}
+
+
+def ahead(results: Results) -> list[str]:
+    """A line for each case in which a peer's best is faster than ours."""
+    found = []
+    for benchmark, ours, peers, higher in (
+        ("decode", "compiled", ("llama.cpp", "transformers"), True),
+        ("prefill", "ours", ("transformers",), False),
+        ("load", "ours", ("transformers",), False),
+        ("tiny", "compiled", ("transformers",), True),
+    ):
+        for case in cases(results, benchmark, ours):
+            if any(row["unit"] not in ("s", "tokens/s") for row in rows_of(results, benchmark) if row["case"] == case
+                   and row["name"] == ours):  # fmt: skip
+                continue
+            for peer in peers:
+                times = over_best(benchmark, ours, peer, higher, **case)(results)
+                if times is not None and times < 1:
+                    words = ", ".join(f"{key} {text(value)}" for key, value in case.items())
+                    found.append(f"{benchmark} ({words}): {peer} is {1 / times:.2f} times as fast")
+    return found
 
 
 def section(name: str, found: Mapping[str, Any] | None) -> dict[str, Any]:
     """What the template shows of one benchmark: the table's columns and lines."""
     if found is None:
         return {"name": name, "found": None}
-    cases = list(dict.fromkeys(key for row in found["rows"] for key in row["case"]))
+    keys = list(dict.fromkeys(key for row in found["rows"] for key in row["case"]))
     lines = []
     for row in found["rows"]:
-        head = [text(row["case"].get(key)) for key in cases] + [row["name"]]
+        head = [text(row["case"].get(key)) for key in keys] + [row["name"]]
         if "not_run" in row:
             lines.append([*head, "not run", row["not_run"].replace("|", "/"), ""])
         else:
             span = f"{digits(row['low'])} to {digits(row['high'])}" if row["low"] != row["high"] else ""
             lines.append([*head, digits(row["median"]), span, row["unit"]])
-    columns = [*cases, "contestant", "median", "lowest to highest", "unit"]
-    return {"name": name, "found": found, "columns": columns, "lines": lines}
-
-
-# ---- what is to be shown -------------------------------------------------------------------------
-
-
-def over_best(benchmark: str, ours: str, peer: str, higher_is_faster: bool = True, **case: Any):
-    """How many times as fast ours is as the best of a peer's ways, in the case."""
-
-    def value(results: Results) -> float | None:
-        rows = results.get(benchmark, {}).get("rows", [])
-        mine = row_of(rows, ours, **case)
-        others = [row for row in rows if row["name"].startswith(peer) and row.get("samples")]
-        others = [row for row in others if case.items() <= row["case"].items()]
-        if mine is None or not others:
-            return None
-        best = (max if higher_is_faster else min)(others, key=lambda row: row["median"])
-        pair = (mine, best) if higher_is_faster else (best, mine)
-        return ratio(*(row["samples"] for row in pair))
-
-    return value
-
-
-def over_place(benchmark: str, ours: str, places: tuple[Mapping[str, Any], Mapping[str, Any]]):
-    """How many times the second case costs what the first one costs; both are measured in the same rounds."""
-
-    def value(results: Results) -> float | None:
-        found = [row_of(results.get(benchmark, {}).get("rows", []), ours, **case) for case in places]
-        return None if None in found else ratio(found[1]["samples"], found[0]["samples"])
-
-    return value
-
-
-def prefill_worst(results: Results) -> float | None:
-    """The length and kind of numbers in which we are slowest beside transformers' best."""
-    cases = {str(row["case"]): row["case"] for row in results.get("prefill", {}).get("rows", [])}.values()
-    found = [over_best("prefill", "ours", "transformers", higher_is_faster=False, **case)(results) for case in cases]
-    return min((value for value in found if value is not None), default=None)
-
-
-def median_of(benchmark: str, name: str, **case: Any):
-    def value(results: Results) -> float | None:
-        row = row_of(results.get(benchmark, {}).get("rows", []), name, **case)
-        return None if row is None else row["median"]
-
-    return value
-
-
-def on_gpu(gpu: str, value: Callable[[Results], float | None]) -> Callable[[Results], float | None]:
-    """The value, where the GPU of the run is of this name."""
-
-    def only(results: Results) -> float | None:
-        name = results.get("decode (GPU)", {}).get("machine", {}).get("gpu") or ""
-        return value(results) if gpu in name else None
-
-    return only
-
-
-BF16, FP32 = {"dtype": "bfloat16", "batch": 1}, {"dtype": "float32", "batch": 1}
-LENGTHS = ({"tokens before": 17}, {"tokens before": 4096})
-FEW_AND_MANY = ({"experts": 2, "tokens": 1}, {"experts": 128, "tokens": 1})
-GOALS = (
-    Goal("decode bf16 over transformers' best", 2.5, 3.5, over_best("decode", "compiled", "transformers", **BF16)),
-    Goal("decode bf16 over llama.cpp bf16", 0.95, 1.2, over_best("decode", "compiled", "llama.cpp", **BF16)),
-    Goal(
-        "decode bf16, share of measured read bandwidth", 0.65, 0.8,
-        median_of("roofline", "compiled", dtype="bfloat16", quantity=SHARE), unit="%",
-    ),
-    Goal("decode fp32 over transformers' best", 1.7, 2.0, over_best("decode", "compiled", "transformers", **FP32)),
-    Goal("plain decode bf16 over transformers' best", 1.1, 1.4, over_best("decode", "plain", "transformers", **BF16)),
-    Goal("prefill over transformers' best, at the worst length", 1.0, 1.3, prefill_worst),
-    Goal(
-        "load: peak memory over checkpoint size", 1.25, 1.05,
-        median_of("load", "ours", quantity="peak over file size"), low_is_good=True,
-    ),
-    Goal(
-        "token after 4,096 over token after 17, compiled", 1.5, 1.2,
-        over_place("context", "compiled", LENGTHS), low_is_good=True,
-    ),
-    Goal(
-        "MoE block of 128 experts over 2, top-2, one token, compiled", 1.5, 1.1,
-        over_place("experts", "compiled", FEW_AND_MANY), low_is_good=True,
-    ),
-    Goal("8-bit weights over bf16, compiled decode", 1.3, 1.3, over_best("int8", "in 8 bits", "as loaded", **BF16)),
-    Goal(
-        "8-bit weights: greedy tokens of the embedded checkpoint that stay", 0.99, 0.99,
-        median_of("int8", "in 8 bits", quantity="greedy tokens of the embedded checkpoint that stay"), unit="%",
-    ),
-)  # fmt: skip
-DEFAULT = "transformers generate, grouped_mm (default)"
-GPU_GOALS = (
-    Goal(
-        "H100, batch 1, bf16", 800, 1200,
-        on_gpu("H100", median_of("decode (GPU)", "compiled", **BF16)), unit="tok/s",
-    ),
-    Goal(
-        "H100, batch 1, bf16, over transformers' default generate", 10, 10,
-        on_gpu("H100", over_best("decode (GPU)", "compiled", DEFAULT, **BF16)),
-    ),
-    Goal(
-        "H200, batch 1, bf16", 900, 900,
-        on_gpu("H200", median_of("decode (GPU)", "compiled", **BF16)), unit="tok/s",
-    ),
-)  # fmt: skip
-GPU_MEASURED = {
-    "batch 64, bf16, tokens/s": median_of("decode (GPU)", "compiled", dtype="bfloat16", batch=64),
-    "128 experts top-8, batch 1, bf16, tokens/s": median_of("decode (top-8) (GPU)", "compiled", **BF16),
-    "launches a step, bf16": median_of("roofline (GPU)", "compiled", dtype="bfloat16", quantity=LAUNCHES),
-}
+    return {
+        "name": name,
+        "found": found,
+        "columns": [*keys, "contestant", "median", "lowest to highest", "unit"],
+        "lines": lines,
+    }
 
 
 if __name__ == "__main__":

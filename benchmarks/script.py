@@ -1,8 +1,9 @@
 """What every script of this folder shares: its options, a table on the terminal, JSON and a figure on the disk."""
 
 import os
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,13 +18,16 @@ from qwen3_scratch.checkpoints.saving import write_json
 from . import models
 from .measure import ROOT, Row, describe, need
 
-OUT = ROOT / "benchmarks" / "results"
+RESULTS = ROOT / "benchmarks" / "results"  # a folder for each machine
+OUT: Path | None = None  # that of this machine
 QUICK = 2  # rounds of a rehearsal
 Rounds = Annotated[int, typer.Option(min=1, help="How often each contestant is measured: A B C A B C ...")]
 Quick = Annotated[bool, typer.Option("--quick", help="Two rounds, a rehearsal: never entered into RESULTS.md.")]
 Shape = Annotated[str, typer.Option(help="Of random weights: `huihui` (1.7 GB in bf16), `top-8` (18 GB), `tiny`.")]
 Device = Annotated[str, typer.Option(help="`auto` takes a GPU where there is one; else `cpu` or `cuda`.")]
-Out = Annotated[Path, typer.Option(help="The folder for the JSON and the figure.")]
+Out = Annotated[
+    Path | None, typer.Option(help="The folder for the JSON and the figure; else this machine's in benchmarks/results.")
+]
 Store = Annotated[Path, typer.Option(help="The folder that keeps the random checkpoints.")]
 
 
@@ -42,12 +46,15 @@ def main(function: Callable[..., None]) -> None:
 class Run:
     """One run of a script: what was asked for, the machine it began on, and the rows that have been measured."""
 
-    def __init__(self, name: str, question: str, *, rounds: int, quick: bool, device: str, out: Path, **asked: Any):
-        self.name, self.question, self.quick, self.out = name, question, quick, out
+    def __init__(
+        self, name: str, question: str, *, rounds: int, quick: bool, device: str, out: Path | None, **asked: Any
+    ):
+        self.name, self.question, self.quick = name, question, quick
         self.rounds = min(rounds, QUICK) if quick else rounds
         self.device = torch.device(pick(device))
         self.asked = asked
         self.where = describe(self.device)
+        self.out = out or RESULTS / place(self.where["machine"])
         self.rows: list[Row] = []
 
     def say(self, text: str) -> None:
@@ -73,6 +80,12 @@ class Run:
         draw(found).savefig(f"{stem}.png", dpi=150)
         write_json(Path(f"{stem}.json"), found)
         self.say(f"wrote {stem}.json and {stem}.png")
+
+
+def place(machine: Mapping[str, Any]) -> str:
+    """The name of a machine's folder: that of its GPU if one was used, else that of its processor."""
+    name = machine["cpu"] if machine["device"] == "cpu" else machine["gpu"]
+    return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((r|tm)\)|processor", "", name.lower())).strip("-")
 
 
 def pick(device: str) -> str:

@@ -4,6 +4,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +39,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 ALSO = {"float": "float32", "half": "float16"}  # as torch calls them too
 STORED_AS = {"F64": "float32", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}  # nothing is computed in 64 bits
 PIECE = 2**22  # numbers that are compared at once
+AT_ONCE = 2**15 - 1  # numbers that are copied and checked at once: the most that torch leaves to one thread
 
 
 def slot_bytes(slot: Slot, dtype: torch.dtype) -> int:
@@ -143,18 +145,24 @@ def load_weights(
         for name in fields:
             fields[name] = form.keep(name, fields[name])
 
+    def read(task: tuple[Tensor, Slot, Any]) -> None:
+        target, slot, opened = task
+        source = sources[slot.name]
+        check_unchanged(source.path, before[source.path])
+        with torch.inference_mode(inference):  # which each thread has for itself
+            fill(target, slot, source, opened, changes.get(slot.name))
+
+    inference, workers = torch.is_inference_mode_enabled(), torch.get_num_threads()
     for number, (fields, slots) in enumerate(
         zip(trees, parts, strict=True), start=config.num_hidden_layers - len(trees)
     ):
         for few in (slots[::2], slots[1::2]):  # what is read of a file stays in memory until it is closed
-            with ExitStack() as stack:
+            with ExitStack() as stack, ThreadPoolExecutor(workers) as pool:
                 paths = {sources[slot.name].path for slot in few}
                 opened = {path: stack.enter_context(open_file(path)) for path in paths}
-                for slot in few:
-                    path = sources[slot.name].path
-                    check_unchanged(path, before[path])
-                    change = changes.get(slot.name)
-                    fill(fields[slot.field][slot.part], slot, sources[slot.name], opened[path], change)
+                tasks = [(fields[slot.field][slot.part], slot, opened[sources[slot.name].path]) for slot in few]
+                for _ in pool.map(read, tasks):  # a fault is raised here, the first in order
+                    pass
         if number >= 0:  # a layer; head and embedding are compared first
             into_form(fields)
     for path in before:
@@ -187,16 +195,29 @@ def fill(target: Tensor, slot: Slot, source: Source, file: Any, change: Change |
     try:
         tensor = file.get_slice(source.name)[part] if part else file.get_tensor(source.name)
         tensor = tensor if change is None else change.of(tensor)[slot.cut]
-        target.copy_(tensor)
+        finite = copy_and_check(target, tensor)
     except UNREADABLE as error:
         raise damaged(path, error) from None
-    if not all_finite(target):
+    if not finite:
         where = f"{path}: tensor {source.name}" + (" merged with its adapter" if change else "")
         if all_finite(tensor):
             found, advice = f"a number too large for {target.dtype}", "choose another dtype"
         else:
             found, advice = "NaN or infinity", "fetch the file again"
         raise Error(f"{where} holds {found}, expected finite numbers: {advice}")
+
+
+def copy_and_check(target: Tensor, tensor: Tensor) -> bool:
+    """`target.copy_(tensor)` up to the first number that is not finite; whether there was none.
+
+    On a CPU piece by piece, so that a piece is checked while the processor still has it, and so small that torch keeps
+    it on this thread: whoever calls this on several then has none that waits for the others.
+    """
+    if target.device.type != "cpu" or target.ndim == 0:
+        return all_finite(target.copy_(tensor))
+    rows = max(1, AT_ONCE * len(target) // max(1, target.numel()))
+    pieces = zip(target.split(rows), tensor.split(rows), strict=True)
+    return all(all_finite(into.copy_(piece)) for into, piece in pieces)
 
 
 def all_finite(tensor: Tensor) -> bool:

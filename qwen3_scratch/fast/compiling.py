@@ -32,6 +32,12 @@ from .streamed import STREAMED
 COMPILING = Lock()  # torch's compiler serves one thread at a time
 LENGTHS = (257, 521)  # of the text, and of the cache, that a layer is compiled on: primes, so no product of sizes
 
+OPTIONS = {
+    "size_asserts": False,
+    "alignment_asserts": False,
+    "cpp.enable_floating_point_contract_flag": "fast",  # multiply and add in one instruction
+}
+
 
 def layer_step(config: Config, ops: Ops) -> Step:
     """`decoder_layer` as a function of tensors alone; it writes the new keys and values into the given slots."""
@@ -63,6 +69,17 @@ def head_step(config: Config, ops: Ops) -> Step:
     return step
 
 
+def inductor(graph: torch.fx.GraphModule, inputs: list[Tensor], **_: Any) -> Any:
+    """torch's own backend, so that what one process compiled the next one finds in torch's cache on the disk.
+
+    The name drawn at random that a graph compiled ahead bears would make it another one for that cache each time.
+    """
+    from torch._inductor.compile_fx import compile_fx  # a second, which only who compiles has to wait
+
+    graph._backend_id = None  # type: ignore[assignment]
+    return compile_fx(graph, inputs, config_patches=OPTIONS)
+
+
 class Part:
     """A function that is compiled at its first call, for tensors of one form: the caller sees to that.
 
@@ -71,10 +88,8 @@ class Part:
     """
 
     def __init__(self, function: Step):
-        options: dict[str, Any] = {"guard_filter_fn": lambda guards: [False] * len(guards)}
-        options |= {"size_asserts": False, "alignment_asserts": False}
-        options |= {"cpp.enable_floating_point_contract_flag": "fast"}  # multiply and add in one instruction
-        self.function = torch.compile(function, dynamic=False, fullgraph=True, options=options)
+        options = {"guard_filter_fn": lambda guards: [False] * len(guards)}
+        self.function = torch.compile(function, backend=inductor, dynamic=False, fullgraph=True, options=options)
         self.compiled: Step | None = None
 
     def __call__(self, *tensors: Any) -> Tensor:

@@ -54,6 +54,15 @@ def passes(prompt: list[int], answer: list[int]) -> list[list[int]]:
     return pieces
 
 
+def passes_by_size(prompt: list[int], answer: list[int]) -> list[tuple[int, int]]:
+    """Of each of these passes, how many tokens it reads, the last one and the draft, and how many it gives."""
+    found, text = list[tuple[int, int]](), prompt + answer[:1]
+    for piece in passes(prompt, answer):
+        found.append((1 + len(look_up(text)), len(piece)))
+        text = text + piece
+    return found
+
+
 @torch.inference_mode()
 def chosen_experts(checkpoint: Checkpoint, texts: Sequence[list[int]]) -> list[Bool[Tensor, "tokens layers experts"]]:
     """Of each text, which experts each token asks for in the layers that have a router; [] of a dense model."""
@@ -71,6 +80,14 @@ def chosen_experts(checkpoint: Checkpoint, texts: Sequence[list[int]]) -> list[B
 def share_asked(routes: Sequence[Bool[Tensor, "_ layers experts"]], count: int) -> float:
     """The share of a layer's experts that `count` tokens in a row ask for together, in the mean over texts."""
     return float(torch.stack([each.unfold(0, count, 1).any(-1).double().mean() for each in routes]).mean())
+
+
+def further_experts(routes: Sequence[Bool[Tensor, "_ layers experts"]], count: int) -> float:
+    """What `count` tokens in a row ask for beyond the experts of one, as a share of what independent tokens would, were
+    all experts used alike: 1 if they share experts no more often than those, 0 if all ask for the same. At least two
+    tokens, and experts that one does not ask for."""
+    one = share_asked(routes, 1)
+    return (share_asked(routes, count) - one) / (1 - (1 - one) ** count - one)
 
 
 @torch.inference_mode()

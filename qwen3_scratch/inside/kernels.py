@@ -1,9 +1,10 @@
-"""What a piece of work starts on its device and in which order, by PyTorch's profiler; how long it takes; and the
-operations of a pass, by PyTorch's counter."""
+"""What a piece of work pays for: questions, launches and their order, bytes; how long it takes; and the operations of
+a pass, by PyTorch's counter."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from itertools import zip_longest
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -11,20 +12,113 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 from torch.autograd import profiler
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..cache import KVCache
 from ..checkpoints.checkpoint import Checkpoint
+from ..config import Config
 from ..model import Ops, attention_weights, forward
 
 LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch", "cudaMemcpyAsync", "cudaMemsetAsync")
 WAITS = ("cudaStreamSynchronize", "cudaEventSynchronize")
+QUESTIONS = {Tensor.tolist, Tensor.item, Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.__index__}
+PICKED = {"embedding", "index", "index_select", "gather"}  # read no more than what they pick
+COMPILED = "cpp_fused"  # in the name of each function that the compiler wrote for a CPU
 LONG, ENOUGH = 5.0, 15  # seconds and rounds: a large model is not measured for minutes
 # Neither computes nor copies, nor is a view by its schema.
 BOOKKEEPING = {
     "_local_scalar_dense", "_unsafe_view", "can_cast", "empty", "empty_like", "empty_strided", "is_nonzero", "item",
     "promote_types", "resize_", "result_type", "scalar_tensor", "set_",
 }  # fmt: skip
+
+
+class Bill(NamedTuple):
+    """What one call pays for: values that its code asks for, calls that differ from those of the next one, launches,
+    and bytes that its operators read and write."""
+
+    questions: int
+    changing: int
+    launches: int
+    bytes: int
+
+    def __str__(self) -> str:
+        words = f"{self.questions:2} questions, {self.changing:3} changing calls, {self.launches:4} launches"
+        return f"{words}, {self.bytes / 1e6:5.1f} MB"
+
+
+def bill(work: Callable[[], Any], device: torch.device | str = "cpu") -> Bill:
+    """Counts all four, by five calls of `work`.
+
+    Of what is compiled the loops are launches only under `seen_when_compiled`, and their bytes are never seen.
+    """
+    with Tape() as tape:
+        work()
+    with Asked() as asked:
+        work()
+    changing = sum(a != b for a, b in zip_longest(calls(work), calls(work)))
+    return Bill(asked.times, changing, started(work, device).launches, sum(map(moved, tape.entries)))
+
+
+class Asked(TorchFunctionMode):
+    """Counts how often Python asks a tensor for a value; what an operator asks inside is not seen."""
+
+    times = 0
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.times += function in QUESTIONS
+        return function(*args, **(kwargs or {}))
+
+
+class Call(NamedTuple):
+    """An operator that was called, with what and what came of it."""
+
+    operator: Any
+    inputs: tuple[Any, ...]
+    options: dict[str, Any]
+    outputs: Any
+
+
+class Tape(TorchDispatchMode):
+    """Writes down every operator that is called, and keeps all tensors, so that no memory is used for another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entries: list[Call] = []
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.entries.append(Call(operator, args, kwargs or {}, operator(*args, **(kwargs or {}))))
+        return self.entries[-1].outputs
+
+
+def tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def writes(call: Call) -> list[Tensor]:
+    """The new tensors of a call: none if it gives a view, or writes into what it was given."""
+    given = {tensor.untyped_storage().data_ptr() for tensor in tensors((call.inputs, call.options))}
+    return [tensor for tensor in tensors(call.outputs) if tensor.untyped_storage().data_ptr() not in given]
+
+
+def moved(call: Call) -> int:
+    """Bytes that an operator reads and writes, each tensor once; a view moves none."""
+    name, out = call.operator.overloadpacket.__name__, sum(tensor.nbytes for tensor in writes(call))
+    if name == "index_copy_":
+        return 2 * int(call.inputs[3].nbytes)  # only what is put in, not all that it is put into
+    if name in PICKED:
+        return 2 * out
+    read = sum(tensor.nbytes for tensor in tensors((call.inputs, call.options)))
+    return read + out if out or call.operator._schema.is_mutable else 0
+
+
+def seen_when_compiled() -> AbstractContextManager[None]:
+    """What is compiled for a CPU meanwhile says its name when it runs, so that `started` can count it."""
+    from torch._inductor import config  # takes a second, and only who compiles needs it
+
+    return config.patch({"cpp.enable_kernel_profile": True})
 
 
 class Started(NamedTuple):
@@ -39,8 +133,9 @@ def started(work: Callable[[], Any], device: torch.device | str = "cpu") -> Star
     """Counts what one call of `work` starts, after a call that warms up.
 
     On a GPU these are kernels, copies included; a recorded graph is one launch of many. A CPU has no kernels: there it
-    counts operators that compute or copy and hold no other, also within a compiled or composed one, and as waits only
-    those that give a single value (`item`), since the rest of what Python reads leaves no trace.
+    counts operators that compute or copy and hold no other, also within a composed one, and compiled functions under
+    `seen_when_compiled`; and as waits only those that give a single value (`item`), also within an operator, since the
+    rest of what Python reads leaves no trace.
     """
     work()
     if torch.device(device).type != "cuda":
@@ -102,6 +197,13 @@ def read_speed(size: int | float, device: torch.device | str = "cpu") -> float:
     return times * block.nbytes / seconds
 
 
+def weights_read(config: Config, itemsize: int = 4) -> int:
+    """Bytes of weights that a step with one token reads: the active ones, and one row of an embedding that is not the
+    head, too."""
+    unread = 0 if config.tie_word_embeddings else (config.vocab_size - 1) * config.hidden_size
+    return itemsize * (config.num_parameters(active=True) - unread)
+
+
 def capture(work: Callable[[], Any]) -> Callable[[], None]:
     """Records, on a GPU, the kernels that `work` starts; each call of what is returned replays them by one launch.
 
@@ -139,6 +241,8 @@ def innermost(event: Any) -> int:
 
 
 def computes(name: str) -> bool:
+    if COMPILED in name:
+        return True
     operator = name.removeprefix("aten::")
     packet = getattr(torch.ops.aten, operator, None) if operator != name else None
     if packet is None or operator in BOOKKEEPING:

@@ -31,6 +31,7 @@ from .router_findings import *
 from .routing import *
 from .small_files import *
 from .speed import *
+from .steps import *
 from .text import *
 from .upcycling import *
 from .vectors import *

@@ -169,12 +169,15 @@ def draw_held(
 def ring_sums(counts: Int[Tensor, "steps ranks parts"]) -> Figure:
     """A panel a step, a row a rank: of how many ranks' numbers each part is the sum. Framed is what has just come.
 
-    The first panel is the beginning. The title says after which step each rank holds a whole part, and all of them.
+    The first panel is the beginning. The title says after which step each rank holds a whole part, and all of them,
+    or how few parts are whole in the end.
     """
     steps, ranks, parts = counts.shape
     whole = counts == ranks
     some, every = (int(done.int().argmax()) for done in (whole.any(2).all(1), whole.all(2).all(1)))
     title = f"Around a ring of {ranks} each rank holds one whole part after step {some}, all parts after step {every}"
+    if not whole[-1].all():
+        title = f"Around a ring of {ranks} only {int(whole[-1].sum())} of {ranks * parts} parts are whole in the end"
     columns = min(steps, 7)
     figure = new_figure(title, max(5.6, 0.7 + 1.17 * columns), 0.55 + 1.35 * math.ceil(steps / columns))
     grid = figure.subplots(math.ceil(steps / columns), columns, squeeze=False).ravel()
@@ -228,33 +231,32 @@ def device_memory(held: Mapping[str, Mapping[str, Mapping[int, int | float]]], l
 
 @styled
 def token_times(
-    ranks: Sequence[int], reading: Sequence[int | float], sending: Mapping[str, Sequence[int | float]]
+    ranks: Sequence[int], cases: Mapping[str, tuple[Sequence[int | float], Sequence[int | float]]]
 ) -> Figure:
-    """Seconds of one token by number of ranks: reading a rank's weights, and on top what it sends, a panel a link.
+    """Seconds of a pass by number of ranks: the work of a rank, and on top what it sends, a panel a case.
 
-    The title says with how many ranks a token is the fastest over each link.
+    A case is its seconds of work and of sending, for each number of ranks; its name may have two lines. The title says
+    with how many ranks each is the fastest.
     """
-    totals = {link: [sum(pair) for pair in zip(reading, times, strict=True)] for link, times in sending.items()}
-    best = {link: min(range(len(ranks)), key=times.__getitem__) for link, times in totals.items()}
-    found = [
-        f"on {ranks[at]} rank{'s' * (ranks[at] > 1)} {link} ({1e3 * totals[link][at]:.2f} ms)"
-        for link, at in best.items()
-    ]
-    title = f"A token is the fastest {', '.join(found)}"
+    totals = {case: [sum(pair) for pair in zip(*times, strict=True)] for case, times in cases.items()}
+    best = {case: ranks[min(range(len(ranks)), key=times.__getitem__)] for case, times in totals.items()}
+    named = {case: case.replace("\n", " ") for case in cases}
+    found = (f"{named[case]} on {count} rank{'s' * (count > 1)}" for case, count in best.items())
+    title = f"The fastest: {', '.join(found)}"
     figure = new_figure(title, 8.8, 3.2)
-    axes = figure.subplots(1, len(sending), squeeze=False)[0]
-    for ax, (link, times) in zip(axes, sending.items(), strict=True):
-        low, high = ([1e3 * time for time in each] for each in (reading, times))
-        ax.bar(range(len(ranks)), low, 0.7, color=MIDDLE, ec="black", lw=0.6, label="to read weights")
+    axes = figure.subplots(1, len(cases), squeeze=False)[0]
+    for ax, (case, times) in zip(axes, cases.items(), strict=True):
+        low, high = ([1e3 * time for time in each] for each in times)
+        ax.bar(range(len(ranks)), low, 0.7, color=MIDDLE, ec="black", lw=0.6, label="a rank's work")
         look: dict[str, Any] = {"color": LIT, "ec": "black", "lw": 0.6, "hatch": "///", "label": "to send sums"}
         ax.bar(range(len(ranks)), high, 0.7, low, **look)
-        for at, total in enumerate(totals[link]):
+        for at, total in enumerate(totals[case]):
             ax.annotate(f"{1e3 * total:.3g}", (at, 1e3 * total), (0, 2), textcoords="offset points", ha="center")
-        ax.set(title=link, xlabel="ranks", ylim=(0, 1.13e3 * max(totals[link])))
+        ax.set(title=case, xlabel="ranks", ylim=(0, 1.13e3 * max(totals[case])))
         ax.set_xticks(range(len(ranks)), [f"{count}" for count in ranks])
-    axes[0].set_ylabel("milliseconds for one token")
+    axes[0].set_ylabel("milliseconds")
     figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=2)
-    told = (f"{link}: {', '.join(f'{1e3 * time:.3g}' for time in times)}" for link, times in totals.items())
+    told = (f"{named[case]}: {', '.join(f'{1e3 * time:.3g}' for time in times)}" for case, times in totals.items())
     figure.alt = f"{title}. Milliseconds on {', '.join(map(str, ranks))} ranks, {'; '.join(told)}."
     return figure
 

@@ -18,7 +18,7 @@ GONE: dict[str, Any] = {"fc": "white", "ec": "#999999", "hatch": "////", "lw": 0
 
 @styled
 def draft_passes(drafts: Sequence[Sequence[str]], own: Sequence[str], before: Sequence[str]) -> Figure:
-    """For each draft, behind the tokens `before`: its guesses, what the model picks in their place, and the cache.
+    """For each draft, read with the tokens `before`: its guesses, what the model picks in their place, and the cache.
 
     `own` is what the model would write by itself. A pick behind a wrong guess is one of another text: a question mark.
     """
@@ -48,10 +48,10 @@ def draft_passes(drafts: Sequence[Sequence[str]], own: Sequence[str], before: Se
         ax.set(xlim=(-0.55, most - 0.45), ylim=(2.55, -0.55), xticks=[])
         ax.spines[:].set_visible(False)
         ax.set_title(f"gives: {' '.join(own[: count + 1])}", fontsize=SMALL + 1.5)
-        rows = ["read: the draft", "picks", "cache"] if ax is axes[0] else ["", "", ""]
+        rows = ["read", "picks", "cache"] if ax is axes[0] else ["", "", ""]
         ax.set_yticks(range(3), rows)
         ax.tick_params(length=0)
-    looks = {"read before, or right: stays": {"fc": PALE, "ec": DARK, "lw": 0.7}, "given by the pass": GIVEN}
+    looks = {"the last token, or right: stays": {"fc": PALE, "ec": DARK, "lw": 0.7}, "given by the pass": GIVEN}
     looks["wrong, or behind a wrong guess: thrown away"] = GONE
     handles = [Patch(label=name, **look) for name, look in looks.items()]
     figure.legend(handles=handles, frameon=False, loc="outside lower center", ncols=3)
@@ -103,17 +103,17 @@ def draft_yield(gives: Mapping[str, Sequence[int | float]], reads: Mapping[str, 
     """What a pass with 0, 1, 2, ... guesses gives, in tokens, a marked line for each share of guesses that are right,
     and what it reads, in passes of one, a plain line for each model. A draft pays where it gives more than it reads.
 
-    The title names for each model the shares with which some number of guesses pays.
+    The title names for each model the shares with which some number of guesses gives at least 5% more.
     """
     pays = {
-        model: [name for name, given in gives.items() if any(a > b + 1e-6 for a, b in zip(given, read, strict=True))]
+        model: [name for name, given in gives.items() if any(a >= 1.05 * b for a, b in zip(given, read, strict=True))]
         for model, read in reads.items()
     }
     told = [f"in {model} with {', '.join(names) or 'no share'}" for model, names in pays.items()]
-    title = f"Drafts pay {'; '.join([told[0] + ' of guesses right', *told[1:]])}"
+    title = f"Drafts pay by 5% or more {'; '.join([told[0] + ' of guesses right', *told[1:]])}"
     figure = new_figure(title, 8.6, 3.0)
     ax = figure.subplots()
-    for (model, read), (form, width) in zip(reads.items(), (("-", 3.2), ("--", 2.2)), strict=False):
+    for (model, read), (form, width) in zip(reads.items(), (("-", 3.2), ("--", 2.2), (":", 2.2)), strict=False):
         ax.plot(range(len(read)), read, ls=form, color="#999999", lw=width, label=f"read: {model}")
     for (name, given), (form, marker, colour, width) in zip(gives.items(), LINES, strict=False):
         look: dict[str, Any] = {"ls": form, "marker": marker, "color": colour, "lw": 0.8 * width, "ms": 4}

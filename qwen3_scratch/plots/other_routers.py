@@ -161,6 +161,7 @@ def router_comparison(losses: Mapping[str, Sequence[float]], least: Mapping[str,
     title = title[0].upper() + title[1:]
     figure = new_figure(title, 7.6, 1.5 + 0.32 * len(losses))
     left, right = figure.subplots(1, 2, sharey=True)
+    bar = f"mean, 95% interval (t, n = {seeds})" if seeds > 1 else "mean"
     rows = {name: len(losses) - 1 - row for row, name in enumerate(losses)}
     spread = [0.16 * (seed - (seeds - 1) / 2) for seed in range(seeds)]
     for name, row in rows.items():
@@ -169,7 +170,7 @@ def router_comparison(losses: Mapping[str, Sequence[float]], least: Mapping[str,
             for seed, value in enumerate(values):
                 look: dict[str, Any] = {"ms": 4, "mfc": "white", "mec": MIDDLE, "label": f"seed {seed}"}
                 ax.plot([value], [row + spread[seed]], FORMS[seed % len(FORMS)], **look)
-        left.errorbar([mean[name]], [row], xerr=[half[name]], fmt="|", ms=11, color=DARK, capsize=3, label="mean")
+        left.errorbar([mean[name]], [row], xerr=[half[name]], fmt="|", ms=11, color=DARK, capsize=3, label=bar)
         right.plot([even[name]], [row], "|", ms=11, mew=1.5, color=DARK)
     left.axvline(0, color="black", lw=0.8, ls="--")
     left.set_yticks(list(rows.values()), list(rows))

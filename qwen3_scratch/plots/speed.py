@@ -1,13 +1,11 @@
-"""What bounds a step, and how fast it is: launches and dispatch sketched, dispatch timed, stages against the bound."""
+"""What bounds a step, and how fast it is: launches and dispatch sketched, stages against the bound."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
-from torch import Tensor
 
 from .boxes import box, empty_axes
 from .canvas import (  # fmt: skip
@@ -19,14 +17,12 @@ from .canvas import (  # fmt: skip
     draw_lines,
     logarithmic,
     new_figure,
-    small_multiples,
     spoken,
     styled,
 )
 
 __all__ = [
-    "arithmetic_intensity", "dispatch_forms", "dispatch_times", "eager_rows", "launch_sketch", "recorded_rows",
-    "stage_speed",
+    "arithmetic_intensity", "dispatch_forms", "eager_rows", "launch_sketch", "recorded_rows", "stage_speed",
 ]  # fmt: skip
 
 Span = tuple[float, float]  # begins, takes
@@ -98,8 +94,8 @@ Block = list[int]  # tokens whose vectors one matrix multiplies
 
 
 @styled
-def dispatch_forms(chosen: Sequence[int], experts: int) -> Figure:
-    """The same products in four forms, a panel each: a frame is a call, in it tokens beside the matrix they multiply.
+def dispatch_forms(chosen: Sequence[int], experts: int, grouped: bool = True) -> Figure:
+    """The same products in two or three forms, a panel each: a frame is a call, in it tokens beside their matrix.
 
     `chosen` is the one expert of each token; tokens are A, B and so on. Dashed matrices are copies.
     """
@@ -107,19 +103,20 @@ def dispatch_forms(chosen: Sequence[int], experts: int) -> Figure:
     groups = [[token for token, one in enumerate(chosen) if one == expert] for expert in sorted(set(chosen))]
     ends = ", ".join(str(sum(one <= expert for one in chosen)) for expert in range(experts))
     forms: dict[str, tuple[list[list[Block]], str]] = {
-        "1 loop over choices": ([[block] for block in each], "asks for each choice's expert"),
-        "2 loop over hit experts": ([[block] for block in groups], "asks for each expert's rows"),
-        "3 gathered": ([each], "copies, and asks for nothing"),
-        "4 grouped": ([groups], f"sorts; reads the ends {ends}"),
+        "loop": ([[block] for block in groups], "asks how many rows each expert has"),
+        "gathered": ([each], "copies; its code asks for nothing"),
+        "grouped": ([groups], f"sorts; its code hands over the ends {ends}"),
     }
+    if not grouped:
+        del forms["grouped"]
     calls = [len(form) for form, _ in forms.values()]
     title = f"The same products by {', '.join(map(str, calls[:-1]))} and {calls[-1]} calls (frames)"
-    title += "; loops ask for values in between"
+    title += "; only the loop's code asks for values"
     high = 0.85 + 0.3 * len(chosen) + 0.16 * max(calls)
     figure = new_figure(title, 8.8, high + 0.3)
     ax = empty_axes(figure, 8.8, high)
     for number, (name, (form, note)) in enumerate(forms.items()):
-        left, top = 0.1 + 2.2 * number, 0.3
+        left, top = 0.1 + 2.9 * number, 0.3
         ax.text(left, 0.12, name, fontsize=SMALL + 1.5, va="center", weight="bold")
         for call in form:
             top = draw_call(ax, left, top, call, chosen, copied=name.endswith("gathered"))
@@ -145,39 +142,6 @@ def draw_call(ax: Axes, left: float, top: float, call: list[Block], chosen: Sequ
         box(ax, left + 0.62, row - high / 2, 1.2, name, high - 0.06, **look)
     ax.add_patch(Rectangle((left, top), 1.9, row + 0.05 - top, fc="none", ec="black", lw=1.3))
     return row + 0.05 + 0.06
-
-
-@styled
-def dispatch_times(
-    tokens: Sequence[int], experts: Sequence[int], seconds: Mapping[str, Float[Tensor, "experts tokens"]]
-) -> Figure:
-    """Time of one layer's experts by number of tokens, a line for each way of dispatch, a panel for each `experts`."""
-    first = winners({name: times[:, 0].tolist() for name, times in seconds.items()})
-    last = winners({name: times[:, -1].tolist() for name, times in seconds.items()})
-    title = f"Fastest at {count(tokens[0], 'token')}: {first}"
-    title += f"; at {count(tokens[-1], 'token')}: {last}" if len(tokens) > 1 else ""
-    figure = new_figure(title, 9.2, 3.1 if len(experts) <= 4 else 5.4)
-    panels = small_multiples(figure, len(experts))
-    for row, ((ax, left, low), number) in enumerate(zip(panels, experts, strict=True)):
-        draw_lines(ax, tokens, {name: (1e3 * times[row]).tolist() for name, times in seconds.items()}, lw=1.3)
-        ax.set_title(count(number, "expert"))
-        logarithmic(ax.xaxis, tokens)
-        logarithmic(ax.yaxis)
-        ax.margins(0.08)
-        ax.set(xlabel="tokens" if low else "", ylabel="milliseconds for one layer" if left else "")
-        if row:
-            ax.sharey(panels[0][0])
-    handles = panels[0][0].get_legend_handles_labels()
-    figure.legend(*handles, frameon=False, loc="outside lower center", ncols=4)
-    return figure
-
-
-def winners(seconds: Mapping[str, Sequence[float]]) -> str:
-    """Which way is the fastest in how many cases, the most frequent first: “loop” (3 of 4), “grouped” (1 of 4)."""
-    cases = list(zip(*seconds.values(), strict=True))
-    best = [min(zip(case, seconds, strict=True))[1] for case in cases]
-    often = sorted(dict.fromkeys(best), key=best.count, reverse=True)
-    return ", ".join(f"“{name}” ({best.count(name)} of {len(cases)})" for name in often)
 
 
 def count(number: int, what: str) -> str:
@@ -228,7 +192,10 @@ def arithmetic_intensity(
     """
     machine, needed = next(iter(balance.items()))
     reached = {name: crossing(tokens, values, needed) for name, values in operations.items()}
-    texts = [f"{f'{number:,}' if number else f'over {tokens[-1]:,}'} ({name})" for name, number in reached.items()]
+    never = {
+        name: "never" if values[-1] == values[0] else f"over {tokens[-1]:,}" for name, values in operations.items()
+    }
+    texts = [f"{f'{number:,}' if number else never[name]} ({name})" for name, number in reached.items()]
     title = f"Memory no longer bounds {machine} from about so many tokens on: {', '.join(texts)}"
     figure = new_figure(title, 8.8, 3.5)
     ax = figure.subplots()

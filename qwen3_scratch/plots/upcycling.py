@@ -1,6 +1,7 @@
 """An upcycled mixture: its making, how near its dense model, what training gains, when it matters who answers."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -32,11 +33,11 @@ __all__ = ["agreement_bars", "branches_mixed", "routed_losses", "trained_on", "u
 def upcycled_layer(experts: int) -> Figure:
     """A dense layer beside itself upcycled: attention is kept, the feed-forward copied, the router new.
 
-    Of more than six experts the first four and the last are drawn.
+    Of more than six experts the first four and the last are drawn. A frame around them is what attention feeds.
     """
     names = [f"expert {number}" for number in range(experts)]
     names = names if experts <= 6 else [*names[:4], "…", names[-1]]
-    rows = [1.3 + 0.36 * at for at in range(len(names))]
+    rows = [1.42 + 0.36 * at for at in range(len(names))]
     middle = (rows[0] + rows[-1]) / 2
     many = f"{experts} equal experts" if experts > 1 else "1 expert"
     title = f"The feed-forward becomes {many}, the router is new, all else is kept"
@@ -53,9 +54,11 @@ def upcycled_layer(experts: int) -> Figure:
     for name, y in zip(names, rows, strict=True):
         box(ax, 4.5, y, 1.2, name, fc=PALE)
         bend(ax, (1.6, middle), (4.5, y), ec=MIDDLE, lw=1.3)
-        draw_arrow(ax, (6.2, middle), (5.7, y))
+        draw_arrow(ax, (6.2, middle), (5.72, y))
     draw_arrow(ax, (1.0, 0.73), (1.0, middle - 0.13))
-    draw_arrow(ax, (5.1, 0.73), (5.1, rows[0] - 0.13))
+    frame: dict[str, Any] = {"fc": "none", "ec": "#555555", "lw": 0.9, "ls": (0, (4, 2))}
+    ax.add_patch(Rectangle((4.36, rows[0] - 0.25), 1.48, rows[-1] - rows[0] + 0.5, **frame))
+    draw_arrow(ax, (5.1, 0.73), (5.1, rows[0] - 0.25))
     ax.plot((5.7, 6.65), (0.6, 0.6), color="#555555", lw=0.9)  # the router reads what the experts read
     draw_arrow(ax, (6.65, 0.57), (6.65, middle - 0.13))
     for x, y, word in ((3.05, 0.6, "kept"), (3.05, middle, "copied"), (6.65, middle + 0.25, "new, chooses")):
@@ -64,7 +67,7 @@ def upcycled_layer(experts: int) -> Figure:
     figure.alt = (
         f"{title}. Left a dense layer, attention and a feed-forward; right the same layer, with attention, a router "
         f"and {many}. Lines lead from attention to attention, kept, and from the feed-forward to each expert, copied; "
-        "arrows from attention to the router, and from the router to each expert."
+        "arrows from attention to the router and to a frame around the experts, and from the router to each expert."
     )
     figure.few_colours = True
     return figure
@@ -132,7 +135,9 @@ def routed_losses(
     best = [*fixed.values()][-1].mean(1)  # [domains]
     shares = ((random - trained).mean(0) / (random.mean(0) - best)).tolist()
     won = " and ".join(f"{share:.0%} on “{domain}”" for share, domain in zip(shares, domains, strict=True))
-    title = f"Of what random routers lose to the right expert, trained ones win back {won}"
+    times = " and ".join(f"{each:.2g}" for each in (trained.mean(0) / best).tolist())
+    title = f"Of what random routers lose to the right expert, trained ones win back {won}, and still lose"
+    title += f" {times} times what it does"
     names = [*fixed, "random routers", "the same, trained"]
     figure = new_figure(title, 1.9 + 3.4 * len(domains), 1.1 + 0.28 * len(names))
     for number, (ax, domain) in enumerate(

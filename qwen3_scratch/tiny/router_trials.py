@@ -155,7 +155,6 @@ def looks(
     seed: int,
     *,
     training: Callable[[str, State], Ops] = ops_of,
-    reading: Callable[[str, State], Ops] = reading_ops,
     move: Callable[[Tensor, Tensor, float], Tensor] = moved_bias,
 ) -> Iterator[dict[str, Any]]:
     """Trains one way. What is seen after `FIRST` steps, after half of them, and at the end.
@@ -170,7 +169,7 @@ def looks(
     trained = nobody = torch.zeros(len(moment.weights.layers), config.num_experts)
     for step in range(plan.steps + 1):
         if step in (FIRST, plan.steps // 2, plan.steps):
-            loss, shares = look(moment.weights, config, partial(reading, name, state), trial.asked)
+            loss, shares = look(moment.weights, config, partial(reading_ops, name, state), trial.asked)
             seen = {"step": step, "loss": loss, "dropped": sum(lost) / max(1, len(lost)), "shares": shares.tolist()}
             yield seen | {"trained": (trained / trained.sum(-1, keepdim=True).clamp(min=1)).tolist()}
             lost, trained = [], nobody  # of training since the last look: what was dropped, by step, and who was chosen

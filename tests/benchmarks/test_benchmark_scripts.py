@@ -11,7 +11,7 @@ import torch
 from helpers import ROOT, finished
 from reference import assert_near
 
-from benchmarks import contestants, decode, llama, load, measure, models, products, report, roofline, script
+from benchmarks import contestants, decode, llama, load, measure, models, products, report, roofline, script, start
 from qwen3_scratch import Error
 from qwen3_scratch.generation import Generation
 from qwen3_scratch.tiny.corpus import DOMAINS
@@ -206,6 +206,21 @@ def test_a_process_that_cannot_load_is_told_in_one_sentence(store, monkeypatch):
     monkeypatch.setitem(load.CONTESTANTS, "broken", ("", "int('x')"))
     with pytest.raises(Error, match=r"broken cannot load it \(ValueError: invalid literal .*\): delete the folder"):
         load.load_time("broken", store, [])
+
+
+@pytest.mark.proof
+def test_fresh_processes_are_measured_and_one_that_compiles(rehearsed):
+    found = rehearsed("start", rounds=1)
+    assert names(found, measured=start.WHOLE) == {*start.PROCESSES, measure.BANDWIDTH}
+    assert names(found, measured=start.WITHIN) == {start.COMPILING}
+
+
+def test_a_fresh_process_that_fails_is_told_in_one_sentence():
+    assert start.fresh(["-c", "print('yes')"]) == "yes\n"
+    with pytest.raises(
+        Error, match=r"^python -c int\('x'\): ended with code 1 \(ValueError: invalid literal .*\): run"
+    ):
+        start.fresh(["-c", "int('x')"])
 
 
 def test_an_error_of_a_script_is_one_line_and_exit_code_1(tmp_path):

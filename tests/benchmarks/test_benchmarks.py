@@ -12,7 +12,8 @@ from helpers import ROOT
 from reference import assert_near, random_tokens
 from safetensors.torch import load_file
 
-from benchmarks import contestants, decode, measure, models, report
+from benchmarks import contestants, decode, measure, models, report, script
+from benchmarks.goals import GOALS, GPU_GOALS, GPU_MEASURED
 from qwen3_scratch import Checkpoint, Error, forward, load_checkpoint
 from qwen3_scratch.checkpoints.weights import tensor_tree
 
@@ -235,37 +236,35 @@ def decoded(**samples):
 
 
 def goals(folder):
-    results = report.read(folder)
-    return {goal.what: goal.line(results) for goal in report.GOALS}
+    results = report.read_machine(folder)
+    return {goal.what: goal.found(results) for goal in GOALS}
 
 
 def write(folder, content):
+    folder.mkdir(exist_ok=True)
     (folder / f"{content['benchmark']}.{len(list(folder.iterdir()))}.json").write_text(json.dumps(content))
 
 
 def test_without_any_result_everything_is_not_run(tmp_path):
-    assert {line["met"] for line in goals(tmp_path).values()} == {"not run"}
+    assert set(goals(tmp_path).values()) == {"not run"}
+    write(tmp_path / "a-machine", result("products", [measure.Row({"rows": 1}, "F.linear", "s", [1.0])]))
     text = report.render(report.read(tmp_path))
-    assert text.count("\nnot run\n") == len(report.BENCHMARKS)
-    assert text.count("| not run | not run |") == len(report.GOALS) + len(report.GPU_GOALS) + len(report.GPU_MEASURED)
+    assert text.count("\nnot run\n") == len(report.BENCHMARKS) - 1
+    assert text.count("| not run |") == len(GOALS) + len(GPU_GOALS) + len(GPU_MEASURED) + 1  # the plain reads
 
 
 def test_a_goal_is_held_against_the_best_of_the_peers_ways(tmp_path):
     write(tmp_path, result("decode", decoded(compiled=[30, 60], theirs=[10, 20], slow=[5, 5], llama=[40, 80])))
     found = goals(tmp_path)
-    assert found["decode bf16 over transformers' best"] | {"least": "", "aim": ""} == {
-        "what": "decode bf16 over transformers' best", "least": "", "aim": "", "found": "3.00 ×", "met": "met",
-    }  # fmt: skip
-    assert found["decode bf16 over llama.cpp bf16"]["found"] == "0.75 ×"
-    assert found["decode bf16 over llama.cpp bf16"]["met"] == "**not met**"
-    assert found["plain decode bf16 over transformers' best"]["found"] == "not run"
+    assert found["bf16, batch 1: compiled over transformers' best"] == "3.00 ×, met"
+    assert found["bf16, batch 1: compiled over llama.cpp"] == "0.75 ×, **not met**"
+    assert found["bf16, batch 1: plain over transformers' best"] == "not run"
 
 
 def test_a_goal_that_wants_little_is_met_from_below(tmp_path):
     rows = [measure.Row({"experts": n, "tokens": 1}, "compiled", "s", [t, t]) for n, t in ((2, 1.0), (128, 1.05))]
     write(tmp_path, result("experts", rows))
-    name = "MoE block of 128 experts over 2, top-2, one token, compiled"
-    assert (goals(tmp_path)[name]["found"], goals(tmp_path)[name]["met"]) == ("1.05 ×", "aim met")
+    assert goals(tmp_path)["a block of 128 experts over one of 2, top-2, one token, compiled"] == "1.05 ×, aim met"
 
 
 def test_prefill_is_judged_by_its_worst_length(tmp_path):
@@ -274,36 +273,78 @@ def test_prefill_is_judged_by_its_worst_length(tmp_path):
         case = {"dtype": "float32", "tokens": tokens}
         rows += [measure.Row(case, "ours", "s", [ours]), measure.Row(case, "transformers, eager", "s", [2.0])]
     write(tmp_path, result("prefill", rows))
-    assert goals(tmp_path)["prefill over transformers' best, at the worst length"]["found"] == "0.50 ×"
+    assert goals(tmp_path)["prompts over transformers' best, at the worst type and length"] == "0.50 ×, **not met**"
+
+
+def test_answers_with_drafts_are_judged_by_the_sum_over_all_domains(tmp_path):
+    rows = []
+    for domain, drafted, plain in (("stories", [1.0, 2.0], [2.0, 4.0]), ("python", [2.0, 4.0], [2.0, 4.0])):
+        case = {"domain": domain, "decoding": "compiled"}
+        rows += [measure.Row(case, "with drafts", "s", drafted), measure.Row(case, "without drafts", "s", plain)]
+    write(tmp_path, result("lookup", rows))
+    assert goals(tmp_path)["seconds of answers with drafts over those without, compiled"] == "0.75 ×, met"
+
+
+def test_a_first_token_is_judged_by_the_seconds_beyond_torch_in_each_round(tmp_path):
+    case, rows = {"measured": "whole process"}, []
+    for name, samples in (("import torch", [1.0, 5.0, 2.0]), ("first token", [2.0, 7.0, 3.5])):
+        rows.append(measure.Row(case, name, "s", samples))
+    write(tmp_path, result("start", rows))
+    assert goals(tmp_path)["a fresh process: the first token beyond torch"] == "1.50 s, met"
 
 
 @pytest.mark.parametrize("changes", [{"quick": True}, {"shape": "tiny"}])
 def test_a_rehearsal_and_a_tiny_shape_are_never_entered(tmp_path, changes):
-    write(tmp_path, {**result("decode", decoded(compiled=[30.0], theirs=[10.0])), **changes})
+    write(tmp_path / "one", {**result("decode", decoded(compiled=[30.0], theirs=[10.0])), **changes})
     assert report.read(tmp_path) == {}
 
 
 def test_a_row_that_was_not_run_keeps_its_reason_in_the_table(tmp_path):
     rows = [*decoded(plain=[3.0]), measure.Row({"dtype": "bfloat16", "batch": 1}, "llama.cpp", not_run="no | compiler")]
-    write(tmp_path, result("decode", rows))
+    write(tmp_path / "one", result("decode", rows))
     text = report.render(report.read(tmp_path))
     assert "| bfloat16 | 1 | llama.cpp | not run | no / compiler |  |" in text
     assert "| bfloat16 | 1 | plain | 3 |  | tokens/s |" in text
     assert "commit cccccccccccc." in text and "2026-01-02" in text and "a cpu, 2 cores" in text
 
 
+def test_each_machine_has_a_column_and_a_line_wherever_a_peer_is_ahead(tmp_path):
+    for name, ours in (("first", 30.0), ("second", 5.0)):
+        found = result("decode", decoded(compiled=[ours], theirs=[10.0]))
+        found["machine"]["cpu"] = name
+        write(tmp_path / name, found)
+    text = report.render(report.read(tmp_path))
+    assert (
+        "| bf16, batch 1: compiled over transformers' best | ≥ 2.50 × | ≥ 3.50 × | 3.00 ×, met | 0.50 ×, **not met** |"
+        in text
+    )
+    ahead = text.split("## Where a peer is ahead")[1].split("## What stands in the way")[0]
+    line = "- decode (dtype bfloat16, batch 1): transformers is 2.00 times as fast"
+    assert ahead.strip().splitlines() == ["second:", "", line]
+
+
+@pytest.mark.parametrize(
+    ("machine", "name"),
+    [
+        ({"cpu": "Intel(R) Xeon(R) Processor (family 6, model 143)", "device": "cpu"}, "intel-xeon-family-6-model-143"),
+        ({"cpu": "AMD EPYC", "device": "cuda", "gpu": "NVIDIA H100 80GB HBM3"}, "nvidia-h100-80gb-hbm3"),
+    ],
+)
+def test_the_results_of_a_machine_lie_in_a_folder_of_its_name(machine, name):
+    assert script.place(machine) == name
+
+
 def test_a_file_that_is_no_result_is_named(tmp_path):
     (tmp_path / "decode.json").write_text('{"benchmark": "decode"}')
     with pytest.raises(Error, match=r"decode\.json: is no result of a benchmark"):
-        report.read(tmp_path)
+        report.read_machine(tmp_path)
 
 
-def test_results_of_a_gpu_stand_beside_those_of_the_cpu(tmp_path):
+def test_results_of_a_gpu_stand_in_a_table_of_their_own(tmp_path):
     on_gpu = result("decode", decoded(compiled=[900.0, 1000.0]))
     on_gpu["machine"] |= {"device": "cuda", "gpu": "NVIDIA H100 80GB HBM3"}
     write(tmp_path, on_gpu)
-    results = report.read(tmp_path)
+    results = report.read_machine(tmp_path)
     assert list(results) == ["decode (GPU)"]
-    lines = [goal.line(results) for goal in report.GPU_GOALS]
-    assert [line["found"] for line in lines] == ["950", "not run", "not run"]
-    assert goals(tmp_path)["decode bf16 over transformers' best"]["found"] == "not run"
+    assert [goal.found(results) for goal in GPU_GOALS] == ["950, met", "not run", "not run"]
+    assert goals(tmp_path)["bf16, batch 1: compiled over transformers' best"] == "not run"

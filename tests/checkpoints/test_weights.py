@@ -35,6 +35,14 @@ def test_weights_saved_and_loaded_are_the_same_to_the_bit(tmp_path, config, dtyp
     assert same(load_weights(tmp_path, config, dtype=dtype), saved)
 
 
+def test_weights_are_loaded_in_inference_mode_too(tmp_path):
+    saved = init_weights(CONFIG, seed=1)
+    save_weights(tmp_path, saved, CONFIG)
+    with torch.inference_mode():  # a mode of the thread, and several read
+        loaded = load_weights(tmp_path, CONFIG)
+    assert same(loaded, saved) and all(tensor.is_inference() for tensor in tensor_tree(loaded))
+
+
 @every_variant
 @pytest.mark.parametrize("size", [10**9, 20_000], ids=["one file", "shards"])
 def test_transformers_loads_what_we_save_whole_and_computes_the_same(tmp_path, config, size):

@@ -11,6 +11,7 @@ from reference import small_config
 from weight_files import CONFIG, Q_PROJ, SINGLE, refused, same, write, write_index, write_shards
 
 from qwen3_scratch import Error, init_weights, load_weights
+from qwen3_scratch.checkpoints.weights import copy_and_check
 from qwen3_scratch.trust import shards
 from qwen3_scratch.trust.shards import INDEX
 
@@ -45,6 +46,22 @@ def test_a_single_nan_in_one_expert_is_found(tmp_path, tensors):
     damaged = tensors[name := "model.layers.2.mlp.experts.5.down_proj.weight"].clone()
     damaged[3, 4] = float("nan")
     refused(write(tmp_path, tensors | {name: damaged}), SINGLE, name, "NaN")
+
+
+@pytest.mark.parametrize("place", [(0, 0), (2, 9_999), (4, 19_999)], ids=["first", "middle", "last"])
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16], ids=str)
+def test_a_single_infinity_is_found_in_whichever_piece_it_stands(place, kind):
+    tensor, target = torch.randn(5, 20_000), torch.empty(5, 20_000, dtype=kind)  # more than one piece
+    assert copy_and_check(target, tensor) and torch.equal(target, tensor.to(kind))
+    tensor[place] = torch.inf
+    assert not copy_and_check(target, tensor)
+
+
+def test_of_two_damaged_tensors_that_are_read_at_once_the_first_is_named(tmp_path, tensors):
+    down = [f"model.layers.1.mlp.experts.{expert}.down_proj.weight" for expert in (1, 6)]
+    nan = {name: torch.full_like(tensors[name], torch.nan) for name in down}
+    for _ in range(5):
+        refused(write(tmp_path, tensors | nan), down[0], "NaN")
 
 
 def test_a_number_too_large_for_the_dtype_asked_for_is_no_fault_of_the_file(tmp_path, tensors):

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from helpers import finished
 from reference import TOLERANCE, dense_config, random_tokens, random_weights, small_config
 from tiers import in_proof, only
 from torch._dynamo.utils import counters
@@ -233,3 +234,19 @@ def test_threads_that_begin_together_compile_once_and_write_the_tokens_of_one_al
         thread.join()
     assert found == expected
     assert counters["stats"]["unique_graphs"] == before + 2  # the layer and the head
+
+
+def test_what_one_process_compiled_the_next_finds_on_the_disk(tmp_path):
+    """Else every process waits as long as the first: torch's cache knows a graph again by all that made it."""
+    script = tmp_path / "count.py"
+    script.write_text(
+        "from torch._dynamo.utils import counters\n"
+        "from qwen3_scratch import generate, load_checkpoint\n"
+        "asked = dict(temperature=0, max_new_tokens=12, compiled=True)\n"
+        "print(generate(load_checkpoint('tiny'), 'What is the capital of France?', **asked).token_ids)\n"
+        "found = counters['aot_autograd']\n"
+        "print(found['total'], found['autograd_cache_hit'], found['autograd_cache_miss'])\n"
+    )
+    env = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"), "JAXTYPING_DISABLE": "1"}
+    first, second = (finished(str(script), env=env).out.splitlines() for _ in range(2))
+    assert first[0] == second[0] and first[1] == "2 0 2" and second[1] == "2 2 0"

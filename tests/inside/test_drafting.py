@@ -9,7 +9,16 @@ from reference import dense_config, random_weights, small_config
 from qwen3_scratch import Checkpoint, forward
 from qwen3_scratch.fast.drafts import Text
 from qwen3_scratch.inside import drafting
-from qwen3_scratch.inside.drafting import chosen_experts, kept, look_up, pass_times, passes, share_asked
+from qwen3_scratch.inside.drafting import (
+    chosen_experts,
+    further_experts,
+    kept,
+    look_up,
+    pass_times,
+    passes,
+    passes_by_size,
+    share_asked,
+)
 
 
 @pytest.mark.parametrize(
@@ -38,6 +47,7 @@ def test_it_is_what_the_fast_form_looks_up():
 def test_the_pieces_of_an_answer_are_the_answer_but_for_its_first_token():
     prompt, answer = [1, 2, 3, 4], [9, 1, 2, 3, 4, 9, 1, 7]
     assert passes(prompt, answer) == [[1], [2, 3, 4, 9], [1, 7]]
+    assert passes_by_size(prompt, answer) == [(1, 1), (4, 4), (4, 2)], "9 is new; behind 1 and 9 all three places"
 
 
 def test_several_tokens_ask_for_what_one_of_them_asks_for():
@@ -49,6 +59,12 @@ def test_several_tokens_ask_for_what_one_of_them_asks_for():
     assert share_asked([routes], 1) == pytest.approx(config.num_experts_per_tok / config.num_experts)
     dense = dense_config()
     assert chosen_experts(Checkpoint(dense, random_weights(dense)), [[1, 2]]) == []
+
+
+def test_further_experts_are_all_where_tokens_share_by_chance_and_none_where_they_ask_for_the_same():
+    chosen = torch.rand(4000, 2, 8, generator=torch.Generator().manual_seed(0)).argsort(-1) < 2
+    assert further_experts([chosen], 3) == pytest.approx(1, abs=0.02)
+    assert further_experts([chosen[:1].expand(9, -1, -1)], 3) == 0
 
 
 def test_a_timed_pass_reads_so_many_tokens_behind_the_text_and_leaves_the_cache_as_it_was(monkeypatch):

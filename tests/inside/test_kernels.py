@@ -4,24 +4,31 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import count
 
+import pytest
 import torch
 import torch.nn.functional as F
 from helpers import finished
 from reference import random_weights, small_config
+from torch import Tensor
 
 from qwen3_scratch import Checkpoint, KVCache, forward
+from qwen3_scratch.checkpoints.weights import tensor_tree
 from qwen3_scratch.fast.dispatch import grouped_linear
 from qwen3_scratch.inside import kernels
 from qwen3_scratch.inside.kernels import (
     LAUNCHES,
     WAITS,
+    Bill,
     Started,
+    bill,
     calls,
     capture,
     least_seconds,
     operations,
     read_speed,
+    seen_when_compiled,
     started,
+    weights_read,
 )
 
 X = torch.ones(4, 4)
@@ -44,6 +51,55 @@ def test_what_a_composed_operator_runs_inside_is_counted():
 def test_a_value_that_is_asked_for_is_a_wait():
     assert started(lambda: X.sum().item()).waits == 1
     assert started(lambda: X.sum()).waits == 0
+
+
+@pytest.mark.parametrize("ask", [Tensor.tolist, Tensor.item, bool, int, float, [0, 1, 2].__getitem__])
+def test_each_way_to_ask_for_a_value_is_one_question(ask):
+    one = torch.ones(1, dtype=torch.long)
+    assert bill(lambda: ask(one)).questions == 1
+    assert bill(lambda: one + one).questions == 0
+
+
+def test_a_bill_counts_what_is_read_and_written_and_nothing_for_views():
+    size = X.nbytes
+    assert bill(lambda: X + X) == Bill(questions=0, changing=0, launches=1, bytes=3 * size)
+    assert bill(lambda: X.t()[:2]) == Bill(0, 0, 0, 0)
+    assert bill(lambda: F.linear(X, X)).bytes == 3 * size
+    held = torch.zeros(4, 4)
+    assert bill(lambda: held.copy_(X)).bytes == 2 * size
+
+
+def test_what_is_picked_or_put_in_is_moved_and_not_all_that_it_is_picked_from():
+    row, table = torch.tensor([1]), torch.ones(100, 4)
+    held, new = torch.zeros(1, 1, 100, 4), torch.ones(1, 1, 1, 4)
+    assert bill(lambda: table[row]).bytes == 2 * 16
+    assert bill(lambda: F.embedding(row, table)).bytes == 2 * 16
+    assert bill(lambda: held.index_copy_(2, row, new)).bytes == 2 * 16
+
+
+def test_a_call_that_has_another_shape_the_next_time_is_a_changing_one():
+    lengths = count(1)
+    assert bill(lambda: X[:1, : next(lengths)].exp()).changing >= 1
+    assert bill(lambda: X[:1, :2].exp()).changing == 0
+
+
+@pytest.mark.compiled
+def test_compiled_functions_are_seen_where_they_were_compiled_to_be_seen():
+    def chain(x):
+        return (x.sin() + 1).cos()
+
+    with seen_when_compiled():
+        seen = torch.compile(chain, dynamic=False)
+        seen(X)
+    assert started(lambda: seen(X)).launches == 1
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_step_reads_all_weights_of_a_dense_model_but_one_row_of_an_embedding_alone(tied):
+    config = small_config(num_experts=0, tie_word_embeddings=tied)
+    every = sum(tensor.nbytes for tensor in tensor_tree(random_weights(config)))
+    unread = 0 if tied else 4 * (config.vocab_size - 1) * config.hidden_size
+    assert weights_read(config) == every - unread
 
 
 def test_counting_says_nothing_and_leaves_the_environment_as_it_was():

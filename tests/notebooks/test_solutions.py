@@ -11,6 +11,7 @@ from test_chapters import imports
 from test_notebooks import NOTEBOOKS
 
 from qwen3_scratch import forward, trace
+from qwen3_scratch.exercises.comparing import difference
 from qwen3_scratch.inside.compare import first_difference, read
 from qwen3_scratch.inside.drafting import kept, look_up
 from qwen3_scratch.inside.experts import without as without_expert
@@ -106,12 +107,64 @@ def test_the_search_that_13_asks_for_finds_the_call_that_the_packages_finds(name
     assert pasted("13_pitfalls")["my_first"](*traces) is first_difference(*traces).calls[0]
 
 
-def test_the_layer_that_14_asks_for_is_the_packages():
+def scaled(factor_of, experts, top_k):
+    """Logits of an upcycled model with raw weights and routers of zeros, and those of the dense one."""
     config = dense_config()
-    weights = random_weights(config)
-    for old, new in zip(weights.layers, upcycle(weights, config, 3)[0].layers, strict=True):
-        found = pasted("14_upcycling")["my_upcycled"](old, new.router)
-        assert all(one is two or torch.equal(one, two) for one, two in zip(found, new, strict=True))
+    weights, ids = random_weights(config), random_tokens(config, 2, 9)
+    mixed, its_config = upcycle(weights, config, experts, top_k=top_k, norm_topk_prob=False, seed=None)
+    factor = factor_of(experts, top_k)
+    layers = tuple(layer._replace(down_proj=factor * layer.down_proj) for layer in mixed.layers)
+    with unchecked():
+        return forward(mixed._replace(layers=layers), ids, its_config), forward(weights, ids, config)
+
+
+@pytest.mark.parametrize(("experts", "top_k"), [(2, 1), (4, 1), (4, 3), (3, 3)])
+def test_the_factor_that_14_asks_for_makes_the_mixture_say_what_the_dense_model_says(experts, top_k):
+    torch.testing.assert_close(*scaled(pasted("14_upcycling")["my_factor"], experts, top_k), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [lambda e, k: 2, lambda e, k: e, lambda e, k: k, lambda e, k: k / e, lambda e, k: e - k + 1, lambda e, k: e * k],
+    ids=["always two", "as many as experts", "as many as chosen", "turned over", "a difference", "a product"],
+)
+def test_the_cases_of_14_tell_another_factor_from_the_right_one(wrong):
+    cases = ((2, 1), (4, 1), (4, 3))
+    assert f"for case in {cases}:" in "".join(cell.source for cell in NOTEBOOKS["14_upcycling"])
+    worst = [difference(*scaled(wrong, *case), 1e-4) for case in cases]
+    assert any(worst)
+
+
+def asked_of_the_step():
+    code = [cell.source for cell in NOTEBOOKS["14_upcycling"] if cell.cell_type == "code"]
+    (cell,) = [source for source in code if "def my_step(" in source]
+    exec(cell[cell.index("cases = [") : cell.index("\nfor ")], space := {})
+    return [tuple(map(torch.tensor, case)) for case in space["cases"]]
+
+
+def test_the_step_that_14_asks_for_is_one_of_gradient_descent():
+    my_step, generator = pasted("14_upcycling")["my_step"], torch.Generator().manual_seed(0)
+    weights, wanted = torch.rand(5, 3, generator=generator).softmax(1), torch.rand(5, generator=generator)
+    for after, *given in asked_of_the_step():
+        torch.testing.assert_close(my_step(*given), after)
+    experts = torch.full((3,), 3.0, requires_grad=True)
+    ((weights @ experts - wanted) ** 2 / 2).sum().backward()
+    torch.testing.assert_close(my_step(weights, wanted), (experts - experts.grad).detach())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda w, t: 3 + w.T @ (w @ torch.full((2,), 3.0) - t),
+        lambda w, t: 3 - w @ (w @ torch.full((2,), 3.0) - t),
+        lambda w, t: 3 - w.T @ (w @ torch.full((2,), 3.0) - t) / 2,
+        lambda w, t: 3 - 2 * w.T @ (w @ torch.full((2,), 3.0) - t),
+        lambda w, t: 3 - (w @ torch.full((2,), 3.0) - t).sum().expand(2),
+    ],
+    ids=["uphill", "weights not turned", "a mean", "no half", "weights forgotten"],
+)
+def test_the_cases_of_14_tell_another_step_from_the_right_one(wrong):
+    assert any(difference(wrong(*given), after, 1e-4) for after, *given in asked_of_the_step())
 
 
 def test_the_routers_that_a4_asks_for_are_the_packages():

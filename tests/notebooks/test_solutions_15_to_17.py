@@ -10,14 +10,17 @@ from reference import random_tokens, random_weights, small_config
 from test_notebooks import NOTEBOOKS
 
 from qwen3_scratch.checkpoints.weights import tensor_tree
-from qwen3_scratch.devices.slices import answers, ring_seconds
+from qwen3_scratch.devices.slices import Place, shard_weights
+from qwen3_scratch.exercises.comparing import difference
 from qwen3_scratch.fast.dispatch import moe_gathered
+from qwen3_scratch.inside.cutting import part_that_comes, ring_steps
 from qwen3_scratch.learning.training import Batch, Plan, losses, start, train_step
-from qwen3_scratch.model import expert_ffn, moe_route
+from qwen3_scratch.model import attention_mask, expert_ffn, moe_route, rope_table, self_attention
 
 FOLDED = re.compile(r"<summary>One solution</summary>\n\n```python\n(.*?)\n```", re.DOTALL)
 CONFIG = small_config()
-LAYER = random_weights(CONFIG, seed=0).layers[0]
+WEIGHTS = random_weights(CONFIG, seed=0)
+LAYER = WEIGHTS.layers[0]
 X = torch.randn(7, CONFIG.hidden_size, generator=torch.Generator().manual_seed(0))
 
 
@@ -45,12 +48,15 @@ def test_the_gathered_form_that_17_asks_for_is_the_packages(route):
     torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize("held", [[0, 1], [3], list(range(CONFIG.num_experts))])
-def test_the_answers_that_16_asks_for_are_the_packages(route, held):
-    stacks = LAYER.gate_up_proj[held], LAYER.down_proj[held]
-    with unchecked():
-        found = pasted("16_beyond_one_gpu", "my_answers")(X, route, LAYER, held)
-        torch.testing.assert_close(found, answers(X, route, *stacks, expert_ffn, held[0]))
+@pytest.mark.parametrize("tensors", [1, 2, 4])
+def test_the_rows_that_16_asks_for_are_the_packages(tensors):
+    my_rows, count = pasted("16_beyond_one_gpu", "my_rows"), CONFIG.num_attention_heads
+    for rank in range(tensors):
+        heads = range(rank * count // tensors, (rank + 1) * count // tensors)
+        q, kv = my_rows(heads, CONFIG.head_dim, count // CONFIG.num_key_value_heads)
+        expected = shard_weights(WEIGHTS, CONFIG, Place(rank, 0, tensors, 1)).layers[0]
+        assert torch.equal(LAYER.q_proj[q], expected.q_proj) and torch.equal(LAYER.o_proj[:, q], expected.o_proj)
+        assert torch.equal(LAYER.k_proj[kv], expected.k_proj) and torch.equal(LAYER.v_proj[kv], expected.v_proj)
 
 
 def test_the_step_that_15_asks_for_trains_as_the_packages_does_and_gives_the_gradients_length():
@@ -71,10 +77,77 @@ def test_the_step_that_15_asks_for_trains_as_the_packages_does_and_gives_the_gra
         assert torch.equal(ours, packages)
 
 
-@pytest.mark.parametrize(("size", "ranks"), [(4e6, 4), (1, 1), (10, 7)])
-def test_the_seconds_that_16_asks_for_are_the_packages(size, ranks):
-    found = pasted("16_beyond_one_gpu", "my_seconds")(size, ranks, 50e9, 1e-5)
-    assert found == pytest.approx(ring_seconds(size, ranks, 50e9, 1e-5))
+def terms_add_up(my_rows):
+    """Whether attention by the heads of 1, 2 and all devices adds up to the whole, as the chapter checks it."""
+    heads, group = CONFIG.num_attention_heads, CONFIG.num_attention_heads // CONFIG.num_key_value_heads
+    x = torch.randn(1, 5, CONFIG.hidden_size, generator=torch.Generator().manual_seed(0))
+    positions = torch.arange(5)[None]
+    steps = CONFIG, rope_table(CONFIG, positions), attention_mask(positions, positions)
+
+    def term(held):
+        q, kv = my_rows(held, CONFIG.head_dim, group)
+        mine = {"q_proj": LAYER.q_proj[q], "k_proj": LAYER.k_proj[kv], "v_proj": LAYER.v_proj[kv]}
+        return self_attention(x, LAYER._replace(**mine, o_proj=LAYER.o_proj[:, q]), *steps)
+
+    with unchecked():
+        for count in (1, 2, heads):
+            parts = [term(range(at * heads // count, (at + 1) * heads // count)) for at in range(count)]
+            if difference(sum(parts), self_attention(x, LAYER, *steps), 1e-4):
+                return False
+    return True
+
+
+def rows(first, last, size):
+    return slice(first * size, (last + 1) * size)
+
+
+@pytest.mark.parametrize(
+    ("kv_of", "right"),
+    [
+        (lambda held, group: (held[0] // group, held[-1] // group), True),
+        (lambda held, group: (held[0] // group, held[0] // group), False),  # the first head's alone
+        (lambda held, group: (0, len(held) // group - 1 if len(held) > group else 0), False),  # always from the top
+        (lambda held, group: (held[0] % 2, max(held[0] % 2, held[-1] // group)), False),  # dealt out in turns
+    ],
+    ids=["right", "one only", "from the top", "in turns"],
+)
+def test_the_check_of_16_tells_which_key_value_heads_are_read(kv_of, right):
+    assert (
+        terms_add_up(lambda held, size, group: (rows(held[0], held[-1], size), rows(*kv_of(held, group), size)))
+        == right
+    )
+
+
+def ring_ends_whole(part_of):
+    """Whether every rank holds every sum in the cases of the chapter."""
+    ends = [(ring_steps(x, part_of)[-1], x.sum(0)) for x in (torch.arange(n * n).view(n, n) ** 2 for n in (2, 4, 5))]
+    return all(bool((found == expected).all()) for found, expected in ends)
+
+
+def test_the_part_that_16_asks_for_is_the_packages():
+    my_part = pasted("16_beyond_one_gpu", "my_part")
+    for ranks in (2, 4, 5):
+        for rank in range(ranks):
+            parts = [my_part(rank, step, ranks) for step in range(2 * ranks - 2)]
+            assert parts == [part_that_comes(rank, step, ranks) for step in range(2 * ranks - 2)]
+    assert "for count in (2, 4, 5):" in "".join(cell.source for cell in NOTEBOOKS["16_beyond_one_gpu"])
+
+
+@pytest.mark.parametrize(
+    ("part_of", "right"),
+    [
+        (lambda rank, step, ranks: (rank - 1 - step) % ranks, True),
+        (lambda rank, step, ranks: (rank - step) % ranks, True),  # any ring that goes on with what came
+        (lambda rank, step, ranks: (rank + step) % ranks, False),  # the other way round
+        (lambda rank, step, ranks: (rank - 1) % ranks, False),  # the same in every step
+        (lambda rank, step, ranks: step % ranks, False),  # the same at every rank
+        (lambda rank, step, ranks: (rank - 1 - step % (ranks - 1)) % ranks, False),  # the second half anew
+        (lambda rank, step, ranks: (rank - 1 - 2 * step) % ranks, False),
+    ],
+    ids=["as folded", "begun elsewhere", "backwards", "no step", "no rank", "anew", "two at a time"],
+)
+def test_the_rings_of_16_tell_parts_that_bring_all_from_those_that_do_not(part_of, right):
+    assert ring_ends_whole(part_of) == right
 
 
 @pytest.mark.parametrize("chosen", [[0, 0, 2, 5, 5], [7], [1, 1, 1]])

@@ -104,6 +104,15 @@ def test_an_upcycled_layer_is_its_attention_kept_its_feed_forward_copied_to_each
     assert len(new) == 1 and left < x < right and min(top, foot) < y < max(top, foot)
 
 
+def test_attention_feeds_a_frame_that_holds_each_expert_and_not_the_router():
+    (ax,) = plots.upcycled_layer(3).axes
+    (frame,) = [patch.get_bbox() for patch in ax.patches if patch.get_linestyle() not in ("-", "solid")]
+    places = {text.get_text(): text.get_position() for text in ax.texts}
+    assert [name for name, place in places.items() if frame.contains(*place)] == ["expert 0", "expert 1", "expert 2"]
+    fed = [text.xy for text in ax.texts if not text.get_text() and text.xy[0] == 5.1]
+    assert fed == [(5.1, pytest.approx(frame.y0))]
+
+
 def test_of_many_experts_the_first_and_the_last_are_drawn():
     written = [text.get_text() for text in plots.upcycled_layer(60).axes[0].texts]
     assert [text for text in written if text.startswith(("expert", "…"))] == [
@@ -136,7 +145,8 @@ def test_routed_losses_say_how_much_of_the_way_to_the_right_expert_trained_route
     random, trained = torch.tensor([[0.3, 0.1], [0.5, 0.1]]), torch.tensor([[0.2, 0.02], [0.3, 0.02]])
     figure = plots.routed_losses(["spanish", "facts"], fixed, random, trained)
     start = "Of what random routers lose to the right expert, trained ones win back"
-    assert title(figure) == f"{start} 50% on “spanish” and 100% on “facts”"
+    ends = "and still lose 2.5 and 1 times what it does"
+    assert title(figure) == f"{start} 50% on “spanish” and 100% on “facts”, {ends}"
     first = figure.axes[0]
     assert ticks(first.yaxis) == ["dense", "its own", "random routers", "the same, trained"]
     circles = [line.get_xdata().tolist() for line in first.lines if line.get_marker() == "o"]

@@ -67,11 +67,13 @@ def test_device_memory_finds_the_fewest_devices_that_are_enough():
     assert title(plots.device_memory(sizes, (24, 80))) == expected
 
 
-def test_token_times_add_sending_to_reading_and_name_the_fastest_count_of_ranks():
-    figure = plots.token_times([1, 2, 4], [4e-3, 2e-3, 1e-3], {"slow": [0, 3e-3, 9e-3], "fast": [0, 1e-3, 1e-3]})
-    assert title(figure) == "A token is the fastest on 1 rank slow (4.00 ms), on 4 ranks fast (2.00 ms)"
+def test_token_times_add_sending_to_work_and_name_the_fastest_count_of_ranks_of_each_case():
+    cases = {"1 token\nslow": ([4e-3, 2e-3, 1e-3], [0, 3e-3, 9e-3]), "9 fast": ([8e-3, 4e-3, 2e-3], [0, 1e-3, 1e-3])}
+    figure = plots.token_times([1, 2, 4], cases)
+    assert title(figure) == "The fastest: 1 token slow on 1 rank, 9 fast on 4 ranks"
     assert [text.get_text() for text in figure.axes[0].texts] == ["4", "5", "10"]
-    assert [round(bar.get_height(), 6) for bar in figure.axes[1].patches] == [4, 2, 1, 0, 1, 1]
+    assert [round(bar.get_height(), 6) for bar in figure.axes[1].patches] == [8, 4, 2, 0, 1, 1]
+    assert figure.alt.endswith("1 token slow: 4, 5, 10; 9 fast: 8, 5, 3.")
 
 
 def test_dispatch_cost_counts_the_gathering_in_one_panel_and_names_the_crossings():
@@ -114,3 +116,9 @@ def test_ring_sums_frames_what_came_and_finds_when_one_part_is_whole_and_when_al
     ]
     assert framed[0] == set() and framed[1] == {(3, 0), (0, 1), (1, 2), (2, 3)}  # part, rank
     assert [text.get_text() for text in figure.axes[3].texts[:4]] == ["1", "4", "3", "2"]  # of rank 0
+
+
+def test_a_ring_that_does_not_end_whole_is_said_not_to():
+    counts = ring_counts(4)
+    counts[-1, 2, :3] = 3
+    assert title(plots.ring_sums(counts)) == "Around a ring of 4 only 13 of 16 parts are whole in the end"

@@ -66,7 +66,9 @@ def test_router_comparison_pairs_by_seed_and_names_sure_differences_alone():
     assert by_row["bias"] == pytest.approx([-0.1, 0.2, 0.0]) and by_row["noise"] == pytest.approx([0.5, 0.51, 0.5])
     assert by_row["loss"] == [0, 0, 0]
     assert [tick.get_text() for tick in left.get_yticklabels()] == list(LOSSES)
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["seed 0", "seed 1", "seed 2", "mean"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "seed 0", "seed 1", "seed 2", "mean, 95% interval (t, n = 3)",
+    ]  # fmt: skip
     shown = [line.get_xdata()[0] for line in right.lines if line.get_marker() in FORMS]
     assert shown == pytest.approx([each for name in LOSSES for each in LEAST[name]])
 

@@ -29,7 +29,7 @@ def random_routes(tokens, layers=4, experts=8, top_k=2):
     return {layer: Route(weights[layer], chosen[layer], logits[layer]) for layer in range(layers)}
 
 
-FORMS_OF_MOE = ("loop over choices", "loop over hit experts", "gathered", "grouped")
+STAGES = ("1 loop", "2 gathered", "3 static cache", "5 compiled")
 
 
 def labels(tokens):
@@ -239,6 +239,18 @@ def dispatch(ranks):
         for k in (1, 2, 8)
     }
     return plots.dispatch_cost(owners, [2 * part for part in moved], sending, moved)
+
+
+def timed(counts):
+    """Of one and of many tokens over two links: seconds of work and of sending by number of ranks."""
+    return {
+        f"{tokens:,} tokens\n{link}": (
+            [tokens * 2e-3 / 2**at for at in range(counts)],
+            [cost * at for at in range(counts)],
+        )
+        for tokens in (1, 4096)
+        for link, cost in {"between hosts": 2e-3, "inside one": 2e-4}.items()
+    }
 
 
 DRAWINGS = {  # each from a number of tokens
@@ -526,7 +538,10 @@ DRAWINGS = {  # each from a number of tokens
     ),
     "draft_yield": lambda n: plots.draft_yield(
         {name: [1 + at / (n + 1) for at in range(min(n, 9))] for name in ("1/3", "1/2", "4/5")},
-        {name: [1 + at / 2 for at in range(min(n, 9))] for name in ("dense", "Qwen3-30B-A3B")},
+        {
+            name: [1 + at / 2 for at in range(min(n, 9))]
+            for name in ("dense", "Qwen3-30B-A3B", "Qwen3-30B-A3B (shared)")
+        },
     ),
     "divergence_map": lambda n: plots.divergence_map(*divergences(22, n), labels(n), n // 2),
     "divergence_map, one": lambda n: plots.divergence_map(*divergences(1, n), labels(n)),
@@ -541,17 +556,19 @@ DRAWINGS = {  # each from a number of tokens
     "device_shares, shared kv heads": lambda n: plots.device_shares(split_config(mlp_only_layers=()), 8, 1),
     "feed_forward_cut": lambda n: plots.feed_forward_cut(2048, 768 * n, min(n, 5)),
     "ring_sums": lambda n: plots.ring_sums(ring_counts(min(n, 6))),
+    "ring_sums, never whole": lambda n: plots.ring_sums(ring_counts(min(n, 6)).clamp(max=2)),
     "device_memory": lambda n: plots.device_memory(device_bytes(min(n, 8)), (24, 80)),
     "dispatch_cost": lambda n: dispatch(n),
-    "token_times": lambda n: plots.token_times(
-        [2**at for at in range(min(n, 8))],
-        [2e-3 / 2**at for at in range(min(n, 8))],
-        {"between hosts": [2e-3 * at for at in range(min(n, 8))], "inside one": [2e-4 * at for at in range(min(n, 8))]},
-    ),
+    "token_times": lambda n: plots.token_times([2**at for at in range(min(n, 4))], timed(min(n, 4))),
     "dispatch_forms": lambda n: plots.dispatch_forms([at * at % 5 for at in range(min(n, 8))], 5),
-    "dispatch_times": lambda n: plots.dispatch_times(
-        [1, 16, 512], [2, 8, 32, 128], {name: random_vectors(4, 3).exp() * n for name in FORMS_OF_MOE}
+    "dispatch_forms, two": lambda n: plots.dispatch_forms([at * at % 5 for at in range(min(n, 8))], 5, grouped=False),
+    "step_bill": lambda n: plots.step_bill(
+        {name: (at, 50 * n - 10 * at, 10 ** min(n, 6) // (1 + at), 4.7) for at, name in enumerate(STAGES)},
+        ["questions", "changing calls", "launches", "MB"],
     ),
+    "step_bill, one": lambda n: plots.step_bill({"a stage": (n,)}, ["launches"]),
+    "cache_slots": lambda n: plots.cache_slots(min(n, 8), min(n, 8) + 4),
+    "one_loop": lambda n: plots.one_loop([(f"step {at}", [f"t{at}", "up"], f"t{at + 1}") for at in range(min(n, 2))]),
     "launch_sketch": lambda n: plots.launch_sketch(
         {
             "short kernels": plots.eager_rows([0.4] * min(n, 9)),
@@ -560,10 +577,9 @@ DRAWINGS = {  # each from a number of tokens
         }
     ),
     "launch_sketch, one": lambda n: plots.launch_sketch({"a case": plots.eager_rows([n])}),
-    "dispatch_times, one": lambda n: plots.dispatch_times([n], [1], {"gathered": random_vectors(1, 1).exp()}),
     "stage_speed": lambda n: plots.stage_speed(
-        {name: 400.0 + 50 * at for at, name in enumerate(FORMS_OF_MOE)} | {"captured": None},
-        dict.fromkeys(FORMS_OF_MOE, 300.0 * n),
+        {name: 400.0 + 50 * at for at, name in enumerate(STAGES)} | {"captured": None},
+        dict.fromkeys(STAGES, 300.0 * n),
         5000.0 * n,
     ),
     "stage_speed, one beyond the bound": lambda n: plots.stage_speed({"a stage": 90.0 * n}, {"a stage": 10.0}, 60.0),

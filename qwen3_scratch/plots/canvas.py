@@ -77,15 +77,16 @@ def token_labels(tokenizer: Tokenizer | None, token_ids: Iterable[Any], limit: i
             text = raw.decode() or f"#{token}"  # no tokenizer, or a row of the embedding behind its vocabulary
         except UnicodeDecodeError:
             text = f"<{raw.hex()}>"
-        text = "".join(character if ord(character) in _glyphs() else "□" for character in with_signs(text))
+        text = with_signs(text)
         return text if len(text) <= limit else text[: limit - 1] + "…"
 
     return [label(int(token)) for token in token_ids]
 
 
 def with_signs(text: str) -> str:
-    """Spaces, line breaks and tabs as signs: a word with a space before it and one without are two tokens."""
-    return text.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥")
+    """Spaces, line breaks and tabs as signs, since " Tom" and "Tom" are two tokens; □ for what has no glyph."""
+    text = text.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥")
+    return "".join(character if ord(character) in _glyphs() else "□" for character in text)
 
 
 @cache

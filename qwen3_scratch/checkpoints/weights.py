@@ -3,7 +3,7 @@
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -39,6 +39,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 ALSO = {"float": "float32", "half": "float16"}  # as torch calls them too
 STORED_AS = {"F64": "float32", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}  # nothing is computed in 64 bits
 PIECE = 2**22  # numbers that are compared at once
+LARGE = 2**22  # numbers from which on a tensor is shared out among the workers
 AT_ONCE = 2**15 - 1  # numbers that are copied and checked at once: the most that torch leaves to one thread
 
 
@@ -160,7 +161,11 @@ def load_weights(
             with ExitStack() as stack, ThreadPoolExecutor(workers) as pool:
                 paths = {sources[slot.name].path for slot in few}
                 opened = {path: stack.enter_context(open_file(path)) for path in paths}
-                tasks = [(fields[slot.field][slot.part], slot, opened[sources[slot.name].path]) for slot in few]
+                tasks = [
+                    (target, part, opened[sources[slot.name].path])
+                    for slot in few
+                    for target, part in shared_out(fields[slot.field][slot.part], slot, workers, slot.name in changes)
+                ]
                 for _ in pool.map(read, tasks):  # a fault is raised here, the first in order
                     pass
         if number >= 0:  # a layer; head and embedding are compared first
@@ -172,6 +177,15 @@ def load_weights(
         del outer["lm_head"]
     into_form(outer)
     return Weights(layers=tuple(LayerWeights(**fields) for fields in trees[-config.num_hidden_layers :]), **outer)
+
+
+def shared_out(target: Tensor, slot: Slot, workers: int, changed: bool) -> Iterator[tuple[Tensor, Slot]]:
+    """A tensor that is much for one of the workers, such as the embedding, as rows for each of them."""
+    rows = -(-len(target) // workers) if target.numel() >= LARGE and not (slot.cut or changed) else 0
+    for start in range(0, len(target), rows) if rows else ():
+        yield target[start : start + rows], slot._replace(cut=(slice(start, min(start + rows, len(target))),))
+    if not rows:
+        yield target, slot
 
 
 def same_numbers(one: Tensor, other: Tensor) -> bool:
@@ -221,8 +235,8 @@ def copy_and_check(target: Tensor, tensor: Tensor) -> bool:
 
 
 def all_finite(tensor: Tensor) -> bool:
-    """By the least and the largest number, which are NaN where any is: one pass without a copy."""
-    return tensor.numel() == 0 or all(map(math.isfinite, tensor.aminmax()))
+    """By the sum, which is not finite where any number is not; where it may only be too large, by the extremes."""
+    return tensor.numel() == 0 or math.isfinite(tensor.sum()) or all(map(math.isfinite, tensor.aminmax()))
 
 
 def dtype_of(config: Config, where: str | Path, asked: torch.dtype | str | None = None) -> torch.dtype:

@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
 from matplotlib.patches import ConnectionPatch, Patch, Rectangle
-from matplotlib.ticker import EngFormatter
 from torch import Tensor
 
 from ..config import Config
@@ -218,13 +217,19 @@ def active_parameters(configs: Mapping[str, Config]) -> Figure:
     ax.set(
         xlim=(0, 1), ylim=(len(configs) - 0.5, -0.55), xlabel="share of all parameters (active: up to the thick mark)"
     )
-    sizes = [EngFormatter(places=1, sep="").format_data(each.num_parameters()) for each in configs.values()]
+    sizes = [in_words(each.num_parameters()) for each in configs.values()]
     ax.set_yticks(range(len(configs)), [f"{name}\n{size}" for name, size in zip(configs, sizes, strict=True)])
     ax.xaxis.set_major_formatter(percent)
     figure.legend(frameon=False, loc="outside lower center", ncols=4, fontsize=SMALL + 1)
     told = ", ".join(f"{name} {spoken(share)}" for name, share in used.items())
     figure.alt = f"A bar for each model, split by what a token uses and by experts that idle. Active: {told}."
     return figure
+
+
+def in_words(count: int) -> str:
+    """A count in three digits, as one says it: 860 million."""
+    size, name = next((found for found in ((1e9, "billion"), (1e6, "million")) if count >= found[0]), (1.0, ""))
+    return f"{count / size:.3g} {name}" if name else f"{count:,}"
 
 
 def parts_of(config: Config) -> tuple[int, int, int, int]:

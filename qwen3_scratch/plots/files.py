@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..config import Config
 from ..errors import Error
-from .canvas import DARK, LIT, MIDDLE, PALE, SMALL, Figure, label_axis, new_figure, percent, spoken, styled
+from .canvas import DARK, LIT, MIDDLE, PALE, SMALL, Figure, in_words, label_axis, new_figure, percent, spoken, styled
 from .one_word import interval
 
 __all__ = ["active_parameters", "changes_by_lead", "file_layout", "number_bits", "rounded_apart", "tensor_sizes"]
@@ -224,12 +224,6 @@ def active_parameters(configs: Mapping[str, Config]) -> Figure:
     told = ", ".join(f"{name} {spoken(share)}" for name, share in used.items())
     figure.alt = f"A bar for each model, split by what a token uses and by experts that idle. Active: {told}."
     return figure
-
-
-def in_words(count: int) -> str:
-    """A count in three digits, as one says it: 860 million."""
-    size, name = next((found for found in ((1e9, "billion"), (1e6, "million")) if count >= found[0]), (1.0, ""))
-    return f"{count / size:.3g} {name}" if name else f"{count:,}"
 
 
 def parts_of(config: Config) -> tuple[int, int, int, int]:

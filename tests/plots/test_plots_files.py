@@ -8,7 +8,8 @@ from reference import dense_config, random_weights, small_config
 from safetensors.torch import save
 
 from qwen3_scratch import Error, plots
-from qwen3_scratch.plots.files import in_words, ordered, parts_of, steps_apart
+from qwen3_scratch.plots.canvas import in_words
+from qwen3_scratch.plots.files import ordered, parts_of, steps_apart
 
 EXPERTS = ("gate_up_proj", "down_proj")
 SEGMENTS = [("header", 100), ("embedding", 300), ("experts", 200), ("experts", 250), ("norms", 50), ("experts", 100)]

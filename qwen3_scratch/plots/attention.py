@@ -61,11 +61,16 @@ def attention_maps(weights: Float[Tensor, "heads q_len k_len"], labels: Sequence
 
 @styled
 def head_lengths(
-    before: Float[Tensor, "heads seq"], after: Float[Tensor, "heads seq"], name: str, root: float = 0.0
+    before: Float[Tensor, "heads seq"],
+    after: Float[Tensor, "heads seq"],
+    name: str,
+    root: float = 0.0,
+    bound: float = 0.0,
 ) -> Figure:
     """Lengths of the vectors `name` in each head, before and after QK-norm: bars from shortest to longest token.
 
-    A line is drawn at `root`, the length that the norm gives before its weights are multiplied on.
+    A line is drawn at `root`, the length that the norm gives before its weights are multiplied on, and another one at
+    `bound`, which no length after them is above.
     """
     spread = [float(lengths.max() / lengths.min()) for lengths in (before, after)]
     before_it, after_it = (f"{each:.1f} times" for each in spread)
@@ -81,6 +86,8 @@ def head_lengths(
         ax.plot(places, middle.tolist(), "_", color="black", ms=9, mew=1.6, label="median" if side > 0 else None)
     if root:
         ax.axhline(root, color="black", ls="--", lw=1.0, label=f"√head_dim = {root:.1f}")
+    if bound:
+        ax.axhline(bound, color="black", ls=":", lw=1.6, label=f"√head_dim · max|w| = {bound:.1f}")
     label_axis(ax.xaxis, heads, 6.4)
     ax.set(xlabel="head", ylabel=f"length of {name}", xlim=(-0.6, len(before) - 0.4), ylim=(0, None))
     figure.legend(frameon=False, loc="outside right center")

@@ -134,6 +134,12 @@ def percent(share: float, place: int | float | None = None) -> str:
     return f"{100 * share:.3g}%"
 
 
+def in_words(count: int) -> str:
+    """A count in three digits, as one says it: 860 million."""
+    size, name = next((found for found in ((1e9, "billion"), (1e6, "million")) if count >= found[0]), (1.0, ""))
+    return f"{count / size:.3g} {name}" if name else f"{count:,}"
+
+
 def spoken(share: float) -> str:
     """A percentage for a sentence: two digits, as far as they are more than a tenth of a percent."""
     return f"{share:,.0%}" if share >= 0.0995 else f"{share:.1%}" if share >= 0.0005 or share <= 0 else "<0.1%"

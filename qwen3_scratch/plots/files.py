@@ -9,12 +9,11 @@ import torch
 from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
 from matplotlib.patches import ConnectionPatch, Patch, Rectangle
-from matplotlib.ticker import EngFormatter
 from torch import Tensor
 
 from ..config import Config
 from ..errors import Error
-from .canvas import DARK, LIT, MIDDLE, PALE, SMALL, Figure, label_axis, new_figure, percent, spoken, styled
+from .canvas import DARK, LIT, MIDDLE, PALE, SMALL, Figure, in_words, label_axis, new_figure, percent, spoken, styled
 from .one_word import interval
 
 __all__ = ["active_parameters", "changes_by_lead", "file_layout", "number_bits", "rounded_apart", "tensor_sizes"]
@@ -218,7 +217,7 @@ def active_parameters(configs: Mapping[str, Config]) -> Figure:
     ax.set(
         xlim=(0, 1), ylim=(len(configs) - 0.5, -0.55), xlabel="share of all parameters (active: up to the thick mark)"
     )
-    sizes = [EngFormatter(places=1, sep="").format_data(each.num_parameters()) for each in configs.values()]
+    sizes = [in_words(each.num_parameters()) for each in configs.values()]
     ax.set_yticks(range(len(configs)), [f"{name}\n{size}" for name, size in zip(configs, sizes, strict=True)])
     ax.xaxis.set_major_formatter(percent)
     figure.legend(frameon=False, loc="outside lower center", ncols=4, fontsize=SMALL + 1)

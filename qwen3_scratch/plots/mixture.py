@@ -139,13 +139,13 @@ def top_k_loss(
 ) -> Figure:
     """Each chat's loss over its own as trained, when other numbers of experts answer: geometric means, 95% intervals.
 
-    `own` is the number of training; `control` the losses when as many as that are drawn at random, told in words since
-    they lie far above.
+    `own` is the number of training; `control` the losses when as many as that are drawn at random, told in words, with
+    their interval, since they lie far above.
     """
     base = losses[top_k.index(own)]
     ratio, ends = ratio_and_ends(losses, base)
     means = dict(zip(top_k, ratio, strict=True))
-    (drawn,), _ = ratio_and_ends(control[None], base)
+    (drawn,), ((below,), (above,)) = ratio_and_ends(control[None], base)
     said = [f"{ratio_text(means[k])} with {k}" for k in sorted({top_k[0], top_k[-1]} - {own})]
     said.append(f"{ratio_text(drawn)} with {own} at random")
     title = f"A chat's loss as a multiple of its own with the {own} chosen: {', '.join(said)}"
@@ -161,6 +161,7 @@ def top_k_loss(
     if high < 8 * low:
         logarithmic(ax.yaxis, parts=(1, 1.2, 1.5, 2, 3, 5, 8))
     at, far = top_k.index(own), f"{own} at random, far above: × {ratio_text(drawn)}"
+    far += f" (95%: {ratio_text(drawn - below)} to {ratio_text(drawn + above)})"
     side, align = (-0.1, "right") if len(top_k) > 1 and at == len(top_k) - 1 else (0.1, "left")
     for x, text, beside in ((at, "↑", "center"), (at + side, far, align)):
         ax.text(x, 0.99, text, fontsize=SMALL, transform=ax.get_xaxis_transform(), ha=beside, va="top")

@@ -91,20 +91,21 @@ def answer_routes(checkpoint: Checkpoint, prompt: Any, **options: Any) -> Figure
 
 
 @styled
-def expert_load(source: Trace | Mapping[int, Route]) -> Figure:
-    """Layers by experts: the share of a layer's choices that each expert got."""
-    found = routes(source)
-    experts = next(iter(found.values())).logits.shape[1]
-    counts = torch.stack([route.experts.flatten().bincount(minlength=experts) for route in found.values()])
-    share = counts / counts.sum(-1, keepdim=True)
+def expert_load(counts: Float[Tensor, "layers experts"], layers: Sequence[int]) -> Figure:
+    """Layers by experts: the share of a layer's choices that each expert got, of how often each was chosen.
+
+    `layers` are the numbers of the layers.
+    """
+    experts, share = counts.shape[1], counts / counts.sum(-1, keepdim=True)
     row, best = divmod(int(share.argmax()), experts)
-    title = f"Layer {list(found)[row]} sends {share[row, best]:.0%} of its choices to expert {best}"
-    width, height = min(9.0, 4.5 + 0.3 * experts), min(8.0, 0.3 * len(found))
-    figure = new_figure(f"{title}; an even share is {1 / experts:.1%}", width, 1.2 + max(0.6, height))
+    title = f"Layer {layers[row]} sends {share[row, best]:.0%} of its choices to expert {best}"
+    title += f"; an even share is {1 / experts:.1%} (n\u00a0=\u00a0{int(counts[row].sum()):,} a layer)"
+    width, height = min(9.0, 4.5 + 0.3 * experts), min(8.0, 0.3 * len(counts))
+    figure = new_figure(title, width, 1.2 + max(0.6, height))
     ax = figure.subplots()
     image = heatmap(ax, share, None if experts <= 16 else (), vmin=0)
     label_axis(ax.xaxis, range(experts), width * 0.7)
-    label_axis(ax.yaxis, found, height)
+    label_axis(ax.yaxis, layers, height)
     ax.set(xlabel="expert", ylabel="layer")
     colour_bar(figure, image, "share of the choices")
     return figure

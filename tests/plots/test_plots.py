@@ -199,9 +199,11 @@ def test_an_unknown_part_is_named():
         plots.model_map({"wheel", "head"})
 
 
-def test_expert_load_adds_up():
-    texts = [int(text.get_text()) for text in plots.expert_load(random_routes(60)).axes[0].texts]
-    assert sum(texts) == pytest.approx(400, abs=8)  # percents of four layers
+def test_expert_load_gives_each_layers_shares_and_says_of_how_many_choices():
+    figure = plots.expert_load(torch.tensor([[600.0, 300.0, 300.0], [0.0, 240.0, 960.0]]), [1, 3])
+    assert [text.get_text() for text in figure.axes[0].texts] == ["50", "25", "25", "0", "20", "80"]
+    title = figure.get_suptitle().replace("\n", " ").replace("\u00a0", " ")
+    assert title == "Layer 3 sends 80% of its choices to expert 2; an even share is 33.3% (n = 1,200 a layer)"
 
 
 def test_titles_name_what_is_largest():

@@ -19,6 +19,13 @@ def test_lengths_are_compared_over_all_heads_and_tokens():
     assert bars == [(2.0, 9.0), (3.0, 4.0), (4.0, 4.0), (5.0, 6.0)]
 
 
+def test_lengths_have_a_line_where_the_norm_alone_puts_them_and_one_that_none_is_above():
+    figure = plots.head_lengths(torch.ones(2, 3), torch.ones(2, 3), "q", root=1.0, bound=2.5)
+    lines = {line.get_label(): line.get_ydata()[0] for line in figure.axes[0].lines}
+    assert lines["√head_dim = 1.0"] == 1.0
+    assert lines["√head_dim · max|w| = 2.5"] == 2.5
+
+
 def steps():
     scores = torch.tensor([[1.0, 7.0, 3.0], [2.0, 0.0, 8.0], [5.0, 9.0, 1.0]])
     mask = torch.ones(3, 3).tril().bool()

@@ -8,6 +8,7 @@ from reference import dense_config, random_weights, small_config
 from safetensors.torch import save
 
 from qwen3_scratch import Error, plots
+from qwen3_scratch.plots.canvas import in_words
 from qwen3_scratch.plots.files import ordered, parts_of, steps_apart
 
 EXPERTS = ("gate_up_proj", "down_proj")
@@ -111,6 +112,12 @@ def test_the_parts_of_the_active_parameters_are_those_of_the_tensors(tied):
     assert (chosen + idle, chosen * 8) == (experts, experts * 2)  # two of eight
     others = [part for layer in weights.layers for name, part in layer._asdict().items() if name not in EXPERTS]
     assert rest == sum(part.numel() for part in [*others, weights.norm] if part is not None)
+
+
+def test_a_model_is_as_large_as_one_says_it():
+    assert [in_words(count) for count in (30_532_122_624, 860_348_416, 2_241_920, 4_096)] == [
+        "30.5 billion", "860 million", "2.24 million", "4,096"
+    ]  # fmt: skip
 
 
 def test_active_parameters_need_a_model():

@@ -56,7 +56,7 @@ def test_the_loss_of_fewer_of_all_and_of_random_experts_is_told_as_a_factor_chat
     assert low[:2] == pytest.approx([2, 1]) == high[:2]  # paired: as sure as all chats change alike
     assert 0 < low[2] < 1 < high[2]
     arrow, far = ax.texts  # in the band, and beside it
-    assert (arrow.get_text(), far.get_text()) == ("↑", "2 at random, far above: × 20")
+    assert (arrow.get_text(), far.get_text()) == ("↑", "2 at random, far above: × 20 (95%: 5.1 to 78)")
     assert arrow.get_position()[0] == 1 < far.get_position()[0] and far.get_ha() == "left"
     alone = plots.top_k_loss(losses[:1], [1], 1, drawn)
     assert title(alone).startswith("A chat's loss as a multiple of its own with the 1 chosen: 10.0 with 1 at random")

@@ -272,8 +272,8 @@ DRAWINGS = {  # each from a number of tokens
     "top_k_loss": lambda n: plots.top_k_loss(
         torch.linspace(0.2, 0.01, 7 * n).view(7, n), [1, 2, 4, 8, 16, 32, 64], 8, torch.linspace(1, 2, n)
     ),
-    "expert_load": lambda n: plots.expert_load(random_routes(n)),
-    "expert_load, 128 experts": lambda n: plots.expert_load(random_routes(n, 12, 128, 8)),
+    "expert_load": lambda n: plots.expert_load(torch.rand(min(n, 48), 8) + 0.1, range(min(n, 48))),
+    "expert_load, 128 experts": lambda n: plots.expert_load(torch.rand(12, 128) * n + 0.1, range(12)),
     "attention_maps": lambda n: plots.attention_maps(attention(8, n), labels(n)),
     "attention_maps, 3 heads": lambda n: plots.attention_maps(attention(3, n), labels(n)),
     "attention_maps, one query": lambda n: plots.attention_maps(attention(4, n)[:, -1:], labels(n)),
@@ -297,7 +297,7 @@ DRAWINGS = {  # each from a number of tokens
         ("nothing", "this look", "all others"),
         dict.fromkeys(("> coat", "> cup"), ("␣Leo 100.0%", "␣Mia 87.0%", "␣Leo 100.0%")),
     ),
-    "head_lengths": lambda n: plots.head_lengths(torch.rand(n, 9) + 0.1, torch.rand(n, 9) + 1, "q"),
+    "head_lengths": lambda n: plots.head_lengths(torch.rand(n, 9) + 0.1, torch.rand(n, 9) + 1, "q", 1.0, 2.0),
     "head_sharing": lambda n: plots.head_sharing(
         4 * n,
         {"a pair for each": 4 * n, "shared by four": n, "one for all": 1},

@@ -1,4 +1,4 @@
-"""ps3: one expert, the choice among them, dispatch and combine, and who does the work (notebooks 01 and 07)."""
+"""ps3: one expert, the choice among them, dispatch and combine, who does the work, a file, counts (01 and 07)."""
 
 from collections.abc import Callable, Iterator
 
@@ -13,6 +13,7 @@ from ..checking import Case, Exercise, Mistake, Stage, case, trained
 from ..material import randint, randn, recorded
 from .expert_counts import BALANCE_BY_LAYER, EXPERT_LOAD, ROUTER_ENTROPY, SET, chosen_experts
 from .parameter_counts import ACTIVE_FROM_SHAPES, ACTIVE_PARAMETERS
+from .weight_files import READ_TENSORS
 
 # ---- expert_ffn ------------------------------------------------------------------------------
 
@@ -328,5 +329,6 @@ MOE = Exercise(
 )  # fmt: skip
 
 EXERCISES = (
-    EXPERT_FFN, MOE_ROUTE, MOE, EXPERT_LOAD, ROUTER_ENTROPY, BALANCE_BY_LAYER, ACTIVE_FROM_SHAPES, ACTIVE_PARAMETERS,
+    EXPERT_FFN, MOE_ROUTE, MOE, EXPERT_LOAD, ROUTER_ENTROPY, BALANCE_BY_LAYER, READ_TENSORS, ACTIVE_FROM_SHAPES,
+    ACTIVE_PARAMETERS,
 )  # fmt: skip

@@ -1,5 +1,6 @@
 """Wrong answers to ps3: experts, routes and counts as they go wrong, each with what its message must say."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence  # noqa: F401 (what the notebook imports)
 
@@ -264,6 +265,73 @@ def balance_by_layer__the_packages(router_logits, num_experts, top_k, attention_
     return torch.stack(each)
 
 
+# ---- read_tensors ----------------------------------------------------------------------------
+
+
+def read_tensors__from_the_first_byte(data):
+    table, found = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]), {}
+    for name in table.keys() - {"__metadata__"}:
+        start, stop = table[name]["data_offsets"]
+        found[name] = torch.frombuffer(bytearray(data[start:stop]), dtype=torch.float32).view(table[name]["shape"])
+    return found
+
+
+def read_tensors__eight_bytes_missing(data):
+    length = int.from_bytes(data[:8], "little")
+    table, found = json.loads(data[8 : 8 + length]), {}
+    for name in table.keys() - {"__metadata__"}:
+        start, stop = table[name]["data_offsets"]
+        part = bytearray(data[length + start : length + stop])
+        found[name] = torch.frombuffer(part, dtype=torch.float32).view(table[name]["shape"])
+    return found
+
+
+def read_tensors__flat(data):
+    begin = 8 + int.from_bytes(data[:8], "little")
+    table, found = json.loads(data[8:begin]), {}
+    for name in table.keys() - {"__metadata__"}:
+        start, stop = (begin + at for at in table[name]["data_offsets"])
+        found[name] = torch.frombuffer(bytearray(data[start:stop]), dtype=torch.float32)
+    return found
+
+
+def read_tensors__all_f32(data):
+    begin = 8 + int.from_bytes(data[:8], "little")
+    table, found = json.loads(data[8:begin]), {}
+    for name in table.keys() - {"__metadata__"}:
+        start, stop = (begin + at for at in table[name]["data_offsets"])
+        found[name] = torch.frombuffer(bytearray(data[start:stop]), dtype=torch.float32).view(table[name]["shape"])
+    return found
+
+
+def read_tensors__one_after_the_other(data):
+    at = 8 + int.from_bytes(data[:8], "little")
+    table, found = json.loads(data[8:at]), {}
+    table.pop("__metadata__", None)
+    for name, about in table.items():
+        kind = {"F32": torch.float32, "BF16": torch.bfloat16}[about["dtype"]]
+        size = math.prod(about["shape"]) * kind.itemsize
+        found[name] = torch.frombuffer(bytearray(data[at : at + size]), dtype=kind).view(about["shape"])
+        at += size
+    return found
+
+
+def read_tensors__metadata_too(data):
+    begin = 8 + int.from_bytes(data[:8], "little")
+    found = {}
+    for name, about in json.loads(data[8:begin]).items():
+        start, stop = (begin + at for at in about["data_offsets"])
+        kind = {"F32": torch.float32, "BF16": torch.bfloat16}[about["dtype"]]
+        found[name] = torch.frombuffer(bytearray(data[start:stop]), dtype=kind).view(about["shape"])
+    return found
+
+
+def read_tensors__the_library(data):
+    from safetensors.torch import load
+
+    return load(data)
+
+
 # ---- active_from_shapes ----------------------------------------------------------------------
 
 
@@ -361,6 +429,13 @@ FRAGMENTS = {
     balance_by_layer__first_choice: "You count the first choice alone",
     balance_by_layer__their_mean: "You average over the layers",
     balance_by_layer__the_packages: "calls `load_balancing_loss`, which is the answer itself",
+    read_tensors__from_the_first_byte: "not from the file's first byte",
+    read_tensors__eight_bytes_missing: "eight bytes in front of it",
+    read_tensors__flat: "The numbers have no shape yet",
+    read_tensors__all_f32: "the table tells each tensor's type",
+    read_tensors__one_after_the_other: "need not lie in the table's order",
+    read_tensors__metadata_too: "`__metadata__` is no tensor",
+    read_tensors__the_library: "this calls `load`, which is the answer itself",
     active_from_shapes__everything: "You count all experts",
     active_from_shapes__one_expert: "You count one expert",
     active_from_shapes__router_shared: "The router counts whole",

@@ -4,7 +4,7 @@ Decoding reads every weight once a token, so memory sets the pace. Each form her
 `model.py` does, as a sum that compiles into one loop over the weights as they lie.
 """
 
-from functools import partial
+from functools import cache, partial
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..model import Ops, Route, expert_ffn, gqa_attention, heads_per_kv_head
 from .dispatch import Down, GateUp, Step, Tokens, moe_all_experts, moe_grouped
-from .eager import ffn_by
+from .eager import ONEDNN_LINEAR, ffn_by
 
 Rows = Float[Tensor, "*batch columns"]
 Out = Float[Tensor, "*batch out"]
@@ -21,9 +21,9 @@ Bias = Float[Tensor, "out"] | None
 Query = Float[Tensor, "batch heads q_len head_dim"]
 Keys = Float[Tensor, "batch kv_heads k_len head_dim"]  # and values
 
-# The most rows for which the sum below is no slower than the library's product (measured: benchmarks/products.py; at 4
-# rows in bf16 the two are even).
-MOST_ROWS = {torch.float32: 16, torch.bfloat16: 4, torch.float16: 4}
+# The most rows for which the sum below is no slower than the library's product (measured: benchmarks/products.py).
+MOST_ROWS = {torch.float32: 8, torch.bfloat16: 4, torch.float16: 4}
+MOST_ROWS_AMX = {**MOST_ROWS, torch.bfloat16: 2}  # on processors that multiply whole tiles of bf16
 MOST_HEADS = 8  # that share a key/value head, each for each new token, and are written out one by one
 LINE = 64  # bytes that a processor fetches from memory together
 
@@ -49,10 +49,36 @@ def streamed_sum(x: Float[Tensor, "*#rows columns"], weight: Float[Tensor, "*#ro
     return (weight * x).sum(-1, dtype=wider(weight.dtype)).to(weight.dtype)
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def most_rows(dtype: torch.dtype) -> int:
+    return (MOST_ROWS_AMX if torch.cpu._is_amx_tile_supported() else MOST_ROWS).get(dtype, 0)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def in_onednn(dtype: torch.dtype, device: str) -> bool:
+    """Whether oneDNN multiplies, as on the plain path: in fp32 on a CPU, where the compiler by itself takes MKL."""
+    own = device == "cpu" and dtype == torch.float32 and torch.backends.mkldnn.is_available()
+    if own:
+        name_onednn()
+    return own
+
+
+@cache
+def name_onednn() -> None:
+    """oneDNN's product as `torch.ops.qwen3_scratch.linear`, a call that the compiler leaves in its code as it is."""
+
+    def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return ONEDNN_LINEAR(x, weight, bias)
+
+    op = torch.library.custom_op("qwen3_scratch::linear", linear, mutates_args=())
+    op.register_fake(lambda x, weight, bias: x.new_empty(*x.shape[:-1], len(weight)))
+
+
 def streamed_linear(x: Rows, weight: Float[Tensor, "out columns"], bias: Bias = None) -> Out:
     """F.linear; for few rows as a sum, since the library's product reads weights at half of what memory can."""
-    if x.shape[:-1].numel() > MOST_ROWS.get(x.dtype, 0):
-        return F.linear(x, weight, bias)
+    if x.shape[:-1].numel() > most_rows(x.dtype):
+        product = torch.ops.qwen3_scratch.linear if in_onednn(x.dtype, x.device.type) else F.linear
+        return product(x, weight, bias)
     rows = written_down(x.flatten(0, -2))
     return as_rows(streamed_sum(rows[None], weight[:, None]), x.shape[:-1], bias)  # reads each weight once for all rows
 
@@ -75,16 +101,34 @@ def route_streamed(x: Tokens, router: Float[Tensor, "experts dim"], top_k: int, 
 def moe_streamed(x: Tokens, route: Route, gate_up_proj: GateUp, down_proj: Down, expert: Step = expert_ffn) -> Tokens:
     """`moe` without a wait: compiled, each choice reads its expert's weights where they lie, with no copy of them.
 
-    Where the choices are many more than the experts, reading each expert once is cheaper: then `moe_grouped`, or
-    `moe_all_experts` in types whose grouped product cannot be compiled.
+    Where the choices are more than the experts, reading each expert once is cheaper.
     """
-    if len(x) > 1 and route.experts.numel() > 2 * len(gate_up_proj):
-        once = moe_grouped if x.dtype == torch.bfloat16 else moe_all_experts
-        return once(x, route, gate_up_proj, down_proj)
+    tokens, top_k = route.experts.shape
+    if tokens > 1 and tokens * top_k > len(gate_up_proj):
+        return reading_each_once(len(gate_up_proj), top_k, x.dtype)(x, route, gate_up_proj, down_proj)
     gate, up = streamed_sum(written_down(x)[:, None, None], gate_up_proj[route.experts]).chunk(2, dim=-1)
     inner = written_down(F.silu(gate) * up)
     answers = streamed_sum(inner[:, :, None], down_proj[route.experts])  # [tokens, top_k, dim]
     return (answers * route.weights[..., None]).sum(dim=1)
+
+
+def reading_each_once(experts: int, top_k: int, dtype: torch.dtype) -> Step:
+    """The form of `moe` for many choices; of the two for many experts only one can be compiled in every type."""
+    if experts <= 2 * top_k:
+        return moe_in_turn
+    return moe_grouped if dtype == torch.bfloat16 else moe_all_experts
+
+
+def moe_in_turn(x: Tokens, route: Route, gate_up_proj: GateUp, down_proj: Down) -> Tokens:
+    """`moe_all_experts` expert by expert, with products of the size that `streamed_linear` decides for."""
+    shares = x.new_zeros(len(x), len(gate_up_proj)).scatter(1, route.experts, route.weights)
+    total = torch.zeros_like(x)
+    for number in range(len(gate_up_proj)):
+        gate, up = streamed_linear(x, gate_up_proj[number]).chunk(2, dim=-1)
+        share = shares[:, number, None]
+        answer = streamed_linear(F.silu(gate) * up, down_proj[number])
+        total = total + (answer * share).masked_fill(share == 0, 0)  # infinity times 0 would be NaN
+    return total
 
 
 def streamed_attention(q: Query, k: Keys, v: Keys, mask: Bool[Tensor, "#batch 1 q_len k_len"]) -> Query:

@@ -137,8 +137,8 @@ def target_losses(
 ) -> Figure:
     """What each token of a text costs as a target, in nats, with how much it counts in the loss; long texts break.
 
-    `counts` is 0 for a token that does not count; the dashed line is `chance`, the cost of knowing nothing. The title
-    names the dearest of those that count fully.
+    `counts` is 0 for a token that does not count; behind the others stands a column, also where they cost nothing. The
+    dashed line is `chance`, the cost of knowing nothing. The title names the dearest of those that count fully.
     """
     nats, counts = nats.detach().float().cpu(), counts.float().cpu()
     full = counts == counts.max()
@@ -148,21 +148,26 @@ def target_losses(
     title = f"“{labels[dearest]}” costs {nats[dearest]:.2f} nats, most of what counts fully"
     title += f"; the rest costs {nats[others].mean():.2f} on average" if others.any() else ""
     figure, panels = line_panels(title, len(labels), 46, 0.17, 1.3)
-    kinds = ((full, DARK, "", ""), (~full & (counts > 0), "white", "//////", "counts a little"),
-             (counts == 0, PALE, "", "does not count"))  # fmt: skip
+    little, never = ~full & (counts > 0), counts == 0
+    columns: tuple[tuple[Tensor, dict[str, Any]], ...] = (
+        (full, {"color": "#e6e6e6", "label": "counts fully"}),
+        (little, {"color": "white", "hatch": "/////", "edgecolor": "#b0b0b0", "lw": 0, "label": "counts a little"}),
+    )
     high = 1.15 * max(chance, nats.max().item())
     for ax, part in panels:
         places = torch.arange(part.stop - part.start)
-        ax.bar(places[full[part]].tolist(), high, 1.0, color="#e6e6e6", zorder=0, label="counts fully")
-        for chosen, colour, hatch, name in kinds:
+        for chosen, look in columns:
+            ax.bar(places[chosen[part]].tolist(), high, 1.0, zorder=0, **look)
+        for chosen, colour, name in ((full, DARK, ""), (little, MIDDLE, ""), (never, PALE, "does not count")):
             here = chosen[part]
-            bars: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": DARK, "lw": 0.4, "label": name}
+            bars: dict[str, Any] = {"color": colour, "edgecolor": DARK, "lw": 0.4, "label": name}
             ax.bar(places[here].tolist(), nats[part][here].tolist(), 0.8, **bars)
         ax.axhline(chance, color="black", lw=0.9, ls="--", label="chance")
         ax.set(xlim=(-0.7, panels[0][1].stop - 0.3), ylim=(0, high), ylabel="nats")
         label_axis(ax.xaxis, labels[part], 0.16 * (part.stop - part.start))
     handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, names, frameon=False, loc="outside lower center", ncols=2 if len(labels) < 20 else 4)
+    figure.alt = f"Each token's cost as a bar; behind what counts in the loss a column, hatched for a little. {title}."
     return figure
 
 

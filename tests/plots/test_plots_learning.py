@@ -16,8 +16,10 @@ def test_target_losses_tell_what_counts_from_what_does_not_and_name_the_dearest_
     figure = plots.target_losses(nats, counts, list("abcde"), 7.6)
     assert title(figure) == "“d” costs 1.50 nats, most of what counts fully; the rest costs 0.75 on average"
     assert sorted(legend(figure)) == ["chance", "counts a little", "counts fully", "does not count"]
-    heights = [[bar.get_height() for bar in bars] for bars in figure.axes[0].containers[1:]]
-    assert heights == [[0.5, 1.5, 1.0], [2.0], [4.0]]
+    drawn = [[(bar.get_center()[0], bar.get_height()) for bar in bars] for bars in figure.axes[0].containers]
+    fully, little, *bars = drawn
+    assert bars == [[(2, 0.5), (3, 1.5), (4, 1.0)], [(1, 2.0)], [(0, 4.0)]]
+    assert [place for place, _ in fully] == [2, 3, 4] and [place for place, _ in little] == [1]
     alone = plots.target_losses(nats[:3], counts[:3], list("abc"), 7.6)
     assert title(alone) == "“c” costs 0.50 nats, most of what counts fully"
 

@@ -201,7 +201,7 @@ def score_waves(
     farthest: int = 60,
 ) -> Figure:
     """The score of one query with one key, both yet unturned, if the key stood 0 to `farthest` tokens before it: the
-    sum over all pairs and, below it, the term of the pair that changes most with the distance and the sum of all others.
+    sum over all pairs and, below it, the term of the pair that changes most with the distance and the sum of the rest.
 
     `names` are those of the tokens of query and key.
     """
@@ -209,8 +209,8 @@ def score_waves(
     total = waves.sum(1)
     widest, best = int((waves.amax(0) - waves.amin(0)).argmax()), int(total.argmax())
     term = waves[:, widest]
-    title = f"The score of “{names[0]}” with “{names[1]}” is highest at distance {best}: "
-    title += f"{term[best]:.1f} from pair {widest}, {total[best] - term[best]:.1f} from all others"
+    title = f"“{names[0]}” with “{names[1]}” scores highest at distance {best}: "
+    title += f"{term[best]:.1f} from pair {widest}, {total[best] - term[best]:.1f} from the rest"
     terms = {f"pair {widest}": term.tolist(), "all other pairs": (total - term).tolist()}
     figure = new_figure(title, 8.4, 4.4)
     upper, lower = figure.subplots(2, 1, sharex=True)

@@ -99,8 +99,8 @@ def test_score_waves_is_the_score_of_what_rope_turned_with_the_pair_that_changes
     assert shown["all other pairs"] == pytest.approx(rest.tolist())
     best = int(halves.sum(1).argmax())
     assert title(figure) == (
-        f"The score of “q” with “k” is highest at distance {best}: "
-        f"{halves[best, pair]:.1f} from pair {pair}, {rest[best]:.1f} from all others"
+        f"“q” with “k” scores highest at distance {best}: "
+        f"{halves[best, pair]:.1f} from pair {pair}, {rest[best]:.1f} from the rest"
     )
 
 

@@ -1,7 +1,7 @@
-"""Seconds of one product of a matrix with few rows: the library's against the compiled sum of `streamed.py`.
+"""Seconds of one product of a matrix with few rows: the libraries' against the compiled sum of `streamed.py`.
 
 The matrix has 6,144 rows of 1,024 numbers; many are visited in turn, so that none is found in the processor's cache.
-From which number of rows on the library wins is what `streamed.MOST_ROWS` says.
+From which number of rows on a library wins is what `streamed.MOST_ROWS` says, and `MOST_ROWS_AMX` where bf16 has tiles.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qwen3_scratch.fast.compiling import Part
+from qwen3_scratch.fast.eager import ONEDNN_LINEAR
 from qwen3_scratch.fast.streamed import streamed_sum, written_down
 
 from . import figures, models, script
@@ -21,7 +22,7 @@ from .script import Device, Out, Quick, Rounds, Run, Shape
 
 QUESTION = "From how many rows on is the library's product faster than a sum?"
 ROWS, CALLS = (1, 2, 4, 8, 16, 32), 12
-SUM = "sum, compiled"
+SUM, ONEDNN = "sum, compiled", "oneDNN"
 SIZES = {"huihui": (6144, 1024, 20), "tiny": (64, 32, 2)}  # rows, columns, matrices
 
 
@@ -36,7 +37,9 @@ def main(
         for rows in ROWS:
             run.say(f"{dtype}, {rows} rows ...")
             x = torch.randn(rows, width, dtype=kind, device=run.device)
-            forms = {"F.linear": F.linear, SUM: Part(summed)}
+            forms: dict[str, Callable[..., Tensor]] = {"F.linear": F.linear, SUM: Part(summed)}
+            if kind == torch.float32 and run.device.type == "cpu" and torch.backends.mkldnn.is_available():
+                forms[ONEDNN] = partial(ONEDNN_LINEAR, B=None)
             measures = {name: partial(per_product, form, x, matrices, run.device) for name, form in forms.items()}
             run.add(compare([Contest({"dtype": dtype, "rows": rows}, measures)], run.rounds, "s", device=run.device))
     run.finish(draw)
@@ -67,10 +70,10 @@ def draw(found: dict[str, Any]):
 
 
 def most_rows(panel: dict[str, list]) -> int:
-    """Up to how many rows, without a gap, the sum was the faster of the two; 0 where it never was."""
+    """Up to how many rows, without a gap, the sum was the fastest; 0 where it never was."""
     most = 0
-    for library, own in zip(panel["F.linear"], panel[SUM], strict=True):
-        if own[1] >= library[1]:
+    for own, *libraries in zip(panel[SUM], *(points for name, points in panel.items() if name != SUM), strict=True):
+        if own[1] >= min(library[1] for library in libraries):
             break
         most = own[0]
     return most

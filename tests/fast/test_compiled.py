@@ -241,7 +241,7 @@ def test_a_step_runs_on_tensors_that_have_no_values():
     assert logits.shape == (2, 1, checkpoint.config.vocab_size)
 
 
-@pytest.mark.parametrize("rows", only([1, 2, 3, 16, 17], 1, 3))
+@pytest.mark.parametrize("rows", only([1, 2, 3, 16, 17], 1, 3, 16))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_streamed_product_is_the_product(rows, dtype):
     generator = torch.Generator().manual_seed(rows)
@@ -253,7 +253,8 @@ def test_a_streamed_product_is_the_product(rows, dtype):
 
 
 @pytest.mark.parametrize(
-    ("tokens", "experts", "top_k"), [(1, 2, 1), (3, 8, 2), in_proof(1, 32, 8), in_proof(16, 2, 1), in_proof(40, 8, 8)]
+    ("tokens", "experts", "top_k"),
+    [(1, 2, 1), (3, 8, 2), in_proof(1, 32, 8), (5, 2, 1), in_proof(16, 2, 1), in_proof(40, 8, 8)],
 )
 @pytest.mark.parametrize("made", [lambda form: form, Part], ids=["plain", "compiled"])
 def test_streamed_experts_answer_like_the_loop_over_experts(tokens, experts, top_k, made):

@@ -23,6 +23,7 @@ from qwen3_scratch.cache import KVCache
 from qwen3_scratch.fast import compiling, int8
 from qwen3_scratch.fast.compiling import LENGTHS, compiled_decoder, example, lengths_like_no_other
 from qwen3_scratch.fast.eager import PREFILL_CHUNK, eager_decoder, prefill
+from qwen3_scratch.fast.streamed import MOST_ROWS
 
 pytestmark = pytest.mark.compiled
 
@@ -236,14 +237,15 @@ def test_threads_that_begin_together_compile_once_and_write_the_tokens_of_one_al
     assert counters["stats"]["unique_graphs"] == before + 2  # the layer and the head
 
 
-def asked_in_a_process(folder, **env):
-    """The tokens of an answer that a process compiles for, and how many of its graphs it found compiled."""
+def asked_in_a_process(folder, rows=1, **env):
+    """The tokens of answers that a process compiles for, and how many of its graphs it found compiled."""
     script = folder / "count.py"
     script.write_text(
         "from torch._dynamo.utils import counters\n"
         "from qwen3_scratch import generate, load_checkpoint\n"
         "asked = dict(temperature=0, max_new_tokens=12, compiled=True)\n"
-        "print(generate(load_checkpoint('tiny'), 'What is the capital of France?', **asked).token_ids)\n"
+        f"texts = ['What is the capital of France?'] * {rows}\n"
+        "print([answer.token_ids for answer in generate(load_checkpoint('tiny'), texts, **asked)])\n"
         "found = counters['aot_autograd']\n"
         "print(found['autograd_cache_hit'], 'of', found['total'])\n"
     )
@@ -253,9 +255,10 @@ def asked_in_a_process(folder, **env):
     return said.out.splitlines()
 
 
-def test_what_one_process_compiled_the_next_finds_on_the_disk(tmp_path):
+@pytest.mark.parametrize("rows", only([1, MOST_ROWS[torch.float32] + 1], MOST_ROWS[torch.float32] + 1))
+def test_what_one_process_compiled_the_next_finds_on_the_disk(tmp_path, rows):
     """Else every process waits as long as the first: torch's cache knows a graph again by all that made it."""
-    first, second = asked_in_a_process(tmp_path), asked_in_a_process(tmp_path)
+    first, second = asked_in_a_process(tmp_path, rows), asked_in_a_process(tmp_path, rows)
     assert (first[1], second[1]) == ("0 of 2", "2 of 2") and first[0] == second[0]
 
 

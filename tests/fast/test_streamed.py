@@ -6,13 +6,15 @@ from reference import assert_near
 
 from qwen3_scratch.fast.streamed import (
     MOST_HEADS,
+    MOST_ROWS,
     STREAMED,
+    moe_streamed,
     route_streamed,
     streamed_attention,
     streamed_linear,
     written_down,
 )
-from qwen3_scratch.model import attention_mask, expert_ffn, gqa_attention, moe_route
+from qwen3_scratch.model import Route, attention_mask, expert_ffn, gqa_attention, moe, moe_route
 
 
 def drawn(*shapes: tuple[int, ...], seed: int = 0) -> list[torch.Tensor]:
@@ -58,11 +60,32 @@ def test_the_feed_forward_of_sums_is_the_feed_forward():
     assert_near(STREAMED.expert(x, *weights), expert_ffn(x, *weights))
 
 
-@pytest.mark.parametrize("shape", [(1, 24), (1, 1, 24), (4, 24), (2, 3, 24)])
+@pytest.mark.parametrize("shape", [(1, 24), (1, 1, 24), (4, 24), (2, 3, 24), (MOST_ROWS[torch.float32] + 1, 1, 24)])
 def test_a_product_of_sums_is_packed_like_one_of_the_library(shape):
     """torch copies a row whose strides are those of a column twenty times as slowly."""
     x, weight = drawn(shape, (40, 24))
     assert streamed_linear(x, weight).stride() == torch.nn.functional.linear(x, weight).stride()
+
+
+@pytest.mark.parametrize("rows", [1, MOST_ROWS[torch.float32], MOST_ROWS[torch.float32] + 1])
+def test_a_streamed_product_adds_its_bias_as_a_sum_and_as_the_librarys(rows):
+    x, weight, bias = drawn((rows, 1, 24), (40, 24), (40,))
+    for given in ((x, weight), (x, weight, bias)):
+        assert_near(streamed_linear(*given), torch.nn.functional.linear(*given))
+
+
+@pytest.mark.parametrize(("tokens", "experts", "top_k"), [(3, 2, 1), (5, 4, 2), (9, 3, 3), (12, 5, 1)])
+def test_where_choices_are_more_than_experts_each_expert_answers_all_and_only_its_own_count(tokens, experts, top_k):
+    x, router, gate_up, down = drawn((tokens, 24), (experts, 24), (experts, 80, 24), (experts, 24, 40))
+    route = moe_route(x, router, top_k, norm_topk_prob=False)
+    assert_near(moe_streamed(x, route, gate_up, down), moe(x, route, gate_up, down))
+
+
+def test_an_answer_that_is_not_finite_does_not_count_where_its_expert_was_not_chosen():
+    x, gate_up, down = drawn((4, 24), (2, 80, 24), (2, 24, 40))
+    down[1] = torch.inf
+    route = Route(torch.ones(4, 1), torch.zeros(4, 1, dtype=torch.long), torch.zeros(4, 2))
+    assert_near(moe_streamed(x, route, gate_up, down), expert_ffn(x, *gate_up[0].chunk(2), down[0]))
 
 
 def test_what_is_written_down_is_the_same_numbers_in_fp32():

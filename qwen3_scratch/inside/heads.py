@@ -107,6 +107,17 @@ def given_by_place(
     return (added / size * weights.norm.float()) @ unembed[word].float()
 
 
+def normed_terms(
+    terms: Float[Tensor, "terms hidden"], weight: Float[Tensor, "hidden"], eps: float
+) -> Float[Tensor, "terms hidden"]:
+    """What each term adds to the normed sum of all: over the root mean square of that sum, times the norm's weight.
+
+    The terms of direct logit attribution (Elhage et al. 2021), before the output head.
+    """
+    size = (terms.sum(0).pow(2).mean() + eps).sqrt()
+    return terms / size * weight
+
+
 def margins(weights: Weights, config: Config, lookups: Lookups, ops: Ops = Ops()) -> Float[Tensor, "texts"]:
     """Each text's mean over its steps of the right word's logit less the best other word's, in nats.
 

@@ -201,20 +201,17 @@ def score_waves(
     farthest: int = 60,
 ) -> Figure:
     """The score of one query with one key, both yet unturned, if the key stood 0 to `farthest` tokens before it: the
-    sum over all pairs and, below it, the terms of the two pairs that change most with the distance, and the sum of
-    those that hardly change.
+    sum over all pairs and, below it, the term of the pair that changes most with the distance and the sum of the rest.
 
     `names` are those of the tokens of query and key.
     """
     waves = pair_terms(query, key, frequencies, farthest)
     total = waves.sum(1)
-    spans = waves.amax(0) - waves.amin(0)
-    shown = sorted(spans.topk(min(2, len(spans))).indices.tolist())
-    best, calm = int(total.argmax()), int((spans < 0.1).sum())
-    title = f"The score of “{names[0]}” with “{names[1]}” is highest at distance {best}; "
-    title += f"the terms of {calm} of {len(spans)} pairs change by less than 0.1 over {farthest} tokens"
-    terms = {f"pair {pair}": waves[:, pair].tolist() for pair in shown}
-    terms |= {f"sum of those {calm}": waves[:, spans < 0.1].sum(1).tolist()} if calm else {}
+    widest, best = int((waves.amax(0) - waves.amin(0)).argmax()), int(total.argmax())
+    term = waves[:, widest]
+    title = f"“{names[0]}” with “{names[1]}” scores highest at distance {best}: "
+    title += f"{term[best]:.1f} from pair {widest}, {total[best] - term[best]:.1f} from the rest"
+    terms = {f"pair {widest}": term.tolist(), "all other pairs": (total - term).tolist()}
     figure = new_figure(title, 8.4, 4.4)
     upper, lower = figure.subplots(2, 1, sharex=True)
     draw_lines(upper, range(farthest + 1), {"sum of all pairs": total.tolist()})

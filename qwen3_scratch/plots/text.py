@@ -77,9 +77,9 @@ def sentence_lengths(
         ax.plot(ends, places, "D", color="black", ms=6, ls="none", label=f"tokens with\n{named}")
     for place, name in enumerate(order):
         characters, count, tokens = sizes[name]
-        said = f"{characters} characters, {tokens / max(1, characters):.2g} tokens each"
+        said = f"{characters} characters, {tokens / max(1, characters):.2f} tokens each"
         ax.text(max(count, tokens), place, f"  {said}", va="center", fontsize=SMALL)
-    ax.set(xlim=(0, 1.45 * max(max(size) for size in sizes.values())), ylim=(len(order) - 0.4, -0.6))
+    ax.set(xlim=(0, 1.5 * max(max(size) for size in sizes.values())), ylim=(len(order) - 0.4, -0.6))
     ax.set(xlabel="length of the sentence")
     ax.set_yticks(places, order)
     figure.legend(frameon=False, loc="outside right center")

@@ -27,7 +27,6 @@ from .canvas import (  # fmt: skip
 
 __all__ = [
     "norm_inputs",
-    "norm_weights",
     "stream_sum",
     "token_similarity",
 ]
@@ -101,28 +100,6 @@ def norm_inputs(before: Float[Tensor, "norms tokens"], labels: Sequence[str]) ->
     label_axis(ax.xaxis, labels, 5.6)
     figure.legend(frameon=False, loc="outside right center")
     figure.alt = f"A dot with a line for each of {len(labels)} norms, on a logarithmic axis. {title}."
-    return figure
-
-
-@styled
-def norm_weights(weights: Float[Tensor, "norms channels"], labels: Sequence[str]) -> Figure:
-    """The factors that each norm has learned: their middle and their range over the channels."""
-    weights = weights.float().cpu()
-    norms, channels = weights.shape
-    low, middle, top = weights.min(-1).values, weights.median(-1).values, weights.max(-1).values
-    first = int(middle.argmax())
-    rest = torch.cat((middle[:first], middle[first + 1 :]))
-    title = f"“{labels[first]}” turns its channels up most: {middle[first]:.2f}"
-    title += f" at the median, elsewhere {rest.min():.2f} to {rest.max():.2f}" if len(rest) else ""
-    high = min(6.0, max(1.0, 0.24 * norms))
-    figure = new_figure(title, 7.4, high + 0.9)
-    ax = figure.subplots()
-    reach = torch.stack((middle - low, top - middle)).tolist()
-    ax.errorbar(middle.tolist(), range(norms), xerr=reach, fmt="o", color=DARK, ms=4, lw=1, capsize=2)
-    ax.axvline(1, color=GREY, lw=1, ls=":")
-    label_axis(ax.yaxis, labels, high)
-    ax.set(ylim=(norms - 0.4, -0.6), xlabel=f"factor of a channel (dot: median, line: all {channels} channels)")
-    figure.alt = f"A dot with a line for each of {norms} norms. {title}."
     return figure
 
 

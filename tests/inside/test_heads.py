@@ -23,6 +23,7 @@ from qwen3_scratch.inside.heads import (
     looked,
     margins,
     mean_gathered,
+    normed_terms,
     patched,
     previous_token,
     shuffled_rows,
@@ -30,7 +31,7 @@ from qwen3_scratch.inside.heads import (
     without,
     written,
 )
-from qwen3_scratch.model import Ops, gqa_attention, self_attention
+from qwen3_scratch.model import Ops, gqa_attention, rms_norm, self_attention
 from qwen3_scratch.tiny.corpus.common import BOYS, GIRLS, THINGS
 from qwen3_scratch.tiny.corpus.copying import WORDS
 from qwen3_scratch.tiny.corpus.stories import COLOURS, PLACES
@@ -126,6 +127,13 @@ def test_what_the_places_give_to_a_logit_is_together_what_the_layers_attention_g
         given = given_by_place(tiny.weights, tiny.config, token_ids, layer, word)
         assert given.shape == token_ids[0].shape
         torch.testing.assert_close(given.sum(), part, rtol=1e-3, atol=1e-3)  # logits of 10; added in another order
+
+
+def test_normed_terms_keep_their_proportions_and_add_up_to_the_normed_sum():
+    terms, weight = torch.randn(5, 8, generator=torch.Generator().manual_seed(0)), torch.rand(8) + 0.5
+    found = normed_terms(terms, weight, 0.5)
+    torch.testing.assert_close(found.sum(0), rms_norm(terms.sum(0), weight, 0.5))
+    torch.testing.assert_close(found / weight / terms, (found[0, 0] / weight[0] / terms[0, 0]).expand(5, 8))
 
 
 def test_a_place_gives_its_value_times_the_weight_of_each_head(tiny):

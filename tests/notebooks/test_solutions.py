@@ -17,7 +17,7 @@ from qwen3_scratch.inside.checks import unseen
 from qwen3_scratch.inside.compare import first_difference, read
 from qwen3_scratch.inside.drafting import kept, look_up
 from qwen3_scratch.inside.experts import without as without_expert
-from qwen3_scratch.inside.heads import continuing, previous_token, without
+from qwen3_scratch.inside.heads import continuing, normed_terms, previous_token, without
 from qwen3_scratch.inside.mistakes import MISTAKES
 from qwen3_scratch.inside.routers import guessed
 from qwen3_scratch.inside.wrong_steps import repeated_heads
@@ -54,6 +54,13 @@ def pasted(name):
 @pytest.mark.parametrize(("name", "function"), ASKED, ids="-".join)
 def test_below_each_stub_stands_a_folded_solution_of_its_name(name, function):
     assert callable(pasted(name)[function])
+
+
+def test_the_normed_terms_that_08_asks_for_are_the_packages():
+    terms, weight = torch.randn(5, 8), torch.rand(8)
+    with unchecked():
+        found = pasted("08_layer_to_logits")["my_normed_terms"](terms, weight, 0.1)
+    torch.testing.assert_close(found, normed_terms(terms, weight, 0.1))
 
 
 def test_the_scores_and_the_removal_that_11_asks_for_are_the_packages():

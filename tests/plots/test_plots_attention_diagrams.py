@@ -68,7 +68,7 @@ def test_the_weights_are_a_square_for_each_head_and_without_groups_all_have_one_
 
 def test_two_looks_lead_from_the_found_token_one_back_and_from_the_last_to_the_found():
     figure = plots.two_looks(["-", "coat", "Leo", "-", "coat"], 2, (0, 3))
-    assert title(figure) == "Two looks find “Leo”: its key says what stood before it"
+    assert title(figure) == "Two looks would find “Leo”, if its key says what stood before it"
     (ax,) = figure.axes
     ends = [text.xy[0] for text in ax.texts if getattr(text, "arrow_patch", None)]
     starts = [float(line.get_xdata()[0]) for line in ax.lines]

@@ -191,7 +191,7 @@ def test_sentence_lengths_go_from_the_fewest_tokens_to_the_most():
     assert title(figure) == "The same sentence takes 25 tokens in English and 60 in Chinese"
     ax = figure.axes[0]
     assert [text.get_text().strip() for text in ax.texts] == [
-        "75 characters, 0.33 tokens each", "20 characters, 3 tokens each"
+        "75 characters, 0.33 tokens each", "20 characters, 3.00 tokens each"
     ]  # fmt: skip
     assert [label.get_text() for label in ax.get_yticklabels()] == ["English", "Chinese"]
     assert [bar.get_width() for bar in ax.patches] == [75, 60, 25, 60]

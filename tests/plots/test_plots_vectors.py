@@ -35,15 +35,6 @@ def test_norm_inputs_name_where_the_stream_is_smallest_and_largest():
     assert ticks(figure.axes[0].xaxis) == ["layer 0 input", "layer 0 post-att.", "last"]
 
 
-def test_norm_weights_name_the_norm_that_turns_up_most():
-    weights = torch.tensor([[1.0, 1.0, 3.0], [0.5, 0.6, 0.7], [2.0, 2.5, 9.0]])
-    figure = plots.norm_weights(weights, ["layer 0 input", "layer 0 post-att.", "last"])
-    expected = "“last” turns its channels up most: 2.50 at the median, elsewhere 0.60 to 1.00"
-    assert title(figure) == expected
-    assert ticks(figure.axes[0].yaxis) == ["layer 0 input", "layer 0 post-att.", "last"]
-    assert title(plots.norm_weights(weights[:1], ["last"])).endswith("turns its channels up most: 1.00")
-
-
 def test_a_cosine_just_below_zero_is_zero():
     figure = plots.token_similarity(torch.tensor([[1.0, 0.0], [-0.001, 1.0]]), ["a", "b"], [1, 1])
     assert title(figure) == "Mean cosine: 0.00 within a kind, 0.00 between kinds"

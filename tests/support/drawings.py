@@ -292,10 +292,10 @@ DRAWINGS = {  # each from a number of tokens
     "two_looks, not found yet": lambda n: plots.two_looks(labels(n + 1), n // 2),
     "two_looks, far": lambda n: plots.two_looks(labels(n + 1), max(n - 1, 0), (0, 27)),
     "hidden_looks": lambda n: plots.hidden_looks(
-        dict.fromkeys(("> coat", "> cup"), noisy(3, min(n, 6))),
+        dict.fromkeys(("> coat", "> cup"), noisy(4, min(n, 6))),
         dict.fromkeys(("> coat", "> cup"), range(26, 26 + min(n, 6))),
-        ("nothing", "this look", "all others"),
-        dict.fromkeys(("> coat", "> cup"), ("␣Leo 100.0%", "␣Mia 87.0%", "␣Leo 100.0%")),
+        ("nothing", "one head's look", "other heads'", "its other look"),
+        dict.fromkeys(("> coat", "> cup"), ("␣Leo 100.0%", "␣Mia 87.0%", "␣Leo 100.0%", "␣Leo 100.0%")),
     ),
     "head_lengths": lambda n: plots.head_lengths(torch.rand(n, 9) + 0.1, torch.rand(n, 9) + 1, "q", 1.0, 2.0),
     "head_sharing": lambda n: plots.head_sharing(
@@ -452,16 +452,12 @@ DRAWINGS = {  # each from a number of tokens
     ),
     "token_chips": lambda n: chips(n),
     "token_chips, a chat": lambda n: chips(n, "system", "user", "assistant"),
-    "embedding_map": lambda n: plots.embedding_map(
-        random_vectors(n, 8), labels(n), [("colours", "names", "things")[at % 3] for at in range(n)]
-    ),
     "stream_growth": lambda n: plots.stream_growth(random_vectors(n, 9).exp(), random_vectors(n, 9).mul(9).exp()),
     "stream_growth, out of range": lambda n: plots.stream_growth(torch.ones(n, 2), torch.full((n, 2), torch.nan)),
     "stream_sum": lambda n: plots.stream_sum(
         n * torch.tensor([[1.0, 7.0], [7.0, 1.0], [6.0, -6.0]]), ["embedding", "attention", "experts"], ("cat", "dog")
     ),
     "norm_inputs": lambda n: plots.norm_inputs(random_vectors(n, 9).exp(), norm_names(n)),
-    "norm_weights": lambda n: plots.norm_weights(1 + 0.1 * random_vectors(n, 128), norm_names(n)),
     "information_test": lambda n: plots.information_test(experts_by_chance(4, n), range(4)),
     "information_test, deep": lambda n: plots.information_test(experts_by_chance(28, n), range(28)),
     "information_test, one layer": lambda n: plots.information_test(experts_by_chance(1, n, ["all words"]), [3]),

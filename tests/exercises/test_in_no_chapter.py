@@ -100,6 +100,33 @@ def test_the_clock_under_see_it_has_one_peak_above_all_others_as_its_answer_says
     assert int(together.argmax()) == 137 and together.topk(2).values[1] < 0.95
 
 
+def test_no_expert_works_in_one_kind_of_text_alone_as_the_answer_under_see_it_says():
+    stories, python = (
+        torch.as_tensor(ax.images[0].get_array())
+        for ax in figure_under_see_it("ps3_router_and_experts", "who_works").axes
+    )
+    assert stories.min() > 0 and python.min() > 0
+    assert (torch.stack((stories, python)).std(-1) > 0.01).all()  # even use is nowhere met
+    assert int(((stories > 2 * python) | (python > 2 * stories)).sum()) >= 3  # several work much less
+    assert int((stories.argmax(-1) != python.argmax(-1)).sum()) == 3  # of 4 layers, as the title says
+
+
+def test_top_p_keeps_more_at_a_higher_temperature_and_draws_stray_by_less_than_a_percent_as_the_answer_says():
+    kept = []
+    for ax in figure_under_see_it("ps5_sampling_and_chat", "draws").axes:
+        kept.append(int(ax.get_title("left").split(": ")[1].split()[0]))
+        after = torch.tensor([bar.get_width() for bar in ax.containers[1]])
+        assert (torch.as_tensor(ax.lines[0].get_xdata()) - after).abs().max() < 0.01
+    assert kept[0] < kept[1] < kept[2]
+
+
+def test_a_batch_of_16_reads_ten_times_as_many_experts_as_one_token_where_8_of_128_are_drawn():
+    g = torch.Generator().manual_seed(0)
+    choices = [torch.rand(16, 128, generator=g).topk(8).indices for _ in range(200)]
+    read = ALL["numbers_read"].reference({"model.layers.0.mlp.experts.up": (128 * 200,)}, choices, 128) / 200
+    assert read == pytest.approx(82, abs=1)
+
+
 @pytest.mark.parametrize("seen", [causal(8, 8), leaking(8, 3), window_of(3, 8)], ids=["causal", "a leak", "a window"])
 def test_who_hears_whom_in_attention_is_its_mask(seen):
     g = torch.Generator().manual_seed(0)
@@ -180,10 +207,13 @@ def test_the_counter_under_see_it_counts_products_of_matrices_and_has_no_rule_fo
     (cell,) = [cell.source for cell in source("ps4_forward_and_cache").cells if "def operations()" in cell.source]
     space = {"torch": torch, "forward": ALL["forward"].reference, "cached_step": cached_step}
     exec(cell.partition("\n\n\nsee(")[0], space)
-    again, step, look = (torch.tensor(line.get_ydata()).double() for line in space["operations"]().axes[0].lines)
+    lines = [torch.tensor(line.get_ydata()).double() for line in space["operations"]().axes[0].lines]
+    again, looks, step, look = lines
     lengths = 2.0 ** torch.arange(4, 11)
     assert step.unique().numel() == 1 and ((again / step / lengths - 0.75).abs() < 0.06).all()
     assert look[4] < step[4] < 1.02 * look[5]  # it has caught up at 512
+    assert looks[5] < again[5] and looks[6] > again[6]  # and that of reading again between 512 and 1024,
+    assert (looks / again)[5] * 750 / 512 == pytest.approx(1, abs=0.03)  # at some 750
     q = torch.randn(1, 2, 3, 8)
     assert counts_of(torch.matmul, q, q.mT) == 2 * 2 * 3 * 3 * 8  # with no weights
     assert counts_of(model.gqa_attention, q, q, q, torch.ones(1, 1, 3, 3, dtype=torch.bool)) == 0

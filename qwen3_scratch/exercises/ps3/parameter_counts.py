@@ -2,16 +2,16 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ...checkpoints.names import all_slots
 from ...config import Config
 from ..checking import Case, Exercise, Mistake, Stage, case
-from ..material import randint, tiny
-from .expert_counts import SET
+from ..material import randint, recorded, tiny
+from .expert_counts import SET, chosen_experts
 
 # ---- active_from_shapes ----------------------------------------------------------------------
 
@@ -87,11 +87,19 @@ ACTIVE_FROM_SHAPES = Exercise(
 )  # fmt: skip
 
 
-# ---- active_parameters -----------------------------------------------------------------------
+# ---- numbers_read ----------------------------------------------------------------------------
+
+Choices = Sequence[Tensor]
 
 
-def active_parameters(config: Config) -> int:
-    return config.num_parameters(active=True)
+def numbers_read(shapes: Shapes, choices: Choices, num_experts: int) -> int:
+    return with_experts(shapes, sum(len(experts.unique()) for experts in choices), choices, num_experts)
+
+
+def with_experts(shapes: Shapes, read: int, choices: Choices, num_experts: int) -> int:
+    """All numbers that belong to no expert, and those of so many experts."""
+    in_experts = counted_shapes(shapes, ".experts.")
+    return counted_shapes(shapes) - in_experts + in_experts * read // max(1, len(choices) * num_experts)
 
 
 def drawn_config(g: torch.Generator, **fixed: Any) -> Config:
@@ -113,95 +121,79 @@ def sizes(config: Config) -> str:
     return f"{width}, {heads}, {experts}"
 
 
-def random_configs(seed: int) -> Iterator[Case]:
+def batch_case(g: torch.Generator, config: Config, tokens: int, note: str) -> Case:
+    """A batch whose tokens chose among the experts of each layer, some of which are preferred."""
+    sparse = sum(config.is_sparse(layer) for layer in range(config.num_hidden_layers))
+    choices = [chosen_experts(g, tokens, config.num_experts, config.num_experts_per_tok) for _ in range(sparse)]
+    return case({slot.name: list(slot.shape) for slot in all_slots(config)}, choices, config.num_experts, note=note)
+
+
+def random_batches(seed: int) -> Iterator[Case]:
     g = torch.Generator().manual_seed(seed + 1000)
     for _ in range(6):
         config = drawn_config(g)
-        yield case(config, note=sizes(config))
+        yield batch_case(g, config, randint(g, 2, 6), sizes(config))
 
 
-def odd_configs(seed: int) -> Iterator[Case]:
+def odd_batches(seed: int) -> Iterator[Case]:
     g = torch.Generator().manual_seed(seed)
-    yield case(drawn_config(g, tie_word_embeddings=False), note="a head of its own")
-    yield case(drawn_config(g, mlp_only_layers=(0, 3)), note="layers 0 and 3 without experts")
-    yield case(drawn_config(g, decoder_sparse_step=2), note="every second layer without experts")
+    yield batch_case(g, drawn_config(g), 1, "one token")
+    yield batch_case(g, drawn_config(g, mlp_only_layers=(0, 3)), 4, "layers 0 and 3 without experts")
     dense = dict(model_type="qwen3", num_experts=0, num_experts_per_tok=0, moe_intermediate_size=0)
-    yield case(drawn_config(g, **dense), note="no experts at all")
-    yield case(drawn_config(g, attention_bias=True), note="attention with biases")
-    yield case(drawn_config(g, num_experts=2, num_experts_per_tok=1), note="one of two experts")
-    yield case(drawn_config(g, num_experts=200, num_experts_per_tok=50), note="50 of 200 experts")
-    yield case(drawn_config(g, num_experts=4, num_experts_per_tok=4), note="all experts")
+    yield batch_case(g, drawn_config(g, **dense), 4, "no experts at all")
+    yield batch_case(g, drawn_config(g, attention_bias=True, tie_word_embeddings=False), 3, "biases, a head of its own")
+    yield batch_case(g, drawn_config(g, num_experts_per_tok=1), 9, "one expert a token")
+    yield batch_case(g, drawn_config(g, num_experts=200, num_experts_per_tok=50), 3, "50 of 200 experts")
+    yield batch_case(g, drawn_config(g, num_experts=4, num_experts_per_tok=4), 5, "all experts")
 
 
-def real_configs(seed: int) -> Iterator[Case]:
-    yield case(tiny().config, note="the embedded checkpoint")
-    huihui = dict(
-        vocab_size=151936, hidden_size=1024, intermediate_size=3072, num_hidden_layers=28, num_attention_heads=16,
-        num_key_value_heads=8, head_dim=128, num_experts=2, num_experts_per_tok=1, moe_intermediate_size=3072,
-    )  # fmt: skip
-    yield case(drawn_config(torch.Generator().manual_seed(seed), **huihui), note="Huihui-MoE-0.8B-2E")
+def real_batches(seed: int) -> Iterator[Case]:
+    shapes = {slot.name: list(slot.shape) for slot in all_slots(tiny().config)}
+    chosen = [call.output.experts for call in recorded("moe_route", seed)]
+    for tokens in (1, 4, 48):
+        yield case(shapes, [experts[:tokens].clone() for experts in chosen], tiny().config.num_experts)
 
 
-def counted(change: Callable[[Config], Config], more: Callable[[Config], int] = lambda config: 0) -> Callable[..., int]:
-    """The count for a config that is read wrongly, and what is added to it."""
-    return lambda config: active_parameters(change(config)) + more(config)
+def read_if(count: Callable[[Choices, int], int]) -> Callable[..., int]:
+    """What a batch would read if so many experts were read."""
+    return lambda shapes, choices, num_experts: with_experts(shapes, count(choices, num_experts), choices, num_experts)
 
 
-def same(config: Config) -> Config:
-    return config
+def joined(choices: Choices, num_experts: int) -> int:
+    """How many numbers of experts occur in any layer."""
+    return len(torch.cat([experts.flatten() for experts in choices]).unique()) if choices else 0
 
 
-def sparse_layers(config: Config) -> int:
-    return sum(config.is_sparse(layer) for layer in range(config.num_hidden_layers))
-
-
-def missing_matrix(config: Config) -> int:
-    dense = config.hidden_size * config.intermediate_size * (config.num_hidden_layers - sparse_layers(config))
-    one = config.hidden_size * config.moe_intermediate_size * config.num_experts_per_tok
-    return -dense - one * sparse_layers(config)
-
-
-def rows_of_the_chosen(config: Config) -> int:
-    return sparse_layers(config) * config.hidden_size * (config.num_experts_per_tok - config.num_experts)
-
-
-ACTIVE_PARAMETERS = Exercise(
-    "active_parameters",
+NUMBERS_READ = Exercise(
+    "numbers_read",
     SET,
-    active_parameters,
+    numbers_read,
     stages=(
-        Stage("random configs", random_configs),
-        Stage("odd configurations", odd_configs),
-        Stage("real checkpoints", real_configs),
+        Stage("random batches", random_batches),
+        Stage("odd configurations", odd_batches),
+        Stage("the real checkpoint's routes", real_batches),
     ),
     mistakes=(
-        Mistake("You count all experts; a token passes num_experts_per_tok of them.",
-                lambda config: config.num_parameters()),
-        Mistake("You count one expert; a token passes num_experts_per_tok of them.",
-                counted(lambda config: replace(config, num_experts_per_tok=min(1, config.num_experts)))),
-        Mistake("An expert has three matrices: gate, up and down.", counted(same, missing_matrix)),
-        Mistake("The whole router is used for every token, not only the rows of the experts that it chooses.",
-                counted(same, rows_of_the_chosen)),
-        Mistake("The router is missing: one row of hidden_size for each expert.",
-                counted(same, lambda config: -sparse_layers(config) * config.num_experts * config.hidden_size)),
-        Mistake("The norms of queries and keys are missing: two of head_dim in each layer.",
-                counted(same, lambda config: -2 * config.num_hidden_layers * config.head_dim)),
-        Mistake("The last norm is missing: hidden_size once more.", counted(same, lambda config: -config.hidden_size)),
-        Mistake("The norms of the stream are missing: two of hidden_size in each layer.",
-                counted(same, lambda config: -2 * config.num_hidden_layers * config.hidden_size)),
-        Mistake("A head that is tied is the embedding: it is not counted twice.",
-                counted(lambda config: replace(config, tie_word_embeddings=False))),
-        Mistake("A head that is not tied is a matrix of its own.",
-                counted(lambda config: replace(config, tie_word_embeddings=True))),
-        Mistake("head_dim need not be hidden_size / num_attention_heads: take it from the config.",
-                counted(lambda config: replace(config, head_dim=config.hidden_size // config.num_attention_heads))),
-        Mistake("Keys and values have fewer heads than queries: num_key_value_heads.",
-                counted(lambda config: replace(config, num_key_value_heads=config.num_attention_heads))),
-        Mistake("Not every layer has experts: ask `config.is_sparse(layer)`.",
-                counted(lambda config: replace(config, mlp_only_layers=(), decoder_sparse_step=1))),
-        Mistake("The biases of attention are missing.",
-                counted(lambda config: replace(config, attention_bias=False))),
+        Mistake("You count all experts; only those that some token chose are read.",
+                lambda shapes, choices, num_experts: counted_shapes(shapes)),
+        Mistake("You count an expert for each token that chose it; the batch reads it once.",
+                read_if(lambda choices, num_experts: sum(experts.numel() for experts in choices))),
+        Mistake("This is what one token reads; others of the batch may have chosen other experts.",
+                read_if(lambda choices, num_experts: sum(experts.shape[1] for experts in choices))),
+        Mistake("You count the first choice alone; every choice of a token is read.",
+                read_if(lambda choices, num_experts: sum(len(experts[:, :1].unique()) for experts in choices))),
+        Mistake("Every layer has experts of its own: expert 2 of one layer is not that of another.",
+                read_if(joined)),
+        Mistake("Every layer has experts of its own: expert 2 of one layer is not that of another.",
+                read_if(lambda choices, num_experts: len(choices) * joined(choices, num_experts))),
+        Mistake("You count what the first layer with experts reads for all of them; each layer has choices of its own.",
+                read_if(lambda choices, num_experts: sum(len(choices[0].unique()) for _ in choices))),
+        Mistake("These are the numbers that rest: take them from all.",
+                lambda shapes, choices, num_experts: counted_shapes(shapes) - numbers_read(
+                    shapes, choices, num_experts)),
+        Mistake("These are the experts' numbers alone; all others are read, too.",
+                lambda shapes, choices, num_experts: numbers_read(shapes, choices, num_experts) - with_experts(
+                    shapes, 0, choices, num_experts)),
     ),
-    own=(Config.num_parameters,),
     loose=True,
 )  # fmt: skip

@@ -12,7 +12,7 @@ from ...model import Route
 from ..checking import Case, Exercise, Mistake, Stage, case, trained
 from ..material import randint, randn, recorded
 from .expert_counts import BALANCE_BY_LAYER, EXPERT_LOAD, ROUTER_ENTROPY, SET, chosen_experts
-from .parameter_counts import ACTIVE_FROM_SHAPES, ACTIVE_PARAMETERS
+from .parameter_counts import ACTIVE_FROM_SHAPES, NUMBERS_READ
 from .weight_files import READ_TENSORS
 
 # ---- expert_ffn ------------------------------------------------------------------------------
@@ -330,5 +330,5 @@ MOE = Exercise(
 
 EXERCISES = (
     EXPERT_FFN, MOE_ROUTE, MOE, EXPERT_LOAD, ROUTER_ENTROPY, BALANCE_BY_LAYER, READ_TENSORS, ACTIVE_FROM_SHAPES,
-    ACTIVE_PARAMETERS,
+    NUMBERS_READ,
 )  # fmt: skip

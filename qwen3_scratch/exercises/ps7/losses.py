@@ -138,8 +138,8 @@ def texts(chat: Tensor) -> list[Tensor]:
     ]
 
 
-def balance_by_text(router_logits: Tensor, chat: Tensor, top_k: int) -> Tensor:
-    return by_text(router_logits, chat, top_k)
+def balance_by_text(router_logits: Tensor, text: Tensor, top_k: int) -> Tensor:
+    return by_text(router_logits, text, top_k)
 
 
 def by_text(

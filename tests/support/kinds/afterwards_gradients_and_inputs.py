@@ -207,9 +207,10 @@ def render_chat__a_turn_added(messages, thinking):
 
 
 @wrong(CHANGED)
-def active_parameters__config_rounded(config):
-    rest, fed = counted(config)
-    object.__setattr__(config, "hidden_size", 0)
+def numbers_read__choices_sorted(shapes, choices, num_experts):
+    for experts in choices:
+        experts.copy_(experts.flatten().sort().values.view_as(experts))
+    rest, fed = counted(shapes, choices, num_experts)
     return rest + sum(fed)
 
 

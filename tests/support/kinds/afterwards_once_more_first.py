@@ -134,8 +134,8 @@ def cached_step__one_window_for_all(weights, token_ids, config, held):
 
 
 @wrong(CONSTANT)
-def active_parameters__one_layer_is_all_layers(config):
-    rest, fed = counted(config)
+def numbers_read__one_layer_is_all_layers(shapes, choices, num_experts):
+    rest, fed = counted(shapes, choices, num_experts)
     return rest + len(fed) * fed[1]
 
 

@@ -190,9 +190,9 @@ def expert_ffn__left_in_fp32(x, gate_proj, up_proj, down_proj):
 
 
 @right(TYPE)
-def active_parameters__of_numpy(config):
-    rest, fed = counted(config)
-    return rest + np.sum(fed)
+def numbers_read__of_numpy(shapes, choices, num_experts):
+    rest, fed = counted(shapes, choices, num_experts)
+    return rest + np.sum(fed, dtype=int)
 
 
 @wrong(TYPE)

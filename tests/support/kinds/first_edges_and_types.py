@@ -161,8 +161,8 @@ def kv_cache_bytes__of_numpy(config, batch, length, dtype):
 
 
 @right(TYPE)
-def active_parameters__a_tensor(config):
-    rest, fed = counted(config)
+def numbers_read__a_tensor(shapes, choices, num_experts):
+    rest, fed = counted(shapes, choices, num_experts)
     return torch.tensor([rest, *fed]).sum()
 
 

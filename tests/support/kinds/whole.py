@@ -3,6 +3,7 @@
 Written out here, since an answer may not call the package's own.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 from itertools import pairwise
@@ -56,12 +57,9 @@ def streamed(
     return [*shown, held]
 
 
-def counted(config) -> tuple[int, list[int]]:
-    """`active_parameters` in two: all but the feed-forwards, and those, a number for each layer."""
-    hidden, kv = config.hidden_size, config.num_key_value_heads * config.head_dim
-    q, layers = config.num_attention_heads * config.head_dim, config.num_hidden_layers
-    layer = 2 * hidden * (q + kv) + 2 * config.head_dim + 2 * hidden + config.attention_bias * (q + 2 * kv + hidden)
-    sparse = config.num_experts * hidden + config.num_experts_per_tok * 3 * hidden * config.moe_intermediate_size
-    fed = [sparse if config.is_sparse(number) else 3 * hidden * config.intermediate_size for number in range(layers)]
-    tables = (1 if config.tie_word_embeddings else 2) * config.vocab_size * hidden
-    return tables + layers * layer + hidden, fed
+def counted(shapes, choices, num_experts) -> tuple[int, list[int]]:
+    """`numbers_read` in two: all that belongs to no expert, and the experts, a number for each layer that has some."""
+    whole = {name: math.prod(shape) for name, shape in shapes.items()}
+    experts = sum(size for name, size in whole.items() if ".experts." in name)
+    each = experts // max(1, len(choices) * num_experts)
+    return sum(whole.values()) - experts, [each * len(layer.unique()) for layer in choices]

@@ -358,37 +358,39 @@ def active_from_shapes__shapes_added(shapes, num_experts, top_k):
     return sum(sum(shape) for shape in shapes.values()) - resting * (num_experts - top_k) // num_experts
 
 
-# ---- active_parameters -----------------------------------------------------------------------
+# ---- numbers_read ----------------------------------------------------------------------------
 
 
-def active_parameters__all_experts(config):
-    hidden, dim, kv = config.hidden_size, config.head_dim, config.num_key_value_heads * config.head_dim
-    layer = 2 * hidden * (config.num_attention_heads * dim + kv) + 2 * dim + 2 * hidden + config.num_experts * hidden
-    layer += config.num_experts * 3 * hidden * config.moe_intermediate_size
-    return config.num_hidden_layers * layer + hidden + config.vocab_size * hidden
+def numbers_read__all_experts(shapes, choices, num_experts):
+    return sum(math.prod(shape) for shape in shapes.values())
 
 
-def active_parameters__two_matrices(config):
-    hidden, dim, kv = config.hidden_size, config.head_dim, config.num_key_value_heads * config.head_dim
-    layer = 2 * hidden * (config.num_attention_heads * dim + kv) + 2 * dim + 2 * hidden + config.num_experts * hidden
-    layer += config.num_experts_per_tok * 2 * hidden * config.moe_intermediate_size
-    return config.num_hidden_layers * layer + hidden + config.vocab_size * hidden
+def numbers_read__each_token_anew(shapes, choices, num_experts):
+    everything = sum(math.prod(shape) for shape in shapes.values())
+    in_experts = sum(math.prod(shape) for name, shape in shapes.items() if ".experts." in name)
+    read = sum(experts.numel() for experts in choices)
+    return everything - in_experts + in_experts * read // max(1, len(choices) * num_experts)
 
 
-def active_parameters__all_layers_alike(config):
-    hidden, dim, kv = config.hidden_size, config.head_dim, config.num_key_value_heads * config.head_dim
-    layer = 2 * hidden * (config.num_attention_heads * dim + kv) + 2 * dim + 2 * hidden + config.num_experts * hidden
-    layer += config.num_experts_per_tok * 3 * hidden * config.moe_intermediate_size
-    tables = 1 if config.tie_word_embeddings else 2
-    return config.num_hidden_layers * layer + hidden + tables * config.vocab_size * hidden
+def numbers_read__as_one_token(shapes, choices, num_experts):
+    everything = sum(math.prod(shape) for shape in shapes.values())
+    in_experts = sum(math.prod(shape) for name, shape in shapes.items() if ".experts." in name)
+    read = sum(experts.shape[1] for experts in choices)
+    return everything - in_experts + in_experts * read // max(1, len(choices) * num_experts)
 
 
-def active_parameters__of_huihui(config):
-    return 596_107_264
+def numbers_read__layers_joined(shapes, choices, num_experts):
+    everything = sum(math.prod(shape) for shape in shapes.values())
+    in_experts = sum(math.prod(shape) for name, shape in shapes.items() if ".experts." in name)
+    met = {number for experts in choices for number in experts.flatten().tolist()}
+    read = len(choices) * len(met)
+    return everything - in_experts + in_experts * read // max(1, len(choices) * num_experts)
 
 
-def active_parameters__the_configs_own(config):
-    return config.num_parameters(active=True)
+def numbers_read__four_layers(shapes, choices, num_experts):
+    everything = sum(math.prod(shape) for shape in shapes.values())
+    experts = sum(math.prod(shape) for name, shape in shapes.items() if ".experts." in name)
+    return everything - experts + experts * sum(len(each.unique()) for each in choices) // (4 * num_experts)
 
 
 FRAGMENTS = {
@@ -441,9 +443,9 @@ FRAGMENTS = {
     active_from_shapes__router_shared: "The router counts whole",
     active_from_shapes__experts_alone: "the experts' numbers alone",
     active_from_shapes__shapes_added: "expected",
-    active_parameters__all_experts: "You count all experts",
-    active_parameters__two_matrices: "An expert has three matrices",
-    active_parameters__all_layers_alike: "Not every layer has experts",
-    active_parameters__of_huihui: "found 596107264, expected",
-    active_parameters__the_configs_own: "this calls `num_parameters`",
+    numbers_read__all_experts: "You count all experts",
+    numbers_read__each_token_anew: "the batch reads it once",
+    numbers_read__as_one_token: "This is what one token reads",
+    numbers_read__layers_joined: "Every layer has experts of its own",
+    numbers_read__four_layers: "layers 0 and 3 without experts",
 }

@@ -339,6 +339,9 @@ def test_look_up_heads_follow_what_two_early_heads_say_and_the_model_writes_it(t
         )
         assert there < 0.1 < 0.7 < moved and right < 0.2 < 0.8 < other
         assert all(stays > 0.6 and goes < 0.1 and right > 0.9 for stays, goes, right, _ in others)
+    values = [shares(head, "v") for head in earlier]  # these move no look
+    assert all(there > 0.6 > 0.1 > moved for there, moved, *_ in values)
+    assert sorted(other > 0.8 > 0.2 > right for *_, right, other in values) == [False] * (len(earlier) - 1) + [True]
     there, moved, right, other = shares(earlier[0], "")
     assert there > 0.6 > 0.1 > moved and right == 1 and other == 0
 

@@ -53,7 +53,8 @@ def test_what_is_said_without_an_expert_is_counted_by_what_it_makes_and_dark_whe
 
 
 def test_a_picture_in_few_colours_looks_the_same_and_is_smaller():
-    figure = plots.changes_of_loss({"k = 1": torch.rand(4, 24)}, ["a", "b", "c", "d"], "k = 2")
+    lifts = {name: (torch.rand(4) + 1, torch.rand(4) / 9) for name in ("the first choice", "the others")}
+    figure = plots.expert_lifts(lifts, 2000, 70, range(4))
     few, about = figure._repr_png_()
     figure.few_colours = False
     whole, same = figure._repr_png_()

@@ -74,26 +74,6 @@ def random_experts(x: Vectors, router: Router, top_k: int, norm_topk_prob: bool)
     return found._replace(experts=drawn.topk(top_k, dim=-1).indices)
 
 
-def next_in_line(x: Vectors, router: Router, top_k: int, norm_topk_prob: bool) -> Route:
-    """Each choice moves down by one, so that the first gets nothing; the weights stay."""
-    found = moe_route(x, router, top_k, norm_topk_prob)
-    line = found.logits.float().topk(min(top_k + 1, len(router)), dim=-1).indices
-    return found._replace(experts=line[:, -top_k:])
-
-
-def equal_weights(x: Vectors, router: Router, top_k: int, norm_topk_prob: bool) -> Route:
-    """A token's own experts, each counting alike."""
-    found = moe_route(x, router, top_k, norm_topk_prob)
-    return found._replace(weights=found.weights.mean(-1, keepdim=True).expand_as(found.weights))
-
-
-WAYS: dict[str, Routing] = {
-    "random experts": random_experts,
-    "the next in line": next_in_line,
-    "equal weights": equal_weights,
-}
-
-
 def written_once(batches: Sequence[Chats]) -> tuple[Int[Tensor, "chats"], Int[Tensor, "texts"]]:
     """Which text is written in each chat of all batches, and in which batch each such text stands.
 
@@ -141,7 +121,6 @@ class Said(NamedTuple):
     """What experts add to the next token's logit, at the tokens after which the model writes."""
 
     lift: Float[Tensor, "layers tokens experts"]  # above the vocabulary's mean, each expert as if it counted fully
-    length: Float[Tensor, "layers tokens experts"]  # of each answer, after the last norm
     experts: Int[Tensor, "layers tokens top_k"]  # those that were chosen
     token_ids: Int[Tensor, "tokens"]  # what is read there
     chat: Int[Tensor, "tokens"]  # the chat that a token stands in
@@ -166,38 +145,26 @@ def through_the_lens(checkpoint: Checkpoint, chats: Chats, layers: Sequence[int]
     scale = weights.norm.float() / last.square().mean(-1, keepdim=True).add(checkpoint.config.rms_norm_eps).sqrt()
     unembed = (weights.embed_tokens if weights.lm_head is None else weights.lm_head).float()
     right = unembed[written] - unembed.mean(0)
-    lift, length, chosen = [], [], []
+    lift, chosen = [], []
     for call in recorded["moe_route"]:
         if call.layer is not None and call.layer in layers:
             said = answers(weights.layers[call.layer], at(call.inputs["x"])).float() * scale
             lift.append(torch.einsum("eth,th->te", said, right))
-            length.append(said.norm(dim=-1).T)
             chosen.append(at(call.output.experts))
-    routes = torch.stack(lift), torch.stack(length), torch.stack(chosen)
-    return Said(*routes, at(chats.token_ids)[:, 0], reads.nonzero()[:, 0], written)
+    return Said(torch.stack(lift), torch.stack(chosen), at(chats.token_ids)[:, 0], reads.nonzero()[:, 0], written)
 
 
 def lifts(said: Said) -> dict[str, Float[Tensor, "layers tokens"]]:
-    """By how much the first choice raises the next token, and what those do that were not chosen.
-
-    Once more with each answer divided by its length: does the first choice help more only because it says more?
-    """
+    """By how much the first choice raises the next token, and what those do that were not chosen."""
     left_out = torch.ones_like(said.lift).scatter(2, said.experts, 0.0) > 0  # [layers, tokens, experts]
     none = ~left_out.any(-1)
 
-    def first(values: Tensor) -> Tensor:
-        return values.gather(2, said.experts[..., :1])[..., 0]
-
-    def mean(values: Tensor) -> Tensor:
-        return (values * left_out).sum(-1) / left_out.sum(-1).clamp(min=1)
-
-    even = said.lift / said.length.clamp(min=1e-9)
     best = said.lift.masked_fill(~left_out, -torch.inf).amax(-1).masked_fill(none, 0.0)
     return {
-        "the first choice": first(said.lift), "the mean of those not chosen": mean(said.lift),
+        "the first choice": said.lift.gather(2, said.experts[..., :1])[..., 0],
+        "the mean of those not chosen": (said.lift * left_out).sum(-1) / left_out.sum(-1).clamp(min=1),
         "the best of those not chosen": best,
-        "at length 1: the first choice": first(even), "at length 1: those not chosen": mean(even),
-    }  # fmt: skip
+    }
 
 
 def helped_words(said: Said, row: int, most: int = 6) -> list[list[int]]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..config import Config
 from ..errors import Error
-from ..model import Ops, Weights, attention_mask, attention_weights, forward, gqa_attention, rms_norm
+from ..model import Ops, Weights, attention_mask, attention_weights, forward, gqa_attention
 from ..tiny.lookups import Lookups
 from ..tokenizer import Tokenizer
 from ..tracing import trace
@@ -182,6 +182,15 @@ class Patched(NamedTuple):
     margins: Float[Tensor, "texts"]
 
 
+def attention_inputs(
+    weights: Weights, config: Config, token_ids: Int[Tensor, "texts seq"], layer: int, ops: Ops = Ops()
+) -> dict[str, Tensor]:
+    """What the heads of one layer get in a pass: queries, keys, values and mask, as "q", "k", "v" and "mask"."""
+    with trace() as t:
+        forward(weights, token_ids, config, logits_to_keep=1, ops=ops)
+    return dict(t["gqa_attention"][layer].inputs)
+
+
 def lending(lent: Mapping[str, Tensor], layer: int, parts: str) -> Ops:
     """The steps of one pass in which a layer attends with queries, keys or values (`parts` of "qkv") of another."""
     calls = itertools.count()
@@ -195,44 +204,18 @@ def lending(lent: Mapping[str, Tensor], layer: int, parts: str) -> Ops:
     return Ops(attention=attention)
 
 
-def patched(
-    weights: Weights, config: Config, lookups: Lookups, donor: Weights, layer: int, parts: str, ops: Ops = Ops()
-) -> Patched:
+def patched(weights: Weights, config: Config, lookups: Lookups, donor: Weights, layer: int, parts: str) -> Patched:
     """A pass of `weights` in which one layer takes its queries, keys or values (`parts` of "qkv") from one of `donor`.
 
     With a donor that lacks a head this asks along which way the head reaches the layer: path patching, as in
     Wang et al. 2022 (arXiv:2211.00593). All that comes before the layer, and its residual stream, stay whole.
-    `ops` are those of the donor's pass.
     """
-    with trace() as t:
-        forward(donor, lookups.token_ids, config, logits_to_keep=1, ops=ops)
-    steps = lending(t["gqa_attention"][layer].inputs, layer, parts)
+    steps = lending(attention_inputs(donor, config, lookups.token_ids, layer), layer, parts)
     with trace() as t:
         found = margins(weights, config, lookups, steps)
     call = t["gqa_attention"][layer].inputs
     looks = attention_weights(call["q"], call["k"], call["mask"]).float()
     return Patched(looked(looks[None], lookups, lookups.followers)[0], found)
-
-
-def written(
-    weights: Weights, config: Config, token_ids: Int[Tensor, "texts seq"], head: Head
-) -> Float[Tensor, "texts seq hidden"]:
-    """What one head adds to the residual stream at each token."""
-    with trace() as t:
-        forward(weights, token_ids, config, logits_to_keep=1)
-    layer, number = head
-    columns = slice(number * config.head_dim, (number + 1) * config.head_dim)
-    return F.linear(t["gqa_attention"][layer].output[:, number], weights.layers[layer].o_proj[:, columns])
-
-
-def adding(weights: Weights, layer: int, more: Float[Tensor, "texts seq hidden"]) -> Ops:
-    """The steps in which the attention of one layer reads the residual stream with `more` added to it."""
-    its = weights.layers[layer].input_layernorm
-
-    def norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        return rms_norm(x + more if weight is its else x, weight, eps)
-
-    return Ops(norm=norm)
 
 
 def gathered_on(weights: Weights, config: Config, token_ids: Int[Tensor, "texts seq"], head: Head) -> Ops:
@@ -262,6 +245,13 @@ class Exchange(NamedTuple):
     def other_answers(self) -> Int[Tensor, "steps"]:
         """The words that would be right behind the other word."""
         return self.lookups.token_ids[self.lookups.text, self.elsewhere.int().argmax(1)]
+
+    @property
+    def in_answers(self) -> Int[Tensor, "steps seq"]:
+        """The texts in whose notes the words that are right behind the two have changed places."""
+        ids, noted = self.lookups.token_ids, self.lookups.followers | self.lookups.others
+        right, other = self.lookups.answers[:, None], self.other_answers[:, None]
+        return torch.where(noted & (ids == right), other, torch.where(noted & (ids == other), right, ids))
 
 
 def in_line(noted: Bool[Tensor, "seq"]) -> Int[Tensor, "seq"]:
@@ -311,13 +301,13 @@ def followed(weights: Weights, config: Config, exchange: Exchange, head: Head, l
     """Where the heads of `layer` look, and what is written, when `head` says the other word.
 
     In the keys (`part` "k") the head says what it says where the words have changed places in the notes, in the
-    queries ("q") what it says where the other word is read. Without a part nothing is exchanged.
+    queries ("q") what it says where the other word is read, in the values ("v") what it says where the words behind
+    the two have changed places. Without a part nothing is exchanged.
     """
     ids, at = exchange.lookups.token_ids, exchange.lookups.query
-    ops = gathered_on(weights, config, {"k": exchange.in_notes, "q": exchange.in_query, "": ids}[part], head)
-    with trace() as t:
-        forward(weights, ids, config, logits_to_keep=1, ops=ops)
-    steps = lending(t["gqa_attention"][layer].inputs, layer, part)
+    others = {"k": exchange.in_notes, "q": exchange.in_query, "v": exchange.in_answers, "": ids}
+    ops = gathered_on(weights, config, others[part], head)
+    steps = lending(attention_inputs(weights, config, ids, layer, ops), layer, part)
     with trace() as t:
         logits = forward(weights, ids, config, ops=steps)
     call, every = t["gqa_attention"][layer].inputs, exchange.lookups.text

@@ -90,17 +90,32 @@ def further_experts(routes: Sequence[Bool[Tensor, "_ layers experts"]], count: i
     return (share_asked(routes, count) - one) / (1 - (1 - one) ** count - one)
 
 
+def needed_share(guesses: int, cost: float) -> float:
+    """The share of guesses that must be right, each by the same chance whatever came before, so that a pass with so
+    many gives as many tokens as it costs passes of one: a in 1 + a + ... + a^guesses = cost, to a millionth."""
+    low, high = 0.0, 1.0
+    while high - low > 1e-6:
+        share = (low + high) / 2
+        enough = sum(share**place for place in range(guesses + 1)) >= cost
+        low, high = (low, share) if enough else (share, high)
+    return high
+
+
 @torch.inference_mode()
 def pass_times(
-    checkpoint: Checkpoint, text: list[int], most: int = 5, timer: Callable[[], float] = process_time
+    checkpoint: Checkpoint,
+    text: list[int],
+    most: int = 5,
+    steps: Callable[[Checkpoint, int], Ops] = writing_ops,
+    timer: Callable[[], float] = process_time,
 ) -> list[float]:
-    """Seconds of processor time for a pass over 1, 2, ... `most` tokens behind a text, as `generate` makes them: the
-    least of twenty times, since what else runs can only add."""
+    """Seconds of processor time for a pass over 1, 2, ... `most` tokens behind a text, as `generate` makes them or by
+    other `steps`: the least of twenty times, since what else runs can only add."""
     cache = KVCache(checkpoint.config, 1, len(text) + most, dtype=checkpoint.dtype, device=checkpoint.device)
     forward(checkpoint.weights, torch.tensor([text], device=checkpoint.device), checkpoint.config, cache=cache)
     found = []
     for count in range(1, most + 1):
-        row, ops = torch.tensor([text[-count:]], device=checkpoint.device), writing_ops(checkpoint, count)
+        row, ops = torch.tensor([text[-count:]], device=checkpoint.device), steps(checkpoint, count)
 
         def one_pass(row: Tensor = row, ops: Ops = ops) -> None:
             forward(checkpoint.weights, row, checkpoint.config, cache=cache, ops=ops)

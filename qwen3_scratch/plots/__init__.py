@@ -27,6 +27,7 @@ from .other_routers import *
 from .overview import *
 from .positions import *
 from .predictions import *
+from .rounding import *
 from .router_findings import *
 from .routing import *
 from .small_files import *

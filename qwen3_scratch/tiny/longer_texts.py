@@ -22,7 +22,7 @@ from ..checkpoints.checkpoint import Checkpoint, load_checkpoint, tokenizer_of
 from ..config import Config
 from ..hub.find import embedded_folder
 from ..learning.training import Batch, Plan, make_optimizer, train_step, trainable
-from ..model import Ops, Weights, rope_table
+from ..model import Ops, Weights, gqa_attention, rope_table
 from ..tokenizer import Tokenizer
 from . import corpus
 from .evaluate import Chats, answer_losses, chat_ids, padded_chats, questions
@@ -81,6 +81,22 @@ def jump(chats: Chats, gap: int) -> Place:
     """Numbers a chat's tokens so that its answer begins `gap` positions later than its question ends."""
     begins = chats.written.int().argmax(dim=1)[:, None]
     return lambda order: order + gap * (order >= begins)
+
+
+def in_pieces(rope: Config, count: int, piece: int = 64) -> Ops:
+    """The steps for chats behind `count` tokens, a multiple of `piece`, without a distance that is longer than a piece
+    and a chat: each piece of those is numbered from 0 and sees itself alone, the chat is numbered from `piece` on and
+    sees all before it."""
+
+    def table(_: Config, order: Int[Tensor, "chats seq"]) -> tuple[Tensor, Tensor]:
+        return rope_table(rope, torch.where(order < count, order % piece, order - count + piece))
+
+    def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        order = torch.arange(q.shape[2], device=q.device)
+        same = order[:, None] // piece == order // piece
+        return gqa_attention(q, k, v, mask & (same | (order[:, None] >= count)))
+
+    return Ops(table=table, attention=attention)
 
 
 # ---- trained on --------------------------------------------------------------------------------

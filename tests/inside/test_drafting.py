@@ -14,6 +14,7 @@ from qwen3_scratch.inside.drafting import (
     further_experts,
     kept,
     look_up,
+    needed_share,
     pass_times,
     passes,
     passes_by_size,
@@ -77,6 +78,24 @@ def test_a_timed_pass_reads_so_many_tokens_behind_the_text_and_leaves_the_cache_
 
     monkeypatch.setattr(drafting, "forward", recorded)
     ticks = itertools.count()
-    times = pass_times(Checkpoint(config, random_weights(config)), [1, 2, 3, 4], 2, lambda: next(ticks))
+    times = pass_times(Checkpoint(config, random_weights(config)), [1, 2, 3, 4], 2, timer=lambda: next(ticks))
     assert read == [(0, 4), *[(4, 1)] * 60, *[(4, 2)] * 60]
     assert times == [1 / 3, 1 / 3]  # the clock ticks once in three passes
+
+
+def test_a_pass_is_timed_by_the_steps_that_it_is_given():
+    config, asked = small_config(), []
+    checkpoint = Checkpoint(config, random_weights(config))
+
+    def steps(of, count):
+        asked.append(count)
+        return of.ops._replace(norm=lambda x, weight, eps: asked.append("norm") or x)
+
+    pass_times(checkpoint, [1, 2, 3, 4], 1, steps)
+    assert asked[0] == 1 and set(asked[1:]) == {"norm"}
+
+
+@pytest.mark.parametrize(("guesses", "right"), [(1, 0.5), (3, 0.5), (3, 0.8), (5, 0.25)])
+def test_guesses_are_even_where_they_give_as_many_tokens_as_they_cost_passes(guesses, right):
+    gives = (1 - right ** (guesses + 1)) / (1 - right)
+    assert needed_share(guesses, gives) == pytest.approx(right, abs=1e-5)

@@ -5,6 +5,7 @@ from functools import cache
 from itertools import pairwise
 
 import pytest
+import safetensors.torch
 import torch
 from helpers import TINY, unchecked
 from reference import dense_config, random_tokens, random_weights, small_config
@@ -277,6 +278,18 @@ def test_the_rule_that_a3_asks_for_keeps_the_chance_of_every_token():
     accept, rest = pasted("A3_several_tokens_a_read")["my_rule"](p, q)
     assert accept.max() == 1 and not rest[accept < 1].any()
     torch.testing.assert_close(q * accept + (1 - (q * accept).sum()) * rest, p)
+
+
+def test_the_header_that_a1_asks_for_says_where_each_tensor_stands_in_any_file():
+    tensors = {"a": torch.arange(3.0), "b": torch.ones(2, 1, dtype=torch.bfloat16)}
+    for about in (None, {"made": "here"}):
+        content = safetensors.torch.save(tensors, about)
+        with unchecked():
+            entries, begin = pasted("A1_bytes_and_rounding")["my_read_header"](content)
+        assert entries.keys() == tensors.keys()
+        for name, tensor in tensors.items():
+            start, stop = entries[name]["data_offsets"]
+            assert content[begin + start : begin + stop] == bytes(tensor.view(torch.uint8).flatten().tolist())
 
 
 def test_the_rounding_that_a1_asks_for_is_pytorchs():

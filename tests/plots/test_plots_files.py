@@ -220,6 +220,14 @@ def test_roundings_are_counted_by_their_steps_from_the_nearest_number():
     assert title(figure) == "“good” gives the nearest number most often, “bad” least"
 
 
+def test_a_running_sum_tells_where_it_ends_and_from_which_addition_on():
+    sums = {"a loop": torch.tensor([0.0, 1, 2, 2, 2]), "exact": torch.arange(5.0)}
+    figure = plots.running_sums(sums)
+    assert title(figure) == "A loop comes to 2 and stays there, from addition 2 on"
+    drawn = {line.get_label(): list(line.get_ydata()) for line in figure.axes[0].lines}
+    assert drawn == {name: values.tolist() for name, values in sums.items()}
+
+
 def test_changes_are_counted_by_the_lead_that_was_lost():
     lead = torch.tensor([0.0, 0.01, 0.02, 0.5, 2.0, 10.0]).double()
     figure = plots.changes_by_lead(lead, torch.tensor([True, False, True, False, False, False]))

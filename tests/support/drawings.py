@@ -385,6 +385,9 @@ DRAWINGS = {  # each from a number of tokens
         {name: random_vectors(n, 9).flatten().bfloat16() for name in ("all in bf16", "cast, then weight")},
         random_vectors(n, 9).flatten().double(),
     ),
+    "running_sums": lambda n: plots.running_sums(
+        {"a loop in bf16": torch.arange(float(9 * n)).clamp(max=n), "exact": torch.arange(float(9 * n))}
+    ),
     "merge_steps": lambda n: merging(min(n, 20)),
     "sentence_lengths": lambda n: sentences(min(n, 12)),
     "sentence_lengths, another's": lambda n: sentences(min(n, 12), "Qwen3's own merges"),

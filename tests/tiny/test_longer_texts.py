@@ -10,6 +10,7 @@ from tiers import in_proof
 from qwen3_scratch import Error, load_checkpoint
 from qwen3_scratch.checkpoints.weights import tensor_tree
 from qwen3_scratch.hub.find import embedded_folder
+from qwen3_scratch.model import hidden_states, rope_table
 from qwen3_scratch.tiny import longer_texts
 from qwen3_scratch.tiny.evaluate import padded_chats
 from qwen3_scratch.tiny.longer_texts import (
@@ -22,11 +23,13 @@ from qwen3_scratch.tiny.longer_texts import (
     WAYS,
     behind,
     by_kind,
+    in_pieces,
     jump,
     long_batch,
     looks,
     make,
     read_longer,
+    rope_of,
     settings_of,
     short_stories,
     trainable,
@@ -59,6 +62,24 @@ def test_behind_other_chats_the_same_tokens_are_asked_for_and_all_before_them_ar
     assert longer.keep[:, :40].all() and torch.equal(longer.keep[:, 40:], chats.keep)
     assert not longer.written[:, :40].any() and torch.equal(longer.written[:, 40:], chats.written)
     assert len({tuple(row) for row in longer.token_ids[:, :40].tolist()}) == 3
+
+
+def test_in_pieces_each_piece_is_read_as_if_it_were_alone_and_the_chat_sees_all(checkpoint):
+    weights, config, rope = checkpoint.weights, checkpoint.config, rope_of(checkpoint.config, "default")
+    ids = torch.randint(100, 2000, (1, 12), generator=torch.Generator().manual_seed(0))
+
+    def read(ids, count):
+        embedded = weights.embed_tokens[ids]
+        return hidden_states(weights, embedded, config, ids >= 0, ops=in_pieces(rope, count, 4))[0]
+
+    with unchecked(), torch.no_grad():
+        whole, second = read(ids, 8), read(ids[:, 4:8], 4)
+        torch.testing.assert_close(whole[4:8], second)
+        other = read(torch.cat((ids[:, :4].flip(1), ids[:, 4:]), 1), 8)
+        torch.testing.assert_close(other[4:8], whole[4:8])
+    assert (other[8:] - whole[8:]).abs().amax(-1).min() > 0.01
+    numbered = rope_table(rope, torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6, 7]]))
+    assert all(map(torch.equal, in_pieces(rope, 8, 4).table(config, torch.arange(12)[None]), numbered))
 
 
 def test_a_row_of_the_training_is_one_text_whose_positions_go_on(checkpoint):

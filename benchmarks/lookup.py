@@ -98,7 +98,7 @@ def passes(checkpoint: Checkpoint, shape: str, new: int) -> dict[str, Any]:
     def whole() -> float:
         start = now(checkpoint.device)
         for few in tokens.split(new):
-            advance(few)
+            advance(few if new == 1 else few[None])  # rows of a batch, or new tokens of each row
         took = now(checkpoint.device) - start
         cache.rewind(len(tokens))
         return took / CALLS

@@ -15,14 +15,24 @@ HIDDEN: dict[str, Any] = {"hatch": "////", "ls": "--"}
 
 
 @styled
-def step_bill(bills: Mapping[str, Sequence[int | float]], columns: Sequence[str]) -> Figure:
+def step_bill(
+    bills: Mapping[str, Sequence[int | float]],
+    columns: Sequence[str],
+    put_in: Mapping[str, Sequence[str]] | None = None,
+) -> Figure:
     """A row for each stage, a panel for each thing that a step pays for, and the number at each bar.
 
-    Bars are dark where less than half of the first stage's is left, and hatched where it is more than there. The title
-    names what falls below that half anywhere, with its least number.
+    Bars are dark where less than half of the first stage's is left, and hatched where it is more than there. What was
+    `put_in` rather than counted, by stage the columns, is hollow, its number in brackets. The title names what falls
+    below that half anywhere, with the least number that was counted.
     """
     names, first = list(bills), next(iter(bills.values()))
-    least = [min(each) for each in zip(*bills.values(), strict=True)]
+    known = put_in or {}
+    counted = {
+        column: [each[at] for name, each in bills.items() if column not in known.get(name, ())]
+        for at, column in enumerate(columns)
+    }
+    least = [min(each) for each in counted.values()]
     fell = [(column, a, b) for column, a, b in zip(columns, first, least, strict=True) if b < a / 2]
     said = ", ".join(f"{column} {a:,g} → {b:,g}" for column, a, b in fell)
     title = f"From the first stage to the best: {said}" if fell else "No stage takes half of anything away"
@@ -31,20 +41,26 @@ def step_bill(bills: Mapping[str, Sequence[int | float]], columns: Sequence[str]
     for at, (ax, column) in enumerate(zip(axes, columns, strict=True)):
         values = [each[at] for each in bills.values()]
         for row, value in enumerate(values):
-            fell_here = value < values[0] / 2
+            hollow, fell_here = column in known.get(names[row], ()), value < values[0] / 2
             look: dict[str, Any] = {"fc": DARK if fell_here else PALE, "ec": "black", "lw": 0.6}
+            look |= {"fc": "none", "ls": "--"} if hollow else {}
             ax.barh(row, value, 0.62, hatch="////" if value > values[0] else "", **look)
-            weight = "bold" if fell_here else None
-            ax.annotate(f" {value:,g}", (value, row), va="center", fontsize=SMALL + 0.5, weight=weight)
+            shown, weight = f" ({value:,g})" if hollow else f" {value:,g}", "bold" if fell_here and not hollow else None
+            ax.annotate(shown, (value, row), va="center", fontsize=SMALL + 0.5, weight=weight)
         ax.set(xlim=(0, 1.4 * max([*values, 1e-9])), xticks=(), ylim=(len(names) - 0.5, -0.5))
         ax.set(yticks=range(len(names)), yticklabels=names)
         ax.set_title(column)
         ax.spines.bottom.set_visible(False)
     marks = [Patch(fc=DARK, ec="black", lw=0.6), Patch(fc=PALE, ec="black", lw=0.6, hatch="////")]
     labels = ["less than half of the first stage's (bold)", "more than the first stage's"]
-    figure.legend(marks, labels, frameon=False, loc="outside lower center", ncols=2)
+    if known:
+        marks.append(Patch(fc="none", ec="black", lw=0.6, ls="--"))
+        labels.append("(not counted)")
+    figure.legend(marks, labels, frameon=False, loc="outside lower center", ncols=3)
     rows = (f"{name}: " + ", ".join(map("{:,g}".format, each)) for name, each in bills.items())
+    hollow_ones = "; ".join(f"{name}: {', '.join(each)}" for name, each in known.items())
     figure.alt = f"{title}. For each stage {', '.join(columns)}. {'; '.join(rows)}."
+    figure.alt += f" Hollow, not counted, of {hollow_ones}." if known else ""
     return figure
 
 

@@ -136,8 +136,8 @@ def routed_losses(
     shares = ((random - trained).mean(0) / (random.mean(0) - best)).tolist()
     won = " and ".join(f"{share:.0%} on “{domain}”" for share, domain in zip(shares, domains, strict=True))
     times = " and ".join(f"{each:.2g}" for each in (trained.mean(0) / best).tolist())
-    title = f"Of what random routers lose to the right expert, trained ones win back {won}, and still lose"
-    title += f" {times} times what it does"
+    title = f"Of what random routers lose to the right expert, trained ones win back {won}; their loss is still"
+    title += f" {times} times that expert's"
     names = [*fixed, "random routers", "the same, trained"]
     figure = new_figure(title, 1.9 + 3.4 * len(domains), 1.1 + 0.28 * len(names))
     for number, (ax, domain) in enumerate(
@@ -195,7 +195,7 @@ def trained_on(
         right.plot(steps, distance[name], marker=marker, ms=4, lw=width, label=name, **look)
     left.axhline(0, color="black", lw=0.8)
     left.set(xlabel="step (thin lines: each seed)", ylabel="nats a token,\nless the dense model's", xticks=ticks)
-    right.set(xlabel="step", ylabel="distance of the two experts,\nin their own lengths", xticks=ticks, ylim=(0, None))
+    right.set(xlabel="step", ylabel="distance of the two experts,\nover their length", xticks=ticks, ylim=(0, None))
     figure.legend(*right.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=4)
     figure.alt = f"{title}. Left the difference over {steps[-1]:,} steps, right the distance of the experts, which"
     figure.alt += f" grows from 0: a line for each of {', '.join(apart)}. At the end"

@@ -169,6 +169,7 @@ def test_lookup_counts_tokens_a_pass_and_measures_answers_and_passes(rehearsed, 
     assert names(found, **{"tokens in a pass": 4}) == {
         "all layers", "a block of 2 experts", "a block of 128 experts", measure.BANDWIDTH,
     }  # fmt: skip
+    assert not [row["not_run"] for row in found["rows"] if "not_run" in row]
     counted = {row["case"]["domain"]: row["median"] for row in found["rows"] if row["unit"] == "tokens"}
     assert counted.keys() == set(DOMAINS) and all(1 <= count <= 4 for count in counted.values())
 

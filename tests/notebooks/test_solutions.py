@@ -8,7 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 from helpers import TINY, unchecked
-from reference import dense_config, random_tokens, random_weights, small_config
+from reference import random_tokens, random_weights, small_config
 from test_chapters import imports
 from test_notebooks import NOTEBOOKS
 from transformers import Qwen3MoeForCausalLM
@@ -24,7 +24,6 @@ from qwen3_scratch.inside.mistakes import MISTAKES
 from qwen3_scratch.inside.routers import guessed
 from qwen3_scratch.inside.wrong_steps import repeated_heads
 from qwen3_scratch.learning.other_routers import biased_route, capacity_route, moved_bias
-from qwen3_scratch.learning.upcycling import upcycle
 from qwen3_scratch.model import attention_weights
 
 STUB = re.compile(r"^def (my_\w+)\(.*?raise NotImplementedError", re.MULTILINE | re.DOTALL)
@@ -187,34 +186,6 @@ def test_the_hooks_of_13_note_what_each_layer_of_transformers_gives_and_so_in_wh
     assert beyond() == [False, False, True, True]
 
 
-def scaled(factor_of, experts, top_k):
-    """Logits of an upcycled model with raw weights and routers of zeros, and those of the dense one."""
-    config = dense_config()
-    weights, ids = random_weights(config), random_tokens(config, 2, 9)
-    mixed, its_config = upcycle(weights, config, experts, top_k=top_k, norm_topk_prob=False, seed=None)
-    factor = factor_of(experts, top_k)
-    layers = tuple(layer._replace(down_proj=factor * layer.down_proj) for layer in mixed.layers)
-    with unchecked():
-        return forward(mixed._replace(layers=layers), ids, its_config), forward(weights, ids, config)
-
-
-@pytest.mark.parametrize(("experts", "top_k"), [(2, 1), (4, 1), (4, 3), (3, 3)])
-def test_the_factor_that_14_asks_for_makes_the_mixture_say_what_the_dense_model_says(experts, top_k):
-    torch.testing.assert_close(*scaled(pasted("14_upcycling")["my_factor"], experts, top_k), rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [lambda e, k: 2, lambda e, k: e, lambda e, k: k, lambda e, k: k / e, lambda e, k: e - k + 1, lambda e, k: e * k],
-    ids=["always two", "as many as experts", "as many as chosen", "turned over", "a difference", "a product"],
-)
-def test_the_cases_of_14_tell_another_factor_from_the_right_one(wrong):
-    cases = ((2, 1), (4, 1), (4, 3))
-    assert f"for case in {cases}:" in "".join(cell.source for cell in NOTEBOOKS["14_upcycling"])
-    worst = [difference(*scaled(wrong, *case), 1e-4) for case in cases]
-    assert any(worst)
-
-
 def asked_of_the_step():
     code = [cell.source for cell in NOTEBOOKS["14_upcycling"] if cell.cell_type == "code"]
     (cell,) = [source for source in code if "def my_step(" in source]
@@ -245,6 +216,37 @@ def test_the_step_that_14_asks_for_is_one_of_gradient_descent():
 )
 def test_the_cases_of_14_tell_another_step_from_the_right_one(wrong):
     assert any(difference(wrong(*given), after, 1e-4) for after, *given in asked_of_the_step())
+
+
+def asked_of_the_slopes():
+    """The chapter's cases, each with what autograd finds there, as the chapter has it."""
+    code = [cell.source for cell in NOTEBOOKS["14_upcycling"] if cell.cell_type == "code"]
+    (cell,) = [source for source in code if "def my_slopes(" in source]
+    exec(cell[cell.index("def slopes(") : cell.index("\nfor ")], space := {"torch": torch})
+    return [(space["slopes"](*case), *case) for case in space["tried"]]
+
+
+def test_the_slopes_that_14_asks_for_are_those_of_the_loss_and_the_nearest_of_three_experts_does_not_gain():
+    my_slopes = pasted("14_upcycling")["my_slopes"]
+    for expected, *given in asked_of_the_slopes():
+        torch.testing.assert_close(my_slopes(*given), expected)
+    assert (my_slopes(torch.ones(3) / 3, torch.tensor([1.0, 3.0, 9.0]), 5.0) < 0).tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda p, y, t: (t - p @ y) * p * (y - p @ y),
+        lambda p, y, t: (p @ y - t) * p * y,
+        lambda p, y, t: (p @ y - t) * (y - p @ y),
+        lambda p, y, t: (p @ y - t) * p * (1 - p) * y,
+        lambda p, y, t: p * (y - t) ** 2 / 2,
+        lambda p, y, t: (p @ y - t) * p * (y - y.mean()),
+    ],
+    ids=["uphill", "its own alone", "no probability", "others forgotten", "each expert's loss", "a plain mean"],
+)
+def test_the_cases_of_14_tell_other_slopes_from_the_right_ones(wrong):
+    assert any(difference(wrong(*given), expected, 1e-4) for expected, *given in asked_of_the_slopes())
 
 
 def test_the_routers_that_a4_asks_for_are_the_packages():

@@ -24,6 +24,17 @@ def test_a_bill_draws_each_number_and_names_what_falls_below_half():
     assert "2 gathered: 0, 50, 7.8" in figure.alt
 
 
+def test_what_was_put_in_and_not_counted_is_hollow_in_brackets_and_not_in_the_title():
+    columns = ["questions", "changing calls", "MB"]
+    figure = plots.step_bill(BILLS, columns, {"3 static": columns, "2 gathered": ["MB"]})
+    assert title(figure) == "From the first stage to the best: questions 4 → 0"
+    hollow = [[bar.get_facecolor()[3] == 0 for bar in ax.patches] for ax in figure.axes]
+    assert hollow == [[False, False, True], [False, False, True], [False, True, True]]
+    assert [text.get_text() for text in figure.axes[2].texts] == [" 4.7", " (7.8)", " (8.9)"]
+    assert "(not counted)" in [text.get_text() for text in figure.legends[0].get_texts()]
+    assert figure.alt.endswith("Hollow, not counted, of 3 static: questions, changing calls, MB; 2 gathered: MB.")
+
+
 def test_a_bill_of_which_nothing_falls_says_so():
     assert title(plots.step_bill({"a": (3,), "b": (2,)}, ["launches"])) == "No stage takes half of anything away"
 

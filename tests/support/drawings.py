@@ -566,6 +566,11 @@ DRAWINGS = {  # each from a number of tokens
         {name: (at, 50 * n - 10 * at, 10 ** min(n, 6) // (1 + at), 4.7) for at, name in enumerate(STAGES)},
         ["questions", "changing calls", "launches", "MB"],
     ),
+    "step_bill, some not counted": lambda n: plots.step_bill(
+        {name: (at, 50 * n - 10 * at, 10 ** min(n, 6) // (1 + at), 4.7) for at, name in enumerate(STAGES)},
+        ["questions", "changing calls", "launches", "MB"],
+        {STAGES[-1]: ["launches", "MB"]},
+    ),
     "step_bill, one": lambda n: plots.step_bill({"a stage": (n,)}, ["launches"]),
     "cache_slots": lambda n: plots.cache_slots(min(n, 8), min(n, 8) + 4),
     "one_loop": lambda n: plots.one_loop([(f"step {at}", [f"t{at}", "up"], f"t{at + 1}") for at in range(min(n, 2))]),

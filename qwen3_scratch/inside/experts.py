@@ -74,6 +74,26 @@ def random_experts(x: Vectors, router: Router, top_k: int, norm_topk_prob: bool)
     return found._replace(experts=drawn.topk(top_k, dim=-1).indices)
 
 
+def next_in_line(x: Vectors, router: Router, top_k: int, norm_topk_prob: bool) -> Route:
+    """Each choice moves down by one, so that the first gets nothing; the weights stay."""
+    found = moe_route(x, router, top_k, norm_topk_prob)
+    line = found.logits.float().topk(min(top_k + 1, len(router)), dim=-1).indices
+    return found._replace(experts=line[:, -top_k:])
+
+
+def equal_weights(x: Vectors, router: Router, top_k: int, norm_topk_prob: bool) -> Route:
+    """A token's own experts, each counting alike."""
+    found = moe_route(x, router, top_k, norm_topk_prob)
+    return found._replace(weights=found.weights.mean(-1, keepdim=True).expand_as(found.weights))
+
+
+WAYS: dict[str, Routing] = {
+    "random experts": random_experts,
+    "the next in line": next_in_line,
+    "equal weights": equal_weights,
+}
+
+
 def written_once(batches: Sequence[Chats]) -> tuple[Int[Tensor, "chats"], Int[Tensor, "texts"]]:
     """Which text is written in each chat of all batches, and in which batch each such text stands.
 

@@ -165,6 +165,44 @@ def domain_bits(
 # ---- words -----------------------------------------------------------------------------------------
 
 
+def loyalty(
+    first: Int[Tensor, "layers tokens"], word: Int[Tensor, "tokens"], experts: int
+) -> Float[Tensor, "layers words"]:
+    """The share of each word's tokens that goes to the expert which most of them go to. `word` counts from 0."""
+    counts = tally(first, word, experts)
+    return counts.amax(-1) / counts.sum(-1)
+
+
+class Told(NamedTuple):
+    """How often an expert is guessed right from the word alone, and by how much more often with a context."""
+
+    share: float
+    gain: float
+    half: float  # half of the gain's 95% interval: the same tokens both ways
+
+
+def told_by(reading: Reading, row: int, word: int, key: Int[Tensor, "tokens"], experts: int) -> Told:
+    """For one word in one layer: what the `key` of each of its tokens, the token before for instance, adds."""
+    its = reading.token_ids == word
+    first, question, alone = reading.first[row : row + 1, its], reading.question[its], torch.zeros_like(key[its])
+    without, by_key = (guessed(first, chain, question, experts).float() for chain in ([alone], [key[its], alone]))
+    gain, half = mean_by_question(by_key - without, question)
+    return Told(float(without.mean()), float(gain), float(half))
+
+
+def by_context(
+    reading: Reading, row: int, word: int, key: Int[Tensor, "tokens"], experts: int, most: int = 3
+) -> list[tuple[int, int, int, int]]:
+    """For one word: its commonest contexts, each with the expert that most of its tokens then go to, how many, of how
+    many. Those met once or twice are left out."""
+    its = reading.token_ids == word
+    context, group = key[its].unique(return_inverse=True)
+    counts = tally(reading.first[row : row + 1, its], group, experts)[0]
+    order = counts.sum(-1).argsort(descending=True, stable=True)[:most].tolist()
+    rows = [(int(context[at]), counts[at]) for at in order if counts[at].sum() > 2]
+    return [(one, int(each.argmax()), int(each.max()), int(each.sum())) for one, each in rows]
+
+
 def guessed(
     first: Int[Tensor, "layers tokens"], chain: Sequence[Int[Tensor, "tokens"]], question: Int[Tensor, "tokens"],
     experts: int,

@@ -1,9 +1,10 @@
-"""What shows that heads look words up: their cost in nats alone and together, and which way they are reached."""
+"""What shows that heads look words up: their cost in nats alone and together, which way they are reached, and when."""
 
 from collections.abc import Collection, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from torch import Tensor
@@ -26,8 +27,11 @@ from .canvas import (  # fmt: skip
     styled,
 )
 from .heads import head_name
+from .one_word import interval
 
-__all__ = ["copying_and_looking", "group_costs", "head_costs", "lent_part", "ways_in"]
+__all__ = [
+    "copying_and_looking", "group_costs", "head_costs", "heads_over_training", "lent_part", "specificity", "ways_in",
+]  # fmt: skip
 
 LOOKS = ((DARK, None), (PALE, "////"), ("white", None))  # of bars that stand side by side
 Head = tuple[int, int]
@@ -128,6 +132,28 @@ def group_costs(
 
 
 @styled
+def specificity(
+    rises: Mapping[str, Float[Tensor, "domains n"]], domains: Sequence[str], what: str = "the look-up heads"
+) -> Figure:
+    """By how much each domain's loss rises without groups of heads; the first group is the one in question."""
+    first = next(iter(rises.values())).mean(1)
+    most, *rest = first.argsort(descending=True).tolist()
+    title = f"Without {what}, {domains[most]} lose most, {float(first[most]):.2f} nats a token"
+    if rest:
+        title += f"; next {domains[rest[0]]}, {float(first[rest[0]]):.2f}"
+    figure = new_figure(title, 8.6, 2.7)
+    ax = figure.subplots()
+    bars(ax, rises)
+    ax.axhline(0, color="black", lw=0.6)
+    label_axis(ax.xaxis, domains, 5.2)
+    n = next(iter(rises.values())).shape[1]
+    ax.set(ylabel="nats a token more", xlabel=f"domain (n = {n} chats each, bars: 95%)")
+    legend_beside(figure, ax)
+    figure.alt = f"For each domain a bar for {', and one for '.join(rises)} removed. {title}."
+    return figure
+
+
+@styled
 def lent_part(missing: Head, layer: int, lent: str = "keys") -> Figure:
     """How a patched pass is made: one of queries, keys and values of a layer comes from a pass without a head."""
     name = head_name(*missing)
@@ -214,3 +240,65 @@ def copying_and_looking(
     figure.alt = f"A mark for each head by looking (across) and copying (up). {title}."
     figure.few_colours = True
     return figure
+
+
+@styled
+def heads_over_training(
+    steps: Int[Tensor, "steps"],
+    look_ups: Float[Tensor, "steps layers heads"],
+    scored: Mapping[int, float],
+    chance: float,
+    asked: int = 40,
+) -> Figure:
+    """How much each head looks words up in the course of training, and which share of stories is answered right.
+
+    `scored` gives that share, of `asked` stories, at some steps. Heads that end above one half are dark.
+    """
+    heads, at = look_ups.shape[2], steps.tolist()
+    lines = look_ups.flatten(1)
+    found = (lines[-1] > 0.5).nonzero()[:, 0].tolist()
+    first = sorted(at[int((lines[:, number] > 0.5).int().argmax())] for number in found)
+    title = "No head looks words up at the end"
+    if found:
+        one, together = len(found) == 1, first[0] == first[-1]
+        title = f"{len(found)} look-up head{'' if one else 's'}, {'' if one else 'all ' if together else 'the first '}"
+        title += f"by step {first[0]:,}" + ("" if together else f", the last by step {first[-1]:,}")
+        after = [step for step in sorted(scored) if step >= first[-1]]
+        if after:
+            title += f"; when stories are next asked, at step {after[0]:,}, {spoken(scored[after[0]])} are right"
+    figure = new_figure(title, 8.4, 2.9)
+    ax = figure.subplots()
+    for number in range(lines.shape[1]):
+        dark = number in found
+        label = "look-up heads" if found and number == found[0] else "other heads" if number == quiet(found) else None
+        ax.plot(at, lines[:, number].tolist(), color=DARK if dark else PALE, lw=1.5 if dark else 0.8, label=label)
+    if scored:
+        shares = list(scored.values())
+        ends = [interval(round(share * asked), asked) for share in shares]
+        error = [[max(0.0, s - low) for s, (low, _) in zip(shares, ends, strict=True)]]
+        error += [[max(0.0, high - s) for s, (_, high) in zip(shares, ends, strict=True)]]
+        look: dict[str, Any] = {"color": "black", "ms": 4, "lw": 1.0, "elinewidth": 0.7, "capsize": 1.5}
+        ax.errorbar(list(scored), shares, error, fmt="s--", label="stories\nanswered right", **look)
+    ax.axhline(chance, color="black", ls=":", lw=1.0, label="an even look")
+    often = f" every {apart(sorted(scored))}" if len(scored) > 1 else ""
+    grid = f"heads scored every {apart(at)} steps; {asked} stories asked{often}"
+    ax.set(
+        ylim=(0, 1.04),
+        xlabel=f"training step of one run ({grid}; bars: 95%)",
+        ylabel="weight on the word to copy;\nshare of stories",
+    )
+    ax.yaxis.set_major_formatter(percent)
+    legend_beside(figure, ax)
+    names = named([divmod(number, heads) for number in found]) if found else "none"
+    figure.alt = f"A line for each head over the steps, dark for {names}, and the stories' share. {title}."
+    return figure
+
+
+def apart(steps: Sequence[int]) -> int:
+    """The usual distance of steps in order."""
+    return sorted(later - step for step, later in pairwise(steps))[len(steps) // 2 - 1] if len(steps) > 1 else 0
+
+
+def quiet(found: Sequence[int]) -> int:
+    """The first number that is not among them."""
+    return next(number for number in range(len(found) + 1) if number not in found)

@@ -1,4 +1,4 @@
-"""What routers are found to do: words of experts, what is said without an expert."""
+"""What routers are found to do: words of experts, loyal words, other routes, what is said without an expert."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,9 +8,28 @@ from jaxtyping import Bool, Float, Int
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from .canvas import PALE, SMALL, Figure, heatmap, label_axis, new_figure, rounded, spoken, styled, with_signs
+from .canvas import (  # fmt: skip
+    DARK,
+    GREY,
+    MIDDLE,
+    PALE,
+    SMALL,
+    Figure,
+    colour_bar,
+    half_interval,
+    heatmap,
+    label_axis,
+    legend_beside,
+    line_panels,
+    new_figure,
+    rounded,
+    span,
+    spoken,
+    styled,
+    with_signs,
+)
 
-__all__ = ["expert_words", "said_without"]
+__all__ = ["changes_of_loss", "expert_words", "said_without", "word_loyalty"]
 MOST_ROWS = 16  # experts that a table of words shows
 
 
@@ -67,6 +86,64 @@ def expert_words(
     figure = table_of_words(title, columns, [shares[layer] for layer in words])
     figure.alt = f"A table of {len(words)} layers and {experts} experts, in each cell its typical words and the share "
     figure.alt += f"of their tokens that goes there; grey where that is less than half. {title}."
+    figure.few_colours = True
+    return figure
+
+
+@styled
+def word_loyalty(
+    loyal: Float[Tensor, "layers words"],
+    favourite: Int[Tensor, "layers words"],
+    counts: Int[Tensor, "words"],
+    labels: Sequence[str],
+    layers: Sequence[int],
+) -> Figure:
+    """Words by layers: the expert that most tokens of a word go to, shaded by how many of them do."""
+    many = (loyal >= 0.9).sum(1)
+    title = f"Of {len(labels)} words read {int(counts.min())} times or more, {span(many, '{:.0f}')} of a layer send "
+    pale = [f"“{labels[at]}”" for at in loyal.mean(0).argsort(stable=True)[:3].tolist()]
+    title += f"90% of their tokens to one expert; {', '.join(pale)} change most"
+    order = loyal.mean(0).argsort(descending=True, stable=True)
+    high = 0.22 * len(layers)
+    figure, panels = line_panels(title, len(labels), 44, 0.2, high)
+    for ax, part in panels:
+        its = order[part]
+        image = heatmap(ax, loyal[:, its], favourite[:, its].tolist(), vmin=0, vmax=1)
+        label_axis(ax.xaxis, [labels[at] for at in its.tolist()], 0.2 * len(its))
+        for text in ax.get_xticklabels():
+            text.set_rotation(0 if len(text.get_text()) <= 2 else 90)  # a sign that lies on its side is another one
+        label_axis(ax.yaxis, layers, high)
+        ax.set(xlim=(-0.5, panels[0][1].stop - 0.5), ylabel="layer")
+    colour_bar(figure, image, "share to that expert")
+    figure.alt = f"{title}. Columns are words, from loyal ones to changing ones; numbers are experts, dark is always."
+    return figure
+
+
+@styled
+def changes_of_loss(changes: Mapping[str, Float[Tensor, "places texts"]], places: Sequence[str], own: str) -> Figure:
+    """By how much each text's loss rises, compared with the `own` way: the mean and its 95% interval, at each place."""
+    found = {name: (rise.double().mean(1), half_interval(rise.double())) for name, rise in changes.items()}
+    sure = {name: mean.where(mean > half, 0.0) for name, (mean, half) in found.items()}
+    worst = max(sure, key=lambda name: float(sure[name].max()))
+    mildest = min(found, key=lambda name: float(found[name][0].max()))
+    row = int(sure[worst].argmax())
+    title = f"Largest sure rise: {worst}, {float(sure[worst][row]):.2g} ± {rounded(float(found[worst][1][row]))} nats "
+    title += f"a token at {places[row]}"
+    title = title if sure[worst][row] > 0 else "No rise whose interval leaves out 0"
+    title += f"; {mildest}: at most {float(found[mildest][0].max()):.2g}" * (worst != mildest)
+    count = next(iter(changes.values())).shape[1]
+    figure = new_figure(f"{title} (n\u00a0=\u00a0{count} texts)", 7.2, 2.7)
+    ax = figure.subplots()
+    looks = (("o", DARK, "black"), ("s", MIDDLE, "black"), ("^", "white", "black"), ("D", "#999999", "black"))
+    for number, ((name, (mean, half)), (form, face, edge)) in enumerate(zip(found.items(), looks, strict=False)):
+        at = [place + 0.16 * (number - (len(found) - 1) / 2) for place in range(len(places))]
+        look: dict[str, Any] = {"fmt": form, "mfc": face, "mec": edge, "ecolor": "#555555", "ms": 5, "capsize": 3}
+        ax.errorbar(at, mean.tolist(), half.tolist(), label=name, **look)
+    ax.axhline(0, color=GREY, lw=0.8)
+    label_axis(ax.xaxis, places, 5.0)
+    ax.set(ylabel="rise of the loss,\nnats a token", xlim=(-0.5, len(places) - 0.5))
+    legend_beside(figure, ax, title=f"instead of {own}")
+    figure.alt = f"{title}. Points with 95% intervals for {', '.join(changes)} at {', '.join(places)}; 0 is no change."
     figure.few_colours = True
     return figure
 

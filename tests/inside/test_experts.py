@@ -6,6 +6,7 @@ from helpers import checkpoint, unchecked
 
 from qwen3_scratch import load_checkpoint
 from qwen3_scratch.inside.experts import (
+    WAYS,
     Said,
     answers,
     fit,
@@ -39,15 +40,22 @@ def chats(tiny):
     return padded_chats(tiny, [example for domain in DOMAINS for example in questions(domain, 3)])
 
 
-def test_one_layer_alone_is_sent_elsewhere():
+@pytest.mark.parametrize("way", WAYS)
+def test_one_layer_alone_is_sent_elsewhere(way):
     ck = checkpoint(num_experts=4, num_experts_per_tok=2)
-    x, steps = torch.randn(30, ck.config.hidden_size), in_layer(ck, 0, random_experts)
+    x, steps = torch.randn(30, ck.config.hidden_size), in_layer(ck, 0, WAYS[way])
     meant, other = (layer.router for layer in ck.weights.layers)
     own, now = moe_route(x, meant, 2, True), steps.route(x, meant, 2, True)
     assert all(map(torch.equal, steps.route(x, other, 2, True), moe_route(x, other, 2, True)))
-    assert torch.equal(now.weights, own.weights) and not torch.equal(now.experts, own.experts)
-    assert (now.experts[:, 0] != now.experts[:, 1]).all()
-    assert torch.equal(torch.cat((own.experts, now.experts), 1).sort().values, torch.arange(4).expand(30, 4))
+    if way == "random experts":
+        assert torch.equal(now.weights, own.weights) and not torch.equal(now.experts, own.experts)
+        assert (now.experts[:, 0] != now.experts[:, 1]).all()
+        assert torch.equal(torch.cat((own.experts, now.experts), 1).sort().values, torch.arange(4).expand(30, 4))
+    elif way == "the next in line":
+        assert torch.equal(now.experts[:, 0], own.experts[:, 1]) and (now.experts != own.experts[:, :1]).all()
+    else:
+        assert torch.equal(now.experts, own.experts)
+        torch.testing.assert_close(now.weights, torch.full_like(now.weights, 0.5))
 
 
 def test_random_experts_are_any_but_a_tokens_own_and_weigh_what_its_own_weighed():
@@ -121,6 +129,16 @@ def test_all_answers_hold_those_of_each_expert():
     found = answers(layer, x)
     for number in range(4):
         assert torch.equal(found[number], expert_ffn(x, *layer.gate_up_proj[number].chunk(2), layer.down_proj[number]))
+
+
+def test_in_the_embedded_checkpoint_who_answers_counts_for_more_than_with_which_weight(tiny, chats):
+    whole = answer_losses(tiny.weights, tiny.config, chats).mean()
+    rise = {
+        name: answer_losses(tiny.weights, tiny.config, chats, in_layer(tiny, 0, way)).mean() - whole
+        for name, way in WAYS.items()
+    }
+    assert rise["random experts"] > 0.05 and rise["the next in line"] > 0.05
+    assert rise["equal weights"].abs() < 0.02
 
 
 def test_in_the_embedded_checkpoint_the_first_choice_raises_the_next_token_most(tiny, chats):

@@ -10,14 +10,17 @@ from qwen3_scratch import load_checkpoint
 from qwen3_scratch.inside.routers import (
     Reading,
     bits_given,
+    by_context,
     domain_bits,
     guessed,
     kept_words,
+    loyalty,
     mean_by_question,
     met,
     numbered,
     read_questions,
     tally,
+    told_by,
     typical_words,
     words_of,
 )
@@ -90,6 +93,11 @@ def test_an_interval_over_questions_is_wider_than_over_tokens_where_those_of_a_q
     assert mean_by_question(apart, question)[1].item() == 0.0
 
 
+def test_a_loyal_word_goes_to_one_expert_always():
+    first, word = torch.tensor([[1, 1, 0, 2, 2, 2]]), torch.tensor([0, 0, 0, 1, 1, 1])
+    assert loyalty(first, word, 3)[0].tolist() == pytest.approx([2 / 3, 1.0])
+
+
 def test_back_off_asks_the_shorter_key_where_the_longer_was_never_met():
     question, word = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1])
     first, never = torch.tensor([[2, 1, 2, 1]]), torch.arange(4)
@@ -97,6 +105,17 @@ def test_back_off_asks_the_shorter_key_where_the_longer_was_never_met():
     assert guessed(first, [never, word, none], question, 3).all()
     assert guessed(first, [word, none], question, 3).all()
     assert guessed(first, [none], question, 3).float().mean() < 1
+
+
+def test_a_word_that_follows_its_neighbour_is_guessed_from_it_and_from_nothing_else():
+    words, before = [9] * 16, [1, 2] * 8
+    reading = made([0, 3] * 8, words, before, [at // 4 for at in range(16)])
+    assert told_by(reading, 0, 9, reading.before[0], 4) == (0.5, 0.5, 0.0)
+    assert told_by(reading, 0, 9, reading.domain, 4) == (0.5, 0.0, 0.0)
+    assert by_context(reading, 0, 9, reading.before[0], 4) == [(1, 0, 8, 8), (2, 3, 8, 8)]
+    rare = reading.before[0].clone()
+    rare[:2] = 7  # a context that is met twice proves nothing
+    assert by_context(reading, 0, 9, rare, 4) == [(1, 0, 7, 7), (2, 3, 7, 7)]
 
 
 def test_a_key_is_met_where_the_other_half_of_the_questions_holds_it():

@@ -41,6 +41,11 @@ def test_a_patched_pass_takes_one_part_from_the_pass_without_a_head_and_two_from
     assert title(queries) == "If the look is lost, layer 1 hears L0H3 through its queries"
 
 
+def test_the_domains_that_lose_most_and_next_are_named():
+    figure = plots.specificity({"look-up heads": about([0.6, 0.1]), "others": about([0.0, 0.7])}, ("stories", "sums"))
+    assert title(figure) == "Without the look-up heads, stories lose most, 0.60 nats a token; next sums, 0.10"
+
+
 def test_each_part_of_the_input_is_named_with_the_head_that_it_misses():
     looks = {"the keys": about([0.8, 0.2, 0.8, 0.8]), "the queries": about([0.8, 0.8, 0.3, 0.8])}
     figure = plots.ways_in(looks, {**looks, "the values": about([0.0] * 4)}, HEADS, 0.8)
@@ -55,3 +60,20 @@ def test_how_often_heads_copy_is_said_of_those_that_look_up_and_of_all_others_ap
     assert title(figure) == f"Raised most is the word looked at: by {said}"
     assert [text.get_text() for text in figure.legends[0].get_texts()][-1] == "chance: 1 of 48"
     assert "by the others" not in title(plots.copying_and_looking(copied, torch.ones(2, 4), 1, 48))
+
+
+def test_the_steps_are_told_at_which_heads_and_stories_pass_one_half():
+    look_ups = torch.zeros(4, 2, 2)
+    look_ups[2:, 1, 0], look_ups[3, 1, 1] = 0.9, 0.8
+    steps = torch.tensor([100, 200, 300, 400])
+    figure = plots.heads_over_training(steps, look_ups, {200: 0.1, 400: 0.9}, 0.02)
+    said = "2 look-up heads, the first by step 300, the last by step 400; when stories are next asked, at step 400, "
+    assert title(figure) == said + "90% are right"
+    label = figure.axes[0].get_xlabel()
+    assert "scored every 100 steps" in label and "asked every 200" in label
+    look_ups[2, 1, 1] = 0.8
+    assert title(plots.heads_over_training(steps, look_ups, {}, 0.02)) == "2 look-up heads, all by step 300"
+    look_ups[3, 1, 1] = 0.1
+    assert title(plots.heads_over_training(steps, look_ups, {}, 0.02)) == "1 look-up head, by step 300"
+    nothing = plots.heads_over_training(steps, look_ups / 9, {}, 0.02)
+    assert title(nothing) == "No head looks words up at the end"

@@ -176,8 +176,18 @@ def expert_table(layers, experts, words):
     return dict.fromkeys(range(layers), words_of), dict.fromkeys(range(layers), shares)
 
 
+def loyal_words(layers, words):
+    loyal = torch.rand(layers, words, generator=torch.Generator().manual_seed(words))
+    return loyal, (loyal * 8).long(), torch.arange(words) + 3, labels(words), list(range(layers))
+
+
 def damage():
     return torch.arange(4.0 * 8 * 12).view(4, 8, 12) / 200, torch.arange(12) // 2
+
+
+def rises(places, chats):
+    rise = torch.randn(places, chats, generator=torch.Generator().manual_seed(chats))
+    return {name: rise + at for at, name in enumerate(("random experts", "the next in line", "equal weights"))}
 
 
 def speeds(pairs):
@@ -325,6 +335,10 @@ DRAWINGS = {  # each from a number of tokens
     "head_costs": lambda n: plots.head_costs(noisy(4 * n).view(4, n, 6), noisy(4 * n).view(4, n, 6), [(0, 0)], 10.0),
     "group_costs": lambda n: plots.group_costs(noisy(n), pairs_of_heads(n), pairs_of_heads(n)[0]),
     "lent_part": lambda n: plots.lent_part((n, n), n + 1),
+    "specificity": lambda n: plots.specificity(
+        {"look-up heads": noisy(min(n, 7)), "3 other heads": noisy(min(n, 7))},
+        [f"arithmetic {at}" for at in range(min(n, 7))],
+    ),
     "ways_in": lambda n: plots.ways_in(
         {name: noisy(min(n, 8)) for name in ("the keys", "the queries")},
         {name: noisy(min(n, 8)) for name in ("the keys", "the queries", "the values")},
@@ -332,6 +346,9 @@ DRAWINGS = {  # each from a number of tokens
         0.8,
     ),
     "copying_and_looking": lambda n: plots.copying_and_looking(head_numbers(n), head_numbers(n) ** 3, 1, 48),
+    "heads_over_training": lambda n: plots.heads_over_training(
+        torch.arange(1, n + 1) * 100, noisy(32).view(4, 8, 6).mean(-1).expand(n, -1, -1), {100 * n: 0.5}, 0.02
+    ),
     "loss_curve": lambda n: plots.loss_curve(history(n)),
     "score_curves": lambda n: plots.score_curves(scored(n)),
     "score_curves, one domain": lambda n: plots.score_curves(scored(n, ("stories",))),
@@ -474,6 +491,10 @@ DRAWINGS = {  # each from a number of tokens
     "expert_words, one layer": lambda n: plots.expert_words(
         {27: [labels(n), []]}, {27: [1.0, math.nan]}, torch.ones(2), torch.zeros(2), torch.zeros(n).long()
     ),
+    "word_loyalty": lambda n: plots.word_loyalty(*loyal_words(4, n)),
+    "word_loyalty, one layer": lambda n: plots.word_loyalty(*loyal_words(1, n)),
+    "changes_of_loss": lambda n: plots.changes_of_loss(rises(6, n), DOMAINS, "its own routes"),
+    "changes_of_loss, one": lambda n: plots.changes_of_loss({"k = 1": torch.ones(1, n)}, ["layer 27"], "k = 2"),
     "one_pair": lambda n: plots.one_pair(
         torch.tensor([2.0, 1.0]), torch.tensor([1.0, 2.0]), [(0, 0), (1, 0), (3, 2), (n, 0)], 1.5708
     ),

@@ -1,4 +1,4 @@
-"""ps3: one expert, the choice among them, dispatch and combine, who does the work, a file, counts (01 and 07)."""
+"""ps3: a file, one expert, the choice among them, dispatch and combine, who does the work, counts (01 and 07)."""
 
 from collections.abc import Callable, Iterator
 
@@ -329,6 +329,6 @@ MOE = Exercise(
 )  # fmt: skip
 
 EXERCISES = (
-    EXPERT_FFN, MOE_ROUTE, MOE, EXPERT_LOAD, ROUTER_ENTROPY, BALANCE_BY_LAYER, READ_TENSORS, ACTIVE_FROM_SHAPES,
+    READ_TENSORS, EXPERT_FFN, MOE_ROUTE, MOE, EXPERT_LOAD, ROUTER_ENTROPY, BALANCE_BY_LAYER, ACTIVE_FROM_SHAPES,
     NUMBERS_READ,
 )  # fmt: skip

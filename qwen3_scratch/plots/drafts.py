@@ -1,6 +1,7 @@
 """Several tokens from one pass: what stands of a draft, and which guesses of another model are accepted."""
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 from jaxtyping import Float
@@ -103,12 +104,14 @@ def draft_yield(gives: Mapping[str, Sequence[int | float]], reads: Mapping[str, 
     """What a pass with 0, 1, 2, ... guesses gives, in tokens, a marked line for each share of guesses that are right,
     and what it reads, in passes of one, a plain line for each model. A draft pays where it gives more than it reads.
 
-    The title names for each model the shares with which some number of guesses gives at least 5% more.
+    The title names for each model the shares with which some number of guesses gives at least 5% more, and with
+    how many guesses, where not with all.
     """
-    pays = {
-        model: [name for name, given in gives.items() if any(a >= 1.05 * b for a, b in zip(given, read, strict=True))]
-        for model, read in reads.items()
-    }
+    pays: dict[str, list[str]] = {model: [] for model in reads}
+    for (model, read), (name, given) in product(reads.items(), gives.items()):
+        gain = [at for at, (a, b) in enumerate(zip(given, read, strict=True)) if a >= 1.05 * b]
+        many = "1 guess" if gain == [1] else f"{gain[0]} to {gain[-1]} guesses" if gain else ""
+        pays[model] += [name if len(gain) == len(read) - 1 else f"{name} ({many})"] if gain else []
     told = [f"in {model} with {', '.join(names) or 'no share'}" for model, names in pays.items()]
     title = f"Drafts pay by 5% or more {'; '.join([told[0] + ' of guesses right', *told[1:]])}"
     figure = new_figure(title, 8.6, 3.0)

@@ -24,7 +24,8 @@ SHADES = {
     "router": (DARK, ""), "experts": (MIDDLE, ""), "feed-forward": (MIDDLE, ".."), "output head": ("#eaf2fb", "xx"),
 }  # fmt: skip
 OTHER = ("#bbbbbb", "||")
-FORMATS = (("fp32", torch.float32, 8, 23), ("bf16", torch.bfloat16, 8, 7), ("fp16", torch.float16, 5, 10))
+FORMATS = {"fp32": 8, "bf16": 8, "fp16": 5, "fp8": 4}  # bits of the exponent
+TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn)
 THIN, APART = 0.004, 0.011  # of a strip: what is too thin to be seen, and the width of a triangle
 UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "bytes"))
 
@@ -238,22 +239,22 @@ def parts_of(config: Config) -> tuple[int, int, int, int]:
 def _bits(number: torch.Tensor) -> str:
     """The bits of one number, the sign first."""
     width = 8 * number.itemsize
-    whole = number.view({16: torch.int16, 32: torch.int32}[width]).item()
+    whole = number.view({8: torch.int8, 16: torch.int16, 32: torch.int32}[width]).item()
     return f"{whole % 2**width:0{width}b}"
 
 
 @styled
 def number_bits(value: float) -> Figure:
-    """One number in fp32, bf16 and fp16, bit by bit: sign, exponent, fraction, and what each of them makes of it.
+    """One number in fp32, bf16, fp16, fp8 (e4m3), bit by bit: sign, exponent, fraction, and what each makes of it.
 
     Bits of one kind stand below each other, and those of one worth within an exponent or a fraction.
     """
-    numbers = [torch.tensor(value, dtype=torch.float32).to(dtype) for _, dtype, _, _ in FORMATS]
-    title = "bf16 keeps the exponent of fp32 and few digits; fp16 keeps more digits and a short exponent"
-    figure = new_figure(title, 8.8, 2.5)
+    numbers = [torch.tensor(value, dtype=torch.float32).to(dtype) for dtype in TYPES]
+    title = "bf16 keeps the exponent of fp32 and few digits; fp16 more digits; fp8 little of both"
+    figure = new_figure(title, 8.8, 3.0)
     ax = figure.subplots()
     ax.set_axis_off()
-    for row, (number, (name, _, exponent, _)) in enumerate(zip(numbers, FORMATS, strict=True)):
+    for row, (number, (name, exponent)) in enumerate(zip(numbers, FORMATS.items(), strict=True)):
         for place, bit in enumerate(_bits(number)):
             part = 0 if place == 0 else 1 if place <= exponent else 2
             column = place + (8 - exponent if part else 0) + 0.6 * part  # a short exponent is missing its first bits
@@ -270,8 +271,8 @@ def number_bits(value: float) -> Figure:
     ax.text(17.3, -0.35, said, va="center", fontsize=SMALL + 1)
     for middle, head in ((0.46, "sign"), (5.5, "exponent"), (13.7, "fraction")):
         ax.text(middle, -0.35, head, ha="center", va="center", fontsize=SMALL + 1)
-    ax.set(xlim=(-3, 41), ylim=(3, -0.7))
-    figure.alt = f"Three rows of bits, below each other by kind: {value:.7g} in fp32, in bf16, in fp16. {title}."
+    ax.set(xlim=(-3, 41), ylim=(4, -0.7))
+    figure.alt = f"Four rows of bits, below each other by kind: {value:.7g} in fp32, in bf16, in fp16, in fp8. {title}."
     figure.alt += f" A line marks where bf16 ends: {'one is added there' if added else 'the rest is cut off'}."
     return figure
 

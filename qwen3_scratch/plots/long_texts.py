@@ -105,14 +105,16 @@ def slowed_pairs(shapes: Mapping[str, Mapping[str, Float[Tensor, "pairs"]]]) -> 
 def mean_losses(losses: Mapping[str, Mapping[str, Float[Tensor, "chats"]]]) -> Figure:
     """The mean loss on the answers: a panel for each setting, in it a row for each way to read, with a 95% interval.
 
-    The title tells what costs most in the first setting and least in the last.
+    The title tells what costs most in the first setting and least in the last, next to the first way.
     """
     mean = {setting: {name: float(each.mean()) for name, each in rows.items()} for setting, rows in losses.items()}
     first, last = next(iter(mean)), list(mean)[-1]
-    worst, best = max(mean[first], key=mean[first].__getitem__), min(mean[last], key=mean[last].__getitem__)
-    most, least = f"{worst}, {mean[first][worst]:.2f} nats", f"{best}, {mean[last][best]:.2f}"
-    title = f"{first[0].upper()}{first[1:]}: most loss with {most}; {last}: least with {least}"
     names = list(mean[first])
+    worst, best = max(names, key=mean[first].__getitem__), min(names, key=mean[last].__getitem__)
+    more, less = mean[first][worst] - mean[first][names[0]], mean[last][names[0]] - mean[last][best]
+    most = f"{worst} costs {more:.2f} nats more than {names[0]}" if more >= 0.005 else "no way costs more"
+    least = f"{best} {less:.2f} less" if less >= 0.005 else f"no way costs less than {names[0]}"
+    title = f"{first[0].upper()}{first[1:]}: {most}; {last}: {least}"
     tall = 0.27 * len(names)
     figure = new_figure(title, 9.6, 1.2 + tall)
     axes = figure.subplots(1, len(losses), squeeze=False, sharex=True, sharey=True)[0]

@@ -38,7 +38,10 @@ def test_the_overlap_is_accepted_and_what_lacks_is_drawn():
 def test_a_draft_pays_where_it_gives_more_tokens_than_it_reads_passes():
     gives, reads = {"1/2": [1, 1.5, 1.75], "4/5": [1, 1.8, 2.44]}, {"dense": [1, 1, 1], "mixture": [1, 1.6, 2.5]}
     figure = plots.draft_yield(gives, reads)
-    assert title(figure) == "Drafts pay by 5% or more in dense with 1/2, 4/5 of guesses right; in mixture with 4/5"
+    assert (
+        title(figure)
+        == "Drafts pay by 5% or more in dense with 1/2, 4/5 of guesses right; in mixture with 4/5 (1 guess)"
+    )
     drawn = {line.get_label(): list(line.get_ydata()) for line in figure.axes[0].lines}
     assert drawn["given: 1/2 are right"] == gives["1/2"] and drawn["read: mixture"] == reads["mixture"]
     assert figure.alt.startswith("Lines over the guesses") and "read in mixture 2.50" in figure.alt

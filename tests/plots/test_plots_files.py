@@ -135,14 +135,15 @@ def test_number_bits_are_those_of_the_number(value):
     assert (-1) ** sign * 2.0 ** (exponent - 127) * (1 + fraction / 2**23) == torch.tensor(value).item()
     sign, exponent, fraction = int(brief[0]), int(brief[1:9], 2), int(brief[9:], 2)
     assert (-1) ** sign * 2.0 ** (exponent - 127) * (1 + fraction / 2**7) == torch.tensor(value).bfloat16().item()
-    assert len(bits) == 64
+    tiny, number = bits[64:], torch.tensor(value).to(torch.float8_e4m3fn)
+    assert tiny == f"{number.view(torch.uint8).item():08b}" and f"{number.item():.7g}" in texts
     up = abs(torch.tensor(value).bfloat16().item()) > abs(value)
     assert f"bf16 ends here: {'one is added' if up else 'the rest is cut'}" in texts
 
 
 def test_number_bits_stand_below_each_other_by_kind():
     ax = plots.number_bits(0.1830348).axes[0]
-    rows = {row: [patch for patch in ax.patches if patch.get_y() == row] for row in range(3)}
+    rows = {row: [patch for patch in ax.patches if patch.get_y() == row] for row in range(4)}
     starts = {
         row: [min(patch.get_x() for patch in patches if patch.get_facecolor() == shade) for shade in shades(patches)]
         for row, patches in rows.items()
@@ -150,6 +151,7 @@ def test_number_bits_stand_below_each_other_by_kind():
     assert starts[0] == starts[1]  # bf16 is the upper half of fp32
     assert (starts[2][0], starts[2][2]) == (starts[0][0], starts[0][2])
     assert starts[2][1] == pytest.approx(starts[0][1] + 3)  # three bits of the exponent are missing at its head
+    assert starts[3][1] == pytest.approx(starts[0][1] + 4)  # in fp8 four
 
 
 def shades(patches):

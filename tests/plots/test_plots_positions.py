@@ -134,10 +134,12 @@ def test_slowed_pairs_counts_what_keeps_its_speed_in_each_shape():
     assert title(plots.slowed_pairs({"here": short})) == "yarn keeps the full speed of 1 of 3 pairs here"
 
 
-def test_mean_losses_tell_what_costs_most_in_the_first_setting_and_least_in_the_last():
+def test_mean_losses_tell_what_costs_more_than_the_first_way_and_whether_any_costs_less():
     losses = {"default": torch.tensor([0.0, 0.2]), "linear": torch.tensor([1.0, 2.0]), "yarn": torch.tensor([0.5, 0.5])}
     figure = plots.mean_losses({"no gap": losses, "a gap": {name: each + 1 for name, each in losses.items()}})
-    assert title(figure) == "No gap: most loss with linear, 1.50 nats; a gap: least with default, 1.10"
+    assert title(figure) == "No gap: linear costs 1.40 nats more than default; a gap: no way costs less than default"
+    slow = {"linear": losses["linear"], "yarn": losses["yarn"]}
+    assert title(plots.mean_losses({"behind": slow})).endswith("no way costs more; behind: yarn 1.00 less")
     near, far = figure.axes
     assert [ax.get_title(loc="left") for ax in (near, far)] == ["no gap", "a gap"]
     dots = [bar.lines[0].get_xydata()[0].tolist() for bar in near.containers]

@@ -25,7 +25,7 @@ ALIGNED = 16  # bytes that a row of every matrix must be a multiple of for torch
 
 
 def moe_gathered(x: Tokens, route: Route, gate_up_proj: GateUp, down_proj: Down, expert: Step = expert_ffn) -> Tokens:
-    """`model.moe` by a copy of each choice's matrices and one batched product: for few tokens.
+    """`model.moe` by a copy of each choice's matrices and a batched product for each: for few tokens.
 
     It copies tokens x top_k experts, whether or not several tokens chose the same one, so its memory grows with the
     tokens: 3 x intermediate x dim numbers for each choice. Raises Error for another `expert` than `expert_ffn`.

@@ -94,6 +94,14 @@ def messages(config: Config, tensors: int, experts: int) -> int:
     return 4 * sums + 2 * (tensors - 1)
 
 
+def pipeline_seconds(size: int | float, hosts: int, link: int | float, latency: int | float) -> int | float:
+    """Seconds that `size` bytes take from the first of so many hosts to the last, each with some of the layers.
+
+    A `link` takes so many bytes a second, `latency` seconds after it was told to.
+    """
+    return (hosts - 1) * (latency + size / link)
+
+
 def ranks_hit(ranks: int, k: int, experts: int) -> float:
     """How many ranks own some of a token's k experts, on average, if routing is even."""
     held = [experts * (rank + 1) // ranks - experts * rank // ranks for rank in range(ranks)]

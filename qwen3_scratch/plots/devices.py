@@ -29,7 +29,9 @@ from .canvas import (
     styled,
 )
 
-__all__ = ["device_memory", "device_shares", "dispatch_cost", "feed_forward_cut", "ring_sums", "token_times"]
+__all__ = [
+    "device_memory", "device_shares", "dispatch_cost", "feed_forward_cut", "ring_sums", "token_times", "way_times",
+]  # fmt: skip
 
 NORMS = ("input_layernorm", "post_attention_layernorm", "q_norm", "k_norm", "norm")
 
@@ -258,6 +260,40 @@ def token_times(
     figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=2)
     told = (f"{named[case]}: {', '.join(f'{1e3 * time:.3g}' for time in times)}" for case, times in totals.items())
     figure.alt = f"{title}. Milliseconds on {', '.join(map(str, ranks))} ranks, {'; '.join(told)}."
+    return figure
+
+
+@styled
+def way_times(ways: Sequence[str], cases: Mapping[str, Sequence[Sequence[int | float]]]) -> Figure:
+    """Seconds to send and to work by way to share a model, on a logarithmic axis, a panel a case.
+
+    A case is a pair of seconds for each way, to send and to work; its sum is written at the right. The title says
+    which way is the fastest in each case.
+    """
+    totals = {case: [sum(pair) for pair in times] for case, times in cases.items()}
+    told = {case: [f"{1e3 * x:,.0f}" if x > 0.1 else f"{1e3 * x:.3g}" for x in each] for case, each in totals.items()}
+    best = (f"{case}: {ways[each.index(min(each))]}" for case, each in totals.items())
+    title = f"The fastest for {'; for '.join(best)}"
+    figure = new_figure(title, 8.8, 1.5 + 0.34 * len(ways))
+    axes = figure.subplots(1, len(cases), squeeze=False, sharey=True)[0]
+    looks: list[dict[str, Any]] = [{"color": LIT, "hatch": "///", "label": "to send"}]
+    looks.append({"color": MIDDLE, "label": "to work"})
+    for ax, (case, times) in zip(axes, cases.items(), strict=True):
+        shown = [1e3 * time for pair in times for time in pair if time > 0]
+        logarithmic(ax.xaxis)
+        for part, look in enumerate(looks):
+            places = [row + 0.38 * (part - 0.5) for row in range(len(ways))]
+            ax.barh(places, [1e3 * pair[part] for pair in times], 0.36, ec="black", lw=0.6, **look)
+        for row, total in enumerate(told[case]):
+            where = {"xy": (1, row), "xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+            ax.annotate(total, **where, xytext=(4, 0), va="center")
+        ax.set(title=case, xlabel="milliseconds; at the right their sum", xlim=(min(shown) / 2, 2 * max(shown)))
+        ax.set_ylim(len(ways) - 0.5, -0.5)
+        ax.set_yticks(range(len(ways)), ways)
+    figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=2)
+    rows = ("; ".join(map(": ".join, zip(ways, each, strict=True))) for each in told.values())
+    each = ". ".join(f"Milliseconds of {case}: {row}" for case, row in zip(told, rows, strict=True))
+    figure.alt = f"{title}. {each}."
     return figure
 
 

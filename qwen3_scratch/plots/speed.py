@@ -110,7 +110,7 @@ def dispatch_forms(chosen: Sequence[int], experts: int, grouped: bool = True) ->
     if not grouped:
         del forms["grouped"]
     calls = [len(form) for form, _ in forms.values()]
-    title = f"The same products by {', '.join(map(str, calls[:-1]))} and {calls[-1]} calls (frames)"
+    title = f"Each matrix's products by {', '.join(map(str, calls[:-1]))} and {calls[-1]} calls (frames)"
     title += "; only the loop's code asks for values"
     high = 0.85 + 0.3 * len(chosen) + 0.16 * max(calls)
     figure = new_figure(title, 8.8, high + 0.3)
@@ -196,7 +196,7 @@ def arithmetic_intensity(
         name: "never" if values[-1] == values[0] else f"over {tokens[-1]:,}" for name, values in operations.items()
     }
     texts = [f"{f'{number:,}' if number else never[name]} ({name})" for name, number in reached.items()]
-    title = f"Memory no longer bounds {machine} from about so many tokens on: {', '.join(texts)}"
+    title = f"Reading these no longer bounds {machine} from about so many tokens on: {', '.join(texts)}"
     figure = new_figure(title, 8.8, 3.5)
     ax = figure.subplots()
     draw_lines(ax, tokens, operations, lw=1.3)

@@ -35,7 +35,7 @@ def step_bill(
     least = [min(each) for each in counted.values()]
     fell = [(column, a, b) for column, a, b in zip(columns, first, least, strict=True) if b < a / 2]
     said = ", ".join(f"{column} {a:,g} → {b:,g}" for column, a, b in fell)
-    title = f"From the first stage to the best: {said}" if fell else "No stage takes half of anything away"
+    title = f"The least counted in any stage: {said}" if fell else "No stage takes half of anything away"
     figure = new_figure(title, 8.8, 1.3 + 0.32 * len(names))
     axes = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
     for at, (ax, column) in enumerate(zip(axes, columns, strict=True)):

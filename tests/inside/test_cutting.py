@@ -16,6 +16,7 @@ from qwen3_scratch.inside.cutting import (
     fits,
     grids_of,
     part_that_comes,
+    pipeline_seconds,
     ranks_hit,
     released,
     ring_steps,
@@ -93,6 +94,11 @@ def test_the_ranks_that_a_token_hits_are_those_of_all_its_choices_counted():
         owner = [next(r for r in range(ranks) if e < experts * (r + 1) // ranks) for e in range(experts)]
         counted = [len({owner[e] for e in chosen}) for chosen in combinations(range(experts), k)]
         assert ranks_hit(ranks, k, experts) == pytest.approx(sum(counted) / len(counted))
+
+
+def test_a_pipeline_sends_once_less_than_it_has_hosts():
+    assert pipeline_seconds(4e6, 4, 50e9, 10e-6) == pytest.approx(270e-6)
+    assert pipeline_seconds(4e6, 1, 50e9, 10e-6) == 0
 
 
 def test_one_token_uses_its_own_experts_and_many_use_all():

@@ -8,7 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 from helpers import TINY, unchecked
-from reference import random_tokens, random_weights, small_config
+from reference import dense_config, random_tokens, random_weights, small_config
 from test_chapters import imports
 from test_notebooks import NOTEBOOKS
 from transformers import Qwen3MoeForCausalLM
@@ -17,6 +17,7 @@ from qwen3_scratch import forward, load_checkpoint, trace
 from qwen3_scratch.exercises.comparing import difference
 from qwen3_scratch.inside.checks import unseen
 from qwen3_scratch.inside.compare import Way, first_difference, read
+from qwen3_scratch.inside.cutting import pipeline_seconds
 from qwen3_scratch.inside.drafting import kept, look_up
 from qwen3_scratch.inside.experts import fit
 from qwen3_scratch.inside.heads import attention_inputs, lending, normed_terms, previous_token, without
@@ -24,6 +25,7 @@ from qwen3_scratch.inside.mistakes import MISTAKES
 from qwen3_scratch.inside.routers import guessed
 from qwen3_scratch.inside.wrong_steps import repeated_heads
 from qwen3_scratch.learning.other_routers import biased_route, capacity_route, moved_bias
+from qwen3_scratch.learning.upcycling import upcycle
 from qwen3_scratch.model import attention_weights
 
 STUB = re.compile(r"^def (my_\w+)\(.*?raise NotImplementedError", re.MULTILINE | re.DOTALL)
@@ -184,6 +186,19 @@ def test_the_hooks_of_13_note_what_each_layer_of_transformers_gives_and_so_in_wh
     assert not any(part._forward_hooks for part in model.modules())  # all hooks are gone
     model.model.layers[2].input_layernorm = norm
     assert beyond() == [False, False, True, True]
+
+
+def test_the_copies_that_14_asks_for_are_those_of_upcycling():
+    config = dense_config()
+    dense = random_weights(config)
+    layer, born = dense.layers[0], upcycle(dense, config, 3)[0].layers[0]
+    found = pasted("14_upcycling")["my_experts"](layer, 3)
+    assert all(map(torch.equal, found, (born.gate_up_proj, born.down_proj)))
+
+
+def test_the_time_that_16_asks_for_is_the_packages():
+    for given in ((4e6, 4, 50e9, 10e-6), (1e3, 1, 50e9, 1e-6), (1e3, 8, 450e9, 1e-6)):
+        assert pasted("16_beyond_one_gpu")["my_pipeline"](*given) == pytest.approx(pipeline_seconds(*given))
 
 
 def asked_of_the_step():

@@ -76,6 +76,15 @@ def test_token_times_add_sending_to_work_and_name_the_fastest_count_of_ranks_of_
     assert figure.alt.endswith("1 token slow: 4, 5, 10; 9 fast: 8, 5, 3.")
 
 
+def test_way_times_draw_sending_and_work_apart_and_name_the_fastest_way_of_each_case():
+    cases = {"1 token": [(0, 4e-3), (2e-3, 1e-3)], "9 tokens": [(0, 8e-3), (9e-3, 2e-3)]}
+    figure = plots.way_times(["alone", "in two"], cases)
+    assert title(figure) == "The fastest for 1 token: in two; for 9 tokens: alone"
+    assert [text.get_text() for text in figure.axes[1].texts] == ["8", "11"]
+    assert [round(bar.get_width(), 6) for bar in figure.axes[0].patches] == [0, 2, 4, 1]
+    assert figure.alt.endswith("Milliseconds of 9 tokens: alone: 8; in two: 11.")
+
+
 def test_dispatch_cost_counts_the_gathering_in_one_panel_and_names_the_crossings():
     figure = plots.dispatch_cost([2, 4, 8], [10, 10, 10], {"one": [9, 4, 2], "two": [12, 9, 4]}, [5, 5, 5])
     assert title(figure) == "Sending wins from 4 ranks on at one, 8 at two, with the gathering counted in"

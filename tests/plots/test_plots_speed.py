@@ -40,7 +40,7 @@ def test_a_sketch_draws_each_launch_kernel_and_wait_and_says_when_the_step_ends(
 
 def test_forms_of_dispatch_differ_in_calls_and_in_who_shares_a_matrix():
     figure = plots.dispatch_forms([0, 2, 0], 3)
-    expected = "The same products by 2, 1 and 1 calls (frames); only the loop's code asks for values"
+    expected = "Each matrix's products by 2, 1 and 1 calls (frames); only the loop's code asks for values"
     assert title(figure) == expected
     texts = [text.get_text() for text in figure.axes[0].texts if len(text.get_text()) > 1]
     forms = [list(part) for known, part in groupby(texts, lambda text: text.startswith(("expert", "copy"))) if known]
@@ -67,7 +67,7 @@ def test_arithmetic_intensity_says_from_how_many_tokens_on_a_machine_is_busy():
     values = {"dense": [1, 10, 100], "half": [0.5, 5, 50], "sparse": [1, 2, 9], "cache": [8, 8, 8]}
     figure = plots.arithmetic_intensity([1, 10, 100], values, {"it": 10.0})
     found = "10 (dense), 20 (half), over 100 (sparse), never (cache)"
-    assert title(figure) == f"Memory no longer bounds it from about so many tokens on: {found}"
+    assert title(figure) == f"Reading these no longer bounds it from about so many tokens on: {found}"
 
 
 @pytest.mark.parametrize(("needed", "place"), [(0.5, 1), (1, 1), (295, 300), (1024, 1000), (5000, None)])

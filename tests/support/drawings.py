@@ -560,6 +560,10 @@ DRAWINGS = {  # each from a number of tokens
     "device_memory": lambda n: plots.device_memory(device_bytes(min(n, 8)), (24, 80)),
     "dispatch_cost": lambda n: dispatch(n),
     "token_times": lambda n: plots.token_times([2**at for at in range(min(n, 4))], timed(min(n, 4))),
+    "way_times": lambda n: plots.way_times(
+        [f"way {at} of {n}, 61 GB" for at in range(min(n, 7))],
+        {f"{many:,} tokens": [(1e-3 * at, 1e-2 * many) for at in range(min(n, 7))] for many in (1, 4096)},
+    ),
     "dispatch_forms": lambda n: plots.dispatch_forms([at * at % 5 for at in range(min(n, 8))], 5),
     "dispatch_forms, two": lambda n: plots.dispatch_forms([at * at % 5 for at in range(min(n, 8))], 5, grouped=False),
     "step_bill": lambda n: plots.step_bill(

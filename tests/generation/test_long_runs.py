@@ -174,5 +174,5 @@ def test_a_real_ctrl_c_ends_a_stream_by_one_keyboard_interrupt_and_the_checkpoin
         rest, errors = running.communicate(timeout=PATIENCE)
     finally:
         running.kill()
-    assert rest == "" and running.returncode == -signal.SIGINT
+    assert (rest, running.returncode) == ("", -signal.SIGINT), errors
     assert errors.count("Traceback") == 1 and errors.splitlines()[-1] == "KeyboardInterrupt"

@@ -29,7 +29,7 @@ from ..errors import Error, of_kind
 from ..model import LayerWeights, Ops, Table, Weights, decoder_layer
 from .dispatch import Step
 from .eager import eager_decoder
-from .streamed import STREAMED
+from .streamed import ASKED_ONCE, STREAMED
 
 COMPILING = Lock()  # torch's compiler serves one thread at a time
 LENGTHS = (257, 521)  # of the text, and of the cache, that a layer is compiled on: primes, so no product of sizes
@@ -100,6 +100,8 @@ class Part:
     """
 
     def __init__(self, function: Step):
+        for asked in ASKED_ONCE:  # here, since it brings the whole compiler: 2 s that a start without it need not take
+            torch.compiler.assume_constant_result(asked)
         options: dict[str, Any] = {"guard_filter_fn": lambda guards: [False] * len(guards)}
         self.function = torch.compile(function, backend=inductor, dynamic=False, fullgraph=True, options=options)
         self.compiled: Step | None = None

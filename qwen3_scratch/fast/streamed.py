@@ -49,18 +49,19 @@ def streamed_sum(x: Float[Tensor, "*#rows columns"], weight: Float[Tensor, "*#ro
     return (weight * x).sum(-1, dtype=wider(weight.dtype)).to(weight.dtype)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def most_rows(dtype: torch.dtype) -> int:
     return (MOST_ROWS_AMX if torch.cpu._is_amx_tile_supported() else MOST_ROWS).get(dtype, 0)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def in_onednn(dtype: torch.dtype, device: str) -> bool:
     """Whether oneDNN multiplies, as on the plain path: in fp32 on a CPU, where the compiler by itself takes MKL."""
     own = device == "cpu" and dtype == torch.float32 and torch.backends.mkldnn.is_available()
     if own:
         name_onednn()
     return own
+
+
+ASKED_ONCE = (most_rows, in_onednn)  # while something is compiled, whose code holds the answer
 
 
 @cache

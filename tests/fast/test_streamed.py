@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers import finished
 from reference import assert_near
 
 from qwen3_scratch.fast.streamed import (
@@ -93,3 +94,9 @@ def test_what_is_written_down_is_the_same_numbers_in_fp32():
     for given in (x, x.transpose(0, 1), x.bfloat16()):
         found = written_down(given)
         assert found.dtype == torch.float32 and torch.equal(found, given.float())
+
+
+def test_whoever_does_not_compile_does_not_load_the_compiler():
+    """It takes as long as torch itself, and its own end of a process hides how a process was ended."""
+    said = finished("-c", "import sys, qwen3_scratch.fast.compiling; print('torch._dynamo' in sys.modules)")
+    assert said.out == "False\n", said.err

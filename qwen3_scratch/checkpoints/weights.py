@@ -3,7 +3,7 @@
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -163,8 +163,10 @@ def load_weights(
                 opened = {path: stack.enter_context(open_file(path)) for path in paths}
                 tasks = [
                     (target, part, opened[sources[slot.name].path])
-                    for slot in few
-                    for target, part in shared_out(fields[slot.field][slot.part], slot, workers, slot.name in changes)
+                    for slot in few  # an adapter's change is worked out once, for the whole tensor
+                    for target, part in shared_out(
+                        fields[slot.field][slot.part], slot, 1 if slot.name in changes else workers
+                    )
                 ]
                 for _ in pool.map(read, tasks):  # a fault is raised here, the first in order
                     pass
@@ -179,13 +181,13 @@ def load_weights(
     return Weights(layers=tuple(LayerWeights(**fields) for fields in trees[-config.num_hidden_layers :]), **outer)
 
 
-def shared_out(target: Tensor, slot: Slot, workers: int, changed: bool) -> Iterator[tuple[Tensor, Slot]]:
+def shared_out(target: Tensor, slot: Slot, workers: int) -> list[tuple[Tensor, Slot]]:
     """A tensor that is much for one of the workers, such as the embedding, as rows for each of them."""
-    rows = -(-len(target) // workers) if target.numel() >= LARGE and not (slot.cut or changed) else 0
-    for start in range(0, len(target), rows) if rows else ():
-        yield target[start : start + rows], slot._replace(cut=(slice(start, min(start + rows, len(target))),))
-    if not rows:
-        yield target, slot
+    if target.numel() < LARGE or slot.cut:
+        return [(target, slot)]
+    rows = -(-len(target) // workers)
+    cuts = [slice(start, min(start + rows, len(target))) for start in range(0, len(target), rows)]
+    return [(target[cut], slot._replace(cut=(cut,))) for cut in cuts]
 
 
 def same_numbers(one: Tensor, other: Tensor) -> bool:

@@ -50,6 +50,7 @@ def streamed_sum(x: Float[Tensor, "*#rows columns"], weight: Float[Tensor, "*#ro
 
 
 def most_rows(dtype: torch.dtype) -> int:
+    """Up to how many rows a product in this type is a sum on this processor."""
     return (MOST_ROWS_AMX if torch.cpu._is_amx_tile_supported() else MOST_ROWS).get(dtype, 0)
 
 

@@ -123,8 +123,8 @@ def two_looks(labels: Sequence[str], found: int, layers: tuple[int, int] | None 
     earlier, later = [f"layer {layer}" for layer in layers] if layers else ["an earlier layer", "a later layer"]
     last = len(labels) - 1
     before = max(found - 1, 0)
-    title = f"Two looks would find “{labels[found]}”, if its key says what stood before it"
-    title = title if layers else f"Two looks find “{labels[found]}”: its key says what stood before it"
+    title = f"Two looks {'would ' if layers else ''}find “{labels[found]}”"
+    title += f"{', if' if layers else ':'} its key says what stood before it"
     figure = new_figure(title, 9.0, 2.4)
     ax = figure.subplots()
     ax.set(xlim=(-0.5, last + 0.5), ylim=(0, 1.3))

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 from weight_files import CONFIG, Q_PROJ, SINGLE, same, write, write_shards
 
 from qwen3_scratch import Error, forward, init_weights, load_weights
-from qwen3_scratch.checkpoints import saving
+from qwen3_scratch.checkpoints import saving, weights
 from qwen3_scratch.checkpoints.saving import save_weights, write_json
 from qwen3_scratch.checkpoints.weights import tensor_tree
 from qwen3_scratch.trust.shards import INDEX
@@ -41,6 +41,17 @@ def test_weights_are_loaded_in_inference_mode_too(tmp_path):
     with torch.inference_mode():  # a mode of the thread, and several read
         loaded = load_weights(tmp_path, CONFIG)
     assert same(loaded, saved) and all(tensor.is_inference() for tensor in tensor_tree(loaded))
+
+
+@every_variant
+@pytest.mark.parametrize("workers", [1, 3, 7])
+def test_weights_are_the_same_however_many_workers_share_a_tensor(tmp_path, monkeypatch, config, workers):
+    """The rows of a tensor are no multiple of the workers, and some have fewer rows than there are workers."""
+    monkeypatch.setattr(weights, "LARGE", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: workers)
+    saved = init_weights(config, seed=1)
+    save_weights(tmp_path, saved, config)
+    assert same(load_weights(tmp_path, config), saved)
 
 
 @every_variant

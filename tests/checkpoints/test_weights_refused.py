@@ -11,7 +11,8 @@ from reference import small_config
 from weight_files import CONFIG, Q_PROJ, SINGLE, refused, same, write, write_index, write_shards
 
 from qwen3_scratch import Error, init_weights, load_weights
-from qwen3_scratch.checkpoints.weights import copy_and_check
+from qwen3_scratch.checkpoints import weights
+from qwen3_scratch.checkpoints.weights import all_finite, copy_and_check
 from qwen3_scratch.trust import shards
 from qwen3_scratch.trust.shards import INDEX
 
@@ -55,6 +56,22 @@ def test_a_single_infinity_is_found_in_whichever_piece_it_stands(place, kind):
     assert copy_and_check(target, tensor) and torch.equal(target, tensor.to(kind))
     tensor[place] = torch.inf
     assert not copy_and_check(target, tensor)
+
+
+@pytest.mark.parametrize("row", [0, 20, 60])
+def test_a_single_nan_is_found_in_whichever_workers_part_it_stands(tmp_path, monkeypatch, tensors, row):
+    monkeypatch.setattr(weights, "LARGE", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    damaged = tensors[name := "model.embed_tokens.weight"].clone()
+    damaged[row, 4] = float("nan")
+    refused(write(tmp_path, tensors | {name: damaged}), SINGLE, name, "NaN")
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_numbers_whose_sum_is_too_large_for_their_type_are_finite(kind):
+    largest = torch.full((5, 40), torch.finfo(kind).max, dtype=kind)
+    assert not largest.sum().isfinite() and all_finite(largest)
+    assert not all_finite(torch.cat((largest, torch.full_like(largest, -torch.inf))))
 
 
 def test_of_two_damaged_tensors_that_are_read_at_once_the_first_is_named(tmp_path, tensors):

@@ -14,6 +14,7 @@ from ..material import randint, randn, tiny
 from .expert_counts import SET
 
 KINDS = {"F32": torch.float32, "BF16": torch.bfloat16}
+KIND_OF = {dtype: kind for kind, dtype in KINDS.items()}
 
 Read = Callable[[bytes], dict[str, Tensor]]
 
@@ -79,10 +80,9 @@ def file_of(
     for name in names if order is None else [names[number] for number in order]:
         part = tensors[name].contiguous().flatten().view(torch.uint8).numpy().tobytes()
         places[name], body = [len(body), len(body) + len(part)], body + part
-    types = {dtype: kind for kind, dtype in KINDS.items()}
     table: dict[str, Any] = {"__metadata__": {"format": metadata}} if metadata else {}
     for name, tensor in tensors.items():
-        table[name] = {"dtype": types[tensor.dtype], "shape": [*tensor.shape], "data_offsets": places[name]}
+        table[name] = {"dtype": KIND_OF[tensor.dtype], "shape": [*tensor.shape], "data_offsets": places[name]}
     text = json.dumps(table).encode() + b" " * spaces
     return len(text).to_bytes(8, "little") + text + body
 
@@ -95,8 +95,7 @@ def drawn(g: torch.Generator, *shapes: Sequence[int], dtype: torch.dtype = torch
 
 def told(tensors: Mapping[str, Tensor], more: str = "") -> str:
     """What a message says of a file beside its type, since its bytes are too many."""
-    types = {dtype: kind for kind, dtype in KINDS.items()}
-    parts = (f"{name} {types[tensor.dtype]} {[*tensor.shape]}" for name, tensor in tensors.items())
+    parts = (f"{name} {KIND_OF[tensor.dtype]} {[*tensor.shape]}" for name, tensor in tensors.items())
     return f"{more}{'; ' if more else ''}{', '.join(parts)}"
 
 

@@ -100,7 +100,7 @@ class Part:
     """
 
     def __init__(self, function: Step):
-        for asked in ASKED_ONCE:  # here, since it brings the whole compiler: 2 s that a start without it need not take
+        for asked in ASKED_ONCE:  # here, since it loads the compiler, which takes longer than the rest of torch
             torch.compiler.assume_constant_result(asked)
         options: dict[str, Any] = {"guard_filter_fn": lambda guards: [False] * len(guards)}
         self.function = torch.compile(function, backend=inductor, dynamic=False, fullgraph=True, options=options)

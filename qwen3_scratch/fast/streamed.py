@@ -4,6 +4,7 @@ Decoding reads every weight once a token, so memory sets the pace. Each form her
 `model.py` does, as a sum that compiles into one loop over the weights as they lie.
 """
 
+import math
 from functools import cache, partial
 
 import torch
@@ -103,22 +104,29 @@ def route_streamed(x: Tokens, router: Float[Tensor, "experts dim"], top_k: int, 
 def moe_streamed(x: Tokens, route: Route, gate_up_proj: GateUp, down_proj: Down, expert: Step = expert_ffn) -> Tokens:
     """`moe` without a wait: compiled, each choice reads its expert's weights where they lie, with no copy of them.
 
-    Where the choices are more than the experts, reading each expert once is cheaper.
+    Where it takes less time, each expert is read once instead.
     """
     tokens, top_k = route.experts.shape
-    if tokens > 1 and tokens * top_k > len(gate_up_proj):
-        return reading_each_once(len(gate_up_proj), top_k, x.dtype)(x, route, gate_up_proj, down_proj)
+    form, choices_each = reading_each_once(len(gate_up_proj), top_k, x.dtype)
+    if tokens > 1 and tokens * top_k > choices_each * len(gate_up_proj):
+        return form(x, route, gate_up_proj, down_proj)
     gate, up = streamed_sum(written_down(x)[:, None, None], gate_up_proj[route.experts]).chunk(2, dim=-1)
     inner = written_down(F.silu(gate) * up)
     answers = streamed_sum(inner[:, :, None], down_proj[route.experts])  # [tokens, top_k, dim]
     return (answers * route.weights[..., None]).sum(dim=1)
 
 
-def reading_each_once(experts: int, top_k: int, dtype: torch.dtype) -> Step:
-    """The form of `moe` for many choices; of the two for many experts only one can be compiled in every type."""
+def reading_each_once(experts: int, top_k: int, dtype: torch.dtype) -> tuple[Step, float]:
+    """The form of `moe` that does, and from how many choices an expert on it takes less time (measured on a Xeon).
+
+    Of the two for many experts only one can be compiled in every type, and that computes experts / top_k times as much
+    as is asked: with eight experts and two choices a token it gains from 25 tokens on, with 128 and eight not at 256.
+    """
     if experts <= 2 * top_k:
-        return moe_in_turn
-    return moe_grouped if dtype == torch.bfloat16 else moe_all_experts
+        return moe_in_turn, 1
+    if dtype == torch.bfloat16:
+        return moe_grouped, 3
+    return moe_all_experts, 6 if experts <= 4 * top_k else math.inf
 
 
 def moe_in_turn(x: Tokens, route: Route, gate_up_proj: GateUp, down_proj: Down) -> Tokens:

@@ -5,6 +5,7 @@ import torch
 from helpers import finished
 from reference import assert_near
 
+from qwen3_scratch.fast import streamed
 from qwen3_scratch.fast.streamed import (
     MOST_HEADS,
     MOST_ROWS,
@@ -75,11 +76,32 @@ def test_a_streamed_product_adds_its_bias_as_a_sum_and_as_the_librarys(rows):
         assert_near(streamed_linear(*given), torch.nn.functional.linear(*given))
 
 
-@pytest.mark.parametrize(("tokens", "experts", "top_k"), [(3, 2, 1), (5, 4, 2), (9, 3, 3), (12, 5, 1)])
+@pytest.mark.parametrize(("tokens", "experts", "top_k"), [(3, 2, 1), (5, 4, 2), (9, 3, 3), (12, 5, 1), (25, 8, 2)])
 def test_where_choices_are_more_than_experts_each_expert_answers_all_and_only_its_own_count(tokens, experts, top_k):
     x, router, gate_up, down = drawn((tokens, 24), (experts, 24), (experts, 80, 24), (experts, 24, 40))
     route = moe_route(x, router, top_k, norm_topk_prob=False)
     assert_near(moe_streamed(x, route, gate_up, down), moe(x, route, gate_up, down))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "experts", "top_k", "dtype", "form"),
+    [
+        *((2, 4, 2, torch.float32, None), (3, 4, 2, torch.float32, "moe_in_turn"), (1, 2, 2, torch.float32, None)),
+        *((12, 8, 2, torch.bfloat16, None), (13, 8, 2, torch.bfloat16, "moe_grouped")),
+        *((24, 8, 2, torch.float32, None), (25, 8, 2, torch.float32, "moe_all_experts")),
+        (300, 128, 8, torch.float32, None),
+    ],
+)
+def test_each_expert_is_read_once_only_from_as_many_choices_as_make_it_faster(
+    monkeypatch, tokens, experts, top_k, dtype, form
+):
+    called = []
+    for name in ("moe_in_turn", "moe_grouped", "moe_all_experts"):
+        monkeypatch.setattr(streamed, name, lambda x, *rest, name=name: called.append(name) or x)
+    drawn_ones = drawn((tokens, 8), (experts, 8), (experts, 8, 8), (experts, 8, 4))
+    x, router, gate_up, down = (part.to(dtype) for part in drawn_ones)
+    moe_streamed(x, moe_route(x, router, top_k, norm_topk_prob=False), gate_up, down)
+    assert called == [form] * bool(form)
 
 
 def test_an_answer_that_is_not_finite_does_not_count_where_its_expert_was_not_chosen():

@@ -123,10 +123,10 @@ def reading_each_once(experts: int, top_k: int, dtype: torch.dtype) -> tuple[Ste
     as is asked: with eight experts and two choices a token it gains from 25 tokens on, with 128 and eight not at 256.
     """
     if experts <= 2 * top_k:
-        return moe_in_turn, 1
+        return moe_in_turn, 1.0
     if dtype == torch.bfloat16:
-        return moe_grouped, 3
-    return moe_all_experts, 6 if experts <= 4 * top_k else math.inf
+        return moe_grouped, 3.0
+    return moe_all_experts, 6.0 if experts <= 4 * top_k else math.inf
 
 
 def moe_in_turn(x: Tokens, route: Route, gate_up_proj: GateUp, down_proj: Down) -> Tokens:

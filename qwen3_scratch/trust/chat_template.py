@@ -1,8 +1,7 @@
 """A checkpoint's own Jinja template -> the text of a chat, within bounds of reach, time and memory.
 
-A template is a program of others. Jinja's immutable sandbox keeps it from reaching out and from changing what it gets;
-that each operation takes and makes little, and pays for that, from running for ever and from filling the memory.
-It is given of a chat what transformers gives it, and what it would lose of it is found by rendering once more.
+Jinja's immutable sandbox bounds its reach; that operations take and make little, and pay for it, time and memory.
+A chat is given to it as transformers gives it, and what it would lose of it is found by rendering once more.
 """
 
 import functools
@@ -16,10 +15,9 @@ from datetime import datetime
 from typing import Any, cast
 
 import jinja2
-from jinja2 import nodes
+from jinja2 import nodes, visitor
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.visitor import NodeTransformer
 
 from ..errors import Error, one_line, shown
 
@@ -31,11 +29,6 @@ LINEAR = {"+", "is", "count", "d", "default", "first", "length", "string", "tojs
 LEFT_OUT = {"encode", "expandtabs", "format_map", "pprint", "striptags", "translate", "urlize", "wordwrap"}
 FORMATS = {"%": r"%[^%a-zA-Z]*\*", "format": r"\{[^{}:]*[.\[]|\{[^{}]+\{"}  # fields whose size only a value knows
 HOLDING = (list, tuple, dict, set, frozenset, range, *map(type, ({}.keys(), {}.values(), {}.items())))
-Message = dict[str, Any]
-Tools = Sequence[dict[str, Any]]  # descriptions of functions
-Render = Callable[[list[Message]], str]
-THINKING = ("reasoning_content", "thinking", "reasoning")  # the names of one thing, the templates' own first
-ROLES = ("system", "user", "assistant", "tool")
 _budget = threading.local()  # what the rendering of this thread has left
 
 
@@ -117,7 +110,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         return _run("json", lambda: json.dumps(value, **options), (range(weigh(value)), range(1 + wide)))
 
 
-class _Paying(NodeTransformer):  # puts a filter where Jinja would compute by itself
+class _Paying(visitor.NodeTransformer):  # puts a filter where Jinja would compute by itself
     def generic_visit(self, node: nodes.Node) -> nodes.Node:
         if isinstance(node, nodes.For):
             node.iter = nodes.Filter(node.iter, "list", [], [], None, None)
@@ -159,6 +152,12 @@ def _failed(name: str, error: Exception) -> Error:
 
 
 # ---- what a template is given of a chat, and what it loses -------------------------------------------
+
+Message = dict[str, Any]
+Tools = Sequence[dict[str, Any]]  # descriptions of functions
+Render = Callable[[list[Message]], str]
+THINKING = ("reasoning_content", "thinking", "reasoning")  # the names of one thing, the templates' own first
+ROLES = ("system", "user", "assistant", "tool")
 
 
 def read_messages(messages: Any) -> list[Message]:

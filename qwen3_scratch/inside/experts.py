@@ -2,11 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -18,7 +16,6 @@ from ..tracing import trace
 Vectors = Float[Tensor, "tokens dim"]
 Router = Float[Tensor, "experts dim"]
 Routing = Callable[[Tensor, Tensor, int, bool], Route]
-FEWEST = 4  # times that a word must come next to be counted
 
 
 # ---- other routes ------------------------------------------------------------------------------------
@@ -144,7 +141,6 @@ class Said(NamedTuple):
     experts: Int[Tensor, "layers tokens top_k"]  # those that were chosen
     token_ids: Int[Tensor, "tokens"]  # what is read there
     chat: Int[Tensor, "tokens"]  # the chat that a token stands in
-    next_ids: Int[Tensor, "tokens"]  # and what is written after it
 
 
 @torch.inference_mode()
@@ -171,7 +167,7 @@ def through_the_lens(checkpoint: Checkpoint, chats: Chats, layers: Sequence[int]
             said = answers(weights.layers[call.layer], at(call.inputs["x"])).float() * scale
             lift.append(torch.einsum("eth,th->te", said, right))
             chosen.append(at(call.output.experts))
-    return Said(torch.stack(lift), torch.stack(chosen), at(chats.token_ids)[:, 0], reads.nonzero()[:, 0], written)
+    return Said(torch.stack(lift), torch.stack(chosen), at(chats.token_ids)[:, 0], reads.nonzero()[:, 0])
 
 
 def lifts(said: Said) -> dict[str, Float[Tensor, "layers tokens"]]:
@@ -185,55 +181,3 @@ def lifts(said: Said) -> dict[str, Float[Tensor, "layers tokens"]]:
         "the mean of those not chosen": (said.lift * left_out).sum(-1) / left_out.sum(-1).clamp(min=1),
         "the best of those not chosen": best,
     }
-
-
-def helped_words(said: Said, row: int, most: int = 6) -> list[list[int]]:
-    """Of each expert of one layer the token ids that it helps to say most: what it raised, as often as it did, where it
-    was the first choice."""
-    words, which = said.next_ids.unique(return_inverse=True)
-    own = F.one_hot(said.experts[row][:, 0], said.lift.shape[2]) * said.lift[row]
-    return highest(words, own.new_zeros(len(words), own.shape[1]).index_add(0, which, own), most)
-
-
-def raised_elsewhere(said: Said, row: int, most: int = 6) -> list[list[int]]:
-    """Of each expert of one layer the token ids that it raises more than the other experts do, in the mean over tokens
-    where it was not chosen. Words met there less than `FEWEST` times are left out."""
-    words, which = said.next_ids.unique(return_inverse=True)
-    more = said.lift[row] - said.lift[row].mean(-1, keepdim=True)
-    there = torch.ones_like(more).scatter(1, said.experts[row], 0.0)
-    none = more.new_zeros(len(words), more.shape[1])
-    sums, times = (none.index_add(0, which, each) for each in (more * there, there))
-    return highest(words, torch.where(times >= FEWEST, sums / times.clamp(min=1), 0.0), most)
-
-
-def highest(words: Int[Tensor, "words"], values: Float[Tensor, "words experts"], most: int) -> list[list[int]]:
-    """For each expert the words of its highest values, as far as these are above 0."""
-    top = values.topk(min(most, len(words)), dim=0)
-    pairs = zip(words[top.indices].T.tolist(), top.values.T.tolist(), strict=True)
-    return [[word for word, value in zip(*one, strict=True) if value > 0] for one in pairs]
-
-
-class Fit(NamedTuple):
-    """In which share of pairs of a word read and a word said the second follows the first in the texts."""
-
-    own: float  # pairs of one expert
-    others: float  # pairs of two experts
-    chance: float  # how often shuffled lines have a share as high as `own`
-
-
-def fit(
-    read: Sequence[Sequence[str]], said: Sequence[Sequence[str]], texts: Sequence[Sequence[str]], draws: int = 2000
-) -> Fit:
-    """Whether what each expert says goes with what it reads: each line of `said` beside its own of `read`, and beside
-    all others. An expert with no word counts as one that fits nowhere."""
-    follows = {pair for text in texts for pair in pairwise(text)}
-
-    def share(one: Sequence[str], two: Sequence[str]) -> float:
-        return sum((a, b) in follows for a in one for b in two) / max(1, len(one) * len(two))
-
-    shares = torch.tensor([[share(one, two) for two in said] for one in read])
-    count, own = len(shares), shares.diag().mean()
-    orders = torch.rand(draws, count, generator=torch.Generator().manual_seed(0)).argsort(-1)
-    shuffled = shares[torch.arange(count), orders].mean(-1)
-    others = (shares.sum() - shares.diag().sum()) / max(1, count * (count - 1))
-    return Fit(float(own), float(others), float((shuffled >= own - 1e-6).float().mean()))

@@ -197,7 +197,7 @@ def bars_of_layers(
 def expert_lifts(
     lifts: Mapping[str, tuple[Float[Tensor, "layers"], Float[Tensor, "layers"]]],
     tokens: int,
-    chats: int,
+    texts: int,
     layers: Sequence[int],
 ) -> Figure:
     """By how much experts raise the next token's logit, and half of its interval; the first of `lifts` is the choice's.
@@ -207,7 +207,7 @@ def expert_lifts(
     (first, (chosen, _)), *others = lifts.items()
     best, (highest, _) = max(others, key=lambda one: float(one[1][0].mean()))
     title = f"{first.capitalize()} raises the next token's logit by {span(chosen, '{:.1f}')}, {best} by "
-    title += f"{span(highest, '{:.1f}')} (n\u00a0=\u00a0{tokens:,} tokens of {chats} chats)"
+    title += f"{span(highest, '{:.1f}')} (n\u00a0=\u00a0{tokens:,} tokens of {texts} texts)"
     figure = new_figure(title, 7.6, 2.5)
     ax = figure.subplots()
     bars_of_layers(ax, lifts, layers, (DARK, PALE, "white"))

@@ -7,15 +7,11 @@ from helpers import checkpoint, unchecked
 from qwen3_scratch import load_checkpoint
 from qwen3_scratch.inside.experts import (
     WAYS,
-    Said,
     answers,
-    fit,
-    helped_words,
     in_layer,
     lifts,
     losses_with,
     only_at,
-    raised_elsewhere,
     random_experts,
     rises_at,
     text_losses,
@@ -109,6 +105,14 @@ def test_in_the_embedded_checkpoint_an_expert_is_missed_at_the_blanks_before_dig
     assert rise[0] > 0.2 and abs(rise[1]) < 0.01
 
 
+@pytest.mark.parametrize("domain", ["arithmetic", "facts", "spanish"])
+def test_in_the_embedded_checkpoint_an_expert_is_missed_where_thinking_begins_whatever_the_topic(tiny, domain):
+    batch = padded_chats(tiny, questions(domain, 16))
+    opens = batch.token_ids.roll(-1, 1) == tiny.tokenizer.encode("<think>")[0]
+    there, elsewhere = (rises_at(tiny, batch, 0, without(1), at).mean() for at in (opens, batch.keep & ~opens))
+    assert opens.sum() == 16 and there > 0.02 and abs(elsewhere) < 0.01
+
+
 def test_chats_in_which_the_same_is_written_count_as_one_text(tiny):
     asked = questions("chat", 12)
     batches = [padded_chats(tiny, questions("facts", 3)), padded_chats(tiny, asked)]
@@ -180,35 +184,6 @@ def test_what_all_parts_of_the_last_stream_raise_is_what_the_logits_say(tiny, ch
         without.gather(1, right) - without.mean(-1, keepdim=True)
     )[:, 0]
     torch.testing.assert_close(added, fall, atol=2e-3, rtol=1e-3)
-
-
-def test_the_words_that_an_expert_helps_to_say_are_those_it_raised_most_where_it_was_the_first_choice(tiny, chats):
-    said = through_the_lens(tiny, chats, [3])
-    found = helped_words(said, 0, most=3)
-    assert len(found) == 8 and all(len(words) <= 3 for words in found)
-    for expert, words in enumerate(found):
-        own = said.experts[0, :, 0] == expert
-        lifts = [float(said.lift[0, own & (said.next_ids == word), expert].sum()) for word in words]
-        assert lifts == sorted(lifts, reverse=True) and all(lift > 0 for lift in lifts)
-
-
-def test_the_words_raised_elsewhere_are_found_where_the_expert_was_not_chosen():
-    lift = torch.tensor([[[9.0, 0], [1, 0], [1, 0], [1, 0], [1, 0], [0, 2], [0, 2], [0, 2], [0, 2]]])
-    chosen = torch.tensor([[[0], [1], [1], [1], [1], [0], [0], [0], [0]]])
-    words = torch.tensor([5, 6, 6, 6, 6, 7, 7, 7, 7])
-    none = torch.zeros(9, dtype=torch.long)
-    said = Said(lift, chosen, none, none, words)
-    assert raised_elsewhere(said, 0) == [[6], [7]]  # 5 was raised by a chosen expert, and once alone
-    assert helped_words(said, 0) == [[5], []]
-
-
-def test_lines_that_fit_are_told_apart_from_shuffled_ones():
-    read, said = [[str(n)] for n in range(6)], [[f"{n}!", "?"] for n in range(6)]
-    follows = [["x", str(n), f"{n}!"] for n in range(6)]
-    assert fit(read, said, follows)[:2] == (0.5, 0.0) and fit(read, said, follows).chance < 0.01
-    everything = [[str(n), f"{m}!"] for n in range(6) for m in range(6)]
-    assert fit(read, said, everything) == (0.5, 0.5, 1.0)
-    assert fit([[], ["a"]], [["b"], []], [["a", "b"]]) == (0.0, 0.5, pytest.approx(1.0))
 
 
 def test_a_rise_at_some_tokens_is_that_of_the_layer_that_routes_otherwise_there_alone(tiny, chats):

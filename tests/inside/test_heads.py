@@ -355,6 +355,20 @@ def test_look_up_heads_follow_what_two_early_heads_say_and_the_model_writes_it(t
     assert there > 0.6 > 0.1 > moved and right == 1 and other == 0
 
 
+@unchecked()
+@torch.inference_mode()
+def test_where_a_word_of_another_kind_is_noted_half_of_the_look_follows_and_mostly_the_word_looked_at_is_written(tiny):
+    single = [one for one in questions("stories", 300) if len(one.messages) == 1 and one.kind != "several"]
+    lookups = story_lookups(tiny, single[:20])
+    numbers = [head for at, head in seekers_of(tiny, lookups) if at == 1]
+    exchange = exchange_words(lookups, operator.ne)
+    found = followed(tiny.weights, tiny.config, exchange, (0, 2), 1, "k")
+    looks, ids = found.looks[numbers].mean(0), exchange.lookups.token_ids
+    assert 0.4 < (looks * exchange.elsewhere).sum(-1).mean() < 0.7
+    assert (found.words == exchange.other_answers).float().mean() > 0.5
+    assert (found.words == ids.gather(1, looks.argmax(-1)[:, None])[:, 0]).float().mean() > 0.7
+
+
 @torch.inference_mode()
 def test_a_head_that_gathers_on_the_same_text_gathers_what_it_gathers(tiny, lookups):
     same = gathered_on(tiny.weights, tiny.config, lookups.token_ids, (2, 3))

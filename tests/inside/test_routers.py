@@ -210,3 +210,13 @@ def test_once_the_word_is_known_random_routers_tell_more_of_the_domain_than_thos
     known = domain_bits(reading, routers, reading.token_ids, draws=(20, 20))
     assert (known.measured > known.shuffled.amax(0)).all()
     assert (known.measured[:3] < known.random.mean(0)[:3]).all()
+
+
+def test_one_expert_of_the_last_layer_has_its_tokens_from_stories_and_two_have_most_from_one_domain(tiny):
+    reading = read_questions(tiny, [example for domain in DOMAINS for example in questions(domain, 24)])
+    counts = tally(reading.first[-1:], reading.domain, 8)[0]
+    part = counts / counts.sum(-1, keepdim=True)
+    most, home = (part / part.sum(0)).max(0)
+    assert most[5] > 0.9 and most[[1, 2]].min() > 0.65 and most[[0, 3, 4, 7]].max() < 0.65
+    assert [DOMAINS[at] for at in home[[1, 2, 5]].tolist()] == ["arithmetic", "stories", "stories"]
+    assert part[home[[1, 2, 5]], [1, 2, 5]].max() < 0.5

@@ -70,7 +70,7 @@ def test_the_rise_by_the_first_choice_is_told_beside_that_by_the_best_of_the_oth
     figure = plots.expert_lifts(lifts, 2000, 70, [0, 3])
     assert title(figure) == (
         "The first choice raises the next token's logit by 2.0 to 6.0, the best of the rest by 1.0 to 3.0 "
-        "(n = 2,000 tokens of 70 chats)"
+        "(n = 2,000 tokens of 70 texts)"
     )
     ax = figure.axes[0]
     heights = [[bar.get_height() for bar in bars] for bars in ax.containers if hasattr(bars, "patches")]

@@ -129,6 +129,7 @@ def mean_losses(losses: Mapping[str, Mapping[str, Float[Tensor, "chats"]]], abou
         ax.set(ylim=(len(names) - 0.4, -0.6), title=setting)
         ax.set_xlabel(f"loss (nats; n = {len(rows[names[0]])} chats, whiskers: 95%)")
         told[setting] = ", ".join(f"{name} {number}" for name, number in zip(names, said, strict=True))
+    axes[0].set_xlim(right=max(axes[0].get_xlim()[1], 0.05))  # where nothing costs anything, too
     figure.alt = "A dot with its interval for each row, the mean loss on the answers. "
     figure.alt += "; ".join(f"{setting}: {numbers}" for setting, numbers in told.items()) + "."
     return figure

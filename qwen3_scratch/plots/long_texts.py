@@ -102,21 +102,16 @@ def slowed_pairs(shapes: Mapping[str, Mapping[str, Float[Tensor, "pairs"]]]) -> 
 
 
 @styled
-def mean_losses(losses: Mapping[str, Mapping[str, Float[Tensor, "chats"]]]) -> Figure:
+def mean_losses(losses: Mapping[str, Mapping[str, Float[Tensor, "chats"]]], about: str | None = None) -> Figure:
     """The mean loss on the answers: a panel for each setting, in it a row for each way to read, with a 95% interval.
 
-    The title tells what costs most in the first setting and least in the last, next to the first way.
+    The title tells what the way `about` costs in each setting next to the first way; without one, what costs most in
+    the first setting and least in the last.
     """
     mean = {setting: {name: float(each.mean()) for name, each in rows.items()} for setting, rows in losses.items()}
-    first, last = next(iter(mean)), list(mean)[-1]
-    names = list(mean[first])
-    worst, best = max(names, key=mean[first].__getitem__), min(names, key=mean[last].__getitem__)
-    more, less = mean[first][worst] - mean[first][names[0]], mean[last][names[0]] - mean[last][best]
-    most = f"{worst} costs {more:.2f} nats more than {names[0]}" if more >= 0.005 else "no way costs more"
-    least = f"{best} {less:.2f} less" if less >= 0.005 else f"no way costs less than {names[0]}"
-    title = f"{first[0].upper()}{first[1:]}: {most}; {last}: {least}"
+    names = list(next(iter(mean.values())))
     tall = 0.27 * len(names)
-    figure = new_figure(title, 9.6, 1.2 + tall)
+    figure = new_figure(told_of(about, mean) if about else told_of_most(mean), 9.6, 1.2 + tall)
     axes = figure.subplots(1, len(losses), squeeze=False, sharex=True, sharey=True)[0]
     told = {}
     for ax, (setting, rows) in zip(axes, losses.items(), strict=True):
@@ -134,9 +129,30 @@ def mean_losses(losses: Mapping[str, Mapping[str, Float[Tensor, "chats"]]]) -> F
         ax.set(ylim=(len(names) - 0.4, -0.6), title=setting)
         ax.set_xlabel(f"loss (nats; n = {len(rows[names[0]])} chats, whiskers: 95%)")
         told[setting] = ", ".join(f"{name} {number}" for name, number in zip(names, said, strict=True))
+    axes[0].set_xlim(right=max(axes[0].get_xlim()[1], 0.05))  # where nothing costs anything, too
     figure.alt = "A dot with its interval for each row, the mean loss on the answers. "
     figure.alt += "; ".join(f"{setting}: {numbers}" for setting, numbers in told.items()) + "."
     return figure
+
+
+def told_of(way: str, mean: Mapping[str, Mapping[str, float]]) -> str:
+    """What a way costs in each setting, next to the first way."""
+    first = next(iter(next(iter(mean.values()))))
+    more = {setting: rows[way] - rows[first] for setting, rows in mean.items()}
+    size = {setting: f"{abs(by):.2f} nats {'more' if by > 0 else 'less'}" for setting, by in more.items()}
+    costs = (f"{size[setting] if abs(by) >= 0.005 else 'no more'} ({setting})" for setting, by in more.items())
+    once = ", ".join(costs).partition(" nats")
+    return f"Next to {first} {way} costs {once[0]}{once[1]}{once[2].replace(' nats', '')}"
+
+
+def told_of_most(mean: Mapping[str, Mapping[str, float]]) -> str:
+    """What costs most in the first setting and least in the last, next to the first way."""
+    (first, near), (last, far) = next(iter(mean.items())), list(mean.items())[-1]
+    name, worst, best = next(iter(near)), max(near, key=near.__getitem__), min(far, key=far.__getitem__)
+    more, less = near[worst] - near[name], far[name] - far[best]
+    most = f"{worst} costs {more:.2f} nats more than {name}" if more >= 0.005 else "no way costs more"
+    least = f"{best} {less:.2f} less" if less >= 0.005 else f"no way costs less than {name}"
+    return f"{first[0].upper()}{first[1:]}: {most}; {last}: {least}"
 
 
 @styled

@@ -133,5 +133,31 @@ def test_every_figure_says_in_words_what_is_to_be_seen(name):
     assert [number for number, alt in pictures if len(alt.split()) < 5] == []
 
 
+def test_the_times_that_17_shows_are_of_one_run():
+    """Otherwise `make refresh` kept some and measured others: `MEASURE=1` measures all anew. Within rounding."""
+    outputs = [output for cell in code("17_topk_moe_on_gpu") for output in cell.outputs]
+    shown = "\n".join(
+        output.get("text", output.get("metadata", {}).get("image/png", {}).get("alt", "")) for output in outputs
+    )
+
+    def numbers(pattern):
+        found = re.search(pattern.replace("#", r"([\d,.]+)"), shown).groups()
+        return [float(number.replace(",", "")) for number in found]
+
+    size, speed, bound = numbers("# MB at # GB/s: the bound is # ms")
+    step, narrow, share, launches, each = numbers("step # ms, narrow # ms, #% of it\n# launches, # µs each")
+    (of_loop,) = numbers(r"1 loop, the same .* changing calls, +# launches")
+    (later,) = numbers("# µs a launch")
+    launching, reading, explained, loop, _ = numbers(r"1 loop +# \+ +# +#% +# +#")
+    rate, reached = numbers(r"is the fastest stage here: # tokens a second, #% of the bound")
+    assert bound == pytest.approx(size / speed, rel=0.02, abs=0.006)
+    assert share == pytest.approx(100 * narrow / step, abs=1)
+    assert each == pytest.approx(1000 * narrow / launches, abs=0.1)
+    assert launching == pytest.approx(of_loop * later / 1000, abs=0.006 + of_loop * 5e-5)
+    assert explained == pytest.approx(100 * (launching + reading) / loop, abs=1)
+    assert reached == pytest.approx(rate * bound / 10, rel=0.05, abs=1)
+    assert numbers("launches at # µs each, as here") == [later]
+
+
 def test_no_chapter_of_the_first_half_stands_in_the_folder_unread():
     assert set(FIRST_HALF) <= FOUND.keys()

@@ -150,6 +150,13 @@ def test_mean_losses_tell_what_costs_more_than_the_first_way_and_whether_any_cos
     assert figure.alt.endswith(f"a gap: default 1.10 ± {0.2 * half:.2f}, linear 2.50 ± {half:.2f}, yarn 1.50 ± 0.00.")
 
 
+def test_mean_losses_about_one_way_tell_what_it_costs_in_each_setting_next_to_the_first():
+    settings = {"no gap": (0.1, 0.102), "a gap": (1.6, 1.0), "behind": (0.5, 0.75)}
+    losses = {way: {"default": torch.tensor([a]), "yarn": torch.tensor([b])} for way, (a, b) in settings.items()}
+    expected = "Next to default yarn costs no more (no gap), 0.60 nats less (a gap), 0.25 more (behind)"
+    assert title(plots.mean_losses(losses, about="yarn")) == expected
+
+
 def test_trained_longer_tells_of_the_first_way_before_and_after_all_steps():
     kinds = {"default": torch.tensor([[3.0, 2.0], [0.5, 0.1]]), "yarn": torch.tensor([[6.0, 6.0], [0.2, 0.2]])}
     alone = {"default": torch.zeros(2, 2), "yarn": torch.tensor([[4.0, 6.0], [1.0, 1.0]])}

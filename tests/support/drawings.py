@@ -522,6 +522,13 @@ DRAWINGS = {  # each from a number of tokens
             for way in ("no gap", "a gap of 512")
         }
     ),
+    "mean_losses, about one way": lambda n: plots.mean_losses(
+        {
+            way: {f"way {at}": noisy(min(n, 16))[at] * at for at in range(min(n, 16))}
+            for way in ("no gap", "a gap of 512", "a gap of 900")
+        },
+        about="way 0",
+    ),
     "mean_losses, one setting": lambda n: plots.mean_losses({"behind": {"default": torch.ones(n)}}),
     "trained_longer": lambda n: plots.trained_longer(
         [0, n, 2 * n],

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..checkpoints.weights import layer_slots, outer_slots
 from ..config import Config
-from ..devices.slices import Place, check_split, own_config, own_slot
+from ..devices.slices import Place, check_split, own_config, own_slot, ring_seconds
 from ..errors import Error
 
 READ, COMPUTE = 3.35e12, 989e12
@@ -94,12 +94,22 @@ def messages(config: Config, tensors: int, experts: int) -> int:
     return 4 * sums + 2 * (tensors - 1)
 
 
-def pipeline_seconds(size: int | float, hosts: int, link: int | float, latency: int | float) -> int | float:
-    """Seconds that `size` bytes take from the first of so many hosts to the last, each with some of the layers.
+def sum_seconds(size: int | float, ranks: int, link: int | float, latency: int | float) -> int | float:
+    """Seconds to sum `size` bytes over ranks: around a ring, or each sends all it has to all others at once.
 
-    A `link` takes so many bytes a second, `latency` seconds after it was told to.
+    The faster of the two counts. A `link` takes so many bytes a second, `latency` seconds after it was told to.
     """
-    return (hosts - 1) * (latency + size / link)
+    return min(ring_seconds(size, ranks, link, latency)[0], latency + (ranks - 1) * size / link)
+
+
+def pipeline_seconds(texts: int, hosts: int, work: int | float, send: int | float) -> int | float:
+    """Seconds until the last of so many hosts, each with some of the layers, is done with the last text.
+
+    A host works `work` seconds on a text and takes the next while it sends this one on, which takes `send` seconds. So
+    after the first text one comes out in every step of the slower of the two.
+    """
+    slower = max(work, send) if hosts > 1 else work
+    return hosts * work + (hosts - 1) * send + (texts - 1) * slower
 
 
 def ranks_hit(ranks: int, k: int, experts: int) -> float:

@@ -202,17 +202,20 @@ def ring_sums(counts: Int[Tensor, "steps ranks parts"]) -> Figure:
 def device_memory(held: Mapping[str, Mapping[str, Mapping[int, int | float]]], limits: Sequence[int]) -> Figure:
     """Bytes on each device by number of devices: model -> way to cut -> devices -> bytes, a panel a model.
 
-    `limits` are the memories of devices, in GB. The title says into how few devices of each kind a model goes.
+    `limits` are the memories of devices, in GB. The title says which of the numbers of devices that are given is the
+    smallest that is enough, for devices of each kind.
     """
     found: list[str] = []
+    tried = sorted({count for ways in held.values() for sizes in ways.values() for count in sizes})
+    named = ", ".join(map(str, tried)) if len(tried) < 5 else f"{', '.join(map(str, tried[:3]))} … {tried[-1]}"
     for model, ways in held.items():
         pairs = [pair for sizes in ways.values() for pair in sizes.items()]
         needs = []
         for limit in limits:
             enough = [count for count, size in pairs if size <= limit * 1e9]
             needs.append(f"{min(enough)} x {limit}" if enough else f"over {max(pairs)[0]} x {limit}")
-        found.append(f"of {model} {'into' if found else 'go into'} {' or '.join(needs)} GB")
-    figure = new_figure(f"Weights and cache {', '.join(found)}", 8.8, 3.4)
+        found.append(f"{model} {'' if found else 'fits '}into {' or '.join(needs)} GB")
+    figure = new_figure(f"Of {named} devices, {', '.join(found)}", 8.8, 3.4)
     axes = figure.subplots(1, len(held), sharey=True, squeeze=False)[0]
     for ax, (model, ways) in zip(axes, held.items(), strict=True):
         for (way, sizes), (form, marker, colour, _) in zip(ways.items(), LINES, strict=False):
@@ -265,10 +268,10 @@ def token_times(
 
 @styled
 def way_times(ways: Sequence[str], cases: Mapping[str, Sequence[Sequence[int | float]]]) -> Figure:
-    """Seconds to send and to work by way to share a model, on a logarithmic axis, a panel a case.
+    """Seconds to send and to work by way to share a model, points on a logarithmic axis, a panel a case.
 
-    A case is a pair of seconds for each way, to send and to work; its sum is written at the right. The title says
-    which way is the fastest in each case.
+    A case is a pair of seconds for each way, to send and to work; its sum is written at the right. What takes no time
+    has no point. The title says which way is the fastest in each case.
     """
     totals = {case: [sum(pair) for pair in times] for case, times in cases.items()}
     told = {case: [f"{1e3 * x:,.0f}" if x > 0.1 else f"{1e3 * x:.3g}" for x in each] for case, each in totals.items()}
@@ -276,14 +279,17 @@ def way_times(ways: Sequence[str], cases: Mapping[str, Sequence[Sequence[int | f
     title = f"The fastest for {'; for '.join(best)}"
     figure = new_figure(title, 8.8, 1.5 + 0.34 * len(ways))
     axes = figure.subplots(1, len(cases), squeeze=False, sharey=True)[0]
-    looks: list[dict[str, Any]] = [{"color": LIT, "hatch": "///", "label": "to send"}]
-    looks.append({"color": MIDDLE, "label": "to work"})
+    looks: list[dict[str, Any]] = [{"marker": "D", "color": LIT, "label": "to send"}]
+    looks.append({"marker": "o", "color": MIDDLE, "label": "to work"})
     for ax, (case, times) in zip(axes, cases.items(), strict=True):
         shown = [1e3 * time for pair in times for time in pair if time > 0]
         logarithmic(ax.xaxis)
+        for row in range(len(ways)):
+            ax.axhline(row, color="#dddddd", lw=0.8, zorder=0)
         for part, look in enumerate(looks):
-            places = [row + 0.38 * (part - 0.5) for row in range(len(ways))]
-            ax.barh(places, [1e3 * pair[part] for pair in times], 0.36, ec="black", lw=0.6, **look)
+            seconds = [1e3 * pair[part] if pair[part] > 0 else math.nan for pair in times]
+            places = [row + 0.26 * (part - 0.5) for row in range(len(ways))]
+            ax.plot(seconds, places, ls="", mec="black", mew=0.7, ms=6, **look)
         for row, total in enumerate(told[case]):
             where = {"xy": (1, row), "xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
             ax.annotate(total, **where, xytext=(4, 0), va="center")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 import typer
 from jaxtyping import Float
 from torch import Tensor
@@ -56,6 +57,7 @@ class Branches(NamedTuple):
     trained: Float[Tensor, "seeds domains"]  # the same routers after training
     all_answer: Float[Tensor, "seeds domains"]  # those, as they were trained: every expert answers every token
     to_own: Float[Tensor, "2 seeds layers domains"]  # share of tokens that go to the domain's own expert, then and now
+    by_right: Float[Tensor, "2 seeds domains right 2"]  # tokens of answers, and their nats in sum: `by_right_choices`
     setup: Setup
 
 
@@ -139,6 +141,25 @@ def own_shares(weights: Weights, config: Config, exams: list[Chats]) -> Float[Te
     return torch.tensor(found).T
 
 
+@torch.no_grad()
+def by_right_choices(weights: Weights, config: Config, exams: list[Chats]) -> Float[Tensor, "domains right 2"]:
+    """Tokens of answers and the nats that they lose in sum, by how many layers chose rightly when they were said.
+
+    Rightly: the token before went to the domain's own expert, which has the domain's number.
+    """
+    found = []
+    for own, chats in enumerate(exams):
+        with trace() as recorded:
+            logits = forward(weights, chats.token_ids, config, attention_mask=chats.keep)[:, :-1]
+        said = chats.written[:, 1:]
+        nats = F.cross_entropy(logits[said], chats.token_ids[:, 1:][said], reduction="none")
+        chosen = [call.output.experts[:, 0].view(chats.keep.shape)[:, :-1][said] for call in recorded["moe_route"]]
+        right = (torch.stack(chosen) == own).sum(0)
+        counts = right.bincount(minlength=len(chosen) + 1), right.bincount(nats, minlength=len(chosen) + 1)
+        found.append(torch.stack(counts, dim=-1).float())
+    return torch.stack(found)
+
+
 def run(path: Path, setup: Setup) -> None:
     """Tunes, mixes and measures, and writes the record."""
     start, config, tokenizer = dense_start()
@@ -163,6 +184,8 @@ def run(path: Path, setup: Setup) -> None:
             found[name] = [round(mean, 5) for mean in means]
             shares = own_shares(model, config_of_one, exams).tolist()
             found[f"{name}_to_own"] = [[round(share, 4) for share in line] for line in shares]
+            counts = by_right_choices(model, config_of_one, exams).tolist()
+            found[f"{name}_by_right"] = [[[round(tokens), round(nats, 3)] for tokens, nats in line] for line in counts]
         found["all_answer"] = [round(sum(line) / len(line), 5) for line in nats(trained, config_of_all)]
         routers.append(found)
     with writing(path.parent):
@@ -175,12 +198,15 @@ def read_branches(path: Path) -> Branches:
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         seen = record["routers"]
-        own = [[each[f"{name}_to_own"] for each in seen] for name in ("random", "trained")]
+        own, right = (
+            torch.tensor([[each[f"{name}_{what}"] for each in seen] for name in ("random", "trained")])
+            for what in ("to_own", "by_right")
+        )
         return Branches(
             list(record["domains"]), torch.tensor(record["dense"]), torch.tensor(record["both"]),
             torch.tensor(record["experts"]), torch.tensor([each["random"] for each in seen]),
             torch.tensor([each["trained"] for each in seen]), torch.tensor([each["all_answer"] for each in seen]),
-            torch.tensor(own), Setup(**record["setup"]),
+            own, right, Setup(**record["setup"]),
         )  # fmt: skip
     except UNREADABLE as error:
         raise no_record(path, "experts tuned apart", "branches", error) from None

@@ -20,6 +20,7 @@ from qwen3_scratch.inside.cutting import (
     ranks_hit,
     released,
     ring_steps,
+    sum_seconds,
     work_seconds,
 )
 
@@ -96,9 +97,28 @@ def test_the_ranks_that_a_token_hits_are_those_of_all_its_choices_counted():
         assert ranks_hit(ranks, k, experts) == pytest.approx(sum(counted) / len(counted))
 
 
-def test_a_pipeline_sends_once_less_than_it_has_hosts():
-    assert pipeline_seconds(4e6, 4, 50e9, 10e-6) == pytest.approx(270e-6)
-    assert pipeline_seconds(4e6, 1, 50e9, 10e-6) == 0
+def test_a_small_sum_is_sent_to_all_at_once_and_a_large_one_goes_around_the_ring():
+    assert sum_seconds(1e3, 4, 50e9, 10e-6) == pytest.approx(10e-6 + 3 * 20e-9)  # one latency, three vectors
+    assert sum_seconds(4e6, 4, 50e9, 10e-6) == pytest.approx(180e-6)  # six steps of a quarter, as chapter 16 counts
+    assert sum_seconds(4e6, 1, 50e9, 10e-6) == 0
+
+
+def played(texts, hosts, work, send):
+    """A pipeline played through, text by text: a host or link takes a text once it is there and it is free."""
+    host, link = [0.0] * hosts, [0.0] * hosts  # when they are free
+    for _ in range(texts):
+        there = 0.0
+        for at in range(hosts):
+            host[at] = max(host[at], there) + work
+            there = link[at] = max(link[at], host[at]) + send
+    return host[-1]
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 4])
+@pytest.mark.parametrize("texts", [1, 2, 8])
+@pytest.mark.parametrize(("work", "send"), [(10, 1), (2, 5), (3, 3), (1, 0)])
+def test_a_pipeline_takes_as_long_as_when_it_is_played_through_text_by_text(texts, hosts, work, send):
+    assert pipeline_seconds(texts, hosts, work, send) == played(texts, hosts, work, send)
 
 
 def test_one_token_uses_its_own_experts_and_many_use_all():

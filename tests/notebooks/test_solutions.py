@@ -16,15 +16,13 @@ from qwen3_scratch import forward, load_checkpoint, trace
 from qwen3_scratch.exercises.comparing import difference
 from qwen3_scratch.inside.checks import unseen
 from qwen3_scratch.inside.compare import Way, first_difference, read
-from qwen3_scratch.inside.cutting import pipeline_seconds
 from qwen3_scratch.inside.drafting import kept, look_up
 from qwen3_scratch.inside.heads import attention_inputs, lending, normed_terms, previous_token, without
 from qwen3_scratch.inside.mistakes import MISTAKES
 from qwen3_scratch.inside.routers import guessed
 from qwen3_scratch.inside.wrong_steps import repeated_heads
 from qwen3_scratch.learning.other_routers import biased_route, capacity_route, moved_bias
-from qwen3_scratch.learning.upcycling import upcycle
-from qwen3_scratch.model import attention_weights
+from qwen3_scratch.model import attention_weights, expert_ffn, moe, moe_route
 from qwen3_scratch.tiny.evaluate import padded_chats, questions
 from qwen3_scratch.tiny.lookups import story_lookups
 from qwen3_scratch.tracing import head_weights
@@ -200,17 +198,36 @@ def test_the_hooks_of_13_note_what_each_layer_of_transformers_gives_and_so_in_wh
     assert beyond() == [False, False, True, True]
 
 
-def test_the_copies_that_14_asks_for_are_those_of_upcycling():
-    config = dense_config()
-    dense = random_weights(config)
-    layer, born = dense.layers[0], upcycle(dense, config, 3)[0].layers[0]
-    found = pasted("14_upcycling")["my_experts"](layer, 3)
-    assert all(map(torch.equal, found, (born.gate_up_proj, born.down_proj)))
+@pytest.fixture
+def raw_answer():
+    """What top-1 says at its raw probability under a router of zeros, and what the dense layer says."""
+    layer, x = (
+        random_weights(dense_config()).layers[0],
+        torch.randn(7, dense_config().hidden_size, generator=torch.Generator().manual_seed(0)),
+    )
+    said = expert_ffn(x, *layer.gate_up_proj.chunk(2), layer.down_proj)
+    route = moe_route(x, torch.zeros(3, x.shape[1]), 1, False)
+    return lambda experts: moe(x, route, *experts(layer, 3)), said
 
 
-def test_the_time_that_16_asks_for_is_the_packages():
-    for given in ((4e6, 4, 50e9, 10e-6), (1e3, 1, 50e9, 1e-6), (1e3, 8, 450e9, 1e-6)):
-        assert pasted("16_beyond_one_gpu")["my_pipeline"](*given) == pytest.approx(pipeline_seconds(*given))
+def test_the_experts_that_14_asks_for_say_what_the_layer_said(raw_answer):
+    answer, said = raw_answer
+    torch.testing.assert_close(answer(pasted("14_upcycling")["my_experts"]), said)
+
+
+@pytest.mark.parametrize(
+    ("gate", "up", "down", "right"),
+    [(1, 1, 3, True), (1, 3, 1, True), (1, 1, 1, False), (3, 1, 1, False), (3, 3, 1, False), (1, 3, 3, False)],
+)
+def test_of_the_experts_of_14_down_or_up_may_be_multiplied_and_nothing_else(raw_answer, gate, up, down, right):
+    answer, said = raw_answer
+
+    def experts(layer, number):
+        gates, ups = layer.gate_up_proj.chunk(2)
+        both = torch.cat((gate * gates, up * ups))
+        return both.repeat(number, 1, 1), down * layer.down_proj.repeat(number, 1, 1)
+
+    assert (difference(answer(experts), said, 1e-4) is None) == right
 
 
 def asked_of_the_step():

@@ -15,12 +15,15 @@ from qwen3_scratch.tiny.branches import (
     DOMAINS,
     Setup,
     answered,
+    by_right_choices,
     dense_start,
+    exam,
     read_branches,
     run,
     train_routers,
     tuned,
 )
+from qwen3_scratch.tiny.evaluate import answer_losses
 
 SHORT = Setup(seeds=2, steps=2, router_steps=1, chats=2, asked=3)
 
@@ -36,6 +39,7 @@ def test_the_script_in_its_short_form_writes_a_record_that_can_be_read(tmp_path)
     assert found.setup == SHORT and found.domains == list(DOMAINS)
     assert found.experts.shape == (2, 2, 3) and found.dense.shape == found.both.shape == (2, 3)
     assert found.random.shape == found.trained.shape == (2, 2) and found.to_own.shape == (2, 2, 4, 2)
+    assert found.by_right.shape == (2, 2, 2, 5, 2)  # zero to four right choices; tokens and nats
     assert found.all_answer.shape == (2, 2) and not torch.equal(found.all_answer, found.trained)
     assert not torch.equal(found.random, found.trained) and not torch.equal(found.random[0], found.random[1])
     assert not torch.equal(found.experts[0], found.experts[1])
@@ -65,6 +69,22 @@ def test_training_routers_changes_routers_alone(start):
     for old, new in zip(mixture.layers, trained.layers, strict=True):
         assert not torch.equal(old.router, new.router)
         assert torch.equal(old.gate_up_proj, new.gate_up_proj) and torch.equal(old.q_proj, new.q_proj)
+
+
+def test_right_choices_are_counted_where_tokens_of_answers_are_said_and_their_nats_are_the_loss(start):
+    weights, config, tokenizer = start
+    exams = [exam(tokenizer, domain, 3) for domain in DOMAINS]
+    mixture, both = upcycle(weights, config, 2, seed=1)
+    counts = by_right_choices(mixture, both, exams)
+    assert counts[..., 0].sum(1).tolist() == [int(chats.written.sum()) for chats in exams]
+    for found, chats in zip(counts, exams, strict=True):
+        rows = zip(answer_losses(mixture, both, chats), chats.written.sum(1), strict=True)
+        torch.testing.assert_close(found[:, 1].sum(), sum(mean * count for mean, count in rows))
+    all_to_one = mixture._replace(
+        layers=tuple(layer._replace(router=torch.zeros_like(layer.router)) for layer in mixture.layers)
+    )  # of equals the first is chosen, which is right for the first domain alone
+    tokens = by_right_choices(all_to_one, both, exams)[..., 0]
+    assert tokens[0, :-1].sum() == tokens[1, 1:].sum() == 0
 
 
 def test_only_the_tokens_of_answers_are_targets(start):
@@ -132,3 +152,11 @@ def test_a_dense_model_tuned_on_both_is_not_told_from_the_right_experts(kept):
     for domain in (0, 1):
         apart = (kept.both[domain] - kept.experts[domain, domain])[None]
         assert apart.mean().abs() <= half_interval(apart)[0]
+
+
+def test_training_halves_the_tokens_that_most_layers_send_wrongly_and_what_one_right_choice_costs(kept):
+    tokens, nats = kept.by_right.sum((1, 2)).unbind(-1)  # [random and trained, 0 to 4 right choices]
+    mean = nats / tokens
+    assert (mean[0].diff() < 0).all() and nats[0, :2].sum() > 0.5 * nats[0].sum()  # few right choices cost most
+    wrong = tokens[:, :2].sum(1) / tokens.sum(1)  # at most one of four is right
+    assert 0.4 < wrong[1] / wrong[0] < 0.6 and mean[1, 1] < 0.5 * mean[0, 1]

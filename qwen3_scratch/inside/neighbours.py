@@ -40,11 +40,19 @@ def persistence(
     return same.float().mean(1), shares.square().sum(-1)
 
 
+class Same(NamedTuple):
+    """Whether tokens take the expert of the token before, and two chances of it."""
+
+    same: Float[Tensor, "layers pairs"]  # 1 or 0
+    by_words: Float[Tensor, "layers pairs"]  # if each went where its word goes elsewhere
+    by_load: Float[Tensor, "layers"]  # if each went anywhere, by the experts' shares of these pairs
+    question: Int[Tensor, "pairs"]
+
+
 def same_by_words(
     first: Int[Tensor, "layers tokens"], word: Int[Tensor, "tokens"], question: Int[Tensor, "tokens"], experts: int
-) -> tuple[Float[Tensor, "layers pairs"], Float[Tensor, "layers pairs"], Int[Tensor, "pairs"]]:
-    """Whether each token takes the expert of the token before (1 or 0), the chance of it by the words alone, and whose
-    question it is.
+) -> Same:
+    """Neighbours with the same expert, beside the chance of it by the words alone.
 
     The chance is that two tokens go to one expert if each goes where its word goes in the other half of the questions,
     as often as there, whatever stands around it. Pairs with a word not met there are left out.
@@ -58,7 +66,11 @@ def same_by_words(
         each[:, ~learn] = (counts / counts.sum(-1, keepdim=True).clamp(min=1))[:, word[~learn]]
     chance = (each * each.roll(1, 1)).sum(-1)[:, behind]
     kept = (known & known.roll(1))[behind]
-    return same[:, kept].float(), chance[:, kept], question[behind][kept]
+    chosen = F.one_hot(first, experts).float()
+    shares = (part[:, behind][:, kept].mean(1) for part in (chosen, chosen.roll(1, 1)))
+    return Same(
+        same[:, kept].float(), chance[:, kept], torch.stack(list(shares)).prod(0).sum(-1), question[behind][kept]
+    )
 
 
 # ---- the next layer ----------------------------------------------------------------------------------
@@ -117,7 +129,8 @@ def told_next(
     common = word.bincount()[word] >= FEWEST
     first, word, question = first[:, common], word[common], question[common]
     if not first[1:].numel():  # one layer, or rare words alone
-        return ToldNext(*torch.zeros(6, len(first[1:])), tokens=len(word))
+        none = torch.zeros(len(first[1:]))
+        return ToldNext(none, none, none, none, none, none, len(word))
 
     def told(first: Tensor, group: Tensor) -> Tensor:
         return bits(next_layer(first, experts, shuffled_within(group, generator)))
@@ -132,9 +145,10 @@ def told_next(
         some = torch.cat([of_question[one] for one in drawn])
         whole, by_word = bits(next_layer(first[:, some], experts)), told(first[:, some], word[some])
         found.append(torch.stack((whole, by_word, whole - by_word)))
-    halves = 1.96 * torch.stack(found).std(0)
-    whole = bits(next_layer(first, experts))
-    return ToldNext(whole, mean(word), mean(torch.zeros_like(word)), *halves, tokens=len(word))
+    half, half_by_word, half_beyond = 1.96 * torch.stack(found).std(0)
+    whole, by_word = bits(next_layer(first, experts)), mean(word)
+    shuffled = mean(torch.zeros_like(word))
+    return ToldNext(whole, by_word, shuffled, half, half_by_word, half_beyond, len(word))
 
 
 # ---- the other expert --------------------------------------------------------------------------------

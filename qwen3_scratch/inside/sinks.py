@@ -8,7 +8,9 @@ from torch import Tensor
 
 from ..config import Config
 from ..model import Ops, Weights, attention_mask, gqa_attention
+from ..tiny.lookups import Lookups
 from ..tracing import head_weights
+from .heads import looked
 
 PLACES = (0, 1, 2, 4, 8)  # where a token is put; who looks stands behind all of them
 
@@ -34,6 +36,17 @@ def shared_out(looks: Float[Tensor, "*heads seq seq"], behind: int) -> Float[Ten
         one[..., at:].mean(-1) for one, at in zip(kinds, (behind, behind - 1, behind), strict=True)
     )
     return torch.stack((first, before, itself, 1 - first - before - itself), -1)
+
+
+def on_first(
+    looks: Float[Tensor, "layers texts heads seq seq"], lookups: Lookups, behind: int
+) -> tuple[Float[Tensor, "layers heads texts"], Float[Tensor, "layers heads texts"]]:
+    """What heads give to the first token of each text while they look a word up; and before, from place `behind` on."""
+    at_first = torch.zeros_like(lookups.followers)
+    at_first[:, 0] = True
+    starts = [int(lookups.query[lookups.text == text].min()) for text in range(looks.shape[1])]
+    before = [looks[:, text, :, behind:start, 0].mean(-1) for text, start in enumerate(starts)]
+    return looked(looks, lookups, at_first), torch.stack(before, -1)
 
 
 def hiding(place: int) -> Ops:

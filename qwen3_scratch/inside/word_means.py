@@ -72,5 +72,8 @@ def bits_by_words(reading: Reading, routers: Sequence[Float[Tensor, "experts hid
         again.append(told(home[drawn], each[:, drawn]).view(2, -1))
     measured, by_words = told(home, each).view(2, -1)
     spread = torch.stack(again)  # [draws, 2, layers]
-    halves = (1.96 * one.std(0) for one in (spread[:, 0], spread[:, 1], spread[:, 0] - spread[:, 1]))
-    return ByWords(measured, by_words, torch.stack(other).mean(0).view(2, -1)[0], *halves, int(known.sum()))
+    half, half_by_words, half_beyond = (
+        1.96 * one.std(0) for one in (spread[:, 0], spread[:, 1], spread[:, 0] - spread[:, 1])
+    )
+    chance = torch.stack(other).mean(0).view(2, -1)[0]
+    return ByWords(measured, by_words, chance, half, half_by_words, half_beyond, int(known.sum()))

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from helpers import unchecked
 
+from qwen3_scratch import load_checkpoint
 from qwen3_scratch.inside.neighbours import (
     bits,
     by_load,
@@ -15,7 +17,9 @@ from qwen3_scratch.inside.neighbours import (
     together,
     told_next,
 )
-from qwen3_scratch.inside.routers import mean_by_question
+from qwen3_scratch.inside.routers import mean_by_question, numbered, read_questions
+from qwen3_scratch.tiny.corpus import DOMAINS
+from qwen3_scratch.tiny.evaluate import questions
 
 
 def generator():
@@ -49,21 +53,22 @@ def test_tokens_that_choose_by_their_load_alone_persist_as_often_as_by_chance():
 
 def test_where_the_word_decides_neighbours_share_an_expert_as_often_as_their_words_do():
     word, question = drawn(12, 4000), torch.arange(4000) // 20
-    same, chance, whose = same_by_words((word % 4)[None], word, question, 4)
+    same, chance, load, whose = same_by_words((word % 4)[None], word, question, 4)
     assert torch.equal(same, chance) and len(whose) == 200 * 19
+    assert load.item() == pytest.approx(0.25, abs=0.01) == chance.mean().item()
 
 
 def test_where_routes_come_in_runs_neighbours_share_an_expert_more_often_than_their_words_do():
     word, question = drawn(12, 4000), torch.arange(4000) // 20
     runs = (torch.arange(4000) // 5 % 4)[None]
-    same, chance, whose = same_by_words(runs, word, question, 4)
+    same, chance, _, whose = same_by_words(runs, word, question, 4)
     more, half = mean_by_question(same - chance, whose)
     assert same.mean() > 0.8 and chance.mean() < 0.3 and more > 10 * half > 0
 
 
 def test_a_word_that_the_other_half_of_the_questions_does_not_hold_is_left_out():
     word, question = torch.tensor([1, 1, 2, 1, 1]), torch.tensor([0, 0, 0, 1, 1])
-    same, _, whose = same_by_words(torch.zeros(1, 5).long(), word, question, 2)
+    same, *_, whose = same_by_words(torch.zeros(1, 5).long(), word, question, 2)
     assert same.shape == (1, 2) and whose.tolist() == [0, 1]
 
 
@@ -140,3 +145,41 @@ def test_the_highest_of_many_pairs_by_chance_is_about_one_on_the_other_questions
 def test_one_expert_a_token_or_few_tokens_make_no_pair():
     assert strongest_pair(drawn(4, 1, 100, 1), torch.arange(100), 4) is None
     assert strongest_pair(torch.tensor([[[0, 1]] * 8]), torch.arange(8), 4) is None
+
+
+# ---- what the appendix says of the embedded checkpoint ------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def reading():
+    asked = []
+    for domain in DOMAINS:
+        alone = [one for one in questions(domain, 120) if len(one.messages) == 1]
+        asked += list({one.messages[0]["content"].lower().strip(): one for one in alone}.values())[:24]
+    with unchecked():
+        return read_questions(load_checkpoint("tiny"), asked)
+
+
+def test_neighbours_share_an_expert_more_often_than_their_words_do_most_in_the_last_layer(reading):
+    found = same_by_words(reading.first, numbered(reading.token_ids), reading.question, 8)
+    more, half = mean_by_question(found.same - found.by_words, found.question)
+    assert (more > -half).all() and (more[:3] < 0.08).all() and more[3] > 0.08
+    with_domain = same_by_words(reading.first, numbered(reading.token_ids, reading.domain), reading.question, 8)
+    rest, half = mean_by_question(with_domain.same - with_domain.by_words, with_domain.question)
+    assert 0.75 * more[3] > rest[3] > half[3]  # a part of it is the topic's, and not all
+
+
+def test_what_a_layer_tells_the_next_is_mostly_told_by_the_word(reading):
+    told = told_next(reading.first, numbered(reading.token_ids), reading.question, 8, draws=60)
+    beyond = told.bits - told.by_word
+    assert (told.bits > 10 * told.shuffled).all() and (beyond < 0.25 * told.bits).all()
+    assert beyond[-1] > told.half_beyond[-1]
+
+
+def test_two_experts_of_the_first_layer_answer_the_same_words_far_more_often_than_their_loads_make_them(reading):
+    pair = strongest_pair(reading.experts, reading.question, 8)
+    assert pair[:3] == (0, 5, 7) and pair.times - pair.half > 2
+    both = (reading.experts[0] == 5).any(-1) & (reading.experts[0] == 7).any(-1)
+    times, read = (numbered(reading.token_ids)[its].bincount(minlength=2000) for its in (both, both | ~both))
+    often = times.topk(8).indices
+    assert times[often].sum() > 0.6 * read[often].sum()

@@ -2,9 +2,13 @@
 
 import pytest
 import torch
+from helpers import unchecked
 
-from qwen3_scratch.inside.routers import Reading
+from qwen3_scratch import load_checkpoint
+from qwen3_scratch.inside.routers import Reading, read_questions
 from qwen3_scratch.inside.word_means import bits_by_words, by_word_means
+from qwen3_scratch.tiny.corpus import DOMAINS
+from qwen3_scratch.tiny.evaluate import questions
 
 
 def made(seen, word, question, domain, router):
@@ -47,3 +51,13 @@ def test_what_the_context_moves_is_not_told_by_mean_vectors(words):
     assert found.measured.item() == pytest.approx(1) and found.by_words < 0.05
     assert found.measured - found.by_words > 10 * found.half_beyond > 0
     assert found.shuffled < 0.1
+
+
+def test_words_alone_make_half_or_more_of_what_routes_of_the_embedded_checkpoint_tell_and_not_all():
+    checkpoint = load_checkpoint("tiny")
+    with unchecked():
+        reading = read_questions(checkpoint, [example for domain in DOMAINS for example in questions(domain, 24)])
+    found = bits_by_words(reading, [layer.router for layer in checkpoint.weights.layers], draws=60)
+    assert (found.by_words > 0.45 * found.measured).all() and (found.measured > 4 * found.shuffled).all()
+    beyond = found.measured - found.by_words
+    assert beyond[-1] > 2 * found.half_beyond[-1] and beyond.argmax() == 3

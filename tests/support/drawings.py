@@ -480,12 +480,10 @@ DRAWINGS = {  # each from a number of tokens
     "beside_words, deep": lambda n: plots.beside_words(
         *beside(28), torch.full((28,), 0.1), [f"layer {at}" for at in range(28)], f"of {n} tokens take the expert"
     ),
-    "beside_words, nothing": lambda n: plots.beside_words(*beside(0), torch.zeros(0), [], f"{n} layer has a router"),
     "co_activation": lambda n: plots.co_activation(*pairs_and_loads(4, 8), range(4), (1, 2, 5, 2.5, 0.3, n, 100 * n)),
     "co_activation, 128 experts": lambda n: plots.co_activation(
         *pairs_and_loads(28, 128), range(28), (1, 20, 125, 12.5, 10.3, n, 100 * n)
     ),
-    "co_activation, none": lambda n: plots.co_activation(*pairs_and_loads(n, 2), range(n), None),
     "carried_tokens": lambda n: plots.carried_tokens(
         {head: dict(zip(WORDS[:4], noisy(20, n + 1).view(4, 5, -1), strict=True)) for head in ("L1H1", "L27H12")},
         [0, 1, 2, 4, 8 * n],

@@ -311,10 +311,10 @@ def _described(call: Call, weights: model.Weights) -> str:
 
 
 def head_weights(
-    weights: model.Weights, config: Config, token_ids: Int[Tensor, "batch seq"]
+    weights: model.Weights, config: Config, token_ids: Int[Tensor, "batch seq"], ops: model.Ops = model.Ops()
 ) -> Float[Tensor, "layers batch heads seq seq"]:
     """The attention weights of all heads in one pass, recomputed from the queries and keys that the pass used."""
     with trace() as t:
-        model.forward(weights, token_ids, config, logits_to_keep=1)
+        model.forward(weights, token_ids, config, logits_to_keep=1, ops=ops)
     calls = [call.inputs for call in t["gqa_attention"]]
     return torch.stack([model.attention_weights(call["q"], call["k"], call["mask"]) for call in calls]).float()

@@ -22,6 +22,7 @@ from .long_texts import *
 from .lookup_proofs import *
 from .mistakes import *
 from .mixture import *
+from .neighbours import *
 from .one_word import *
 from .other_routers import *
 from .overview import *
@@ -30,6 +31,8 @@ from .predictions import *
 from .rounding import *
 from .router_findings import *
 from .routing import *
+from .settling import *
+from .sinks import *
 from .small_files import *
 from .speed import *
 from .steps import *

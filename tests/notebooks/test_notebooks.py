@@ -21,7 +21,7 @@ SERIES = (
     "06_gqa_attention", "07_router_and_experts", "08_layer_to_logits", "09_cache", "10_sampling_and_chat",
     "11_inside_attention", "12_inside_the_router", "13_pitfalls", "14_upcycling", "15_training", "16_beyond_one_gpu",
     "17_topk_moe_on_gpu", "A1_bytes_and_rounding", "A2_long_texts",
-    "A3_several_tokens_a_read", "A4_other_routers",
+    "A3_several_tokens_a_read", "A4_other_routers", "A5_more_of_heads_and_routers",
 )  # fmt: skip
 WRITTEN_ANEW = SERIES  # in the second edition
 FOUND = {path.stem: path for path in (ROOT / "notebooks").glob("*.ipynb")}

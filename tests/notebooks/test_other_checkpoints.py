@@ -24,7 +24,10 @@ KEPT = {
     "huihui": set(),
 }
 NO_ROUTER = "This checkpoint is dense"
-SPARSE_ONLY = {"07_router_and_experts", "12_inside_the_router", "13_pitfalls", "17_topk_moe_on_gpu"}
+SPARSE_ONLY = {
+    "07_router_and_experts", "12_inside_the_router", "13_pitfalls", "17_topk_moe_on_gpu",
+    "A5_more_of_heads_and_routers",
+}  # fmt: skip
 
 
 def environment() -> dict[str, str]:

@@ -181,6 +181,16 @@ def loyal_words(layers, words):
     return loyal, (loyal * 8).long(), torch.arange(words) + 3, labels(words), list(range(layers))
 
 
+def beside(rows):
+    found = {name: (torch.linspace(0.1, 0.9, rows), torch.full((rows,), 0.03)) for name in ("measured", "words alone")}
+    return found, (torch.linspace(-0.1, 0.2, rows), torch.full((rows,), 0.03))
+
+
+def pairs_and_loads(layers, experts):
+    pairs = 30 * torch.rand(layers, experts, experts, generator=torch.Generator().manual_seed(experts))
+    return pairs, torch.full_like(pairs, 15)
+
+
 def damage():
     return torch.arange(4.0 * 8 * 12).view(4, 8, 12) / 200, torch.arange(12) // 2
 
@@ -464,6 +474,30 @@ DRAWINGS = {  # each from a number of tokens
     "information_test": lambda n: plots.information_test(experts_by_chance(4, n), range(4)),
     "information_test, deep": lambda n: plots.information_test(experts_by_chance(28, n), range(28)),
     "information_test, one layer": lambda n: plots.information_test(experts_by_chance(1, n, ["all words"]), [3]),
+    "beside_words": lambda n: plots.beside_words(
+        *beside(4), torch.full((4,), 0.01 * n), [f"layer {at} → {at + 1}" for at in range(4)], "bits are told", "{:.2f}"
+    ),
+    "beside_words, deep": lambda n: plots.beside_words(
+        *beside(28), torch.full((28,), 0.1), [f"layer {at}" for at in range(28)], f"of {n} tokens take the expert"
+    ),
+    "co_activation": lambda n: plots.co_activation(*pairs_and_loads(4, 8), range(4), (1, 2, 5, 2.5, 0.3, n, 100 * n)),
+    "co_activation, 128 experts": lambda n: plots.co_activation(
+        *pairs_and_loads(28, 128), range(28), (1, 20, 125, 12.5, 10.3, n, 100 * n)
+    ),
+    "carried_tokens": lambda n: plots.carried_tokens(
+        {head: dict(zip(WORDS[:4], noisy(20, n + 1).view(4, 5, -1), strict=True)) for head in ("L1H1", "L27H12")},
+        [0, 1, 2, 4, 8 * n],
+        0.05,
+    ),
+    "hidden_places": lambda n: plots.hidden_places(*noisy(2 * n, 9).view(2, n, 9), labels(n), 11.0),
+    "routes_over_training": lambda n: plots.routes_over_training(
+        torch.arange(1, n + 2) * 100,
+        torch.linspace(0.1, 1, n + 1)[:, None].expand(-1, 4),
+        torch.full((n + 1, 4), 0.15),
+        noisy(n, 4) / 5,
+        70 * n,
+        f"{100 * n} tokens",
+    ),
     "said_without": lambda n: plots.said_without(
         [[labels(9)] * 10] * 3,
         torch.rand(3, 10, 9) > 0.5,

@@ -173,6 +173,20 @@ def by_load(pairs: Float[Tensor, "layers experts experts"]) -> Float[Tensor, "la
     return table
 
 
+def by_load_within(
+    experts: Int[Tensor, "tokens top_k"], group: Int[Tensor, "tokens"], count: int
+) -> Float[Tensor, "experts experts"]:
+    """How many tokens of a layer would choose both of two experts if in each group its own loads decided.
+
+    The sum of `by_load` over the groups. With words as groups it keeps which experts a word has, and leaves out which
+    of them go together: a word with few tokens has too few to tell these apart.
+    """
+    chosen = F.one_hot(experts, count).sum(1).float()
+    both = chosen[:, :, None] * chosen[:, None, :] * (1 - torch.eye(count))
+    tables = torch.zeros(int(group.max()) + 1, count, count).index_add(0, group, both)
+    return by_load(tables[tables.sum((1, 2)) > 0]).sum(0)
+
+
 class Pair(NamedTuple):
     """Two experts of a layer, found on one half of the questions, and how they go together on the other half."""
 

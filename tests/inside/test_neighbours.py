@@ -6,8 +6,10 @@ from helpers import unchecked
 
 from qwen3_scratch import load_checkpoint
 from qwen3_scratch.inside.neighbours import (
+    FEWEST,
     bits,
     by_load,
+    by_load_within,
     next_layer,
     persistence,
     same_as_before,
@@ -142,6 +144,21 @@ def test_the_highest_of_many_pairs_by_chance_is_about_one_on_the_other_questions
     assert abs(found.times - 1) < 2 * found.half < 0.6
 
 
+def test_where_each_word_has_its_two_experts_the_words_loads_make_the_pair_and_those_of_all_tokens_do_not():
+    word = drawn(3, 3000)
+    experts = torch.tensor([[0, 1], [2, 3], [3, 4]])[word]
+    both = together(experts[None], 5)[0]
+    torch.testing.assert_close(by_load_within(experts, word, 5), both, rtol=1e-3, atol=0.5)
+    assert by_load_within(experts, torch.zeros(3000).long(), 5)[0, 1] < 0.6 * both[0, 1]
+
+
+def test_a_pair_that_goes_together_within_every_word_is_more_than_its_words_loads_make():
+    experts, word = torch.rand(3000, 6, generator=generator()).topk(2).indices, drawn(5, 3000)
+    experts[::5] = torch.tensor([4, 2])
+    both = together(experts[None], 6)[0, 4, 2]
+    assert both > 1.5 * by_load_within(experts, word, 6)[4, 2]
+
+
 def test_one_expert_a_token_or_few_tokens_make_no_pair():
     assert strongest_pair(drawn(4, 1, 100, 1), torch.arange(100), 4) is None
     assert strongest_pair(torch.tensor([[[0, 1]] * 8]), torch.arange(8), 4) is None
@@ -183,3 +200,11 @@ def test_two_experts_of_the_first_layer_answer_the_same_words_far_more_often_tha
     times, read = (numbered(reading.token_ids)[its].bincount(minlength=2000) for its in (both, both | ~both))
     often = times.topk(8).indices
     assert times[often].sum() > 0.6 * read[often].sum()
+
+
+def test_the_loads_of_words_give_nearly_what_that_pair_has_and_those_of_domains_do_not(reading):
+    word, (row, one, two) = numbered(reading.token_ids), (0, 5, 7)
+    here = (reading.question % 2 == 1) & (word.bincount()[word] >= FEWEST)
+    experts, domain, word = reading.experts[row, here], reading.domain[here], word[here]
+    both = together(experts[None], 8)[0, one, two]
+    assert by_load_within(experts, word, 8)[one, two] > 0.75 * both > 1.5 * by_load_within(experts, domain, 8)[one, two]

@@ -101,6 +101,9 @@ def test_look_up_heads_look_at_the_first_token_more_before_they_look_up_and_noth
     lookups = story_lookups(tiny, single[:20])
     looks = head_weights(tiny.weights, tiny.config, lookups.token_ids)
     seekers = looked(looks, lookups, lookups.followers).mean(-1) > 0.5
+    evenly = even_weights(tiny.config, looks.shape[-1]).expand(-1, looks.shape[1], -1, -1, -1)
+    even, by_head = (on_first(each, lookups, 9)[1].mean(-1) for each in (evenly, looks))
+    assert by_head[1, 1] > by_head[1, 6] > 1.2 * even.max() > by_head[1, [0, 7]].max()
     while_looking, before = (each[seekers].mean(0) for each in on_first(looks, lookups, 9))  # [stories]
     apart = before - while_looking
     assert apart.mean() > half_interval(apart[None])[0] > 0

@@ -39,8 +39,8 @@ MOVED = {
     "README.md": "index.md",
 }
 PAGES = (
-    "notebooks/*.ipynb", "notebooks/exercises/README.md", "data/README.md", "benchmarks/*.md", "tests/README.md",
-    "qwen3_scratch/terminal/README.md", "CONTRIBUTING.md", "CHANGELOG.md",
+    "notebooks/*.ipynb", "notebooks/exercises/README.md", "data/README.md", "benchmarks/README.md",
+    "benchmarks/RESULTS.md", "tests/README.md", "qwen3_scratch/terminal/README.md", "CONTRIBUTING.md", "CHANGELOG.md",
 )  # fmt: skip
 LINK = re.compile(r"(?<=\]\()([^)#:\s]+)((?:#[^)\s]*)?\))")
 ROOMS = {

@@ -240,23 +240,25 @@ def token_times(
 ) -> Figure:
     """Seconds of a pass by number of ranks: the work of a rank, and on top what it sends, a panel a case.
 
-    A case is its seconds of work and of sending, for each number of ranks; its name may have two lines. The title says
-    with how many ranks each is the fastest.
+    A case is its seconds of work and of sending, for each number of ranks; its name may have two lines. The least sum
+    is bold, and the title says where the first number of ranks has it. Six cases stand in two rows.
     """
     totals = {case: [sum(pair) for pair in zip(*times, strict=True)] for case, times in cases.items()}
     best = {case: ranks[min(range(len(ranks)), key=times.__getitem__)] for case, times in totals.items()}
     named = {case: case.replace("\n", " ") for case in cases}
-    found = (f"{named[case]} on {count} rank{'s' * (count > 1)}" for case, count in best.items())
-    title = f"The fastest: {', '.join(found)}"
-    figure = new_figure(title, 8.8, 3.2)
-    axes = figure.subplots(1, len(cases), squeeze=False)[0]
+    alone = " and ".join(named[case] for case, count in best.items() if count == ranks[0])
+    title = f"More ranks are faster in {'all cases but ' + alone if alone else 'every case'}"
+    rows = 1 + (len(cases) > 4 and len(cases) % 2 == 0)
+    figure = new_figure(title, 8.8, 1.2 + 2 * rows)
+    axes = list(figure.subplots(rows, len(cases) // rows, squeeze=False).flat)
     for ax, (case, times) in zip(axes, cases.items(), strict=True):
         low, high = ([1e3 * time for time in each] for each in times)
         ax.bar(range(len(ranks)), low, 0.7, color=MIDDLE, ec="black", lw=0.6, label="a rank's work")
         look: dict[str, Any] = {"color": LIT, "ec": "black", "lw": 0.6, "hatch": "///", "label": "to send sums"}
         ax.bar(range(len(ranks)), high, 0.7, low, **look)
         for at, total in enumerate(totals[case]):
-            ax.annotate(f"{1e3 * total:.3g}", (at, 1e3 * total), (0, 2), textcoords="offset points", ha="center")
+            weight: Any = {"weight": "bold" if ranks[at] == best[case] else "normal", "ha": "center"}
+            ax.annotate(f"{1e3 * total:.3g}", (at, 1e3 * total), (0, 2), textcoords="offset points", **weight)
         ax.set(title=case, xlabel="ranks", ylim=(0, 1.13e3 * max(totals[case])))
         ax.set_xticks(range(len(ranks)), [f"{count}" for count in ranks])
     axes[0].set_ylabel("milliseconds")

@@ -262,6 +262,7 @@ def test_what_one_process_compiled_the_next_finds_on_the_disk(tmp_path, rows):
     assert (first[1], second[1]) == ("0 of 2", "2 of 2") and first[0] == second[0]
 
 
+@pytest.mark.proof
 @pytest.mark.skipif(
     torch.backends.cpu.get_cpu_capability() != "AVX512", reason="this processor has one kind of vectors"
 )

@@ -38,6 +38,7 @@ def test_where_a_text_is_read_in_several_passes_the_question_is_the_first():
     assert len(right.trace.roots) == len(wrong.trace.roots) == 5
 
 
+@pytest.mark.proof
 def test_the_right_models_answers_are_those_that_it_generates():
     tiny, asked = load_checkpoint("tiny"), questions("arithmetic", 6)
     with unchecked():

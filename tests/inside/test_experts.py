@@ -204,6 +204,10 @@ def test_in_the_embedded_checkpoint_one_expert_is_asked_for_sums_and_differences
     assert first[0] > 0.9 and first[1] > 0.9 and first[2] < 0.1
     left = gone.right.float().mean((1, 2))
     assert left[0] < 0.3 and left[1] < 0.3 and left[2] > 0.95
+
+
+@pytest.mark.proof
+def test_none_of_the_other_experts_of_that_layer_is_needed_for_sums(tiny):
     others = [all_sums(tiny, in_layer(tiny, 2, without(one))).right.float().mean() for one in range(7)]
     assert min(others) > 0.9
 

@@ -26,11 +26,11 @@ def words():
 
 
 def test_a_router_is_shown_the_mean_of_the_other_half_of_the_questions():
-    seen = torch.tensor([[1.0, 0], [0, 1], [0, 1], [5, 0], [-1, 0]])
+    seen = torch.tensor([[0.0, 1], [0, 1], [0, 1], [5, 0], [-1, 0]])
     word, question = torch.tensor([3, 3, 3, 3, 9]), torch.tensor([0, 0, 1, 1, 1])
     reading = made(seen, word, question, torch.zeros(5).long(), torch.eye(2))
     sent, known = by_word_means(reading, [torch.eye(2)])
-    assert sent[0, :2].tolist() == [0, 0]  # the mean of [0, 1] and [5, 0]; their own is even
+    assert sent[0, :4].tolist() == [0, 0, 1, 1]  # by the means of the others, [2.5, 0.5] and [0, 1]
     assert known.tolist() == [True, True, True, True, False]  # word 9 stands in one half alone
 
 

@@ -71,11 +71,14 @@ def test_device_memory_finds_the_fewest_devices_that_are_enough():
     assert title(plots.device_memory(many, (80,))) == "Of 1, 2, 4 … 16 devices, small fits into 2 x 80 GB"
 
 
-def test_token_times_add_sending_to_work_and_name_the_fastest_count_of_ranks_of_each_case():
+def test_token_times_add_sending_to_work_and_mark_the_fastest_count_of_ranks_of_each_case():
     cases = {"1 token\nslow": ([4e-3, 2e-3, 1e-3], [0, 3e-3, 9e-3]), "9 fast": ([8e-3, 4e-3, 2e-3], [0, 1e-3, 1e-3])}
     figure = plots.token_times([1, 2, 4], cases)
-    assert title(figure) == "The fastest: 1 token slow on 1 rank, 9 fast on 4 ranks"
+    assert title(figure) == "More ranks are faster in all cases but 1 token slow"
+    assert title(plots.token_times([1, 2, 4], {"9 fast": cases["9 fast"]})) == "More ranks are faster in every case"
     assert [text.get_text() for text in figure.axes[0].texts] == ["4", "5", "10"]
+    bold = [[text.get_text() for text in ax.texts if text.get_weight() == "bold"] for ax in figure.axes]
+    assert bold == [["4"], ["3"]]
     assert [round(bar.get_height(), 6) for bar in figure.axes[1].patches] == [8, 4, 2, 0, 1, 1]
     assert figure.alt.endswith("1 token slow: 4, 5, 10; 9 fast: 8, 5, 3.")
 

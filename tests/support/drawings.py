@@ -253,8 +253,8 @@ def timed(counts):
             [tokens * 2e-3 / 2**at for at in range(counts)],
             [cost * at for at in range(counts)],
         )
-        for tokens in (1, 4096)
         for link, cost in {"between hosts": 2e-3, "inside one": 2e-4}.items()
+        for tokens in (1, 64, 4096)
     }
 
 

@@ -247,7 +247,7 @@ def token_times(
     best = {case: ranks[min(range(len(ranks)), key=times.__getitem__)] for case, times in totals.items()}
     named = {case: case.replace("\n", " ") for case in cases}
     alone = " and ".join(named[case] for case, count in best.items() if count == ranks[0])
-    title = f"More ranks are faster in {'all cases but ' + alone if alone else 'every case'}"
+    title = f"Some number of ranks beats one in {'all cases but ' + alone if alone else 'every case'}"
     rows = 1 + (len(cases) > 4 and len(cases) % 2 == 0)
     figure = new_figure(title, 8.8, 1.2 + 2 * rows)
     axes = list(figure.subplots(rows, len(cases) // rows, squeeze=False).flat)

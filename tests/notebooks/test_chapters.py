@@ -150,7 +150,7 @@ def test_the_times_that_17_shows_are_of_one_run():
     (later,) = numbers("# µs a launch")
     launching, reading, explained, loop, _ = numbers(r"1 loop +# \+ +# +#% +# +#")
     rate, reached = numbers(r"is the fastest stage here: # tokens a second, #% of the bound")
-    assert bound == pytest.approx(size / speed, rel=0.02, abs=0.006)
+    assert bound == pytest.approx(size / speed, rel=0.02, abs=0.006 + 0.05 / speed)
     assert share == pytest.approx(100 * narrow / step, abs=1)
     assert each == pytest.approx(1000 * narrow / launches, abs=0.1)
     assert launching == pytest.approx(of_loop * later / 1000, abs=0.006 + of_loop * 5e-5)

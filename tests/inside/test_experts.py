@@ -4,7 +4,6 @@ import pytest
 import torch
 from helpers import checkpoint, unchecked
 
-from qwen3_scratch import load_checkpoint
 from qwen3_scratch.inside.experts import (
     WAYS,
     answers,
@@ -24,11 +23,6 @@ from qwen3_scratch.model import expert_ffn, forward, moe_route
 from qwen3_scratch.tiny.corpus import DOMAINS
 from qwen3_scratch.tiny.evaluate import answer_losses, padded_chats, questions
 from qwen3_scratch.tracing import trace
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    return load_checkpoint("tiny")
 
 
 @pytest.fixture(scope="module")

@@ -1,24 +1,20 @@
 """What the measures of attention heads say is true, on heads made to do one thing and on the embedded checkpoint."""
 
-import operator
 from itertools import combinations
 
-import pytest
 import torch
 from helpers import unchecked
+from looking_up import seekers_of
 from reference import assert_near
 
-from qwen3_scratch import Error, forward, load_checkpoint
+from qwen3_scratch import forward
 from qwen3_scratch.inside.heads import (
     by_text,
     continuing,
     copying,
     even_weights,
-    exchange_words,
-    followed,
     gathered_on,
     given_by_place,
-    in_line,
     lending,
     looked,
     margins,
@@ -31,23 +27,8 @@ from qwen3_scratch.inside.heads import (
     without,
 )
 from qwen3_scratch.model import Ops, gqa_attention, rms_norm, self_attention
-from qwen3_scratch.tiny.corpus.common import BOYS, GIRLS, THINGS
 from qwen3_scratch.tiny.corpus.copying import WORDS
-from qwen3_scratch.tiny.corpus.stories import COLOURS, PLACES
-from qwen3_scratch.tiny.evaluate import questions
-from qwen3_scratch.tiny.lookups import story_lookups, weight_on
 from qwen3_scratch.tracing import head_weights, trace
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    return load_checkpoint("tiny")
-
-
-@pytest.fixture(scope="module")
-def lookups(tiny):
-    several = [story for story in questions("stories", 60) if "\n- " in story.thinking]
-    return story_lookups(tiny, [story for story in several if len(story.messages) == 1 and story.kind != "several"][:8])
 
 
 def looking(offset, seq=8):
@@ -107,11 +88,6 @@ def test_taking_a_head_away_leaves_the_given_weights_as_they_were(tiny):
     before = tiny.weights.layers[1].o_proj.clone()
     assert not torch.equal(without(tiny.weights, tiny.config, [(1, 0)]).layers[1].o_proj, before)
     assert torch.equal(tiny.weights.layers[1].o_proj, before)
-
-
-def seekers_of(tiny, lookups):
-    scores = weight_on(head_weights(tiny.weights, tiny.config, lookups.token_ids), lookups, lookups.followers)
-    return [divmod(place, scores.shape[1]) for place in (scores.flatten() > 0.5).nonzero()[:, 0].tolist()]
 
 
 def test_what_the_places_give_to_a_logit_is_together_what_the_layers_attention_gives(tiny):
@@ -282,91 +258,6 @@ def test_a_head_raises_the_word_it_looks_at_where_value_and_output_head_say_so(t
     words = lookups.answers.unique()
     copied = copying(tiny.weights, tiny.config, words[None], words)
     assert all(copied[at] > 0.5 for at in seekers_of(tiny, lookups))
-
-
-def test_words_of_a_line_are_counted_from_its_first():
-    noted = torch.tensor([False, True, True, False, False, True, True, True])
-    assert in_line(noted)[noted].tolist() == [1, 2, 1, 2, 3]
-
-
-@pytest.mark.parametrize("kinds", [operator.eq, operator.ne])
-def test_an_exchange_puts_one_other_word_of_the_notes_where_the_word_read_was(lookups, kinds):
-    exchange = exchange_words(lookups, kinds)
-    whole = exchange.lookups.token_ids
-    assert exchange.elsewhere.any(1).all() and not (exchange.elsewhere & lookups.followers).any()
-    for step, (row, at) in enumerate(zip(whole, lookups.query.tolist(), strict=True)):
-        read, other = row[at], exchange.in_query[step, at]
-        assert (exchange.in_query[step] != row).nonzero().tolist() == [[at]]
-        before = exchange.elsewhere[step].nonzero()[:, 0] - 1
-        assert (row[before] == other).all() and (exchange.in_notes[step, before] == read).all()
-        assert (row[exchange.elsewhere[step]] == exchange.other_answers[step]).all()
-        changed = exchange.in_notes[step] != row
-        assert {*row[changed].tolist()} == {*exchange.in_notes[step, changed].tolist()} == {int(read), int(other)}
-        assert not changed[at:].any()
-        swapped, answers = exchange.in_answers[step] != row, exchange.in_answers[step, exchange.elsewhere[step]]
-        assert (answers == row[at + 1]).all() and not swapped[at:].any()
-        assert (exchange.in_answers[step, lookups.followers[step]] == exchange.other_answers[step]).all()
-        assert {*row[swapped].tolist()} == {int(row[at + 1]), int(exchange.other_answers[step])}
-
-
-def test_a_word_is_exchanged_for_one_of_its_kind_or_for_one_of_another_kind(tiny, lookups):
-    places = tuple(place.split()[-1] for place in PLACES)
-
-    def kind(token):
-        word = tiny.tokenizer.decode([int(token)]).strip()
-        return [word in words for words in (GIRLS + BOYS, places, COLOURS, THINGS)].index(True)
-
-    for kinds in (operator.eq, operator.ne):
-        exchange = exchange_words(lookups, kinds)
-        rows = zip(exchange.lookups.token_ids, exchange.in_query, lookups.query, strict=True)
-        assert all(kinds(kind(row[at]), kind(changed[at])) for row, changed, at in rows)
-
-
-def test_notes_with_nothing_to_exchange_end_in_a_sentence(lookups):
-    one_word = lookups._replace(token_ids=torch.zeros_like(lookups.token_ids))
-    with pytest.raises(Error, match=r"^notes: no word found beside the two of this look-up, expected"):
-        exchange_words(one_word)
-
-
-@pytest.mark.proof
-@unchecked()  # passes of one form, whose shapes other tests check
-@torch.inference_mode()
-def test_look_up_heads_follow_what_two_early_heads_say_and_the_model_writes_it(tiny, lookups):
-    layer, numbers = 1, [head for at, head in seekers_of(tiny, lookups) if at == 1]
-    exchange = exchange_words(lookups)
-
-    def shares(head, part):
-        found = followed(tiny.weights, tiny.config, exchange, head, layer, part)
-        places, answers = (lookups.followers, exchange.elsewhere), (lookups.answers, exchange.other_answers)
-        on = [float((found.looks[numbers] * each).sum(-1).mean()) for each in places]
-        return *on, *(float((found.words == each).float().mean()) for each in answers)
-
-    earlier = [(0, head) for head in range(tiny.config.num_attention_heads)]
-    for part in "kq":
-        *others, (there, moved, right, other) = sorted(
-            (shares(head, part) for head in earlier), key=lambda each: each[1]
-        )
-        assert there < 0.1 < 0.7 < moved and right < 0.2 < 0.8 < other
-        assert all(stays > 0.6 and goes < 0.1 and right > 0.9 for stays, goes, right, _ in others)
-    values = [shares(head, "v") for head in earlier]  # these move no look
-    assert all(there > 0.6 > 0.1 > moved for there, moved, *_ in values)
-    assert sorted(other > 0.8 > 0.2 > right for *_, right, other in values) == [False] * (len(earlier) - 1) + [True]
-    there, moved, right, other = shares(earlier[0], "")
-    assert there > 0.6 > 0.1 > moved and right == 1 and other == 0
-
-
-@unchecked()
-@torch.inference_mode()
-def test_where_a_word_of_another_kind_is_noted_half_of_the_look_follows_and_mostly_the_word_looked_at_is_written(tiny):
-    single = [one for one in questions("stories", 300) if len(one.messages) == 1 and one.kind != "several"]
-    lookups = story_lookups(tiny, single[:20])
-    numbers = [head for at, head in seekers_of(tiny, lookups) if at == 1]
-    exchange = exchange_words(lookups, operator.ne)
-    found = followed(tiny.weights, tiny.config, exchange, (0, 2), 1, "k")
-    looks, ids = found.looks[numbers].mean(0), exchange.lookups.token_ids
-    assert 0.4 < (looks * exchange.elsewhere).sum(-1).mean() < 0.7
-    assert (found.words == exchange.other_answers).float().mean() > 0.5
-    assert (found.words == ids.gather(1, looks.argmax(-1)[:, None])[:, 0]).float().mean() > 0.7
 
 
 @torch.inference_mode()

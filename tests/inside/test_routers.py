@@ -6,7 +6,6 @@ import pytest
 import torch
 from helpers import checkpoint, unchecked
 
-from qwen3_scratch import load_checkpoint
 from qwen3_scratch.inside.routers import (
     Reading,
     bits_given,
@@ -28,11 +27,6 @@ from qwen3_scratch.model import forward
 from qwen3_scratch.tiny.corpus import DOMAINS
 from qwen3_scratch.tiny.evaluate import answer_ids, chat_ids, mutual_information, questions
 from qwen3_scratch.tracing import trace
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    return load_checkpoint("tiny")
 
 
 @pytest.fixture(scope="module")

@@ -3,14 +3,8 @@
 import pytest
 from helpers import checkpoint
 
-from qwen3_scratch import load_checkpoint
 from qwen3_scratch.inside.stories import SPARE, other_notes, same_words, tell
 from qwen3_scratch.tiny.corpus import Example
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    return load_checkpoint("tiny")
 
 
 def test_a_story_of_ones_own_is_noted_and_its_answer_looked_up(tiny):

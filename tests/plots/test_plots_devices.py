@@ -75,7 +75,10 @@ def test_token_times_add_sending_to_work_and_mark_the_fastest_count_of_ranks_of_
     cases = {"1 token\nslow": ([4e-3, 2e-3, 1e-3], [0, 3e-3, 9e-3]), "9 fast": ([8e-3, 4e-3, 2e-3], [0, 1e-3, 1e-3])}
     figure = plots.token_times([1, 2, 4], cases)
     assert title(figure) == "Some number of ranks beats one in all cases but 1 token slow"
-    assert title(plots.token_times([1, 2, 4], {"9 fast": cases["9 fast"]})) == "Some number of ranks beats one in every case"
+    assert (
+        title(plots.token_times([1, 2, 4], {"9 fast": cases["9 fast"]}))
+        == "Some number of ranks beats one in every case"
+    )
     assert [text.get_text() for text in figure.axes[0].texts] == ["4", "5", "10"]
     bold = [[text.get_text() for text in ax.texts if text.get_weight() == "bold"] for ax in figure.axes]
     assert bold == [["4"], ["3"]]

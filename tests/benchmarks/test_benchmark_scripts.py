@@ -80,6 +80,18 @@ def test_decode_measures_every_batch_in_both_kinds_of_numbers(rehearsed, monkeyp
     }
 
 
+def test_the_title_of_decoding_is_about_the_smallest_batch_that_was_measured():
+    speeds = {"plain": 40.0, "compiled": 90.0, "transformers, eager": 45.0, measure.BANDWIDTH: 500.0}
+
+    def rows(dtype, batch):
+        case = {"dtype": dtype, "batch": batch}
+        return [{"case": case, "name": name, "median": speed} for name, speed in speeds.items()]
+
+    expected = "Compiled decodes 90 tokens a second in {} at batch {}, 2.00 × transformers"
+    assert decode.title(rows("bfloat16", 64) + rows("float32", 64)) == expected.format("bf16", 64)
+    assert decode.title(rows("float32", 4) + rows("bfloat16", 16)) == expected.format("fp32", 4)
+
+
 def test_prefill_measures_every_length_beside_transformers(rehearsed, monkeypatch):
     monkeypatch.setattr("benchmarks.prefill.LENGTHS", (3, 17))
     found = rehearsed("prefill")

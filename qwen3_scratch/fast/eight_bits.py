@@ -181,8 +181,8 @@ def moe_int8_streamed(
 ) -> Tokens:
     """The same for compiled decoding, without a wait: each choice reads its expert where it lies.
 
-    Where the choices are more than the experts, and these few, each answers every token instead, and is read once
-    (with twice as many experts as choices level, with four times it would take up to twice as long; on a Xeon).
+    Where the choices are more than the experts, and these few, each answers every token instead, and is read once. On
+    a Xeon that is level where a layer has twice as many experts as a token chooses, and slower where it has more.
     """
     experts, top_k = len(gate_up_proj.numbers), route.experts.shape[1]
     if len(x) * top_k > experts and experts <= 2 * top_k:

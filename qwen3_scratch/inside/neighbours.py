@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..tiny.evaluate import bits
 from .routers import mean_by_question, tally
 
 FEWEST = 20  # times that a word must be read to have others of its kind to change places with
@@ -74,13 +75,6 @@ def same_by_words(
 
 
 # ---- the next layer ----------------------------------------------------------------------------------
-
-
-def bits(counts: Float[Tensor, "*batch a b"]) -> Float[Tensor, "*batch"]:
-    """Mutual information of rows and columns: how many bits one tells about the other, as often as they occur."""
-    joint = counts / counts.sum((-2, -1), keepdim=True)
-    apart = joint.sum(-1, keepdim=True) * joint.sum(-2, keepdim=True)
-    return torch.where(joint > 0, joint * (joint / apart).log2(), 0.0).sum((-2, -1))
 
 
 def shuffled_within(group: Int[Tensor, "tokens"], generator: torch.Generator) -> Int[Tensor, "tokens"]:

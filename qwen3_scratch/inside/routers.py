@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ..checkpoints.checkpoint import Checkpoint
 from ..model import forward
 from ..tiny import corpus
-from ..tiny.evaluate import chat_ids
+from ..tiny.evaluate import bits, chat_ids
 from ..tracing import trace
 
 FEWEST = 4  # times that a word must be read to be typical of any expert
@@ -127,8 +127,7 @@ def bits_given(counts: Float[Tensor, "layers keys domains experts"]) -> Float[Te
     """
     each = counts / counts.sum((1, 3), keepdim=True).clamp(min=1)
     joint = each / each.sum((1, 2, 3), keepdim=True).clamp(min=1)
-    known, apart = joint.sum((2, 3), keepdim=True), joint.sum(2, keepdim=True) * joint.sum(3, keepdim=True)
-    return torch.where(joint > 0, joint * (joint * known / apart).log2(), 0.0).sum((1, 2, 3))
+    return (joint.sum((2, 3)) * bits(joint)).sum(1)
 
 
 def domain_bits(

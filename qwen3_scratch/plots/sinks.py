@@ -22,6 +22,7 @@ from .canvas import (  # fmt: skip
     spoken,
     styled,
 )
+from .experts import bars_of_layers
 
 __all__ = ["carried_tokens", "hidden_places"]
 
@@ -74,11 +75,9 @@ def hidden_places(
         title += f"; of the other places “{labels[most]}” costs most, {float(means[most]):.2f}"
     figure = new_figure(f"{title} (n = {hidden.shape[1]} stories)", 7.6, 2.7)
     ax = figure.subplots()
-    looks = (("hidden", hidden, DARK, -0.2), ("seen, but\nempty", emptied, PALE, 0.2))
-    for name, costs_of, shade, left in looks:
-        error: dict[str, Any] = {"yerr": half_interval(costs_of).tolist(), "error_kw": {"lw": 1.0, "capsize": 2}}
-        places = [place + left for place in range(len(labels))]
-        ax.bar(places, costs_of.mean(1).tolist(), 0.38, color=shade, ec=DARK, lw=0.6, label=name, **error)
+    ways = {"hidden": hidden, "seen, but\nempty": emptied}
+    bars = {name: (lost.mean(1), half_interval(lost)) for name, lost in ways.items()}
+    bars_of_layers(ax, bars, range(len(labels)), (DARK, PALE))
     ax.axhline(0, color=GREY, lw=0.8)
     label_axis(ax.xaxis, labels, 5.6)
     ax.set(ylabel="lost of the margin\n(nats, bars: 95%)", xlabel="the first places (named: those of one story)")

@@ -96,14 +96,19 @@ def answer_ids(checkpoint: Checkpoint, example: corpus.Example) -> tuple[list[in
     return ids, slice(prompt_length(checkpoint, example), len(ids) - 2)
 
 
+def bits(counts: Float[Tensor, "*batch a b"]) -> Float[Tensor, "*batch"]:
+    """Mutual information of rows and columns: how many bits one tells about the other, as often as they occur."""
+    joint = counts / counts.sum((-2, -1), keepdim=True)
+    apart = joint.sum(-1, keepdim=True) * joint.sum(-2, keepdim=True)
+    return torch.where(joint > 0, joint * (joint / apart).log2(), 0.0).sum((-2, -1))
+
+
 def mutual_information(counts: Float[Tensor, "layers domains experts"]) -> Float[Tensor, "layers"]:
     """Bits that a token's expert tells about its domain, with each domain weighing the same.
 
     0: every domain uses the experts alike; log2(domains): the expert gives the domain away.
     """
-    joint = counts / counts.sum(-1, keepdim=True) / counts.shape[1]
-    independent = joint.sum(1, keepdim=True) * joint.sum(2, keepdim=True)
-    return torch.where(joint > 0, joint * (joint / independent).log2(), 0.0).sum((1, 2))
+    return bits(counts / counts.sum(-1, keepdim=True))
 
 
 def least_share(counts: Float[Tensor, "layers domains experts"]) -> Float[Tensor, "layers"]:

@@ -6,7 +6,6 @@ from helpers import unchecked
 
 from qwen3_scratch import load_checkpoint
 from qwen3_scratch.inside.neighbours import (
-    bits,
     by_load,
     by_load_within,
     next_layer,
@@ -20,7 +19,7 @@ from qwen3_scratch.inside.neighbours import (
 )
 from qwen3_scratch.inside.routers import mean_by_question, numbered, read_questions
 from qwen3_scratch.tiny.corpus import DOMAINS
-from qwen3_scratch.tiny.evaluate import questions
+from qwen3_scratch.tiny.evaluate import bits, questions
 
 
 def generator():

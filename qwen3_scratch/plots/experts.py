@@ -134,7 +134,9 @@ def information_test(
         label_axis(ax.xaxis, layers, 2.0)
         ax.set(xlabel="layer", xlim=(-0.6, len(layers) - 0.4))
     axes[0].set(ylabel="bits about the domain", ylim=(0, None))
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=3, frameon=False)
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=min(3, 1 + len(panels)), frameon=False
+    )
     figure.alt = f"{title}. For each layer a thick line where the measured bits are, and two bars, the middle 95% of "
     figure.alt += f"shuffled domains and of random routers. Panels: {', '.join(found)}."
     figure.few_colours = True

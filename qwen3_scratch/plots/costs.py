@@ -2,7 +2,6 @@
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from math import comb
 from typing import Any
 
 import torch
@@ -19,7 +18,6 @@ from .canvas import (  # fmt: skip
     SMALL,
     Figure,
     draw_lines,
-    logarithmic,
     new_figure,
     percent,
     styled,
@@ -64,11 +62,13 @@ def cache_size(lengths: Sequence[int], sizes: Mapping[str, Sequence[int]]) -> Fi
     ax = figure.subplots()
     draw_lines(ax, lengths, {f"{name}: {in_memory(held[-1])}": held for name, held in sizes.items()}, lw=1.3)
     ax.set(xlabel="length of the text (tokens)", ylabel="memory for keys and values")
-    logarithmic(ax.xaxis, base=2)
-    logarithmic(ax.yaxis, base=2, text=in_memory)
+    ax.set(xlim=(0, None), ylim=(0, None))  # from zero: what grows alike for each token is a straight line
+    ax.xaxis.set_major_formatter("{x:,.0f}")
+    quarters = [last[first] * part / 4 for part in range(5)]
+    ax.set_yticks(quarters, list(map(in_memory, quarters)))
     figure.legend(frameon=False, loc="outside right center")
     figure.alt = (
-        f"Memory by length of the text on logarithmic axes, a line each for {', '.join(sizes)}; "
+        f"Memory by length of the text, a line each for {', '.join(sizes)}; "
         f"they end at {', '.join(map(in_memory, last.values()))}."
     )
     return figure
@@ -216,15 +216,3 @@ def answers_follow(found: Mapping[str, Mapping[str, int]], asked: int) -> Figure
     told = (f"{kind}: " + ", ".join(f"{each[way]} {way}" for way in ways) for kind, each in found.items())
     figure.alt = f"Bars with intervals of what {asked} answers follow. {'; '.join(told)}."
     return figure
-
-
-def coin_chance(first: Sequence[bool], second: Sequence[bool]) -> tuple[int, int, float]:
-    """Questions that only the first way gets right, those that only the second does, and how chance would do it.
-
-    That is how often as many coins as there are such questions fall at least as unevenly (McNemar's exact test).
-    """
-    pairs = list(zip(first, second, strict=True))
-    ones, others = pairs.count((True, False)), pairs.count((False, True))
-    coins = ones + others
-    fewer = sum(comb(coins, heads) for heads in range(min(ones, others) + 1)) / 2**coins
-    return ones, others, min(1.0, 2 * fewer)

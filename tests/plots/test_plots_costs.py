@@ -8,7 +8,7 @@ from matplotlib.patches import PathPatch
 
 from qwen3_scratch import plots
 from qwen3_scratch.plots.canvas import LIT
-from qwen3_scratch.plots.costs import coin_chance, short
+from qwen3_scratch.plots.costs import short
 
 
 def ticks(axis):
@@ -81,12 +81,6 @@ def test_answers_follow_tells_of_the_notes_that_lead_away_most():
     assert sorted(bar.get_height() for bar in ax.patches) == [0, 0, 0.25, 0.75, 1, 1]
     assert [text.get_text() for text in ax.texts] == ["4", "1", "4", "3", "0", "0"]
     assert "wrong notes: 1 the story, 3 the notes, 0 neither" in figure.alt
-
-
-@pytest.mark.parametrize(("ones", "others", "chance"), [(13, 0, 2 / 2**13), (2, 1, 1.0), (0, 0, 1.0), (1, 5, 14 / 64)])
-def test_coins_decide_the_questions_on_which_two_ways_differ(ones, others, chance):
-    first, second = [True] * ones + [False] * others + [True, False], [False] * ones + [True] * others + [True, False]
-    assert coin_chance(first, second) == (ones, others, pytest.approx(chance))
 
 
 def test_an_upcycled_layer_is_its_attention_kept_its_feed_forward_copied_to_each_expert_and_a_router_that_is_new():

@@ -97,6 +97,18 @@ def next_layer(
     return counts.unflatten(1, (experts, experts))
 
 
+def mixed_within(
+    one: Int[Tensor, "tokens"], two: Int[Tensor, "tokens"], group: Int[Tensor, "tokens"], experts: int
+) -> Float[Tensor, "experts experts"]:
+    """How often each expert of one layer would go with each of another, if tokens changed places within their groups.
+
+    The mean over all orders of `shuffled_within`: of n tokens of a group, a with an expert here and b with one there,
+    a * b / n have both.
+    """
+    here, there = tally(torch.stack((one, two)), group, experts)  # [groups, experts] each
+    return here.T @ (there / here.sum(-1, keepdim=True).clamp(min=1))
+
+
 class ToldNext(NamedTuple):
     """What a layer's expert tells about the next layer's, in bits, for each layer but the last."""
 

@@ -7,10 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..config import Config
-from ..model import Ops, Weights, attention_mask, gqa_attention
-from ..tiny.lookups import Lookups
+from ..model import Ops, Weights, attention_mask
 from ..tracing import head_weights
-from .heads import looked
 
 PLACES = (0, 1, 2, 4, 8)  # where a token is put; who looks stands behind all of them
 
@@ -29,26 +27,6 @@ def carried(
     return torch.stack(on)
 
 
-def shared_out(looks: Float[Tensor, "*heads seq seq"], behind: int) -> Float[Tensor, "*heads 4"]:
-    """What the tokens from place `behind` on give to the first token, the one before, themselves, and all others."""
-    kinds = looks[..., 0], looks.diagonal(-1, -2, -1), looks.diagonal(0, -2, -1)
-    first, before, itself = (
-        one[..., at:].mean(-1) for one, at in zip(kinds, (behind, behind - 1, behind), strict=True)
-    )
-    return torch.stack((first, before, itself, 1 - first - before - itself), -1)
-
-
-def on_first(
-    looks: Float[Tensor, "layers texts heads seq seq"], lookups: Lookups, behind: int
-) -> tuple[Float[Tensor, "layers heads texts"], Float[Tensor, "layers heads texts"]]:
-    """What heads give to the first token of each text while they look a word up; and before, from place `behind` on."""
-    at_first = torch.zeros_like(lookups.followers)
-    at_first[:, 0] = True
-    starts = [int(lookups.query[lookups.text == text].min()) for text in range(looks.shape[1])]
-    before = [looks[:, text, :, behind:start, 0].mean(-1) for text, start in enumerate(starts)]
-    return looked(looks, lookups, at_first), torch.stack(before, -1)
-
-
 def hiding(place: int) -> Ops:
     """The steps of a pass over whole texts in which no later token sees the one at `place`."""
 
@@ -58,13 +36,3 @@ def hiding(place: int) -> Ops:
         return seen
 
     return Ops(mask=mask)
-
-
-def emptying(place: int) -> Ops:
-    """The steps of a pass over whole texts in which a look at the token at `place` gathers zeros there."""
-
-    def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-        empty = torch.zeros_like(v[:, :, :1])
-        return gqa_attention(q, k, torch.cat((v[:, :, :place], empty, v[:, :, place + 1 :]), dim=2), mask)
-
-    return Ops(attention=attention)

@@ -1,4 +1,4 @@
-"""Where heads look that find nothing: at a place or at a token, and what it costs to hide it."""
+"""Where heads look that find nothing: at a place or at a token."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,24 +7,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .canvas import (  # fmt: skip
-    DARK,
     GREY,
     LINES,
-    PALE,
     Figure,
     half_interval,
     label_axis,
     legend_beside,
     new_figure,
     percent,
-    rounded,
     span,
     spoken,
     styled,
 )
-from .experts import bars_of_layers
 
-__all__ = ["carried_tokens", "hidden_places"]
+__all__ = ["carried_tokens"]
 
 
 @styled
@@ -52,36 +48,5 @@ def carried_tokens(
     ax.yaxis.set_major_formatter(percent)
     legend_beside(figure, ax)
     figure.alt = f"A line for each of {', '.join(shares)} over the places where it stands. {title}."
-    figure.few_colours = True
-    return figure
-
-
-@styled
-def hidden_places(
-    hidden: Float[Tensor, "places n"],
-    emptied: Float[Tensor, "places n"],
-    labels: Sequence[str],
-    margin: float,
-) -> Figure:
-    """What it costs that no head sees one of the first places, or that a look there gathers nothing, in nats.
-
-    `labels` are what stands there in one of `n` texts; `margin` is what there is to lose.
-    """
-    means, halves = hidden.mean(1), half_interval(hidden)
-    costs = f"{float(means[0]):.2f} ± {rounded(float(halves[0]))}"
-    title = f"Hidden from all heads, “{labels[0]}” costs {costs} of {margin:.1f} nats"
-    if len(labels) > 1:
-        most = 1 + int(means[1:].argmax())
-        title += f"; of the other places “{labels[most]}” costs most, {float(means[most]):.2f}"
-    figure = new_figure(f"{title} (n = {hidden.shape[1]} stories)", 7.6, 2.7)
-    ax = figure.subplots()
-    ways = {"hidden": hidden, "seen, but\nempty": emptied}
-    bars = {name: (lost.mean(1), half_interval(lost)) for name, lost in ways.items()}
-    bars_of_layers(ax, bars, range(len(labels)), (DARK, PALE))
-    ax.axhline(0, color=GREY, lw=0.8)
-    label_axis(ax.xaxis, labels, 5.6)
-    ax.set(ylabel="lost of the margin\n(nats, bars: 95%)", xlabel="the first places (named: those of one story)")
-    legend_beside(figure, ax)
-    figure.alt = f"For each of {len(labels)} places two bars with intervals, hidden and empty. {title}."
     figure.few_colours = True
     return figure

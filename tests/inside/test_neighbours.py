@@ -8,6 +8,7 @@ from qwen3_scratch import load_checkpoint
 from qwen3_scratch.inside.neighbours import (
     by_load,
     by_load_within,
+    mixed_within,
     next_layer,
     persistence,
     same_as_before,
@@ -85,6 +86,16 @@ def test_an_order_within_groups_moves_no_token_out_of_its_group_and_most_within(
     order = shuffled_within(group, generator())
     assert torch.equal(group[order], group) and torch.equal(order.sort().values, torch.arange(500))
     assert (order != torch.arange(500)).float().mean() > 0.9
+
+
+def test_tokens_mixed_within_their_words_go_together_as_often_as_in_the_mean_of_many_orders():
+    by_hand = torch.tensor([0, 0, 1, 1])
+    assert mixed_within(by_hand, by_hand, torch.zeros(4).long(), 2).tolist() == [[1, 1], [1, 1]]  # one word
+    assert mixed_within(by_hand, by_hand, by_hand, 2).tolist() == [[2, 0], [0, 2]]  # two words
+    first, group, draw = drawn(3, 2, 60), drawn(5, 60), generator()
+    orders = torch.stack([next_layer(first, 3, shuffled_within(group, draw))[0] for _ in range(2000)])
+    torch.testing.assert_close(mixed_within(*first, group, 3), orders.mean(0), atol=0.15, rtol=0)
+    assert (mixed_within(*first, group, 3) - next_layer(first, 3)[0]).abs().max() > 0.5
 
 
 def test_a_layer_that_repeats_the_one_before_tells_all_and_shuffled_next_to_nothing():

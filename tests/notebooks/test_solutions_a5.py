@@ -1,4 +1,4 @@
-"""The two functions that appendix A5 asks for: its solutions are the package's, and its cases tell wrong ones."""
+"""The three functions that appendix A5 asks for: its solutions are the package's, and its cases tell wrong ones."""
 
 import pytest
 import torch
@@ -8,8 +8,8 @@ from test_solutions import pasted
 
 from qwen3_scratch import load_checkpoint
 from qwen3_scratch.exercises.comparing import difference
-from qwen3_scratch.inside.neighbours import persistence
-from qwen3_scratch.inside.routers import read_questions
+from qwen3_scratch.inside.neighbours import mixed_within, next_layer, persistence, shuffled_within
+from qwen3_scratch.inside.routers import numbered, read_questions
 from qwen3_scratch.inside.settling import last_change
 from qwen3_scratch.tiny.corpus import DOMAINS
 from qwen3_scratch.tiny.evaluate import questions
@@ -32,10 +32,20 @@ def probes():
     return found.steps, found.routes[..., 0].long()
 
 
-def test_the_solutions_are_the_packages(routes, probes):
+@pytest.fixture(scope="module")
+def two_layers():
+    """The same, of more questions: what its control is given."""
+    asked = [each for domain in DOMAINS for each in questions(domain, 8)]
+    with unchecked():
+        reading = read_questions(load_checkpoint("tiny"), asked)
+    return *reading.first[:2], numbered(reading.token_ids)
+
+
+def test_the_solutions_are_the_packages(routes, two_layers, probes):
     written = pasted(NAME)
     written["my_persistence"].__globals__["total"] = 8
     with unchecked():
+        assert difference(written["my_mixed"](*two_layers), mixed_within(*two_layers, 8), 1e-4) is None
         assert difference(written["my_persistence"](*routes), persistence(*routes, 8), 1e-4) is None
         assert difference(written["my_last_change"](*probes), last_change(*probes), 1e-4) is None
 
@@ -61,6 +71,34 @@ WRONG_SHARES = {
         shares(first.flatten()[None]).square().sum(-1).expand(len(first))),
     "the layers together": lambda first, question: tuple(each.mean() for each in persistence(first, question, 8)),
 }  # fmt: skip
+
+
+def by_word(here, there, word):
+    """[words, experts] counts of the two layers."""
+    counts = torch.zeros(2, int(word.max()) + 1, 8)
+    return counts.index_add(1, word, torch.stack([F.one_hot(each, 8).float() for each in (here, there)]))
+
+
+def as_they_went(here, there, order=None):
+    return next_layer(torch.stack((here, there)), 8, order)[0]
+
+
+WRONG_TABLES = {
+    "nothing is exchanged": lambda here, there, word: as_they_went(here, there),
+    "exchanged with any word": lambda here, there, word: mixed_within(here, there, 0 * word, 8),
+    "exchanged once, not on average": lambda here, there, word: as_they_went(
+        here, there, shuffled_within(word, torch.Generator().manual_seed(0))),
+    "products not divided": lambda here, there, word: torch.einsum("we,wf->ef", *by_word(here, there, word)),
+    "products divided by all tokens": lambda here, there, word: (
+        torch.einsum("we,wf->ef", *by_word(here, there, word)) / len(word)),
+    "shares, not counts": lambda here, there, word: mixed_within(here, there, word, 8) / len(word),
+    "columns for rows": lambda here, there, word: mixed_within(there, here, word, 8),
+    "one layer with itself": lambda here, there, word: mixed_within(here, here, word, 8),
+    "each word goes to its commonest expert": lambda here, there, word: as_they_went(
+        *(each.argmax(-1)[word] for each in by_word(here, there, word))),
+    "words weigh the same": lambda here, there, word: torch.einsum(
+        "we,wf->ef", *(each / each.sum(-1, keepdim=True).clamp(min=1) for each in by_word(here, there, word))),
+}  # fmt: skip
 WRONG_STEPS = {
     "when it first had its last expert": lambda steps, first: steps[(first == first[-1]).int().argmax(0)],
     "how many steps, not which": lambda steps, first: len(steps) - (first == first[-1]).flip(0).cumprod(0).sum(0),
@@ -75,6 +113,11 @@ WRONG_STEPS = {
 @pytest.mark.parametrize("wrong", WRONG_SHARES.values(), ids=WRONG_SHARES)
 def test_its_case_tells_another_share_or_chance_from_the_right_one(routes, wrong):
     assert difference(wrong(*routes), persistence(*routes, 8), 1e-4)
+
+
+@pytest.mark.parametrize("wrong", WRONG_TABLES.values(), ids=WRONG_TABLES)
+def test_its_case_tells_another_control_from_the_right_one(two_layers, wrong):
+    assert difference(wrong(*two_layers), mixed_within(*two_layers, 8), 1e-4)
 
 
 @pytest.mark.parametrize("wrong", WRONG_STEPS.values(), ids=WRONG_STEPS)

@@ -34,17 +34,6 @@ def test_a_token_is_told_in_its_place_and_elsewhere_beside_others_in_its_place()
     assert [label.get_text() for label in ax.get_xticklabels()] == ["0", "1", "4"]
 
 
-def test_a_hidden_first_place_is_told_with_its_interval_beside_the_dearest_other():
-    hidden, emptied = about([2.0, 0.0, 0.5]), about([1.0, 0.0, 0.1])
-    figure = plots.hidden_places(hidden, emptied, ["<s>", "user", "⏎"], 11.0)
-    assert title(figure) == (
-        "Hidden from all heads, “<s>” costs 2.00 ± 0.007 of 11.0 nats; of the other places “⏎” costs most, 0.50 "
-        "(n = 5 stories)"
-    )
-    assert [bar.get_height() for bar in figure.axes[0].patches] == pytest.approx([2.0, 0.0, 0.5, 1.0, 0.0, 0.1])
-    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["<s>", "user", "⏎"]
-
-
 # ---- beside the words ------------------------------------------------------------------------------
 
 

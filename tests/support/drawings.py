@@ -490,7 +490,6 @@ DRAWINGS = {  # each from a number of tokens
         [0, 1, 2, 4, 8 * n],
         0.05,
     ),
-    "hidden_places": lambda n: plots.hidden_places(*noisy(2 * n, 9).view(2, n, 9), labels(n), 11.0),
     "routes_over_training": lambda n: plots.routes_over_training(
         torch.arange(1, n + 2) * 100,
         torch.linspace(0.1, 1, n + 1)[:, None].expand(-1, 4),

@@ -140,7 +140,7 @@ def step_case(g: torch.Generator, held: int, new: int, note: str = "", batch: in
     return case(weights, ids[:, held:], config, kept, note=note or f"{held} tokens held")
 
 
-def step_everything(seed: int) -> Iterator[Case]:
+def step_without_windows(seed: int) -> Iterator[Case]:
     """No layer has a window, so that who has not come to windows yet may pass."""
     g = torch.Generator().manual_seed(seed)
     for _ in range(5):
@@ -196,7 +196,7 @@ CACHED_STEP = Exercise(
     SET,
     cached_step,
     stages=(
-        Stage("random models without windows", step_everything),
+        Stage("random models without windows", step_without_windows),
         Stage("a window in every second layer", step_windows),
         Stage("odd configurations", step_odd),
         Stage("the real checkpoint", step_real),

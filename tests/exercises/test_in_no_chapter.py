@@ -183,6 +183,20 @@ def test_a_prompt_goes_on_from_what_is_reused_as_if_it_had_been_read_whole():
         assert_near(found, model.forward(weights, torch.tensor([prompt]), config)[:, -1])
 
 
+def test_the_examples_of_what_is_reused_and_of_what_a_step_sees_and_keeps_are_right():
+    held = [(torch.arange(4.0).view(1, 1, 4, 1),) * 2]
+    for prompt, left, count in (([5, 8, 4, 9], [4, 9], 2), ([5, 8], [8], 1)):
+        rest, kept = reuse([5, 8, 2, 9], held, prompt)
+        assert rest == left and all(part.flatten().tolist() == list(range(count)) for part in kept[0])
+    rows = [
+        model.attention_mask(torch.tensor([[2, 3]]), torch.arange(4)[None], window)[0, 0].int() for window in (None, 2)
+    ]
+    assert [row.tolist() for row in rows] == [[[1, 1, 1, 0], [1, 1, 1, 1]], [[0, 1, 1, 0], [0, 0, 1, 1]]]
+    sees = model.attention_mask(torch.arange(5, 10)[None], torch.arange(10)[None], 3)[0, 0]  # of 5 to 9
+    sees = [row.nonzero().flatten().tolist() for row in sees]
+    assert sees == [[3, 4, 5], [4, 5, 6], [5, 6, 7], [6, 7, 8], [7, 8, 9]]
+
+
 @pytest.mark.parametrize("window", [1, 4, 9])
 def test_a_cache_that_forgets_gives_the_logits_of_the_whole_text_and_holds_what_the_next_token_sees(window):
     kinds = tuple((SLIDING, FULL)[number % 2] for number in range(tiny().config.num_hidden_layers))

@@ -79,6 +79,17 @@ def test_what_moe_forbids_costs_a_quarter_of_its_points(capsys):
     assert "0 of 1 · Not right: moe, the work that it takes" in capsys.readouterr().out
 
 
+def test_a_cached_step_that_knows_no_windows_has_its_first_stage_as_its_task_says(capsys):
+    cells = {cell.id: cell.source for cell in source("ps4_forward_and_cache").cells}
+    assert "**Stage 1: no layer has a window** (half of the points)" in cells["ps4-cached-step-task"]
+    space: dict = {}
+    exec(cells["ps4-setup"], space)
+    exec(cells["ps4-cached-step-answer"].replace(", config.window(number))", ")"), space)
+    assert 2 <= points("cached_step", space["cached_step"], of=4) < 4
+    said = capsys.readouterr().out
+    assert "2 of 2 · random models without windows" in said and "Not right: cached_step, a window in every" in said
+
+
 def test_something_is_seen_where_what_it_needs_is_right_and_else_what_is_open_is_said(capsys):
     written = {"rms_norm": rms_norm, "rope": stub, "keys_at_distance": 3, "merge_heads": lambda x: x}
     assert see(lambda: 7, written, "rms_norm") == 7 and capsys.readouterr().out == ""

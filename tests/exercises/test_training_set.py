@@ -124,15 +124,47 @@ def test_a_mean_of_means_learns_how_a_batch_was_cut_as_the_answer_under_see_it_s
     assert re.findall(r"class 2 gets (\d+)%", capsys.readouterr().out) == ["6", "47"]
 
 
-def test_the_example_of_the_gradient_by_hand_is_right_and_passes_both_of_its_tests():
-    x, weight, slope = torch.tensor([1.0, 7.0]), torch.ones(2), torch.tensor([1.0, 0.0])
-    by_x, by_weight = ALL["rms_norm_backward"].reference(x, weight, 0, slope)
-    torch.testing.assert_close((by_x, by_weight), (torch.tensor([0.196, -0.028]), torch.tensor([0.2, 0.0])))
-    assert abs((by_x * x).sum()) < 1e-6
-    for place in range(2):
-        moved = x + 0.001 * F.one_hot(torch.tensor(place), 2)
-        change = ((rms_norm(moved, weight, 0.0) - rms_norm(x, weight, 0.0)) * slope).sum()
-        assert change == pytest.approx(0.001 * float(by_x[place]), rel=0.02)
+def test_the_examples_of_the_gradient_by_hand_are_right_and_pass_both_of_its_tests():
+    x, weight, backward = torch.tensor([1.0, 7.0]), torch.ones(2), ALL["rms_norm_backward"].reference
+    assert backward(torch.tensor([4.0]), torch.ones(1), 0, torch.ones(1))[0] == 0  # one number
+    held_fast, through_root = torch.tensor([0.2, 0.0]), torch.tensor([-0.004, -0.028])
+    one = torch.tensor([1.0, 0.0])
+    torch.testing.assert_close(backward(x, weight, 0, one), (held_fast + through_root, held_fast))
+    torch.testing.assert_close(through_root, -1 / 25 * torch.tensor([0.1, 0.7]))
+    torch.testing.assert_close(backward(x, weight, 0, torch.ones(2))[0], torch.tensor([0.168, -0.024]))
+    for slope in (one, torch.ones(2)):
+        by_x = backward(x, weight, 0, slope)[0]
+        assert abs((by_x * x).sum()) < 1e-6
+        for place in range(2):
+            moved = x + 0.001 * F.one_hot(torch.tensor(place), 2)
+            change = ((rms_norm(moved, weight, 0.0) - rms_norm(x, weight, 0.0)) * slope).sum()
+            assert change == pytest.approx(0.001 * float(by_x[place]), rel=0.02)
+
+
+def test_the_examples_of_clipping_a_batch_in_parts_adamw_and_the_whole_step_are_right():
+    def answer(name, *given):
+        return ALL[name].reference(*given)
+
+    gradients, one = [torch.tensor([3.0]), torch.tensor([0.0, 4.0])], torch.tensor([1.0])
+    shorter = [torch.tensor([1.2]), torch.tensor([0.0, 1.6])]
+    torch.testing.assert_close(answer("clip_gradients", gradients, 2), (shorter, 5.0))
+    torch.testing.assert_close(answer("clip_gradients", gradients, 6), (gradients, 5.0))
+    rates = [round(answer("learning_rate", step, 10, 1.0, 4, 0.0), 2) for step in range(10)]
+    assert rates == [0.25, 0.5, 0.75, 1, 1, 0.9, 0.65, 0.35, 0.1, 0]
+    chances = torch.tensor([[1 / 2, 1 / 2], [1 / 8, 7 / 8]]).log()
+    loss = answer("weighted_cross_entropy", chances, torch.tensor([0, 0]), torch.tensor([1.0, 3.0]))
+    torch.testing.assert_close(loss, 2.5 * torch.tensor(2.0).log())
+    parts = [(4.0, 8.0), (2.0, -4.0)]  # the loss and the slope of each
+    found = answer("gradients_in_parts", lambda w, part: part[0] + part[1] * w[0], [torch.tensor(0.0)], parts, [1, 3])
+    torch.testing.assert_close(found, (torch.tensor(2.5), [torch.tensor(-1.0)]))
+    for decay, weight in ((0.0, 0.9), (0.2, 0.88)):
+        found = answer("adamw_step", one, 5 * one, 0 * one, 0 * one, 1, 0.1, (0.9, 0.98), 0.0, decay)
+        torch.testing.assert_close(found, (weight * one, 0.5 * one, 0.5 * one))
+    for two, weight in ((2 * one, 1.9), (2 * one[None], 1.89)):
+        averages = [(torch.zeros_like(two),) * 2]
+        found = answer("training_step", lambda w: 5 * w[0].sum(), [two], averages, 1, 0.1, 1.0)
+        like = torch.ones_like(two)
+        torch.testing.assert_close(found, (torch.tensor(10.0), [weight * like], [(0.1 * like, 0.02 * like)]))
 
 
 def test_the_example_of_even_use_by_text_is_right():

@@ -140,8 +140,15 @@ def step_case(g: torch.Generator, held: int, new: int, note: str = "", batch: in
     return case(weights, ids[:, held:], config, kept, note=note or f"{held} tokens held")
 
 
-def step_shapes(seed: int) -> Iterator[Case]:
+def step_without_windows(seed: int) -> Iterator[Case]:
+    """No layer has a window, so that who has not come to windows yet may pass."""
     g = torch.Generator().manual_seed(seed)
+    for _ in range(5):
+        yield step_case(g, randint(g, 4, 9), randint(g, 2, 4), layer_types=("full_attention",) * 2)
+
+
+def step_windows(seed: int) -> Iterator[Case]:
+    g = torch.Generator().manual_seed(seed + 50)  # other models than those without windows
     for _ in range(5):
         yield step_case(g, randint(g, 4, 9), randint(g, 2, 4))
 
@@ -189,7 +196,8 @@ CACHED_STEP = Exercise(
     SET,
     cached_step,
     stages=(
-        Stage("random models", step_shapes),
+        Stage("random models without windows", step_without_windows),
+        Stage("a window in every second layer", step_windows),
         Stage("odd configurations", step_odd),
         Stage("the real checkpoint", step_real),
     ),

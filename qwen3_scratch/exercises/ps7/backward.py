@@ -1,4 +1,4 @@
-"""ps7, second part: a gradient by hand. `steps` lists the whole set."""
+"""ps7: a gradient by hand. `steps` lists the whole set."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""ps7, first part: the two losses of a training step (notebook 15). `steps` lists the whole set."""
+"""ps7: the two losses of a training step (notebook 15). `steps` lists the whole set."""
 
 from collections.abc import Callable, Iterator
 from functools import partial

@@ -1,4 +1,4 @@
-"""ps7, third part: how long a gradient and how large a rate may be. `steps` lists the whole set."""
+"""ps7: how long a gradient and how large a rate may be. `steps` lists the whole set."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence

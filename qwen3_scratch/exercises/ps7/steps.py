@@ -1,4 +1,4 @@
-"""ps7: what a training step is made of: losses, a gradient by hand, clipping, a rate, AdamW, the step (notebook 15)."""
+"""ps7: what a training step is made of: clipping, a rate, losses, AdamW, the step, a gradient by hand (notebook 15)."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -211,12 +211,12 @@ TRAINING_STEP = Exercise(
 )  # fmt: skip
 
 EXERCISES = (
-    WEIGHTED_CROSS_ENTROPY,
-    RMS_NORM_BACKWARD,
-    GRADIENTS_IN_PARTS,
     CLIP_GRADIENTS,
     LEARNING_RATE,
+    WEIGHTED_CROSS_ENTROPY,
+    GRADIENTS_IN_PARTS,
     ADAMW_STEP,
     TRAINING_STEP,
+    RMS_NORM_BACKWARD,
     BALANCE_BY_TEXT,
 )

@@ -111,7 +111,7 @@ def clock_hands(frequencies: Float[Tensor, "pairs"], positions: Sequence[int]) -
     ax.spines[:].set_visible(False)
     shown = ", ".join(map(str, pairs))
     figure.alt = f"A clock for each of the pairs {shown} at positions up to {max(positions)}: "
-    figure.alt += f"pair 0 points elsewhere each time, the hands of {still} slow pairs still point right."
+    figure.alt += f"in each row the hands to the right have turned less, those of {still} slow pairs still point right."
     return figure
 
 

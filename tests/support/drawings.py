@@ -533,7 +533,7 @@ DRAWINGS = {  # each from a number of tokens
         torch.tensor([2.0, 1.0]), torch.tensor([1.0, 2.0]), [(0, 0), (1, 0), (3, 2), (n, 0)], 1.5708
     ),
     "one_pair, close": lambda n: plots.one_pair(torch.ones(2), torch.tensor([1.0, 0.9]), [(n, n)], 0.1),
-    "clock_hands": lambda n: plots.clock_hands(speeds(n), [0, 1, 2, 3, 10, 60]),
+    "clock_hands": lambda n: plots.clock_hands(speeds(n), [0, 1, 2, 3, 6, 10]),
     "clock_hands, far": lambda n: plots.clock_hands(speeds(n), [0, 40960]),
     "pair_wavelengths": lambda n: plots.pair_wavelengths(speeds(n), 1024),
     "halves_and_neighbours": lambda n: plots.halves_and_neighbours(2 * min(n, 6)),

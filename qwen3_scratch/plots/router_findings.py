@@ -1,4 +1,4 @@
-"""What routers are found to do: words of experts, loyal words, other routes, what is said without an expert."""
+"""What routers are found to do: words of experts, other routes, what is said without an expert."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,21 +15,18 @@ from .canvas import (  # fmt: skip
     PALE,
     SMALL,
     Figure,
-    colour_bar,
     half_interval,
     heatmap,
     label_axis,
     legend_beside,
-    line_panels,
     new_figure,
     rounded,
-    span,
     spoken,
     styled,
     with_signs,
 )
 
-__all__ = ["changes_of_loss", "expert_words", "said_without", "word_loyalty"]
+__all__ = ["changes_of_loss", "expert_words", "said_without"]
 MOST_ROWS = 16  # experts that a table of words shows
 
 
@@ -87,35 +84,6 @@ def expert_words(
     figure.alt = f"A table of {len(words)} layers and {experts} experts, in each cell its typical words and the share "
     figure.alt += f"of their tokens that goes there; grey where that is less than half. {title}."
     figure.few_colours = True
-    return figure
-
-
-@styled
-def word_loyalty(
-    loyal: Float[Tensor, "layers words"],
-    favourite: Int[Tensor, "layers words"],
-    counts: Int[Tensor, "words"],
-    labels: Sequence[str],
-    layers: Sequence[int],
-) -> Figure:
-    """Words by layers: the expert that most tokens of a word go to, shaded by how many of them do."""
-    many = (loyal >= 0.9).sum(1)
-    title = f"Of {len(labels)} words read {int(counts.min())} times or more, {span(many, '{:.0f}')} of a layer send "
-    pale = [f"“{labels[at]}”" for at in loyal.mean(0).argsort(stable=True)[:3].tolist()]
-    title += f"90% of their tokens to one expert; {', '.join(pale)} change most"
-    order = loyal.mean(0).argsort(descending=True, stable=True)
-    high = 0.22 * len(layers)
-    figure, panels = line_panels(title, len(labels), 44, 0.2, high)
-    for ax, part in panels:
-        its = order[part]
-        image = heatmap(ax, loyal[:, its], favourite[:, its].tolist(), vmin=0, vmax=1)
-        label_axis(ax.xaxis, [labels[at] for at in its.tolist()], 0.2 * len(its))
-        for text in ax.get_xticklabels():
-            text.set_rotation(0 if len(text.get_text()) <= 2 else 90)  # a sign that lies on its side is another one
-        label_axis(ax.yaxis, layers, high)
-        ax.set(xlim=(-0.5, panels[0][1].stop - 0.5), ylabel="layer")
-    colour_bar(figure, image, "share to that expert")
-    figure.alt = f"{title}. Columns are words, from loyal ones to changing ones; numbers are experts, dark is always."
     return figure
 
 

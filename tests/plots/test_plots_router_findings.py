@@ -36,19 +36,6 @@ def test_the_words_of_experts_stand_in_their_cells_with_their_blanks_and_once():
     ]
 
 
-def test_the_least_loyal_word_stands_last_and_the_loyal_ones_are_counted():
-    loyal = torch.tensor([[0.5, 0.95, 0.4], [1.0, 0.9, 0.4]])
-    favourite = torch.tensor([[7, 6, 5], [4, 3, 2]])
-    figure = plots.word_loyalty(loyal, favourite, torch.tensor([9, 30, 12]), ["the", "Tom", "1"], [0, 2])
-    assert title(figure) == (
-        "Of 3 words read 9 times or more, 1 to 2 of a layer send 90% of their tokens to one expert; "
-        "“1”, “the”, “Tom” change most"
-    )
-    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["Tom", "the", "1"]
-    assert [label.get_rotation() for label in figure.axes[0].get_xticklabels()] == [90, 90, 0]
-    assert texts(figure.axes[0]) == ["6", "7", "5", "3", "4", "2"]
-
-
 def test_layers_are_named_as_spans_and_counted_where_they_are_many_and_apart():
     assert layers_named([0, 1, 2, 5]) == "layers 0 to 2 and 5" and layers_named([0, 2, 4, 6, 8]) == "5 layers"
 

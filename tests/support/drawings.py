@@ -176,11 +176,6 @@ def expert_table(layers, experts, words):
     return dict.fromkeys(range(layers), words_of), dict.fromkeys(range(layers), shares)
 
 
-def loyal_words(layers, words):
-    loyal = torch.rand(layers, words, generator=torch.Generator().manual_seed(words))
-    return loyal, (loyal * 8).long(), torch.arange(words) + 3, labels(words), list(range(layers))
-
-
 def beside(rows):
     found = {name: (torch.linspace(0.1, 0.9, rows), torch.full((rows,), 0.03)) for name in ("measured", "words alone")}
     return found, (torch.linspace(-0.1, 0.2, rows), torch.full((rows,), 0.03))
@@ -525,8 +520,6 @@ DRAWINGS = {  # each from a number of tokens
     "expert_words, one layer": lambda n: plots.expert_words(
         {27: [labels(n), []]}, {27: [1.0, math.nan]}, torch.ones(2), torch.zeros(2), torch.zeros(n).long()
     ),
-    "word_loyalty": lambda n: plots.word_loyalty(*loyal_words(4, n)),
-    "word_loyalty, one layer": lambda n: plots.word_loyalty(*loyal_words(1, n)),
     "changes_of_loss": lambda n: plots.changes_of_loss(rises(6, n), DOMAINS, "its own routes"),
     "changes_of_loss, one": lambda n: plots.changes_of_loss({"k = 1": torch.ones(1, n)}, ["layer 27"], "k = 2"),
     "one_pair": lambda n: plots.one_pair(

@@ -54,7 +54,7 @@ def logit_lens(
     """Tokens by depths: the likeliest next token by the stream at each depth, embedding first.
 
     Shaded by `final`, the probability there of what the last layer says; framed where it is the likeliest. Long texts
-    break into lines. The title tells from which depth on the last guess stays, and which guesses stay later than it.
+    break into lines. The title tells from which depth on the last guess stays, and where guesses settle later.
     """
     agree = [[guess == last for guess, last in zip(line, guesses[-1], strict=True)] for line in guesses]
     depths = ["embedding", *(f"layer {number}" for number in range(len(guesses) - 1))]
@@ -62,7 +62,7 @@ def logit_lens(
     waiting = [column for column, depth in enumerate(settled) if depth > settled[-1]]
     title = f"“{guesses[-1][-1]}” is the guess from {depths[settled[-1]].replace('emb', 'the emb')} on; "
     if len(waiting) == 1:
-        title += f"only “{guesses[-1][waiting[0]]}” waits for {depths[settled[waiting[0]]]}"
+        title += f"after “{labels[waiting[0]]}” the guess settles only in {depths[settled[waiting[0]]]}"
     else:
         title += f"{len(waiting) or 'none'} of {len(labels) - 1} guesses before it settle{'s' * (not waiting)} later"
     high = min(0.24 * len(guesses), 9)

@@ -164,7 +164,7 @@ def router_probabilities(
 
 @styled
 def silu_gate(gate: Float[Tensor, "tokens intermediate"]) -> Figure:
-    """silu(x) = x sigmoid(x) beside relu, and below it where the gates of an expert lie: how often which x occurs."""
+    """silu(x) = x sigmoid(x), and below it where the gates of an expert lie: how often which x occurs."""
     gate = gate.detach().float().cpu().flatten()
     title = f"{float((gate < 0).float().mean()):.0%} of the gates are negative; silu turns them into −0.28 to 0"
     figure = new_figure(title, 6.5, 3.4)
@@ -172,11 +172,9 @@ def silu_gate(gate: Float[Tensor, "tokens intermediate"]) -> Figure:
     edge = max(4.0, float(gate.abs().quantile(0.999)))
     beyond = int((gate.abs() > edge).sum())
     x = torch.linspace(-edge, edge, 201)
-    above.plot(x.tolist(), F.silu(x).tolist(), color=DARK, label="silu")
-    above.plot(x.tolist(), x.relu().tolist(), ":", color="black", label="relu")
+    above.plot(x.tolist(), F.silu(x).tolist(), color=DARK)
     above.axhline(0, color="#999999", lw=0.6)
-    above.set(ylabel="what it becomes")
-    above.legend(frameon=False)
+    above.set(ylabel="what silu makes of it")
     width = 2 * edge / 40
     counts = ((gate + edge) / width).long().clamp(0, 39).bincount(minlength=40) / len(gate)
     below.bar((x[:-1:5] + width / 2).tolist(), counts.tolist(), width, color=MIDDLE, edgecolor=DARK, lw=0.4)
@@ -186,7 +184,7 @@ def silu_gate(gate: Float[Tensor, "tokens intermediate"]) -> Figure:
     )
     below.yaxis.set_major_formatter(percent)
     figure.alt = (
-        "silu follows relu for large numbers and dips a little below 0 for negative ones, where relu is flat; under it "
-        "a histogram of an expert's gates, which lie on both sides of 0."
+        "silu gives large numbers back, nearly, and dips a little below 0 for negative ones; under it a histogram of "
+        "an expert's gates, which lie on both sides of 0."
     )
     return figure

@@ -21,7 +21,7 @@ def test_the_parts_of_a_logit_add_up_to_it_and_to_its_lead():
 @pytest.mark.parametrize(
     "lines, told",
     [
-        ("xxx axd acd", "“d” is the guess from layer 0 on; only “c” waits for layer 1"),
+        ("xxx axd acd", "“d” is the guess from layer 0 on; after “s” the guess settles only in layer 1"),
         ("xxd xxd acd", "“d” is the guess from the embedding on; 2 of 2 guesses before it settle later"),
         ("xxx axx acd", "“d” is the guess from layer 1 on; none of 2 guesses before it settles later"),
     ],

@@ -1,4 +1,4 @@
-"""What chapter 16 and appendix A6 count of a model that is cut: bytes, sums around a ring, messages, seconds at best."""
+"""What chapter 16 and appendix A6 count of a model that is cut: bytes, sum around a ring, messages, seconds at best."""
 
 from itertools import combinations, pairwise
 from math import prod

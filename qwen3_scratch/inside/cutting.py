@@ -5,7 +5,8 @@ from math import comb, prod
 from typing import Any
 
 import torch
-from jaxtyping import Num
+import torch.nn.functional as F
+from jaxtyping import Int, Num
 from torch import Tensor
 
 from ..checkpoints.weights import layer_slots, outer_slots
@@ -110,6 +111,32 @@ def pipeline_seconds(texts: int, hosts: int, work: int | float, send: int | floa
     """
     slower = max(work, send) if hosts > 1 else work
     return hosts * work + (hosts - 1) * send + (texts - 1) * slower
+
+
+def pipeline_starts(texts: int, hosts: int, work: int | float, send: int | float) -> list[list[int | float]]:
+    """When each host (an inner list) begins with each text: once that is there, and the host is done with the last.
+
+    The link between two hosts, too, carries one text at a time.
+    """
+    starts: list[list[int | float]] = [[text * work for text in range(texts)]]
+    for _ in range(hosts - 1):
+        there: int | float = 0
+        mine: list[int | float] = []
+        for begun in starts[-1]:
+            there = max(there, begun + work) + send
+            mine.append(max(there, mine[-1] + work) if mine else there)
+        starts.append(mine)
+    return starts
+
+
+def vectors_sent(chosen: Int[Tensor, "tokens top_k"], each: int, ranks: int) -> Int[Tensor, "ranks ranks"]:
+    """How many vectors each rank (row) sends to each owner of experts (column), a token only once to an owner.
+
+    Rank 0 has the first tokens and owns experts 0 to `each` - 1, and so on; ranks have as many tokens as each other.
+    What a rank keeps is counted, too, on the diagonal.
+    """
+    hit = F.one_hot(chosen // each, ranks).amax(1)  # [tokens, ranks]
+    return hit.view(ranks, -1, ranks).sum(1)
 
 
 def ranks_hit(ranks: int, k: int, experts: int) -> float:

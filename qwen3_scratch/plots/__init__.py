@@ -26,6 +26,7 @@ from .neighbours import *
 from .one_word import *
 from .other_routers import *
 from .overview import *
+from .pipelines import *
 from .positions import *
 from .predictions import *
 from .rounding import *

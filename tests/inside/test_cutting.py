@@ -1,6 +1,6 @@
-"""What chapter 16 counts of a model that is cut: bytes on a device, a sum around a ring, messages, seconds at best."""
+"""What chapter 16 and appendix A6 count of a model that is cut: bytes, sum around a ring, messages, seconds at best."""
 
-from itertools import combinations
+from itertools import combinations, pairwise
 from math import prod
 
 import pytest
@@ -17,10 +17,12 @@ from qwen3_scratch.inside.cutting import (
     grids_of,
     part_that_comes,
     pipeline_seconds,
+    pipeline_starts,
     ranks_hit,
     released,
     ring_steps,
     sum_seconds,
+    vectors_sent,
     work_seconds,
 )
 
@@ -119,6 +121,26 @@ def played(texts, hosts, work, send):
 @pytest.mark.parametrize(("work", "send"), [(10, 1), (2, 5), (3, 3), (1, 0)])
 def test_a_pipeline_takes_as_long_as_when_it_is_played_through_text_by_text(texts, hosts, work, send):
     assert pipeline_seconds(texts, hosts, work, send) == played(texts, hosts, work, send)
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 4])
+@pytest.mark.parametrize("texts", [1, 2, 8])
+@pytest.mark.parametrize(("work", "send"), [(10, 1), (2, 5), (3, 3), (1, 0)])
+def test_hosts_begin_with_a_text_once_it_is_there_and_end_when_the_pipeline_is_said_to(texts, hosts, work, send):
+    starts = pipeline_starts(texts, hosts, work, send)
+    assert starts[-1][-1] + work == pipeline_seconds(texts, hosts, work, send)
+    assert all(b - a >= work for mine in starts for a, b in pairwise(mine))
+    assert all(b - a >= work + send for one, other in pairwise(starts) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_a_token_is_sent_once_to_each_rank_that_owns_some_of_its_experts(ranks):
+    chosen = torch.rand(12, 8, generator=torch.Generator().manual_seed(0)).topk(3).indices
+    counted = torch.zeros(ranks, ranks, dtype=torch.long)
+    for token, experts in enumerate(chosen.tolist()):
+        for owner in {expert * ranks // 8 for expert in experts}:
+            counted[token * ranks // 12, owner] += 1
+    assert torch.equal(vectors_sent(chosen, 8 // ranks, ranks), counted)
 
 
 def test_one_token_uses_its_own_experts_and_many_use_all():

@@ -142,3 +142,12 @@ def test_a_ring_that_does_not_end_whole_is_said_not_to():
     counts = ring_counts(4)
     counts[-1, 2, :3] = 3
     assert title(plots.ring_sums(counts)) == "Around a ring of 4 only 13 of 16 parts are whole in the end"
+
+
+def test_a_pipeline_is_drawn_with_a_block_where_a_host_works_and_says_how_long_hosts_wait():
+    figure = plots.pipeline_times({"1 text": [[0], [11]], "2 texts": [[0, 10], [11, 21]]}, 10)
+    assert title(figure) == "Hosts wait 52% of the time with 1 text, 35% of the time with 2 texts"
+    boxes = [patch for patch in figure.axes[1].patches if isinstance(patch, Rectangle)]
+    worked = [(box.get_x(), round(box.get_y()), box.get_width()) for box in boxes if box.get_hatch() is None]
+    assert worked == [(0, 0, 10), (10, 0, 10), (11, 1, 10), (21, 1, 10)]
+    assert figure.axes[1].get_title(loc="left") == "2 texts: done after 31 ms"

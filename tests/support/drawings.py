@@ -11,6 +11,7 @@ from reference import small_config
 from safetensors.torch import save
 
 from qwen3_scratch import Config, forward, init_weights, plots, trace
+from qwen3_scratch.inside.cutting import pipeline_starts
 from qwen3_scratch.model import NEVER, Route
 from qwen3_scratch.plots.canvas import Figure
 
@@ -597,6 +598,9 @@ DRAWINGS = {  # each from a number of tokens
     "way_times": lambda n: plots.way_times(
         [f"way {at} of {n}, 61 GB" for at in range(min(n, 7))],
         {f"{many:,} tokens": [(1e-3 * at, 1e-2 * many) for at in range(min(n, 7))] for many in (1, 4096)},
+    ),
+    "pipeline_times": lambda n: plots.pipeline_times(
+        {f"{texts} texts": pipeline_starts(texts, min(n, 6), 10, 1) for texts in (1, min(n, 8))}, 10
     ),
     "dispatch_forms": lambda n: plots.dispatch_forms([at * at % 5 for at in range(min(n, 8))], 5),
     "dispatch_forms, two": lambda n: plots.dispatch_forms([at * at % 5 for at in range(min(n, 8))], 5, grouped=False),

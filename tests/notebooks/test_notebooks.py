@@ -22,6 +22,7 @@ SERIES = (
     "11_inside_attention", "12_inside_the_router", "13_pitfalls", "14_upcycling", "15_training", "16_beyond_one_gpu",
     "17_topk_moe_on_gpu", "A1_bytes_and_rounding", "A2_long_texts",
     "A3_several_tokens_a_read", "A4_other_routers", "A5_more_of_heads_and_routers",
+    "A7_many_tokens_a_step",
 )  # fmt: skip
 WRITTEN_ANEW = SERIES  # in the second edition
 FOUND = {path.stem: path for path in (ROOT / "notebooks").glob("*.ipynb")}

@@ -27,6 +27,7 @@ NO_ROUTER = "This checkpoint is dense"
 SPARSE_ONLY = {
     "07_router_and_experts", "12_inside_the_router", "13_pitfalls", "17_topk_moe_on_gpu",
     "A5_more_of_heads_and_routers",
+    "A7_many_tokens_a_step",
 }  # fmt: skip
 
 

@@ -22,7 +22,8 @@ from .canvas import (  # fmt: skip
 )
 
 __all__ = [
-    "arithmetic_intensity", "dispatch_forms", "eager_rows", "launch_sketch", "recorded_rows", "stage_speed",
+    "arithmetic_intensity", "dispatch_forms", "eager_rows", "launch_sketch", "longer_of_two", "recorded_rows",
+    "stage_speed",
 ]  # fmt: skip
 
 Span = tuple[float, float]  # begins, takes
@@ -178,6 +179,30 @@ def stage_speed(
     ax.set(ylim=(len(measured) - 0.5, -0.5), yticks=range(len(measured)), yticklabels=list(measured))
     ax.set_xlabel("tokens a second, on a logarithmic axis")
     figure.legend(frameon=False, loc="outside lower center", ncols=3)
+    return figure
+
+
+@styled
+def longer_of_two(tokens: Sequence[int], reading: Sequence[int | float], computing: Sequence[int | float]) -> Figure:
+    """Milliseconds of a step by its tokens: to read, to compute, and as a broad band the longer of both, the step.
+
+    The title says from about how many tokens on arithmetic takes longer. Both axes are logarithmic.
+    """
+    ratio = [work / read for work, read in zip(computing, reading, strict=True)]
+    met = crossing(tokens, ratio, 1)
+    title = f"Arithmetic sets the time from {met:,} tokens on" if met else "Reading sets the time at all these sizes"
+    figure = new_figure(title, 8.8, 3.2)
+    ax = figure.subplots()
+    step = [max(pair) for pair in zip(reading, computing, strict=True)]
+    ax.plot(tokens, step, color=LIT, lw=9, solid_capstyle="round", label="the step: the longer of both")
+    draw_lines(ax, tokens, {"to read the weights": reading, "to multiply and add": computing}, lw=1.4)
+    logarithmic(ax.xaxis, tokens)
+    logarithmic(ax.yaxis, parts=(1, 2, 5))
+    ax.margins(0.08)
+    ax.set(xlabel="tokens in a step", ylabel="milliseconds")
+    figure.legend(frameon=False, loc="outside right center")
+    told = (f"{many:,} tokens {time:.3g}" for many, time in zip(tokens, step, strict=True))
+    figure.alt = f"{title}. Milliseconds of a step, the longer of reading and computing: {', '.join(told)}."
     return figure
 
 

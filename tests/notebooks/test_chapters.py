@@ -148,15 +148,20 @@ def test_the_times_that_17_shows_are_of_one_run():
     step, narrow, share, launches, each = numbers("step # ms, narrow # ms, #% of it\n# launches, # µs each")
     (of_loop,) = numbers(r"1 loop, the same .* changing calls, +# launches")
     (later,) = numbers("# µs a launch")
-    launching, reading, explained, loop, _ = numbers(r"1 loop +# \+ +# +#% +# +#")
+    launching, reading, loop, explained = numbers(r"1 loop +# \+ +# +# +#%")
+    counted, own_price, own, read, rest, again, mended = numbers(r"1 loop +# x +# µs = +# \+ +# \+ +# = +# +#%")
     rate, reached = numbers(r"is the fastest stage here: # tokens a second, #% of the bound")
     assert bound == pytest.approx(size / speed, rel=0.02, abs=0.006 + 0.05 / speed)
     assert share == pytest.approx(100 * narrow / step, abs=1)
     assert each == pytest.approx(1000 * narrow / launches, abs=0.1)
     assert launching == pytest.approx(of_loop * later / 1000, abs=0.006 + of_loop * 5e-5)
     assert explained == pytest.approx(100 * (launching + reading) / loop, abs=1)
+    assert (counted, read, again) == (of_loop, reading, loop)
+    assert own == pytest.approx(counted * own_price / 1000, abs=0.006 + counted * 5e-5)
+    assert own + read + rest == pytest.approx(loop, abs=0.02)
+    assert mended == pytest.approx(100 * (own + read) / loop, abs=1)
     assert reached == pytest.approx(rate * bound / 10, rel=0.05, abs=1)
-    assert numbers("launches at # µs each, as here") == [later]
+    assert numbers(r"launches \(of the loop\) at # µs, as here") == [later]
 
 
 def test_no_chapter_of_the_first_half_stands_in_the_folder_unread():

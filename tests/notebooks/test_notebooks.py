@@ -23,6 +23,7 @@ SERIES = (
     "17_topk_moe_on_gpu", "A1_bytes_and_rounding", "A2_long_texts",
     "A3_several_tokens_a_read", "A4_other_routers", "A5_more_of_heads_and_routers",
     "A6_other_ways_to_share",
+    "A7_many_tokens_a_step",
 )  # fmt: skip
 WRITTEN_ANEW = SERIES  # in the second edition
 FOUND = {path.stem: path for path in (ROOT / "notebooks").glob("*.ipynb")}

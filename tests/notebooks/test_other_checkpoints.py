@@ -28,6 +28,7 @@ SPARSE_ONLY = {
     "07_router_and_experts", "12_inside_the_router", "13_pitfalls", "17_topk_moe_on_gpu",
     "A5_more_of_heads_and_routers",
     "A6_other_ways_to_share",
+    "A7_many_tokens_a_step",
 }  # fmt: skip
 
 

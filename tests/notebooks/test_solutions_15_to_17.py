@@ -150,11 +150,27 @@ def test_the_rings_of_16_tell_parts_that_bring_all_from_those_that_do_not(part_o
     assert ring_ends_whole(part_of) == right
 
 
-@pytest.mark.parametrize("chosen", [[0, 0, 2, 5, 5], [7], [1, 1, 1]])
-def test_the_ends_that_17_asks_for_are_sums_of_counts_and_ask_for_no_value(chosen):
-    my_ends, number, every = pasted("17_topk_moe_on_gpu", "my_ends"), torch.tensor(chosen), torch.arange(8)
-    assert torch.equal(my_ends(number, every), number.bincount(minlength=8).cumsum(0).int())
-    assert my_ends(number.to("meta"), every.to("meta")).shape == (8,)
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda gate, up, down, weights: torch.einsum("tki,tkdi->tkd", F.silu(up) * gate, down) * weights,
+        lambda gate, up, down, weights: torch.einsum("tki,tkdi->tkd", gate * up, down) * weights,
+        lambda gate, up, down, weights: torch.einsum("tki,tkdi->tkd", F.silu(gate) * up, down),
+        lambda gate, up, down, weights: torch.einsum("tki,tkdi->tkd", F.silu(gate) * up, down[:, :1]) * weights,
+        lambda gate, up, down, weights: torch.einsum("tki,tkdi->tkd", F.silu(gate) * up, down.flip(1)) * weights,
+        lambda gate, up, down, weights: torch.einsum("tki,tkdi->tkd", F.silu(gate) * up, down) * weights.flip(1),
+        lambda gate, up, down, weights: torch.einsum("tki,tkdi->tkd", F.silu(gate) * up, down) * weights / 2,
+    ],
+    ids=["silu on up", "no silu", "no weights", "the first's down", "downs swapped", "weights swapped", "a mean"],
+)
+def test_what_17_compares_with_tells_another_gathered_form_from_the_right_one(wrong, route):
+    with unchecked():
+        expected = moe_gathered(X, route, LAYER.gate_up_proj, LAYER.down_proj)
+    gate, up = torch.einsum("td,tkid->tki", X, LAYER.gate_up_proj[route.experts]).chunk(2, dim=-1)
+    answers = wrong(
+        gate, up, LAYER.down_proj[route.experts].expand(-1, gate.shape[1], -1, -1), route.weights[..., None]
+    )
+    assert difference(answers.sum(1), expected, 1e-4)
 
 
 def test_the_write_that_17_asks_for_changes_one_slot_in_place_and_asks_for_no_value():
@@ -165,3 +181,22 @@ def test_the_write_that_17_asks_for_changes_one_slot_in_place_and_asks_for_no_va
     assert torch.equal(found[:, :, [0, 1, 2, 3, 5]], before[:, :, [0, 1, 2, 3, 5]])
     assert found.data_ptr() == slots.data_ptr()
     my_write(slots.to("meta"), torch.tensor([4], device="meta"), new.to("meta"))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda slots, now, new: slots.index_copy_(2, now + 1, new),
+        lambda slots, now, new: slots.index_copy_(2, torch.zeros_like(now), new),
+        lambda slots, now, new: slots + new,
+        lambda slots, now, new: torch.cat((slots, new), dim=2),
+        lambda slots, now, new: slots[:, :, : int(now) + 1].index_copy_(2, now, new),
+        lambda slots, now, new: new,
+        lambda slots, now, new: slots,
+    ],
+    ids=["the next", "the first", "all", "behind", "cut off", "the key alone", "nothing"],
+)
+def test_the_slots_that_17_compares_with_tell_another_write_from_the_right_one(wrong):
+    slots, now, new = torch.zeros(1, 2, 6, 4), torch.tensor([2]), torch.ones(1, 2, 1, 4)  # as in the chapter
+    expected = torch.cat((slots[:, :, :2], new, slots[:, :, 3:]), dim=2)
+    assert difference(wrong(slots.clone(), now, new), expected, 1e-4)

@@ -63,6 +63,16 @@ def test_stage_speed_names_the_fastest_that_ran_and_its_share_of_the_bound():
     assert (drawn["measured"], drawn["predicted"]) == ([300.0, 450.0], [320.0])
 
 
+def test_a_step_takes_the_longer_of_reading_and_computing_and_the_title_says_where_they_meet():
+    figure = plots.longer_of_two([1, 4, 16, 64], [4.0] * 4, [0.25, 1.0, 4.0, 16.0])
+    assert title(figure) == "Arithmetic sets the time from 16 tokens on"
+    step, *_ = figure.axes[0].lines
+    assert list(step.get_ydata()) == [4, 4, 4, 16]
+    assert figure.alt.endswith("1 tokens 4, 4 tokens 4, 16 tokens 4, 64 tokens 16.")
+    figure = plots.longer_of_two([1, 4], [4.0, 4.0], [0.25, 1.0])
+    assert title(figure) == "Reading sets the time at all these sizes"
+
+
 def test_arithmetic_intensity_says_from_how_many_tokens_on_a_machine_is_busy():
     values = {"dense": [1, 10, 100], "half": [0.5, 5, 50], "sparse": [1, 2, 9], "cache": [8, 8, 8]}
     figure = plots.arithmetic_intensity([1, 10, 100], values, {"it": 10.0})

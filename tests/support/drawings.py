@@ -630,6 +630,9 @@ DRAWINGS = {  # each from a number of tokens
         5000.0 * n,
     ),
     "stage_speed, one beyond the bound": lambda n: plots.stage_speed({"a stage": 90.0 * n}, {"a stage": 10.0}, 60.0),
+    "longer_of_two": lambda n: plots.longer_of_two(
+        [2**at for at in range(min(n + 1, 9))], [0.25] * min(n + 1, 9), [2**at / 64 for at in range(min(n + 1, 9))]
+    ),
     "arithmetic_intensity": lambda n: plots.arithmetic_intensity(
         [4**at for at in range(7)],
         {name: [4.0**at / n for at in range(7)] for name in ("dense", "8 experts, top-2", "128 experts, top-8")},

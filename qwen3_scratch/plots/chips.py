@@ -63,8 +63,8 @@ def token_chips(
             shade = DARK if dark else "white" if open_chip else ROLES.get(role, "white") if chat else PALE
             look: dict[str, Any] = {"fc": shade, "ls": "--" if open_chip else "-"}
             chip(ax, left + along, top + step * line, wide, text, below=number, **look)
-    said += ", its id below" if ids else ""
-    figure.alt = f"Each of {count} tokens as a chip, {said}" + ("; the last turn is open." if open_end else ".")
+    below = " with its id below" if ids else ""
+    figure.alt = f"Each of {count} tokens as a chip{below}, {said}" + ("; the last turn is open." if open_end else ".")
     return figure
 
 

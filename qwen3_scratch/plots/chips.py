@@ -19,13 +19,15 @@ WIDE, HIGH, GAP = 8.2, 0.3, 0.05  # inches: a line of chips, a chip with the spa
 
 
 @styled
-def token_chips(labels: Sequence[str], special: Sequence[bool], sent: Sequence[str] = ()) -> Figure:
+def token_chips(
+    labels: Sequence[str], special: Sequence[bool], sent: Sequence[str] = (), ids: Sequence[int] = ()
+) -> Figure:
     """A chip a token, dark where it is `special`; a chat has a block of lines for each turn, with the role before it.
 
     A turn begins at `<|im_start|>`, and its role is the rest of that line. Where the last turn is open an empty chip
     stands for what the model will write. With `sent`, the roles of the messages that were sent, the title says whether
-    the tokens hold other turns than these; of a text without turns it says which words are in pieces. Raises Error
-    where not every token is said to be special or not.
+    the tokens hold other turns than these; of a text without turns it says which words are in pieces. With `ids` each
+    chip has its id below. Raises Error where not every token is said to be special or not.
     """
     if len(labels) != len(special):
         raise Error(f"special: {len(special)} found, expected one for each of the {len(labels)} tokens")
@@ -35,7 +37,10 @@ def token_chips(labels: Sequence[str], special: Sequence[bool], sent: Sequence[s
     roles = [line.removeprefix(BEGIN) if line.startswith(BEGIN) else "" for line in lines]
     blocks = [[labels[at] for at in turn] for turn in turns]
     blocks[-1] += ["…"] * open_end
-    placed = [list(_flow([chip_width(text) for text in texts], WIDE)) for texts in blocks]
+    numbers = [[str(ids[at]) for at in turn] if ids else [""] * len(turn) for turn in turns]
+    numbers[-1] += [""] * open_end
+    pairs = [list(zip(*each, strict=True)) for each in zip(blocks, numbers, strict=True)]
+    placed = [list(_flow([max(map(chip_width, pair)) for pair in block], WIDE)) for block in pairs]
     heights = [block[-1][1] + 1 if block else 1 for block in placed]
     count, dark_ones = len(labels), sum(map(bool, special))
     if chat:
@@ -46,18 +51,20 @@ def token_chips(labels: Sequence[str], special: Sequence[bool], sent: Sequence[s
     else:
         title, said = _in_pieces(labels), "words with their space"
     left = 0.95 if chat else 0.1
-    figure, ax = _lines(title, left + WIDE, HIGH * sum(heights))
-    tops = [HIGH * sum(heights[:number]) for number in range(len(turns))]
+    step = HIGH + 0.2 if ids else HIGH
+    figure, ax = _lines(title, left + WIDE, step * sum(heights))
+    tops = [step * sum(heights[:number]) for number in range(len(turns))]
     for role, top in zip(roles, tops, strict=True):
         ax.text(0.1, top + HIGH / 2, role, va="center", weight="bold")
-    for turn, role, texts, places, top in zip(turns, roles, blocks, placed, tops, strict=True):
-        for at, (text, (along, line, wide)) in enumerate(zip(texts, places, strict=True)):
+    for turn, role, written, places, top in zip(turns, roles, pairs, placed, tops, strict=True):
+        for at, ((text, number), (along, line, wide)) in enumerate(zip(written, places, strict=True)):
             open_chip = at == len(turn)
             dark = not open_chip and special[turn.start + at]
             shade = DARK if dark else "white" if open_chip else ROLES.get(role, "white") if chat else PALE
             look: dict[str, Any] = {"fc": shade, "ls": "--" if open_chip else "-"}
-            chip(ax, left + along, top + HIGH * line, wide, text, **look)
-    figure.alt = f"Each of {count} tokens as a chip, {said}" + ("; the last turn is open." if open_end else ".")
+            chip(ax, left + along, top + step * line, wide, text, below=number, **look)
+    below = " with its id below" if ids else ""
+    figure.alt = f"Each of {count} tokens as a chip{below}, {said}" + ("; the last turn is open." if open_end else ".")
     return figure
 
 
@@ -87,8 +94,7 @@ def word_chips(
     for at, (label, (along, line, wide)) in enumerate(zip(labels, placed, strict=True)):
         left, top = 0.1 + along, step * line
         lit: dict[str, Any] = {"fc": LIT, "ec": "black", "lw": 1.6} if at in places else {}
-        chip(ax, left, top, wide, label, bold=at in places, **lit)
-        ax.text(left + wide / 2, top + 0.39, numbers[at], ha="center", va="center", fontsize=SMALL)
+        chip(ax, left, top, wide, label, bold=at in places, below=numbers[at], **lit)
     figure.alt = f"The text in {len(labels)} boxes, one a token; the boxes of “{word}” are highlighted."
     return figure
 
@@ -123,13 +129,17 @@ def _flow(
             at, line = 0.0, line + 1
 
 
-def chip(ax: Axes, left: float, top: float, wide: int | float, text: str, bold: bool = False, **look: Any) -> None:
-    """A box with round corners and its text, white on a dark one."""
+def chip(
+    ax: Axes, left: float, top: float, wide: int | float, text: str, bold: bool = False, below: str = "", **look: Any
+) -> None:
+    """A box with round corners and its text, white on a dark one, and what stands below it."""
     shape: dict[str, Any] = {"fc": "white", "ec": "#555555", "lw": 0.7} | look
     corners = "round,pad=0,rounding_size=0.05"
     ax.add_patch(FancyBboxPatch((left, top + 0.1 * HIGH), wide, 0.8 * HIGH, boxstyle=corners, **shape))
     written: dict[str, Any] = {"color": "white" if shape["fc"] == DARK else "black", "weight": "bold" if bold else None}
     ax.text(left + wide / 2, top + 0.49 * HIGH, text, ha="center", va="center", fontsize=SMALL, **written)
+    if below:
+        ax.text(left + wide / 2, top + 0.39, below, ha="center", va="center", fontsize=SMALL)
 
 
 @cache

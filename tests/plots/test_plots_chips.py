@@ -41,6 +41,13 @@ def test_token_chips_of_a_chat_put_each_turn_behind_its_role():
     assert "user, assistant" in figure.alt
 
 
+def test_token_chips_bear_the_id_of_each_token_below_it_and_what_is_yet_to_be_written_none():
+    figure = plots.token_chips(CHAT, special(CHAT), ids=range(70, 79))
+    below = {text.get_text(): text.get_position() for text in figure.axes[0].texts}
+    assert [text for text in texts(figure) if text.isdigit()] == [*map(str, range(70, 79))]
+    assert below["73"][0] == below["Hi"][0] and below["Hi"][1] < below["73"][1] < below["78"][1]
+
+
 def test_token_chips_of_a_closed_chat_leave_nothing_open():
     assert "…" not in texts(plots.token_chips(CHAT[:6], special(CHAT[:6])))
 

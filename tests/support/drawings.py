@@ -144,9 +144,10 @@ def sentences(languages, named=""):
     return plots.sentence_lengths(sizes, (named, dict.fromkeys(sizes, 7) if named else {}))
 
 
-def chips(tokens, *turns):
+def chips(tokens, *turns, ids=False):
     words = [*(word for turn in turns for word in ("<|im_start|>", turn, "⏎")), *labels(tokens + 1)[1:]]
-    return plots.token_chips(words, [word == "<|im_start|>" for word in words])
+    below = range(151_000, 151_000 + len(words)) if ids else ()
+    return plots.token_chips(words, [word == "<|im_start|>" for word in words], ids=below)
 
 
 def random_vectors(*shape):
@@ -461,6 +462,7 @@ DRAWINGS = {  # each from a number of tokens
     ),
     "token_chips": lambda n: chips(n),
     "token_chips, a chat": lambda n: chips(n, "system", "user", "assistant"),
+    "token_chips, a chat with ids": lambda n: chips(n, "system", "user", ids=True),
     "stream_growth": lambda n: plots.stream_growth(random_vectors(n, 9).exp(), random_vectors(n, 9).mul(9).exp()),
     "stream_growth, out of range": lambda n: plots.stream_growth(torch.ones(n, 2), torch.full((n, 2), torch.nan)),
     "stream_sum": lambda n: plots.stream_sum(

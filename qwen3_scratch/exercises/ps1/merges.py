@@ -29,7 +29,7 @@ def counted(pieces: Pieces, words: Words) -> Counter[Pair]:
 
 
 def joined(split: Sequence[str], pair: Pair) -> list[str]:
-    """The pieces with this pair made one wherever it stands, from left to right."""
+    """The pieces of a word, with this pair made one wherever it stands, from left to right."""
     done: list[str] = []
     for piece in split:
         if done and (done[-1], piece) == pair:
@@ -170,4 +170,5 @@ LEARN_MERGES = Exercise(
                 partial(learn_merges, choose=last_in_the_alphabet)),
         Mistake("A merge is a pair of pieces, not the piece that it makes.", joined_texts),
     ),
+    may=(joined,),
 )  # fmt: skip

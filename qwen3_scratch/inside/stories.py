@@ -67,7 +67,7 @@ def other_notes(examples: Sequence[Example], tokenizer: Tokenizer) -> dict[str, 
         made = (
             Notes(own.thinking, own.answer),
             Notes(_exchanged(own.thinking, *words), _exchanged(own.answer, *words)),
-            Notes(" -" * length, "nothing"),
+            Notes(" -" * length, "(none)"),
         )
         for notes, each in zip(found.values(), made, strict=True):
             notes.append(each)

@@ -180,17 +180,20 @@ def by_load(pairs: Float[Tensor, "layers experts experts"]) -> Float[Tensor, "la
 
 
 def by_load_within(
-    experts: Int[Tensor, "tokens top_k"], group: Int[Tensor, "tokens"], count: int
+    experts: Int[Tensor, "tokens top_k"], group: Int[Tensor, "tokens"], count: int, here: Bool[Tensor, "tokens"]
 ) -> Float[Tensor, "experts experts"]:
-    """How many tokens of a layer would choose both of two experts if in each group its own loads decided.
+    """How many tokens `here` would choose both of two experts if the loads decided that their group has elsewhere.
 
     The sum of `by_load` over the groups. With words as groups it keeps which experts a word has, and leaves out which
-    of them go together: a word with few tokens has too few to tell these apart.
+    of them go together: of a word with few tokens elsewhere these are hardly apart. One with none gives 0.
     """
     chosen = F.one_hot(experts, count).sum(1).float()
     both = chosen[:, :, None] * chosen[:, None, :] * (1 - torch.eye(count))
-    tables = torch.zeros(int(group.max()) + 1, count, count).index_add(0, group, both)
-    return by_load(tables[tables.sum((1, 2)) > 0]).sum(0)
+    groups = int(group.max()) + 1
+    tables = torch.zeros(groups, count, count).index_add(0, group[~here], both[~here])
+    asked, known = (group[its].bincount(minlength=groups) for its in (here, ~here))
+    met = (asked > 0) & (tables.sum((1, 2)) > 0)
+    return (by_load(tables[met]) * (asked / known.clamp(min=1))[met, None, None]).sum(0)
 
 
 class Pair(NamedTuple):

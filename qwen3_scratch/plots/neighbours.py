@@ -115,7 +115,8 @@ def co_activation(
             [f"{value:.1f}" if b > a and not 0.5 < value < 1.5 else "" for b, value in enumerate(line)]
             for a, line in rows
         ]
-        image = heatmap(ax, ratio[number].where(upper, 0.0), texts if experts <= 8 else (), norm=norm)
+        image = heatmap(ax, ratio[number].where(upper, torch.nan), texts if experts <= 8 else (), norm=norm)
+        ax.patch.set(hatch="////", edgecolor="0.8")  # no field: else it would be read as a pair that never meets
         ax.set(title=f"layer {layers[number]}", xlabel="expert" if last else "", ylabel="expert" if first else "")
         label_axis(ax.xaxis, range(experts) if last else [""], 1.4)
         label_axis(ax.yaxis, range(experts) if first else [""], high)

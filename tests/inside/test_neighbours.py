@@ -154,18 +154,26 @@ def test_the_highest_of_many_pairs_by_chance_is_about_one_on_the_other_questions
 
 
 def test_where_each_word_has_its_two_experts_the_words_loads_make_the_pair_and_those_of_all_tokens_do_not():
-    word = drawn(3, 3000)
+    word, here = drawn(3, 3000), torch.arange(3000) % 3 == 0
     experts = torch.tensor([[0, 1], [2, 3], [3, 4]])[word]
-    both = together(experts[None], 5)[0]
-    torch.testing.assert_close(by_load_within(experts, word, 5), both, rtol=1e-3, atol=0.5)
-    assert by_load_within(experts, torch.zeros(3000).long(), 5)[0, 1] < 0.6 * both[0, 1]
+    both = together(experts[None, here], 5)[0]
+    torch.testing.assert_close(by_load_within(experts, word, 5, here), both, rtol=1e-3, atol=0.5)
+    assert by_load_within(experts, torch.zeros(3000).long(), 5, here)[0, 1] < 0.6 * both[0, 1]
 
 
 def test_a_pair_that_goes_together_in_rare_words_too_is_more_than_its_words_loads_make():
-    experts, word = torch.rand(3000, 6, generator=generator()).topk(2).indices, drawn(250, 3000)
-    experts[::5] = torch.tensor([4, 2])
-    both = together(experts[None], 6)[0, 4, 2]
-    assert both > 1.5 * by_load_within(experts, word, 6)[4, 2]
+    experts, word = torch.rand(3000, 6, generator=generator()).topk(2).indices, drawn(125, 3000)
+    experts[::5], here = torch.tensor([4, 2]), torch.arange(3000) % 2 == 0
+    both = together(experts[None, here], 6)[0, 4, 2]
+    assert both > 1.5 * by_load_within(experts, word, 6, here)[4, 2]
+
+
+def test_loads_are_those_elsewhere_and_a_word_not_met_there_gives_none():
+    experts, word = torch.tensor([[0, 1], [0, 1], [2, 3], [2, 3], [0, 3]]), torch.tensor([0, 0, 0, 1, 2])
+    here = torch.tensor([True, True, False, True, False])  # word 0 has other experts elsewhere, 1 is not met there
+    wanted = torch.zeros(4, 4)
+    wanted[2, 3] = wanted[3, 2] = 2
+    torch.testing.assert_close(by_load_within(experts, word, 4, here), wanted, rtol=1e-3, atol=1e-3)
 
 
 def test_one_expert_a_token_or_few_tokens_make_no_pair():
@@ -211,9 +219,13 @@ def test_two_experts_of_the_first_layer_answer_the_same_words_far_more_often_tha
     assert times[often].sum() > 0.6 * read[often].sum()
 
 
-def test_the_loads_of_words_give_nearly_what_that_pair_has_and_those_of_domains_do_not(reading):
-    word, (row, one, two) = numbered(reading.token_ids), (0, 5, 7)
-    here = (reading.question % 2 == 1) & (word.bincount()[word] >= 10)
-    experts, domain, word = reading.experts[row, here], reading.domain[here], word[here]
-    both = together(experts[None], 8)[0, one, two]
-    assert by_load_within(experts, word, 8)[one, two] > 0.75 * both > 1.5 * by_load_within(experts, domain, 8)[one, two]
+def test_the_loads_of_words_give_nearly_what_that_pair_has_and_those_of_domains_or_shuffled_words_do_not(reading):
+    word, (row, one, two), half = numbered(reading.token_ids), (0, 5, 7), reading.question % 2
+    often = word[half == 0].bincount(minlength=int(word.max()) + 1)[word] >= 5
+    experts, domain, word, here = reading.experts[row, often], reading.domain[often], word[often], half[often] == 1
+    both = together(experts[None, here], 8)[0, one, two]
+    shuffled = word[shuffled_within(half[often], generator())]
+    by_word, by_domain, by_chance = (
+        by_load_within(experts, key, 8, here)[one, two] for key in (word, domain, shuffled)
+    )
+    assert by_word > 0.75 * both > 1.5 * max(by_domain, by_chance)

@@ -7,7 +7,7 @@ from helpers import unchecked
 from qwen3_scratch import load_checkpoint
 from qwen3_scratch.generation import prompt_ids
 from qwen3_scratch.inside.heads import even_weights, margins, shuffled_rows
-from qwen3_scratch.inside.sinks import carried, hiding
+from qwen3_scratch.inside.sinks import carried, hiding, shared_out
 from qwen3_scratch.plots.canvas import half_interval
 from qwen3_scratch.tiny.corpus import DOMAINS
 from qwen3_scratch.tiny.corpus.copying import WORDS
@@ -34,6 +34,16 @@ def test_a_token_is_carried_to_each_place_and_looked_at_by_the_same_later_tokens
         assert text[0, place] == 9 and text[0, 4:].tolist() == rest[3:]  # who looks is the same
         looks = head_weights(tiny.weights, tiny.config, text)
         torch.testing.assert_close(found[row], looks[:, 0, :, 4:, place].mean(-1))
+
+
+def test_a_look_is_shared_out_among_places_that_each_count_once():
+    ids, looks = [7, 5, 6, 5, 8, 5], torch.zeros(6, 6)
+    looks[4] = torch.tensor([0.1, 0.0, 0.0, 0.2, 0.3, 0.4])  # not asked
+    looks[5] = torch.tensor([0.04, 0.06, 0.2, 0.1, 0.35, 0.25])  # the 5 in front of it stands in 1 and 3
+    found = shared_out(looks, ids, 5)
+    assert list(found.values()) == pytest.approx([0.04, 0.25, 0.35, 0.2, 0.16, 0.0])
+    assert shared_out(torch.eye(6), ids, 1)["the token itself"] == 1
+    assert sum(shared_out(looks, ids, 4).values()) == pytest.approx((1 - 0.4 + 1) / 2)  # what lies ahead is no kind
 
 
 def test_a_hidden_place_is_seen_by_itself_alone_and_what_it_had_goes_to_the_others_in_proportion(tiny, ids):

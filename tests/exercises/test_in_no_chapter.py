@@ -1,5 +1,6 @@
 """What exercises that no chapter asks for compare with is what they promise: positions, masks, whole batches."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ from helpers import unchecked
 from reference import assert_near
 from torch.utils.flop_counter import FlopCounterMode
 
-from qwen3_scratch import model
+from qwen3_scratch import load_checkpoint, model
 from qwen3_scratch.exercises import exercises
 from qwen3_scratch.exercises.material import randn, text_ids, tiny
 from qwen3_scratch.exercises.ps1.clocks import position_of, turned_to
@@ -218,17 +219,40 @@ def counts_of(read, *given):
     return counter.get_total_flops()
 
 
+def shown(name, *needed):
+    """What a function of the cells under "See it" returns, with the references as a student's own."""
+    (cell,) = [cell.source for cell in source("ps4_forward_and_cache").cells if f"def {name}()" in cell.source]
+    given = {"torch": torch, "load_checkpoint": load_checkpoint, **{each: ALL[each].reference for each in needed}}
+    exec(cell.partition("\n\n\nsee(")[0], given)
+    with torch.no_grad():  # as `see` calls it
+        return given[name]()
+
+
+def test_a_chat_under_see_it_parts_from_what_is_held_where_thinking_began_and_later_has_its_first_turn_held(capsys):
+    shown("chat", "cached_step", "greedy", "reuse")
+    said = capsys.readouterr().out
+    numbers = [list(map(int, found)) for found in re.findall(r"(\d+) tokens held, (\d+) .* prompt of (\d+)", said)]
+    (_, none, first), (held, serve, second), (_, more, third) = numbers
+    assert none == 0 and serve == first < held and more == second < third
+    assert said.count("    read: 'The capital of") == 2 and "Madrid.'" in said and "Rome.'" in said and "12'" in said
+
+
+def test_a_story_is_predicted_well_and_its_words_in_random_order_worse_than_by_a_model_that_knows_nothing(capsys):
+    shown("told_and_shuffled", "forward", "perplexity")
+    rows = re.findall(r"(?:told|order) +([\d,.]+) +likeliest token (\d+)%", capsys.readouterr().out)
+    (told, sure), (shuffled, surely) = [[float(number.replace(",", "")) for number in row] for row in rows]
+    assert 2.5 < told < 3.5 and shuffled > 2 * 2048 and sure - 15 < surely < sure
+
+
 def test_the_counter_under_see_it_counts_products_of_matrices_and_has_no_rule_for_attention():
-    (cell,) = [cell.source for cell in source("ps4_forward_and_cache").cells if "def operations()" in cell.source]
-    space = {"torch": torch, "forward": ALL["forward"].reference, "cached_step": cached_step}
-    exec(cell.partition("\n\n\nsee(")[0], space)
-    lines = [torch.tensor(line.get_ydata()).double() for line in space["operations"]().axes[0].lines]
+    figure = shown("operations", "forward", "cached_step")
+    lines = [torch.tensor(line.get_ydata()).double() for line in figure.axes[0].lines]
     again, looks, step, look = lines
     lengths = 2.0 ** torch.arange(4, 11)
     assert step.unique().numel() == 1 and ((again / step / lengths - 0.75).abs() < 0.06).all()
     assert look[4] < step[4] < 1.02 * look[5]  # it has caught up at 512
     assert looks[5] < again[5] and looks[6] > again[6]  # and that of reading again between 512 and 1024,
-    assert (looks / again)[5] * 750 / 512 == pytest.approx(1, abs=0.03)  # at some 750
+    assert (looks / again)[5] * 771 / 512 == pytest.approx(1, abs=0.002)  # at some 770
     q = torch.randn(1, 2, 3, 8)
     assert counts_of(torch.matmul, q, q.mT) == 2 * 2 * 3 * 3 * 8  # with no weights
     assert counts_of(model.gqa_attention, q, q, q, torch.ones(1, 1, 3, 3, dtype=torch.bool)) == 0

@@ -111,17 +111,26 @@ def test_limits_do_to_both_runs_what_the_answer_under_see_it_says():
     legends = [[text.get_text() for text in ax.get_legend().get_texts()] for ax in figure.axes]
     acted = [[int(re.search(r"acted in (\d+) steps", text)[1]) for text in texts[1:]] for texts in legends]
     assert acted[0][0] < 10 and acted[1][0] == acted[0][0] + 1  # a limit of 1: some steps, and the odd one
-    assert all(30 <= count <= 50 for _, count in acted)
+    assert all(30 <= count <= 50 for counts in acted for count in counts[1:2])
     assert (alike[0] - alike[1]).abs().max() < 0.02  # of 1.5 nats at first
     assert odd[0][-1] > 3 * odd[1][-1] and (odd[1][-1] - alike[1][-1]).abs() < 0.05
     assert odd[0][31:60].max() > odd[0][30] + 0.05  # the kick
     assert odd[0][100] - odd[0][-1] < 0.1 * odd[0][100] and alike[0][-1] < 0.7 * alike[0][100]  # the crawl
+    assert acted[0][2] == 20 and alike[3][-1] < 1.25 * alike[2][-1]  # in the first 20 steps alone nearly as much
     assert alike[2][-1] < 0.5 * alike[0][-1] and (alike[2] - odd[2]).abs().max() < 0.01
 
 
 def test_a_mean_of_means_learns_how_a_batch_was_cut_as_the_answer_under_see_it_says(capsys):
     shown("cut", "gradients_in_parts")
     assert re.findall(r"class 2 gets (\d+)%", capsys.readouterr().out) == ["6", "47"]
+
+
+def test_texts_by_themselves_are_used_less_evenly_than_all_together_and_than_by_chance_as_see_it_says(capsys):
+    shown("even", "balance_by_text")
+    tokens, _, *rows = capsys.readouterr().out.splitlines()
+    assert tokens == "18 tokens a question" and len(rows) == 4
+    for _, together, chance, apart in (map(float, row.split()) for row in rows):
+        assert 2 < together < chance < chance + 0.3 < apart
 
 
 def test_the_examples_of_the_gradient_by_hand_are_right_and_pass_both_of_its_tests():

@@ -30,7 +30,7 @@ from .canvas import (
 )
 
 __all__ = [
-    "device_memory", "device_shares", "dispatch_cost", "feed_forward_cut", "ring_sums", "token_times", "way_times",
+    "device_memory", "device_shares", "dispatch_cost", "feed_forward_cut", "ring_sums", "token_times",
 ]  # fmt: skip
 
 NORMS = ("input_layernorm", "post_attention_layernorm", "q_norm", "k_norm", "norm")
@@ -171,13 +171,14 @@ def draw_held(
 def ring_sums(counts: Int[Tensor, "steps ranks parts"]) -> Figure:
     """A panel a step, a row a rank: of how many ranks' numbers each part is the sum. Framed is what has just come.
 
-    The first panel is the beginning. The title says after which step each rank holds a whole part, and all of them,
-    or how few parts are whole in the end.
+    The first panel is the beginning, the next step 0. The title says after how many steps each rank holds a whole
+    part, and all of them, or how few parts are whole in the end.
     """
     steps, ranks, parts = counts.shape
     whole = counts == ranks
     some, every = (int(done.int().argmax()) for done in (whole.any(2).all(1), whole.all(2).all(1)))
-    title = f"Around a ring of {ranks} each rank holds one whole part after step {some}, all parts after step {every}"
+    took = f"{some} step{'s' * (some != 1)}"
+    title = f"Around a ring of {ranks} each rank holds one whole part after {took}, all parts after {every}"
     if not whole[-1].all():
         title = f"Around a ring of {ranks} only {int(whole[-1].sum())} of {ranks * parts} parts are whole in the end"
     columns = min(steps, 7)
@@ -190,7 +191,7 @@ def ring_sums(counts: Int[Tensor, "steps ranks parts"]) -> Figure:
         for rank, part in (counts[step] != counts[max(0, step - 1)]).nonzero().tolist():
             for edge, width in (("black", 2.8), (LIT, 1.3)):  # one of the two stands out on any shade, in grey too
                 ax.add_patch(Rectangle((part - 0.46, rank - 0.46), 0.92, 0.92, fc="none", ec=edge, lw=width))
-        ax.set(title=f"step {step}" if step else "at first", xticks=range(parts), yticks=range(ranks))
+        ax.set(title=f"step {step - 1}" if step else "at first", xticks=range(parts), yticks=range(ranks))
         ax.set_xlabel("part", fontsize=SMALL)
         ax.set_ylabel("" if step % columns else "rank", fontsize=SMALL)
         ax.tick_params(length=0, labelsize=SMALL)
@@ -240,14 +241,14 @@ def token_times(
 ) -> Figure:
     """Seconds of a pass by number of ranks: the work of a rank, and on top what it sends, a panel a case.
 
-    A case is its seconds of work and of sending, for each number of ranks; its name may have two lines. The least sum
-    is bold, and the title says where the first number of ranks has it. Six cases stand in two rows.
+    A case is its seconds of work and of sending, for each number of ranks; its name is what is passed and, on a second
+    line, the link. The least sum is bold; the title says where it is not that of the first number of ranks. Six cases
+    stand in two rows.
     """
     totals = {case: [sum(pair) for pair in zip(*times, strict=True)] for case, times in cases.items()}
     best = {case: ranks[min(range(len(ranks)), key=times.__getitem__)] for case, times in totals.items()}
     named = {case: case.replace("\n", " ") for case in cases}
-    alone = " and ".join(named[case] for case, count in best.items() if count == ranks[0])
-    title = f"Some number of ranks beats one in {'all cases but ' + alone if alone else 'every case'}"
+    title = f"Around a ring sharing pays {where_it_pays({case: count != ranks[0] for case, count in best.items()})}"
     rows = 1 + (len(cases) > 4 and len(cases) % 2 == 0)
     figure = new_figure(title, 8.8, 1.2 + 2 * rows)
     axes = list(figure.subplots(rows, len(cases) // rows, squeeze=False).flat)
@@ -268,41 +269,18 @@ def token_times(
     return figure
 
 
-@styled
-def way_times(ways: Sequence[str], cases: Mapping[str, Sequence[Sequence[int | float]]]) -> Figure:
-    """Seconds to send and to work by way to share a model, points on a logarithmic axis, a panel a case.
-
-    A case is a pair of seconds for each way, to send and to work; its sum is written at the right. What takes no time
-    has no point. The title says which way is the fastest in each case.
-    """
-    totals = {case: [sum(pair) for pair in times] for case, times in cases.items()}
-    told = {case: [f"{1e3 * x:,.0f}" if x > 0.1 else f"{1e3 * x:.3g}" for x in each] for case, each in totals.items()}
-    best = (f"{case}: {ways[each.index(min(each))]}" for case, each in totals.items())
-    title = f"The fastest for {'; for '.join(best)}"
-    figure = new_figure(title, 8.8, 1.5 + 0.34 * len(ways))
-    axes = figure.subplots(1, len(cases), squeeze=False, sharey=True)[0]
-    looks: list[dict[str, Any]] = [{"marker": "D", "color": LIT, "label": "to send"}]
-    looks.append({"marker": "o", "color": MIDDLE, "label": "to work"})
-    for ax, (case, times) in zip(axes, cases.items(), strict=True):
-        shown = [1e3 * time for pair in times for time in pair if time > 0]
-        logarithmic(ax.xaxis)
-        for row in range(len(ways)):
-            ax.axhline(row, color="#dddddd", lw=0.8, zorder=0)
-        for part, look in enumerate(looks):
-            seconds = [1e3 * pair[part] if pair[part] > 0 else math.nan for pair in times]
-            places = [row + 0.26 * (part - 0.5) for row in range(len(ways))]
-            ax.plot(seconds, places, ls="", mec="black", mew=0.7, ms=6, **look)
-        for row, total in enumerate(told[case]):
-            where = {"xy": (1, row), "xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
-            ax.annotate(total, **where, xytext=(4, 0), va="center")
-        ax.set(title=case, xlabel="milliseconds; at the right their sum", xlim=(min(shown) / 2, 2 * max(shown)))
-        ax.set_ylim(len(ways) - 0.5, -0.5)
-        ax.set_yticks(range(len(ways)), ways)
-    figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=2)
-    rows = ("; ".join(map(": ".join, zip(ways, each, strict=True))) for each in told.values())
-    each = ". ".join(f"Milliseconds of {case}: {row}" for case, row in zip(told, rows, strict=True))
-    figure.alt = f"{title}. {each}."
-    return figure
+def where_it_pays(pays: Mapping[str, bool]) -> str:
+    """The links over which something pays, and for which of their cases; a case is named “what”, or “what\\nlink”."""
+    links: dict[str, dict[str, bool]] = {}
+    for case, pay in pays.items():
+        what, _, link = case.partition("\n")
+        links.setdefault(link, {})[what] = pay
+    told = []
+    for link, cases in links.items():
+        found = [what for what, pay in cases.items() if pay]
+        some = f"only for {' and '.join(found)}" if found else "nowhere"
+        told.append(f"{link} {some if len(found) < len(cases) else 'in every case'}".strip())
+    return ", ".join(told)
 
 
 @styled
@@ -332,7 +310,7 @@ def dispatch_cost(
     figure = new_figure(title, 8.8, 3.5)
     axes = figure.subplots(1, 2, sharey=True)
     for ax, (way, lines) in zip(axes, costs.items(), strict=True):
-        ax.plot(owners, adding, "-", color="black", lw=2.2, label="adding answers up, any top-k")
+        ax.plot(owners, adding, "-", color="black", lw=2.2, label="a sum, any top-k")
         draw_lines(ax, owners, lines, lw=1.3, markevery=max(1, len(owners) // 8))
         ax.set(title=f"{way}: from {', '.join(found[way])} ranks on", xlabel="ranks that own experts", ylim=(0, None))
     axes[0].set_ylabel("vectors sent by a rank\nfor each token of a layer")

@@ -1,13 +1,14 @@
-"""Hosts that hold some of the layers each, and pass texts on: who works when."""
+"""Hosts that hold some of the layers each and pass texts on: who works when; and what other ways to share take."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.patches import Patch, Rectangle
 
-from .canvas import LIT, MIDDLE, PALE, SMALL, Figure, new_figure, styled
+from .canvas import LIT, MIDDLE, PALE, SMALL, Figure, logarithmic, new_figure, styled
 
-__all__ = ["pipeline_times"]
+__all__ = ["pipeline_times", "way_times"]
 
 TEXTS = (MIDDLE, PALE, LIT)  # their shades, in turns
 WAITS: dict[str, Any] = {"fc": "white", "ec": "#999999", "hatch": "////", "lw": 0.0}
@@ -44,4 +45,41 @@ def pipeline_times(cases: Mapping[str, Sequence[Sequence[int | float]]], work: i
     figure.legend(marks, labels, frameon=False, loc="outside lower center", ncols=2)
     told = (f"{case}: {len(starts)} hosts are done after {ends[case]:g} ms" for case, starts in cases.items())
     figure.alt = f"{title}. A row a host, a block a text that it works on. {'; '.join(told)}."
+    return figure
+
+
+@styled
+def way_times(ways: Sequence[str], cases: Mapping[str, Sequence[Sequence[int | float]]]) -> Figure:
+    """Seconds to send and to work by way to share a model, points on a logarithmic axis, a panel a case.
+
+    A case is a pair of seconds for each way, to send and to work; its sum is written at the right. What takes no time
+    has no point. The title says which way is the fastest in each case.
+    """
+    totals = {case: [sum(pair) for pair in times] for case, times in cases.items()}
+    told = {case: [f"{1e3 * x:,.0f}" if x > 0.1 else f"{1e3 * x:.3g}" for x in each] for case, each in totals.items()}
+    best = (f"{case}: {ways[each.index(min(each))]}" for case, each in totals.items())
+    title = f"The fastest for {'; for '.join(best)}"
+    figure = new_figure(title, 8.8, 1.5 + 0.34 * len(ways))
+    axes = figure.subplots(1, len(cases), squeeze=False, sharey=True)[0]
+    looks: list[dict[str, Any]] = [{"marker": "D", "color": LIT, "label": "to send (no point: nothing is sent)"}]
+    looks.append({"marker": "o", "color": MIDDLE, "label": "to work"})
+    for ax, (case, times) in zip(axes, cases.items(), strict=True):
+        shown = [1e3 * time for pair in times for time in pair if time > 0]
+        logarithmic(ax.xaxis)
+        for row in range(len(ways)):
+            ax.axhline(row, color="#dddddd", lw=0.8, zorder=0)
+        for part, look in enumerate(looks):
+            seconds = [1e3 * pair[part] if pair[part] > 0 else math.nan for pair in times]
+            places = [row + 0.26 * (part - 0.5) for row in range(len(ways))]
+            ax.plot(seconds, places, ls="", mec="black", mew=0.7, ms=6, **look)
+        for row, total in enumerate(told[case]):
+            where = {"xy": (1, row), "xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+            ax.annotate(total, **where, xytext=(4, 0), va="center")
+        ax.set(title=case, xlabel="milliseconds; at the right their sum", xlim=(min(shown) / 2, 2 * max(shown)))
+        ax.set_ylim(len(ways) - 0.5, -0.5)
+        ax.set_yticks(range(len(ways)), ways)
+    figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=2)
+    rows = ("; ".join(map(": ".join, zip(ways, each, strict=True))) for each in told.values())
+    each = ". ".join(f"Milliseconds of {case}: {row}" for case, row in zip(told, rows, strict=True))
+    figure.alt = f"{title}. {each}."
     return figure

@@ -7,7 +7,7 @@ from drawings import ring_counts, split_config, title
 from matplotlib.patches import Rectangle
 
 from qwen3_scratch import Error, plots
-from qwen3_scratch.plots.devices import first_below
+from qwen3_scratch.plots.devices import first_below, where_it_pays
 
 
 def filled(figure, row, rank):
@@ -72,18 +72,23 @@ def test_device_memory_finds_the_fewest_devices_that_are_enough():
 
 
 def test_token_times_add_sending_to_work_and_mark_the_fastest_count_of_ranks_of_each_case():
-    cases = {"1 token\nslow": ([4e-3, 2e-3, 1e-3], [0, 3e-3, 9e-3]), "9 fast": ([8e-3, 4e-3, 2e-3], [0, 1e-3, 1e-3])}
+    cases = {
+        "1 token\nslow": ([4e-3, 2e-3, 1e-3], [0, 3e-3, 9e-3]),
+        "9 tokens\nfast": ([8e-3, 4e-3, 2e-3], [0, 1e-3, 1e-3]),
+    }
     figure = plots.token_times([1, 2, 4], cases)
-    assert title(figure) == "Some number of ranks beats one in all cases but 1 token slow"
-    assert (
-        title(plots.token_times([1, 2, 4], {"9 fast": cases["9 fast"]}))
-        == "Some number of ranks beats one in every case"
-    )
+    assert title(figure) == "Around a ring sharing pays slow nowhere, fast in every case"
     assert [text.get_text() for text in figure.axes[0].texts] == ["4", "5", "10"]
     bold = [[text.get_text() for text in ax.texts if text.get_weight() == "bold"] for ax in figure.axes]
     assert bold == [["4"], ["3"]]
     assert [round(bar.get_height(), 6) for bar in figure.axes[1].patches] == [8, 4, 2, 0, 1, 1]
-    assert figure.alt.endswith("1 token slow: 4, 5, 10; 9 fast: 8, 5, 3.")
+    assert figure.alt.endswith("1 token slow: 4, 5, 10; 9 tokens fast: 8, 5, 3.")
+
+
+def test_it_is_said_over_which_links_and_for_which_of_their_cases_sharing_pays():
+    two = {"1 token\nfar": False, "64 tokens\nfar": True, "1 token\nnear": True, "64 tokens\nnear": True}
+    assert where_it_pays(two) == "far only for 64 tokens, near in every case"
+    assert where_it_pays({"1 token": False, "64 tokens": False}) == "nowhere"
 
 
 def test_way_times_draw_sending_and_work_apart_and_name_the_fastest_way_of_each_case():
@@ -130,11 +135,12 @@ def test_a_device_is_drawn_with_rows_of_gate_and_up_the_same_columns_of_down_and
 
 def test_ring_sums_frames_what_came_and_finds_when_one_part_is_whole_and_when_all_are():
     figure = plots.ring_sums(ring_counts(4))
-    assert title(figure) == "Around a ring of 4 each rank holds one whole part after step 3, all parts after step 6"
+    assert title(figure) == "Around a ring of 4 each rank holds one whole part after 3 steps, all parts after 6"
     framed = [
         {(round(patch.get_x() + 0.46), round(patch.get_y() + 0.46)) for patch in ax.patches} for ax in figure.axes
     ]
     assert framed[0] == set() and framed[1] == {(3, 0), (0, 1), (1, 2), (2, 3)}  # part, rank
+    assert [ax.get_title(loc="left") or ax.get_title() for ax in figure.axes[:2]] == ["at first", "step 0"]
     assert [text.get_text() for text in figure.axes[3].texts[:4]] == ["1", "4", "3", "2"]  # of rank 0
 
 

@@ -130,13 +130,13 @@ def routed_losses(
 ) -> Figure:
     """A panel a domain, with the loss of each `fixed` model, a mean over chats, and of each router before and after.
 
-    The last of `fixed` is what a router reaches that sends every token to the right expert: the dashed line.
+    The last of `fixed` is what a router reaches that sends every token to its domain's own expert: the dashed line.
     """
     best = [*fixed.values()][-1].mean(1)  # [domains]
     shares = ((random - trained).mean(0) / (random.mean(0) - best)).tolist()
     won = " and ".join(f"{share:.0%} on “{domain}”" for share, domain in zip(shares, domains, strict=True))
     times = " and ".join(f"{each:.2g}" for each in (trained.mean(0) / best).tolist())
-    title = f"Of what random routers lose to the right expert, trained ones win back {won}; their loss is still"
+    title = f"Of what random routers lose to a domain's expert, trained ones win back {won}; their loss is still"
     title += f" {times} times that expert's"
     names = [*fixed, "random routers", "the same, trained"]
     figure = new_figure(title, 1.9 + 3.4 * len(domains), 1.1 + 0.28 * len(names))

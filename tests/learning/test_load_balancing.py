@@ -10,6 +10,7 @@ from reference import assert_near
 from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 
 from qwen3_scratch import Error, load_balancing_loss
+from qwen3_scratch.model import moe_route
 
 
 @given(st.integers(1, 4), st.sampled_from([(2, 1), (8, 2), (16, 4), (3, 3)]), st.booleans(), st.integers(0, 1000))
@@ -54,6 +55,20 @@ def test_a_step_down_its_gradient_evens_the_use():
     before.backward()
     after = load_balancing_loss([logits.detach() - 20 * logits.grad], 8, 2)
     assert before > 2.5 and 2 <= after < before
+
+
+def test_where_weights_are_renormalised_only_this_loss_calls_back_an_expert_that_no_token_chooses():
+    """Renormalised weights depend on the logits of chosen experts alone, raw ones on all; the loss always on all."""
+    x = torch.rand(6, 8, generator=torch.Generator().manual_seed(0))
+    router = torch.eye(4, 8) + torch.tensor([[0.5], [0.5], [0.0], [-0.5]])  # the last is never among the best two
+    moves = {}
+    for norm in (True, False):
+        route = moe_route(x, row := router.clone().requires_grad_(), 2, norm)
+        assert not (route.experts == 3).any()
+        (moves[norm],) = torch.autograd.grad(route.weights[:, 0].square().sum(), row)
+    (balance,) = torch.autograd.grad(load_balancing_loss([x @ row.T], 4, 2), row)
+    assert moves[True][3].norm() < 1e-6 * moves[True].norm()
+    assert min(each[3].norm() / each.norm() for each in (moves[False], balance)) > 1e-2
 
 
 @pytest.mark.parametrize(("experts", "top_k"), [(2, 1), (8, 2), (128, 8)])

@@ -98,8 +98,9 @@ def softmax_by_blocks(scores: Sequence[Sequence[int | float]], values: Sequence[
         for place, height in enumerate(heights):
             ax.text(place, height / 2, f"{height:.2g}", ha="center", va="center", fontsize=SMALL, bbox=WHITE)
         total, gathered = sum(heights), sum(h * value for h, (_, value) in zip(heights, keys, strict=True))
-        said = f"block {at + 1} read: m = ln {math.exp(largest[at]):.3g}, sum {total:.3g}\nweighted values {gathered:.3g}"
-        ax.set(title=f"{said}, output {gathered / total:.3g}", xlim=(-0.6, count - 0.4), ylim=(0, 1.08), yticks=(0, 1))
+        said = f"block {at + 1} read: m = ln {math.exp(largest[at]):.3g}, sum {total:.3g}"
+        said = f"{said}\nweighted values {gathered:.3g}, output {gathered / total:.3g}"
+        ax.set(title=said, xlim=(-0.6, count - 0.4), ylim=(0, 1.08), yticks=(0, 1))
         label_axis(ax.xaxis, [f"value {value:g}" for _, value in keys], 6.5 / len(scores) * len(keys) / count)
     figure.supylabel("exp(score - m)", fontsize=SMALL + 1)
     figure.alt = (

@@ -88,9 +88,9 @@ def copying(
 
 
 def given_by_place(
-    weights: Weights, config: Config, token_ids: Int[Tensor, "1 seq"], layer: int, word: int
-) -> Float[Tensor, "seq"]:
-    """What each place gives to a word's logit after the last token, through the attention of one layer.
+    weights: Weights, config: Config, token_ids: Int[Tensor, "1 seq"], layer: int, words: Sequence[int]
+) -> Float[Tensor, "words seq"]:
+    """What each place gives to each word's logit after the last token, through the attention of one layer.
 
     Weight times value, through each head's part of `o_proj`, over the last norm's root mean square and times its
     weight: the layer's share in direct logit attribution (Elhage et al. 2021), split by place. A bias has no place.
@@ -104,7 +104,7 @@ def given_by_place(
     added = torch.einsum("hp,hpd,ohd->po", looks, values, out)  # [seq, hidden]
     size = (passed["decoder_layer"][-1].output[0, -1].float().pow(2).mean() + config.rms_norm_eps).sqrt()
     unembed = weights.embed_tokens if weights.lm_head is None else weights.lm_head
-    return (added / size * weights.norm.float()) @ unembed[word].float()
+    return unembed[list(words)].float() @ (added / size * weights.norm.float()).T
 
 
 def normed_terms(

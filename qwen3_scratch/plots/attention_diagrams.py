@@ -98,13 +98,14 @@ def softmax_by_blocks(scores: Sequence[Sequence[int | float]], values: Sequence[
         for place, height in enumerate(heights):
             ax.text(place, height / 2, f"{height:.2g}", ha="center", va="center", fontsize=SMALL, bbox=WHITE)
         total, gathered = sum(heights), sum(h * value for h, (_, value) in zip(heights, keys, strict=True))
-        said = f"block {at + 1} read: m = ln {math.exp(largest[at]):.3g}\nsum {total:.3g}, values {gathered:.3g}"
-        ax.set(title=f"{said}, output {gathered / total:.3g}", xlim=(-0.6, count - 0.4), ylim=(0, 1.08), yticks=(0, 1))
+        said = f"block {at + 1} read: m = ln {math.exp(largest[at]):.3g}, sum {total:.3g}"
+        said = f"{said}\nweighted values {gathered:.3g}, output {gathered / total:.3g}"
+        ax.set(title=said, xlim=(-0.6, count - 0.4), ylim=(0, 1.08), yticks=(0, 1))
         label_axis(ax.xaxis, [f"value {value:g}" for _, value in keys], 6.5 / len(scores) * len(keys) / count)
     figure.supylabel("exp(score - m)", fontsize=SMALL + 1)
     figure.alt = (
         f"A panel for each of {len(scores)} blocks, a bar for each key read so far, labelled with its value. {title}. "
-        f"The last panel's values and sum give the output {gathered / total:.3g}."
+        f"The last panel's weighted values and sum give the output {gathered / total:.3g}."
     )
     return figure
 

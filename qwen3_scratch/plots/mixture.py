@@ -36,7 +36,7 @@ def mixture_layer(route: Route, labels: Sequence[str]) -> Figure:
     (tokens, experts), top_k = route.logits.shape, route.experts.shape[1]
     apart = 0.58 if experts <= 4 else 0.5
     high = apart * max(tokens, experts) + 0.6
-    figure = new_figure(f"Each token passes {top_k} of {experts} experts; all {experts} are stored", 7.6, high + 0.4)
+    figure = new_figure(f"Each token goes to {top_k} of {experts} experts; all {experts} are stored", 7.6, high + 0.4)
     ax = empty_axes(figure, 7.4, high)
     for place, head in ((0.5, "token"), (2.0, "router: probabilities"), (4.4, "experts"), (6.4, "sum of the answers")):
         ax.text(place, 0.12, head, fontsize=SMALL, ha="center", va="center", style="italic")

@@ -99,7 +99,7 @@ def test_what_the_places_give_to_a_logit_is_together_what_the_layers_attention_g
     (word,) = tiny.tokenizer.encode(" coat")
     for layer, call in enumerate(t["self_attention"]):
         part = call.output[0, -1] / size * tiny.weights.norm @ tiny.weights.embed_tokens[word]
-        given = given_by_place(tiny.weights, tiny.config, token_ids, layer, word)
+        (given,) = given_by_place(tiny.weights, tiny.config, token_ids, layer, [word])
         assert given.shape == token_ids[0].shape
         torch.testing.assert_close(given.sum(), part, rtol=1e-3, atol=1e-3)  # logits of 10; added in another order
 
@@ -123,7 +123,7 @@ def test_a_place_gives_its_value_times_the_weight_of_each_head(tiny):
         sum(looks[head, -1, place] * (part @ v[head // group, place]) @ row for head, part in enumerate(slices))
         for place in range(3)
     ]
-    given = given_by_place(tiny.weights, tiny.config, token_ids, 1, 9)
+    _, given = given_by_place(tiny.weights, tiny.config, token_ids, 1, [8, 9])
     torch.testing.assert_close(given, torch.stack(expected), rtol=1e-3, atol=1e-4)  # epsilon is left out here
 
 

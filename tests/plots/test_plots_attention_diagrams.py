@@ -37,8 +37,8 @@ def test_what_is_kept_shrinks_when_a_larger_score_comes_and_gives_what_softmax_g
     assert title(figure) == "A larger score comes: all that was kept shrinks to 0.5 times its size"
     assert [bar.get_height() for bar in first.patches] == pytest.approx([0.5, 1])
     assert [bar.get_height() for bar in second.patches] == pytest.approx([0.25, 0.5, 1, 0.5, 1])  # and two outlines
-    assert first.get_title("left") == "block 1 read: m = ln 2\nsum 1.5, values 12, output 8"
-    assert second.get_title("left") == "block 2 read: m = ln 4\nsum 1.75, values 7, output 4"
+    assert first.get_title("left") == "block 1 read: m = ln 2, sum 1.5\nweighted values 12, output 8"
+    assert second.get_title("left") == "block 2 read: m = ln 4, sum 1.75\nweighted values 7, output 4"
     falling = plots.softmax_by_blocks(scores[::-1], values[::-1])
     assert title(falling) == "No larger score comes: all that was kept stays as it is"
     assert "output 4" in falling.axes[1].get_title("left") and len(falling.axes[1].patches) == 3

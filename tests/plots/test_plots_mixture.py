@@ -18,7 +18,7 @@ def small_route():
 
 def test_the_layer_is_drawn_with_a_line_there_and_back_for_each_choice_thicker_with_more_weight():
     figure = plots.mixture_layer(small_route(), ["a", "b"])
-    assert title(figure) == "Each token passes 2 of 4 experts; all 4 are stored"
+    assert title(figure) == "Each token goes to 2 of 4 experts; all 4 are stored"
     (ax,) = figure.axes
     widths = [patch.get_linewidth() for patch in ax.patches if isinstance(patch, PathPatch)]
     assert sorted(widths)[-2:] == [pytest.approx(0.4 + 3 * 0.6)] * 2

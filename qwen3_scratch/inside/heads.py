@@ -4,8 +4,7 @@ A head is named by its layer and its number there: L1H4 is head 4 of layer 1, bo
 """
 
 import itertools
-import operator
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -260,12 +259,12 @@ def in_line(noted: Bool[Tensor, "seq"]) -> Int[Tensor, "seq"]:
     return places - torch.where(noted, -1, places).cummax(0).values
 
 
-def exchange_words(lookups: Lookups, kinds: Callable[[Tensor, Tensor], Tensor] = operator.eq) -> Exchange:
-    """For each step another word of the same notes, drawn once, that what is right does not follow.
+def exchange_words(lookups: Lookups) -> Exchange:
+    """For each step another word of the same notes and kind, drawn once, that what is right does not follow.
 
     A head that notes the word before notes another one, at its followers, `in_notes`. One that says which word is
-    read says another one `in_query`. A word's kind is told by `in_line`: `operator.eq` exchanges a coat for a cup,
-    `operator.ne` for a school. Where the notes hold no such word, as those of one person hold no second name, any does.
+    read says another one `in_query`. A word's kind is told by `in_line`: a coat changes places with a cup. Where the
+    notes hold no such word, as those of one person hold no second name, any does.
     Raises Error where they hold none at all.
     """
     draw, ids = torch.Generator().manual_seed(0), lookups.token_ids[lookups.text]
@@ -277,7 +276,7 @@ def exchange_words(lookups: Lookups, kinds: Callable[[Tensor, Tensor], Tensor] =
         wrong = (row[behind] != row[at + 1]) & (row[behind - 1] != row[at]) & (row[behind - 1] != row[at + 1])
         same = row[:, None] == row[places]  # [seq, places]
         kind = torch.where(same, in_line(noted[step])[places], len(row)).amin(1)  # where a word stands first
-        fit = wrong & kinds(kind[behind - 1], kind[at])
+        fit = wrong & (kind[behind - 1] == kind[at])
         behind_it = behind[fit if fit.any() else wrong]
         if not len(behind_it):
             raise Error("notes: no word found beside the two of this look-up, expected those of a second person, too")

@@ -70,10 +70,10 @@ def word_routes(routes: Mapping[int, Route], labels: Sequence[str]) -> Figure:
 def domain_experts(counts: Float[Tensor, "domains experts"], domains: Sequence[str], layer: int) -> Figure:
     """Domain by expert in one layer: the share of a domain's tokens that each expert gets, in percent.
 
-    The title says which two experts get far more of one domain than of any other.
+    The title says whose tokens are most of one domain, and which expert gets most of several domains.
     """
     share = counts / counts.sum(-1, keepdim=True).clamp(min=1)
-    title = f"Layer {layer}: {most_apart(share, domains, 2)}"
+    title = f"Layer {layer}: {who_reads(share, domains)}"
     high = 0.24 * len(domains)
     figure = new_figure(title, 7.2, max(2.4, 1.0 + high))
     ax = figure.subplots()
@@ -86,15 +86,15 @@ def domain_experts(counts: Float[Tensor, "domains experts"], domains: Sequence[s
     return figure
 
 
-def most_apart(share: Float[Tensor, "domains experts"], domains: Sequence[str], count: int) -> str:
-    """The experts that get far more of one domain than of any other, in words."""
-    most, which = share.sort(0, descending=True)
-    apart = (most[0] - most[1]).argsort(descending=True, stable=True)[:count].tolist()
-    return ", ".join(
-        f"expert {one} gets {most[0, one]:.0%} of {domains[int(which[0, one])]}, at most {most[1, one]:.0%} of another "
-        "domain"
-        for one in apart
-    )
+def who_reads(share: Float[Tensor, "domains experts"], domains: Sequence[str]) -> str:
+    """The expert that reads most of all from one domain, and the one that gets most of several domains, in words."""
+    part, home = (share / share.sum(0).clamp(min=1e-9)).max(0)  # of each expert's tokens, domains weighing the same
+    one, many = int(part.argmax()), (share > 0.5).sum(0)
+    where, busy = domains[int(home[one])], int(many.argmax())
+    alone, several = bool(part[one] > 0.995), int(many[busy])
+    title = f"{part[one]:.0%} of expert {one}'s tokens are from {where}"
+    title = f"expert {one} reads {where} alone" if alone else title
+    return f"{title}, expert {busy} {'' if alone else 'reads '}most of {several} domains" if several > 1 else title
 
 
 @styled

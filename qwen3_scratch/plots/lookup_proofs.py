@@ -30,7 +30,7 @@ from .heads import head_name
 from .one_word import interval
 
 __all__ = [
-    "copying_and_looking", "group_costs", "head_costs", "heads_over_training", "lent_part", "specificity", "ways_in",
+    "copying_and_looking", "group_costs", "head_costs", "heads_over_training", "lent_part", "ways_in",
 ]  # fmt: skip
 
 LOOKS = ((DARK, None), (PALE, "////"), ("white", None))  # of bars that stand side by side
@@ -128,28 +128,6 @@ def group_costs(
     ax.set_xlabel(f"every {size} heads of layer {found[0][0]}, sorted (n = {n} stories, whiskers: 95%)")
     legend_beside(figure, ax)
     figure.alt = f"Sorted bars, one for each group of heads, darker with more look-up heads in it. {title}."
-    return figure
-
-
-@styled
-def specificity(
-    rises: Mapping[str, Float[Tensor, "domains n"]], domains: Sequence[str], what: str = "the look-up heads"
-) -> Figure:
-    """By how much each domain's loss rises without groups of heads; the first group is the one in question."""
-    first = next(iter(rises.values())).mean(1)
-    most, *rest = first.argsort(descending=True).tolist()
-    title = f"Without {what}, {domains[most]} lose most, {float(first[most]):.2f} nats a token"
-    if rest:
-        title += f"; next {domains[rest[0]]}, {float(first[rest[0]]):.2f}"
-    figure = new_figure(title, 8.6, 2.7)
-    ax = figure.subplots()
-    bars(ax, rises)
-    ax.axhline(0, color="black", lw=0.6)
-    label_axis(ax.xaxis, domains, 5.2)
-    n = next(iter(rises.values())).shape[1]
-    ax.set(ylabel="nats a token more", xlabel=f"domain (n = {n} chats each, bars: 95%)")
-    legend_beside(figure, ax)
-    figure.alt = f"For each domain a bar for {', and one for '.join(rises)} removed. {title}."
     return figure
 
 

@@ -18,7 +18,7 @@ from qwen3_scratch.inside.experts import (
     without,
     written_once,
 )
-from qwen3_scratch.inside.sums import all_sums
+from qwen3_scratch.inside.sums import all_sums, raised_digits
 from qwen3_scratch.model import expert_ffn, forward, moe_route
 from qwen3_scratch.tiny.corpus import DOMAINS
 from qwen3_scratch.tiny.evaluate import answer_losses, padded_chats, questions
@@ -215,3 +215,26 @@ def test_what_is_said_is_the_likeliest_token_behind_the_equals_sign(tiny):
     assert found.said[1, 3, 4] == logits[0, -1].argmax()  # of minus, 3, 5
     assert found.first[:, 1, 3, 4].tolist() == [int(call.output.experts[-1, 0]) for call in t["moe_route"]]
     assert bool(found.right[1, 3, 4]) == (tiny.tokenizer.decode([int(found.said[1, 3, 4])]) == "8")
+
+
+def test_at_results_the_expert_that_adds_and_subtracts_raises_the_right_digit_and_no_other_expert_does(tiny):
+    raised = raised_digits(tiny, 2)
+    assert raised.by_expert.shape == (8, 3, 10, 9) and raised.right[:2, 3, 4].tolist() == [8, 8]  # 3 + 5, 3 - 5
+    *others, adding = (raised.by_expert == raised.right)[:, :2].float().mean((1, 2, 3)).tolist()
+    assert adding > 0.95 and max(others) < 0.25  # chance: 0.1
+    assert (raised.before == raised.right)[:2].float().mean() < 0.25
+
+
+def test_what_an_expert_raises_is_the_difference_that_its_answer_makes_to_the_logits(tiny):
+    raised, weights = raised_digits(tiny, 2), tiny.weights
+    chat = [{"role": "user", "content": "(3 - 5) * 1 % 10"}]
+    ids = tiny.tokenizer.encode(f"{tiny.tokenizer.render_chat(chat)}<think>\n3 - 5 = ")
+    digits = [tiny.tokenizer.encode(str(digit))[0] for digit in range(10)]
+    with trace() as t:
+        forward(weights, torch.tensor([ids]), tiny.config)
+    x, its = t["moe_route"][2].inputs["x"][-1:], weights.layers[2]
+    for expert in range(8):
+        gate, up = its.gate_up_proj[expert].chunk(2)
+        answer = expert_ffn(x, gate, up, its.down_proj[expert])[0].float() * weights.norm.float()
+        logits = answer @ weights.embed_tokens.float().T[:, digits]
+        assert raised.by_expert[expert, 1, 3, 4] == logits.argmax()

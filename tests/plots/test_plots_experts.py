@@ -55,13 +55,12 @@ def test_a_pair_stands_at_the_end_of_the_title():
     assert said == "70% of the experts are guessed right from the word alone; 80% from word + domain (n = 10)"
 
 
-def test_an_expert_that_is_busy_everywhere_is_not_named_for_a_domain():
+def test_an_expert_of_one_domain_and_one_that_is_busy_in_several_are_named():
     figure = plots.domain_experts(torch.tensor([[40.0, 0.0, 60.0], [10.0, 20.0, 70.0]]), DOMAINS, 2)
-    assert title(figure) == (
-        "Layer 2: expert 0 gets 40% of stories, at most 10% of another domain, expert 1 gets 20% of sums, "
-        "at most 0% of another domain"
-    )
+    assert title(figure) == "Layer 2: expert 1 reads sums alone, expert 2 most of 2 domains"
     assert [text.get_text() for text in figure.axes[0].texts] == ["40", "0", "60", "10", "20", "70"]
+    mixed = plots.domain_experts(torch.tensor([[40.0, 60.0], [60.0, 40.0]]), DOMAINS, 0)
+    assert title(mixed) == "Layer 0: 60% of expert 0's tokens are from sums"
 
 
 def test_the_rise_by_the_first_choice_is_told_beside_that_by_the_best_of_the_others():

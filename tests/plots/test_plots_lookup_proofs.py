@@ -41,11 +41,6 @@ def test_a_patched_pass_takes_one_part_from_the_pass_without_a_head_and_two_from
     assert title(queries) == "If the look is lost, layer 1 hears L0H3 through its queries"
 
 
-def test_the_domains_that_lose_most_and_next_are_named():
-    figure = plots.specificity({"look-up heads": about([0.6, 0.1]), "others": about([0.0, 0.7])}, ("stories", "sums"))
-    assert title(figure) == "Without the look-up heads, stories lose most, 0.60 nats a token; next sums, 0.10"
-
-
 def test_each_part_of_the_input_is_named_with_the_head_that_it_misses():
     looks = {"the keys": about([0.8, 0.2, 0.8, 0.8]), "the queries": about([0.8, 0.8, 0.3, 0.8])}
     figure = plots.ways_in(looks, {**looks, "the values": about([0.0] * 4)}, HEADS, 0.8)

@@ -342,10 +342,6 @@ DRAWINGS = {  # each from a number of tokens
     "head_costs": lambda n: plots.head_costs(noisy(4 * n).view(4, n, 6), noisy(4 * n).view(4, n, 6), [(0, 0)], 10.0),
     "group_costs": lambda n: plots.group_costs(noisy(n), pairs_of_heads(n), pairs_of_heads(n)[0]),
     "lent_part": lambda n: plots.lent_part((n, n), n + 1),
-    "specificity": lambda n: plots.specificity(
-        {"look-up heads": noisy(min(n, 7)), "3 other heads": noisy(min(n, 7))},
-        [f"arithmetic {at}" for at in range(min(n, 7))],
-    ),
     "ways_in": lambda n: plots.ways_in(
         {name: noisy(min(n, 8)) for name in ("the keys", "the queries")},
         {name: noisy(min(n, 8)) for name in ("the keys", "the queries", "the values")},

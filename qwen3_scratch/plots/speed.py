@@ -117,10 +117,10 @@ def dispatch_forms(chosen: Sequence[int], experts: int, grouped: bool = True) ->
     figure = new_figure(title, 8.8, high + 0.3)
     ax = empty_axes(figure, 8.8, high)
     for number, (name, (form, note)) in enumerate(forms.items()):
-        left, top = 0.1 + 2.9 * number, 0.3
+        left, top = 0.1 + 8.7 / len(forms) * number, 0.3
         ax.text(left, 0.12, name, fontsize=SMALL + 1.5, va="center", weight="bold")
         for call in form:
-            top = draw_call(ax, left, top, call, chosen, copied=name.endswith("gathered"))
+            top = draw_call(ax, left, top, call, chosen, copied=name == "gathered", wide=8.7 / len(forms) - 1)
         read = sum(map(len, form))
         for line, text in enumerate((f"{count(len(form), 'call')}, {read} matri{'x' if read == 1 else 'ces'}", note)):
             ax.text(left, high - 0.34 + 0.18 * line, text, fontsize=SMALL, va="center")
@@ -129,7 +129,9 @@ def dispatch_forms(chosen: Sequence[int], experts: int, grouped: bool = True) ->
     return figure
 
 
-def draw_call(ax: Axes, left: float, top: float, call: list[Block], chosen: Sequence[int], copied: bool) -> float:
+def draw_call(
+    ax: Axes, left: float, top: float, call: list[Block], chosen: Sequence[int], copied: bool, wide: float
+) -> float:
     """A frame with the blocks of one call, from `top` down; gives where the next one begins."""
     row = top + 0.05
     for block in call:
@@ -140,8 +142,8 @@ def draw_call(ax: Axes, left: float, top: float, call: list[Block], chosen: Sequ
         look: dict[str, Any] = {"fc": shade, "ls": "--" if copied else "-"}
         ax.text(left + 0.5, row - high / 2, "·", fontsize=SMALL + 3, ha="center", va="center")
         name = "copy of " * copied + f"expert {chosen[block[0]]}"
-        box(ax, left + 0.62, row - high / 2, 1.2, name, high - 0.06, **look)
-    ax.add_patch(Rectangle((left, top), 1.9, row + 0.05 - top, fc="none", ec="black", lw=1.3))
+        box(ax, left + 0.62, row - high / 2, wide - 0.7, name, high - 0.06, **look)
+    ax.add_patch(Rectangle((left, top), wide, row + 0.05 - top, fc="none", ec="black", lw=1.3))
     return row + 0.05 + 0.06
 
 
@@ -201,7 +203,7 @@ def longer_of_two(tokens: Sequence[int], reading: Sequence[int | float], computi
     ax.margins(0.08)
     ax.set(xlabel="tokens in a step", ylabel="milliseconds")
     figure.legend(frameon=False, loc="outside right center")
-    told = (f"{many:,} tokens {time:.3g}" for many, time in zip(tokens, step, strict=True))
+    told = (f"{count(many, 'token')} {time:.3g}" for many, time in zip(tokens, step, strict=True))
     figure.alt = f"{title}. Milliseconds of a step, the longer of reading and computing: {', '.join(told)}."
     return figure
 

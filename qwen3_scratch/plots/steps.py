@@ -35,7 +35,7 @@ def step_bill(
     least = [min(each) for each in counted.values()]
     fell = [(column, a, b) for column, a, b in zip(columns, first, least, strict=True) if b < a / 2]
     said = ", ".join(f"{column} {a:,g} → {b:,g}" for column, a, b in fell)
-    title = f"The least counted in any stage: {said}" if fell else "No stage takes half of anything away"
+    title = f"The least in any counted stage: {said}" if fell else "No stage takes half of anything away"
     figure = new_figure(title, 8.8, 1.3 + 0.32 * len(names))
     axes = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
     for at, (ax, column) in enumerate(zip(axes, columns, strict=True)):
@@ -73,7 +73,7 @@ def cache_slots(held: int, length: int, steps: int = 3) -> Figure:
     title = "A growing cache has another shape at each step, a static one never"
     figure = new_figure(title, 8.8, 0.75 + 0.34 * steps)
     ax = empty_axes(figure, 8.8, 0.4 + 0.34 * steps)
-    wide = min(0.42, 3.2 / max(length, held + steps))
+    wide = min(0.55, 3.3 / max(length, held + steps))
     for left, name in ((0.8, "growing"), (5.0, "static")):
         ax.text(left, 0.1, name, fontsize=SMALL + 1.5, va="center", weight="bold")
         for step in range(steps):

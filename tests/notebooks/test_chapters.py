@@ -145,23 +145,23 @@ def test_the_times_that_17_shows_are_of_one_run():
         return [float(number.replace(",", "")) for number in found]
 
     size, speed, bound = numbers("# MB at # GB/s: the bound is # ms")
-    step, narrow, share, launches, each = numbers("step # ms, narrow # ms, #% of it\n# launches, # µs each")
-    (of_loop,) = numbers(r"1 loop, the same .* changing calls, +# launches")
-    (later,) = numbers("# µs a launch")
-    launching, reading, loop, explained = numbers(r"1 loop +# \+ +# +# +#%")
-    counted, own_price, own, read, rest, again, mended = numbers(r"1 loop +# x +# µs = +# \+ +# \+ +# = +# +#%")
+    step, narrow, share, launches, each = numbers("step # ms, narrow # ms, #% of it\n# launches .*, # µs each")
+    of_loop, moved = numbers(r"1 loop, the same .* changing calls, +# launches, +# MB")
+    (later,) = numbers("t = # µs a launch")
+    (loop,) = numbers("shares of stage 1's # ms")
+    counted, price, launching, reading, rest, whole = numbers(r"1 loop +# x +# µs = +#% \+ +#% \+ +(-?\d+)% = +#%")
     rate, reached = numbers(r"is the fastest stage here: # tokens a second, #% of the bound")
+    (least,) = numbers("stage 1's launches, #% of its time")
     assert bound == pytest.approx(size / speed, rel=0.02, abs=0.006 + 0.05 / speed)
     assert share == pytest.approx(100 * narrow / step, abs=1)
     assert each == pytest.approx(1000 * narrow / launches, abs=0.1)
-    assert launching == pytest.approx(of_loop * later / 1000, abs=0.006 + of_loop * 5e-5)
-    assert explained == pytest.approx(100 * (launching + reading) / loop, abs=1)
-    assert (counted, read, again) == (of_loop, reading, loop)
-    assert own == pytest.approx(counted * own_price / 1000, abs=0.006 + counted * 5e-5)
-    assert own + read + rest == pytest.approx(loop, abs=0.02)
-    assert mended == pytest.approx(100 * (own + read) / loop, abs=1)
+    assert (counted, whole) == (of_loop, 100)
+    assert launching == pytest.approx(counted * price / 10 / loop, abs=0.6 + counted * 0.005 / loop)
+    assert reading == pytest.approx(100 * moved / speed / loop, abs=1)
+    assert launching + reading + rest == pytest.approx(100, abs=2)
+    assert least == pytest.approx(100 * 1000 / rate / loop, abs=1)
     assert reached == pytest.approx(rate * bound / 10, rel=0.05, abs=1)
-    assert numbers(r"launches \(of the loop\) at # µs, as here") == [later]
+    assert numbers(r"launches \(gathered\) at # µs, as here") == [later]
 
 
 def test_no_chapter_of_the_first_half_stands_in_the_folder_unread():

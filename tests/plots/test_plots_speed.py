@@ -68,7 +68,7 @@ def test_a_step_takes_the_longer_of_reading_and_computing_and_the_title_says_whe
     assert title(figure) == "Arithmetic sets the time from 16 tokens on"
     step, *_ = figure.axes[0].lines
     assert list(step.get_ydata()) == [4, 4, 4, 16]
-    assert figure.alt.endswith("1 tokens 4, 4 tokens 4, 16 tokens 4, 64 tokens 16.")
+    assert figure.alt.endswith("1 token 4, 4 tokens 4, 16 tokens 4, 64 tokens 16.")
     figure = plots.longer_of_two([1, 4], [4.0, 4.0], [0.25, 1.0])
     assert title(figure) == "Reading sets the time at all these sizes"
 

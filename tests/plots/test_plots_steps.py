@@ -15,7 +15,7 @@ def texts(figure):
 
 def test_a_bill_draws_each_number_and_names_what_falls_below_half():
     figure = plots.step_bill(BILLS, ["questions", "changing calls", "MB"])
-    assert title(figure) == "The least counted in any stage: questions 4 → 0, changing calls 50 → 10"
+    assert title(figure) == "The least in any counted stage: questions 4 → 0, changing calls 50 → 10"
     drawn = [[bar.get_width() for bar in ax.patches] for ax in figure.axes]
     assert drawn == [[4, 0, 0], [50, 50, 10], [4.7, 7.8, 8.9]]
     dark = [[bar.get_facecolor() == to_rgba(DARK) for bar in ax.patches] for ax in figure.axes]
@@ -27,7 +27,7 @@ def test_a_bill_draws_each_number_and_names_what_falls_below_half():
 def test_what_was_put_in_and_not_counted_is_hollow_in_brackets_and_not_in_the_title():
     columns = ["questions", "changing calls", "MB"]
     figure = plots.step_bill(BILLS, columns, {"3 static": columns, "2 gathered": ["MB"]})
-    assert title(figure) == "The least counted in any stage: questions 4 → 0"
+    assert title(figure) == "The least in any counted stage: questions 4 → 0"
     hollow = [[bar.get_facecolor()[3] == 0 for bar in ax.patches] for ax in figure.axes]
     assert hollow == [[False, False, True], [False, False, True], [False, True, True]]
     assert [text.get_text() for text in figure.axes[2].texts] == [" 4.7", " (7.8)", " (8.9)"]

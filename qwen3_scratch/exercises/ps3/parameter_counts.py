@@ -25,7 +25,7 @@ def counted_shapes(shapes: Shapes, part: str = "") -> int:
 
 def active_from_shapes(shapes: Shapes, num_experts: int, top_k: int) -> int:
     in_experts = counted_shapes(shapes, ".experts.")
-    return counted_shapes(shapes) - in_experts * (num_experts - top_k) // num_experts
+    return counted_shapes(shapes) - in_experts + in_experts * top_k // num_experts
 
 
 def shapes_case(config: Config, note: str) -> Case:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from grading import source
 from helpers import unchecked
 
 from qwen3_scratch import Error, forward, trace
@@ -80,6 +81,36 @@ def test_only_the_guilty_functions_of_a_patient_differ_from_the_models(number):
 def test_the_other_mistake_of_the_last_patient_shows_in_a_text_said_three_times():
     found = parted(patient(7), {}, ONE_PASS, text_ids(1, 40).repeat(1, 3))
     assert str(found).endswith("feed_forward / moe: output") and found.calls[0].name in EXERCISES[-1].guilty
+
+
+@pytest.fixture(scope="module")
+def examining():
+    """What the set defines up to `places`, as a student has it."""
+    cells = [cell.source for cell in source("ps6_find_the_bug").cells if cell.cell_type == "code"]
+    space: dict = {}
+    for cell in cells[:3]:
+        exec(cell.partition("\n\n\nplaces(found)")[0], space)
+    return space
+
+
+def test_the_examination_of_the_set_finds_the_second_mistake_once_the_first_is_mended(examining, capsys):
+    examine, ids = examining["examine"], examining["ids"].repeat(1, 3)
+    ids[:, 7] = 0  # an exclamation mark
+
+    def my_embed(token_ids, embed_tokens):
+        return embed_tokens[token_ids]
+
+    def my_norm(x, weight, eps):  # rounds otherwise
+        return x / (x.pow(2).mean(-1, keepdim=True) + eps).sqrt() * weight
+
+    assert str(examine(7, ids=ids)) == "forward / embed: output"
+    found = examine(7, ids=ids, mended={"embed": my_embed})
+    assert str(found).endswith("feed_forward / moe: output")
+    examining["places"](found)
+    assert "dimension 1: 128 differ" in capsys.readouterr().out
+    assert examine(1, mended={"rms_norm": my_norm}) is None
+    examining["places"](None)
+    assert capsys.readouterr().out == "no call differs: try another setting\n"
 
 
 def test_four_of_the_patients_mistakes_are_not_in_the_museum_of_chapter_13():

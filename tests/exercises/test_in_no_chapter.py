@@ -8,6 +8,7 @@ import torch
 from grading import source
 from helpers import unchecked
 from reference import assert_near
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from qwen3_scratch import load_checkpoint, model
@@ -108,9 +109,36 @@ def test_no_expert_works_in_one_kind_of_text_alone_as_the_answer_under_see_it_sa
         for ax in figure_under_see_it("ps3_router_and_experts", "who_works").axes
     )
     assert stories.min() > 0 and python.min() > 0
-    assert (torch.stack((stories, python)).std(-1) > 0.01).all()  # even use is nowhere met
+    assert (torch.stack((stories, python)).std(-1) > 0.01).all()  # no layer uses its experts evenly
     assert int(((stories > 2 * python) | (python > 2 * stories)).sum()) >= 3  # several work much less
-    assert int((stories.argmax(-1) != python.argmax(-1)).sum()) == 3  # of 4 layers, as the title says
+    assert int((stories.argmax(-1) != python.argmax(-1)).sum()) == 3  # of 4 layers
+
+
+def printed_under_see_it(name, function, capsys):
+    capsys.readouterr()
+    assert figure_under_see_it(name, function) is None
+    return capsys.readouterr().out
+
+
+def test_one_token_reads_what_is_counted_for_it_and_16_twice_as_much_as_the_answer_under_see_it_says(capsys):
+    said = printed_under_see_it("ps3_router_and_experts", "batches", capsys)
+    found = re.findall(r"(?:one token|numbers read): +([\d,]+)", said)
+    counted, *rows = [int(number.replace(",", "")) for number in found]
+    assert rows[0] == counted and len(rows) == 5
+    assert rows[3] == pytest.approx(2 * counted, rel=0.05) and rows[4] < 1.1 * rows[3]
+    everything = sum(weight.numel() for weight in tree_leaves(tiny().weights) if weight is not None)
+    assert rows[4] > 0.95 * everything
+
+
+def test_a_chat_by_a_students_functions_thinks_answers_and_stops_as_the_answer_under_see_it_says(capsys):
+    said = printed_under_see_it("ps5_sampling_and_chat", "chat", capsys)
+    assert re.fullmatch(r"thinking: .*Leo white coat.*\nanswer: Leo has the coat\.\n", said, re.DOTALL)
+
+
+def test_the_penalty_is_the_same_before_and_after_a_temperature_as_its_task_says():
+    for logits, said, penalty in (given.args for given in cases("repetition_penalty")):
+        of = ALL["repetition_penalty"].reference
+        torch.testing.assert_close(of(logits / 0.7, said, penalty), of(logits, said, penalty) / 0.7)
 
 
 def test_top_p_keeps_more_at_a_higher_temperature_and_draws_stray_by_less_than_a_percent_as_the_answer_says():

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -22,23 +23,22 @@ from .canvas import (  # fmt: skip
 
 __all__ = ["carried_tokens"]
 
+PALE = "#8c8c8c"
+
 
 @styled
-def carried_tokens(
-    head: str, shares: Mapping[str, Float[Tensor, "places n"]], places: Sequence[int], even: float
-) -> Figure:
-    """What a head gives to tokens that are put at several places: a line a token, which is named.
+def carried_tokens(shares: Mapping[str, Float[Tensor, "places n"]], places: Sequence[int], even: float) -> Figure:
+    """What tokens get of a head that are put at several places: a line a token, named together with its head.
 
-    The first of the tokens is the usual one of place 0, and the title says what it gets there and elsewhere, and what
-    others get there; `even` is what an even look gives.
+    The title says what they get in the first of the places and in the others; `even` is what an even look gives.
     """
-    (token, usual), *rest = shares.items()
-    beyond = span(usual[1:].mean(1)) if len(usual) > 1 else "nothing"
-    title = f"{head} gives {token} {spoken(float(usual[0].mean()))} in place 0, {beyond} elsewhere, another token in "
-    title += f"place 0 at most {spoken(max(float(each[0].mean()) for _, each in rest))}; an even look: {spoken(even)}"
+    means = torch.stack([each.mean(1) for each in shares.values()])  # [tokens, places]
+    title = f"Tokens get {span(means[:, 0])} of their best head in place {places[0]}, "
+    title += f"{span(means[:, 1:]) if len(places) > 1 else 'nothing'} elsewhere; an even look: {spoken(even)}"
     figure = new_figure(title, 7.6, 2.9)
     ax = figure.subplots()
-    for row, ((kind, values), (form, marker, colour, width)) in enumerate(zip(shares.items(), LINES, strict=False)):
+    lines = (*LINES[:3], (*LINES[3][:2], PALE, LINES[3][3]))  # a fourth must not look like the first
+    for row, ((kind, values), (form, marker, colour, width)) in enumerate(zip(shares.items(), lines, strict=False)):
         at = [number + 0.08 * (row - 1.5) for number in range(len(places))]
         look: dict[str, Any] = {"ls": form, "marker": marker, "color": colour, "lw": width, "ms": 4, "capsize": 2}
         ax.errorbar(at, values.mean(1).tolist(), half_interval(values).tolist(), label=kind, **look)
@@ -47,6 +47,6 @@ def carried_tokens(
     label_axis(ax.xaxis, places, 5.6)
     ax.yaxis.set_major_formatter(percent)
     legend_beside(figure, ax)
-    figure.alt = f"A line for each of {', '.join(shares)} over the places where it stands. {title}."
+    figure.alt = f"A line for each of {'; '.join(shares)} over the places where it stands. {title}."
     figure.few_colours = True
     return figure

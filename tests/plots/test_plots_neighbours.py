@@ -22,11 +22,11 @@ def about(means, n=5):
 # ---- the first place -------------------------------------------------------------------------------
 
 
-def test_a_token_is_told_in_its_place_and_elsewhere_beside_others_in_its_place():
+def test_tokens_are_told_in_the_first_place_and_elsewhere():
     tokens = {"<s>": about([0.4, 0.1, 0.2]), "word": about([0.05, 0.1, 0.1]), ".": about([0.1, 0.1, 0.1])}
-    figure = plots.carried_tokens("L1H6", tokens, [0, 1, 4], 0.06)
+    figure = plots.carried_tokens(tokens, [0, 1, 4], 0.06)
     assert title(figure) == (
-        "L1H6 gives <s> 40% in place 0, 10% to 20% elsewhere, another token in place 0 at most 10%; an even look: 6.0%"
+        "Tokens get 5% to 40% of their best head in place 0, 10% to 20% elsewhere; an even look: 6.0%"
     )
     (ax,) = figure.axes
     lines = [bar[0].get_ydata().tolist() for bar in ax.containers]

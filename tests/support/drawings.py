@@ -479,8 +479,7 @@ DRAWINGS = {  # each from a number of tokens
         *pairs_and_loads(28, 128), range(28), (1, 20, 125, 12.5, 10.3, n, 100 * n)
     ),
     "carried_tokens": lambda n: plots.carried_tokens(
-        "L27H12",
-        dict(zip(WORDS[:4], noisy(20, n + 1).view(4, 5, -1), strict=True)),
+        dict(zip([f"{word}, L27H12" for word in WORDS[:4]], noisy(20, n + 1).view(4, 5, -1), strict=True)),
         [0, 1, 2, 4, 8 * n],
         0.05,
     ),

@@ -126,7 +126,7 @@ def feed_forward_cut(hidden: int, intermediate: int, devices: int) -> Figure:
     stops = [intermediate * device // devices for device in range(devices + 1)]
     names = {0.1: f"x\n[{hidden}]", 1.3: f"gate, up\n2 x [{intermediate}, {hidden}]"}
     names |= {2.5: f"silu(Gx) · Ux\n[{intermediate}]", 3.7: f"down\n[{hidden}, {intermediate}]"}
-    names |= {4.9: f"a term of y\n[{hidden}]", 6.2: f"y, the sum\n[{hidden}]"}
+    names |= {4.9: f"a term of y\n[{hidden}]", 6.2: f"y, the sum,\non each [{hidden}]"}
     middle = devices / 2
     for lane, ends in enumerate(pairwise(stops)):
         first, last = (end / intermediate for end in ends)

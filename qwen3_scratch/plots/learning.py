@@ -47,14 +47,14 @@ def smooth(values: Sequence[float]) -> list[float]:
 def loss_curve(history: Sequence[Mapping[str, float | int]]) -> Figure:
     """A training record: each entry's `loss` (nats per target) and `balance` pale, their mean over 4 % of them dark.
 
-    The mean begins where it has as many values before it as behind it.
+    The mean begins where the first, steep values have left it: until then it would run far above its neighbours.
     """
     steps = [entry["step"] for entry in history]
     loss, balance = ([float(entry[name]) for entry in history] for name in ("loss", "balance"))
     title = f"The loss goes from {loss[0]:.2f} to {smooth(loss)[-1]:.2f} nats in {steps[-1]:,} steps"
     figure = new_figure(title, 7.0, 3.4)
     axes = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
-    whole = len(steps) // 50  # before, the mean would be of later values alone and begin far below the first
+    whole = 2 * (len(steps) // 50)  # twice a mean's reach
     for ax, values, label in zip(axes, (loss, balance), ("loss (nats per target)", "balance loss"), strict=True):
         ax.plot(steps, values, color=PALE, lw=0.8, label="as recorded")
         marker = "o" if len(steps) < 3 else None

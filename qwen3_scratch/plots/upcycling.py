@@ -136,7 +136,7 @@ def routed_losses(
     shares = ((random - trained).mean(0) / (random.mean(0) - best)).tolist()
     won = " and ".join(f"{share:.0%} on “{domain}”" for share, domain in zip(shares, domains, strict=True))
     times = " and ".join(f"{each:.2g}" for each in (trained.mean(0) / best).tolist())
-    title = f"Of what random routers lose to a domain's expert, trained ones win back {won}; their loss is still"
+    title = f"Trained routers win back {won} of what random ones lose to a domain's expert; their loss is still"
     title += f" {times} times that expert's"
     names = [*fixed, "random routers", "the same, trained"]
     figure = new_figure(title, 1.9 + 3.4 * len(domains), 1.1 + 0.28 * len(names))

@@ -138,9 +138,9 @@ def test_routed_losses_say_how_much_of_the_way_to_the_right_expert_trained_route
     fixed = {"dense": torch.tensor([[0.4, 0.6], [0.2, 0.2]]), "its own": torch.tensor([[0.1, 0.1], [0.02, 0.02]])}
     random, trained = torch.tensor([[0.3, 0.1], [0.5, 0.1]]), torch.tensor([[0.2, 0.02], [0.3, 0.02]])
     figure = plots.routed_losses(["spanish", "facts"], fixed, random, trained)
-    start = "Of what random routers lose to a domain's expert, trained ones win back"
-    ends = "their loss is still 2.5 and 1 times that expert's"
-    assert title(figure) == f"{start} 50% on “spanish” and 100% on “facts”; {ends}"
+    start = "Trained routers win back 50% on “spanish” and 100% on “facts” of what random ones lose"
+    ends = "to a domain's expert; their loss is still 2.5 and 1 times that expert's"
+    assert title(figure) == f"{start} {ends}"
     first = figure.axes[0]
     assert ticks(first.yaxis) == ["dense", "its own", "random routers", "the same, trained"]
     circles = [line.get_xdata().tolist() for line in first.lines if line.get_marker() == "o"]

@@ -43,11 +43,11 @@ def test_balance_bars_show_the_loss_that_training_uses():
     assert sum(bar.get_height() for bar in figure.axes[0].containers[0]) == pytest.approx(1)
 
 
-def test_a_losses_smoothed_line_begins_where_its_mean_has_as_many_values_before_as_behind():
+def test_a_losses_smoothed_line_begins_where_the_first_values_have_left_its_mean():
     figure = plots.loss_curve(history(100))
     recorded, smoothed = figure.axes[0].lines
-    assert list(smoothed.get_xdata()) == list(recorded.get_xdata())[2:]
-    assert smoothed.get_ydata()[0] == pytest.approx(sum(recorded.get_ydata()[:5]) / 5)
+    assert list(smoothed.get_xdata()) == list(recorded.get_xdata())[4:]
+    assert smoothed.get_ydata()[0] == pytest.approx(sum(recorded.get_ydata()[2:7]) / 5)
 
 
 def test_balance_sweep_says_what_one_weight_did_beside_none():

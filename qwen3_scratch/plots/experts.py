@@ -16,7 +16,6 @@ from .canvas import (  # fmt: skip
     DARK,
     MIDDLE,
     PALE,
-    SMALL,
     Figure,
     by_group,
     colour_bar,
@@ -32,7 +31,7 @@ from .canvas import (  # fmt: skip
 from .routing import route_map
 
 __all__ = [
-    "domain_experts", "expert_knockouts", "expert_lifts", "information_test", "route_guesses", "word_routes",
+    "domain_experts", "expert_knockouts", "expert_lifts", "route_guesses", "word_routes",
 ]  # fmt: skip
 
 HATCHES = ("", "////", "....", "\\\\\\\\", "xx", "--")
@@ -95,58 +94,6 @@ def who_reads(share: Float[Tensor, "domains experts"], domains: Sequence[str]) -
     title = f"{part[one]:.0%} of expert {one}'s tokens are from {where}"
     title = f"expert {one} reads {where} alone" if alone else title
     return f"{title}, expert {busy} {'' if alone else 'reads '}most of {several} domains" if several > 1 else title
-
-
-@styled
-def information_test(
-    found: Mapping[
-        str, tuple[Float[Tensor, "layers"], Float[Tensor, "shuffles layers"], Float[Tensor, "draws layers"], int]
-    ],
-    layers: Sequence[int],
-) -> Figure:
-    """Bits that a layer's routes tell about a token's domain, beside the middle 95% of two controls: shuffled domains,
-    and random routers. A panel for each thing that is known of a token, with the number of tokens.
-
-    The title counts, for the first and the second panel, the layers in which the measured bits lie above what random
-    routers tell, and for the second also those in which they lie below.
-    """
-    panels = list(found.items())
-    beside = [(bits, *middle(random)) for _, (bits, _, random, _) in panels]
-    above = [int((bits > high).sum()) for bits, _, high in beside]
-    below = [int((bits < low).sum()) for bits, low, _ in beside]
-    title = f"{panels[0][0].capitalize()}: trained routers tell more than random ones in {above[0]} of "
-    title += f"{len(layers)} layers"
-    if len(panels) > 1:
-        title += f"; {panels[1][0]}: in {above[1]}, and less in {below[1]}"
-    figure = new_figure(title, 1.4 + 2.3 * len(panels), 2.7)
-    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-    for ax, (name, (bits, shuffled, random, tokens)) in zip(axes, panels, strict=True):
-        looks = ({"color": MIDDLE}, {"color": PALE, "hatch": "////"})
-        kinds = zip((-0.34, 0.02), ("shuffled domains", "random routers"), (shuffled, random), looks, strict=True)
-        for left, kind, chance, look in kinds:
-            low, high = middle(chance)
-            places = [number + left for number in range(len(layers))]
-            options: dict[str, Any] = {"align": "edge", "edgecolor": DARK, "lw": 0.6, "label": kind, **look}
-            ax.bar(places, (high - low).tolist(), 0.32, bottom=low.tolist(), **options)
-        ends = [[number + side for number in range(len(layers))] for side in (-0.4, 0.4)]
-        ax.hlines(bits.tolist(), *ends, color="black", lw=2.2, label="measured")
-        ax.set_title(f"{name} (n\u00a0=\u00a0{tokens:,})", fontsize=SMALL + 1, loc="left")
-        label_axis(ax.xaxis, layers, 2.0)
-        ax.set(xlabel="layer", xlim=(-0.6, len(layers) - 0.4))
-    axes[0].set(ylabel="bits about the domain", ylim=(0, None))
-    figure.legend(
-        *axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=min(3, 1 + len(panels)), frameon=False
-    )
-    figure.alt = f"{title}. For each layer a thick line where the measured bits are, and two bars, the middle 95% of "
-    figure.alt += f"shuffled domains and of random routers. Panels: {', '.join(found)}."
-    figure.few_colours = True
-    return figure
-
-
-def middle(draws: Float[Tensor, "draws layers"]) -> tuple[Float[Tensor, "layers"], Float[Tensor, "layers"]]:
-    """Between which values the middle 95% of the draws lie."""
-    low, high = draws.float().quantile(torch.tensor([0.025, 0.975]), 0)
-    return low, high
 
 
 @styled

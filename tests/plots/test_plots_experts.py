@@ -10,30 +10,6 @@ from qwen3_scratch.model import Route
 DOMAINS = ("stories", "sums")
 
 
-def test_the_test_of_chance_counts_the_layers_in_which_trained_routers_lie_outside_of_random_ones():
-    random = torch.linspace(0.2, 0.6, 41)[:, None].expand(41, 3)  # the middle 95%: from 0.21 to 0.59
-    shuffled = torch.linspace(0, 0.04, 41)[:, None].expand(41, 3)
-    found = {
-        "all words": (torch.tensor([0.7, 0.6, 0.4]), shuffled, random, 1234),
-        "the word known": (torch.tensor([0.1, 0.205, 0.7]), shuffled, random, 56),
-    }
-    figure = plots.information_test(found, [0, 2, 3])
-    expected = (
-        "All words: trained routers tell more than random ones in 2 of 3 layers; the word known: in 1, and less in 2"
-    )
-    assert title(figure) == expected
-    names = [ax.get_title(loc="left").replace("\u00a0", " ") for ax in figure.axes]
-    assert names == ["all words (n = 1,234)", "the word known (n = 56)"]
-    for ax, (bits, *_) in zip(figure.axes, found.values(), strict=True):
-        (lines,) = [each for each in ax.collections if each.get_label() == "measured"]
-        assert [segment[0, 1] for segment in lines.get_segments()] == pytest.approx(bits.tolist())
-        ends = [[(bar.get_y(), bar.get_y() + bar.get_height()) for bar in bars] for bars in ax.containers]
-        assert ends == [[pytest.approx((0.001, 0.039))] * 3, [pytest.approx((0.21, 0.59))] * 3]
-        assert ax.get_ylim()[1] > 0.7  # one scale, and nothing is cut off
-    alone = plots.information_test({"all words": found["all words"]}, [0, 2, 3])
-    assert title(alone) == "All words: trained routers tell more than random ones in 2 of 3 layers"
-
-
 def test_guesses_are_titled_by_the_mean_of_the_best_and_drawn_layer_by_layer_with_intervals():
     right = {name: (torch.tensor(shares), torch.tensor([0.01, 0.02])) for name, shares in
              {"nothing": [0.2, 0.4], "word": [0.7, 0.9]}.items()}  # fmt: skip

@@ -161,12 +161,6 @@ def norm_names(count):
 DOMAINS = ("stories", "arithmetic", "python", "facts", "spanish", "chat")
 
 
-def experts_by_chance(layers, draws, panels=("all words", "the word known", "the word and the one before known")):
-    """Bits measured in each layer, of shuffled domains, of random routers; and of how many tokens."""
-    measured = torch.linspace(0.1, 0.3, layers)
-    return {name: (measured, torch.rand(draws, layers) / 20, torch.rand(draws, layers) / 4, 99) for name in panels}
-
-
 def guesses(layers):
     names = ("nothing", "domain", "word", "word + domain", "word + one before")
     return {name: (torch.linspace(0.2, 1, layers), torch.full((layers,), 0.03)) for name in names}
@@ -465,9 +459,6 @@ DRAWINGS = {  # each from a number of tokens
         n * torch.tensor([[1.0, 7.0], [7.0, 1.0], [6.0, -6.0]]), ["embedding", "attention", "experts"], ("cat", "dog")
     ),
     "norm_inputs": lambda n: plots.norm_inputs(random_vectors(n, 9).exp(), norm_names(n)),
-    "information_test": lambda n: plots.information_test(experts_by_chance(4, n), range(4)),
-    "information_test, deep": lambda n: plots.information_test(experts_by_chance(28, n), range(28)),
-    "information_test, one layer": lambda n: plots.information_test(experts_by_chance(1, n, ["all words"]), [3]),
     "beside_words": lambda n: plots.beside_words(
         *beside(4), torch.full((4,), 0.01 * n), [f"layer {at} → {at + 1}" for at in range(4)], "bits are told", "{:.2f}"
     ),

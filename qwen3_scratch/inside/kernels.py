@@ -9,7 +9,6 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor
 from torch.autograd import profiler
@@ -21,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..cache import KVCache
 from ..checkpoints.checkpoint import Checkpoint
 from ..config import Config
-from ..model import Ops, Weights, attention_weights, forward
+from ..model import Ops, attention_weights, forward
 
 LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch", "cudaMemcpyAsync", "cudaMemsetAsync")
 WAITS = ("cudaStreamSynchronize", "cudaEventSynchronize")
@@ -203,18 +202,6 @@ def weights_read(config: Config, itemsize: int = 4) -> int:
     head, too."""
     unread = 0 if config.tie_word_embeddings else (config.vocab_size - 1) * config.hidden_size
     return itemsize * (config.num_parameters(active=True) - unread)
-
-
-def only_products(weights: Weights, top_k: int) -> Callable[[], list[Tensor]]:
-    """The products of a step with one token, alone: each matrix that it passes, of stacks the first `top_k`, by a row.
-
-    They give [1, rows] each. It is for measuring: rows are of ones, and no product waits for another.
-    """
-    stacks = [each for layer in weights.layers for each in layer if each is not None]
-    stacks.append(weights.embed_tokens if weights.lm_head is None else weights.lm_head)
-    matrices = [one for each in stacks if each.dim() > 1 for one in (each[:top_k] if each.dim() == 3 else [each])]
-    rows = [one.new_ones(1, one.shape[1]) for one in matrices]
-    return lambda: [F.linear(row, one) for row, one in zip(rows, matrices, strict=True)]
 
 
 def capture(work: Callable[[], Any]) -> Callable[[], None]:

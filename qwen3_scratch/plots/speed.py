@@ -1,4 +1,4 @@
-"""What bounds a step, and how fast it is: launches and dispatch sketched, stages against the bound."""
+"""What bounds a step, and how long it takes: launches and dispatch sketched, stages against the bound."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -17,13 +17,12 @@ from .canvas import (  # fmt: skip
     draw_lines,
     logarithmic,
     new_figure,
-    spoken,
     styled,
 )
 
 __all__ = [
     "arithmetic_intensity", "dispatch_forms", "eager_rows", "launch_sketch", "longer_of_two", "recorded_rows",
-    "stage_speed",
+    "stage_times",
 ]  # fmt: skip
 
 Span = tuple[float, float]  # begins, takes
@@ -152,36 +151,41 @@ def count(number: int, what: str) -> str:
 
 
 @styled
-def stage_speed(
-    measured: Mapping[str, int | float | None], predicted: Mapping[str, int | float], bound: int | float
+def stage_times(
+    measured: Mapping[str, int | float | None], estimated: Mapping[str, int | float], bound: int | float
 ) -> Figure:
-    """Tokens a second of each stage (None: not run here), what was predicted, and the bound that reading sets.
+    """Milliseconds that each stage takes for a step (None: not run here), an estimate, and the bound that reading sets.
 
-    The axis is logarithmic: equal distances are equal factors.
+    All are given in seconds. The distance from a bar's end to its diamond is what the estimate misses.
     """
-    run = {name: speed for name, speed in measured.items() if speed is not None}
-    best = max(run, key=run.__getitem__)
-    title = f"“{best}” is the fastest stage here: {run[best]:,.0f} tokens a second, {spoken(run[best] / bound)} of"
-    figure = new_figure(f"{title} the bound", 8.8, 1.5 + 0.34 * len(measured))
-    ax = figure.subplots()
+    run = {name: seconds for name, seconds in measured.items() if seconds is not None}
+    best = min(run, key=run.__getitem__)
+    title = f"“{best}” is the fastest stage here: {1e3 * run[best]:.3g} ms a step, {over(run[best], bound)} the bound"
+    figure = new_figure(title, 8.8, 1.5 + 0.34 * len(measured))
+    ax, names = figure.subplots(), list(measured)
     beside: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": SMALL + 0.5}
-    for row, (name, speed) in enumerate(measured.items()):
-        if speed is None:
-            ax.annotate("not run here", (0.01, row), style="italic", **beside)
-            continue
-        ax.plot([speed, predicted.get(name, speed)], [row, row], color=PALE, lw=5, solid_capstyle="butt", zorder=1)
-        ax.annotate(f"{speed:,.0f} ({spoken(speed / bound)})", (1.01, row), **beside)
-    for label, marker, colour, values in (("predicted", "D", LIT, predicted), ("measured", "o", DARK, run)):
-        rows = [list(measured).index(name) for name in values]
-        look: dict[str, Any] = {"marker": marker, "mfc": colour, "mec": "black", "mew": 0.8, "ms": 6, "ls": "none"}
-        ax.plot(list(values.values()), rows, label=label, **look)
-    ax.axvline(bound, color="black", lw=1.2, ls="--", label=f"bound by bytes: {bound:,.0f} (100%)")
-    logarithmic(ax.xaxis, parts=(1, 2, 5))
-    ax.margins(0.06)
-    ax.set(ylim=(len(measured) - 0.5, -0.5), yticks=range(len(measured)), yticklabels=list(measured))
-    ax.set_xlabel("tokens a second, on a logarithmic axis")
+    for row, seconds in enumerate(measured.values()):
+        if seconds is None:
+            ax.annotate("not run here", (1.01, row), style="italic", **beside)
+        else:
+            ax.annotate(f"{1e3 * seconds:.3g} ms ({over(seconds, bound)})", (1.01, row), **beside)
+    bars: dict[str, Any] = {"color": PALE, "edgecolor": "black", "lw": 0.8, "label": "measured"}
+    ax.barh([names.index(name) for name in run], [1e3 * seconds for seconds in run.values()], 0.55, **bars)
+    look: dict[str, Any] = {"marker": "D", "mfc": LIT, "mec": "black", "mew": 0.8, "ms": 7, "ls": "none"}
+    rows = [names.index(name) for name in estimated]
+    ax.plot([1e3 * seconds for seconds in estimated.values()], rows, label="first estimate", **look)
+    ax.axvline(1e3 * bound, color="black", lw=1.2, ls="--", label=f"bound by bytes: {1e3 * bound:.3g} ms")
+    ax.set(ylim=(len(names) - 0.5, -0.5), yticks=range(len(names)), yticklabels=names)
+    ax.set_xlim(0, 1.08e3 * max(bound, *run.values(), *estimated.values()))
+    ax.set_xlabel("milliseconds a step (in brackets: times the bound)")
     figure.legend(frameon=False, loc="outside lower center", ncols=3)
+    told = [f"{name} {1e3 * run[name]:.3g} ms measured, {1e3 * estimated[name]:.3g} estimated" for name in estimated]
+    figure.alt = f"{title}. {'; '.join(told)}. The bound by bytes: {1e3 * bound:.3g} ms."
     return figure
+
+
+def over(seconds: float, bound: float) -> str:
+    return f"{float(f'{seconds / bound:.2g}'):,g} times"
 
 
 @styled

@@ -20,12 +20,10 @@ from qwen3_scratch.inside.kernels import (
     WAITS,
     Bill,
     Started,
-    Tape,
     bill,
     calls,
     capture,
     least_seconds,
-    only_products,
     operations,
     read_speed,
     seen_when_compiled,
@@ -102,18 +100,6 @@ def test_a_step_reads_all_weights_of_a_dense_model_but_one_row_of_an_embedding_a
     every = sum(tensor.nbytes for tensor in tensor_tree(random_weights(config)))
     unread = 0 if tied else 4 * (config.vocab_size - 1) * config.hidden_size
     assert weights_read(config) == every - unread
-
-
-@pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("experts", [0, 4])
-def test_the_products_of_a_step_pass_each_active_matrix_once_and_no_vector(experts, tied):
-    config = small_config(num_experts=experts, tie_word_embeddings=tied)
-    weights = random_weights(config)
-    with Tape() as tape:
-        only_products(weights, config.num_experts_per_tok)()
-    passed = sum(call.inputs[1].nbytes for call in tape.entries if call.operator == torch.ops.aten.mm.default)
-    vectors = sum(tensor.nbytes for tensor in tensor_tree(weights) if tensor.dim() == 1)
-    assert passed == weights_read(config) - vectors - (0 if tied else 4 * config.hidden_size)
 
 
 def test_counting_says_nothing_and_leaves_the_environment_as_it_was():

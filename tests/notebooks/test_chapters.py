@@ -145,23 +145,25 @@ def test_the_times_that_17_shows_are_of_one_run():
         return [float(number.replace(",", "")) for number in found]
 
     size, speed, bound = numbers("# MB at # GB/s: the bound is # ms")
+    step_at_first, above, slow = numbers(r"takes # ms, # times its bound\n\(256 MB come at # GB/s")
     step, narrow, share, launches, each = numbers("step # ms, narrow # ms, #% of it\n# launches .*, # µs each")
     of_loop, moved = numbers(r"1 loop, the same .* changing calls, +# launches, +# MB")
-    (later,) = numbers("t = # µs a launch")
-    (loop,) = numbers("shares of stage 1's # ms")
-    counted, price, launching, reading, rest, whole = numbers(r"1 loop +# x +# µs = +#% \+ +#% \+ +(-?\d+)% = +#%")
-    rate, reached = numbers(r"is the fastest stage here: # tokens a second, #% of the bound")
-    (least,) = numbers("stage 1's launches, #% of its time")
+    (of_memory,) = numbers("by that speed # times")
+    counted, price, launching, left, whole = numbers(r"1 loop +# x +# µs = +# ms \+ +(-?[\d.]+) ms = +# ms")
+    fastest, reached = numbers(r"is the fastest stage here: # ms a step, # times the bound")
+    drawn, estimate = numbers("1 loop # ms measured, # estimated")
     assert bound == pytest.approx(size / speed, rel=0.02, abs=0.006 + 0.05 / speed)
+    assert above == pytest.approx(step_at_first / bound, rel=0.05, abs=1)
+    assert of_memory == pytest.approx(step_at_first * slow / size, rel=0.05, abs=1)
     assert share == pytest.approx(100 * narrow / step, abs=1)
     assert each == pytest.approx(1000 * narrow / launches, abs=0.1)
-    assert (counted, whole) == (of_loop, 100)
-    assert launching == pytest.approx(counted * price / 10 / loop, abs=0.6 + counted * 0.005 / loop)
-    assert reading == pytest.approx(100 * moved / speed / loop, abs=1)
-    assert launching + reading + rest == pytest.approx(100, abs=2)
-    assert least == pytest.approx(100 * 1000 / rate / loop, abs=1)
-    assert reached == pytest.approx(rate * bound / 10, rel=0.05, abs=1)
-    assert numbers(r"launches \(gathered\) at # µs, as here") == [later]
+    assert counted == of_loop
+    assert launching == pytest.approx(counted * price / 1000, abs=0.006 + counted * 0.00005)
+    assert launching + left == pytest.approx(whole, abs=0.02)
+    assert drawn == pytest.approx(whole, rel=0.01, abs=0.01)
+    assert estimate == pytest.approx(of_loop * each / 1000 + moved / speed, rel=0.01, abs=0.01 + of_loop * 0.00005)
+    assert reached == pytest.approx(fastest / bound, rel=0.06)
+    assert numbers(r"launches \(gathered\) at # µs, as here") == [each]
 
 
 def test_no_chapter_of_the_first_half_stands_in_the_folder_unread():

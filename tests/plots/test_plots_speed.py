@@ -52,15 +52,15 @@ def test_forms_of_dispatch_differ_in_calls_and_in_who_shares_a_matrix():
     assert "grouped" not in plots.dispatch_forms([0, 2, 0], 3, grouped=False).alt
 
 
-def test_stage_speed_names_the_fastest_that_ran_and_its_share_of_the_bound():
-    figure = plots.stage_speed({"loop": 300.0, "gathered": 450.0, "captured": None}, {"loop": 320.0}, 9000.0)
-    expected = "“gathered” is the fastest stage here: 450 tokens a second, 5.0% of the bound"
-    assert title(figure) == expected
+def test_stage_times_name_the_fastest_that_ran_and_how_many_times_the_bound_it_takes():
+    figure = plots.stage_times({"loop": 0.003, "gathered": 0.0021, "captured": None}, {"loop": 0.002}, 0.0001)
+    assert title(figure) == "“gathered” is the fastest stage here: 2.1 ms a step, 21 times the bound"
     texts = [text.get_text().strip() for text in figure.axes[0].texts]
-    assert texts == ["300 (3.3%)", "450 (5.0%)", "not run here"]
-    assert figure.axes[0].get_xscale() == "log"
+    assert texts == ["3 ms (30 times)", "2.1 ms (21 times)", "not run here"]
+    assert [bar.get_width() for bar in figure.axes[0].patches] == pytest.approx([3, 2.1])
     drawn = {line.get_label(): list(line.get_xdata()) for line in figure.axes[0].lines}
-    assert (drawn["measured"], drawn["predicted"]) == ([300.0, 450.0], [320.0])
+    assert drawn["first estimate"] == [2]
+    assert figure.alt.endswith("loop 3 ms measured, 2 estimated. The bound by bytes: 0.1 ms.")
 
 
 def test_a_step_takes_the_longer_of_reading_and_computing_and_the_title_says_where_they_meet():

@@ -612,12 +612,12 @@ DRAWINGS = {  # each from a number of tokens
         }
     ),
     "launch_sketch, one": lambda n: plots.launch_sketch({"a case": plots.eager_rows([n])}),
-    "stage_speed": lambda n: plots.stage_speed(
-        {name: 400.0 + 50 * at for at, name in enumerate(STAGES)} | {"captured": None},
-        dict.fromkeys(STAGES, 300.0 * n),
-        5000.0 * n,
+    "stage_times": lambda n: plots.stage_times(
+        {name: 0.003 - 0.0005 * at for at, name in enumerate(STAGES)} | {"captured": None},
+        dict.fromkeys(STAGES, 0.002 / n),
+        0.0002 / n,
     ),
-    "stage_speed, one beyond the bound": lambda n: plots.stage_speed({"a stage": 90.0 * n}, {"a stage": 10.0}, 60.0),
+    "stage_times, one beyond the bound": lambda n: plots.stage_times({"a stage": 0.01 / n}, {"a stage": 0.1}, 0.02),
     "longer_of_two": lambda n: plots.longer_of_two(
         [2**at for at in range(min(n + 1, 9))], [0.25] * min(n + 1, 9), [2**at / 64 for at in range(min(n + 1, 9))]
     ),

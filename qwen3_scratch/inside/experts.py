@@ -51,6 +51,16 @@ def without(expert: int) -> Routing:
     return route
 
 
+def silenced(expert: int) -> Routing:
+    """Routes as usual, but one expert counts nothing: nobody takes its place, and the shares of the rest stay."""
+
+    def route(x: Vectors, router: Router, top_k: int, norm_topk_prob: bool) -> Route:
+        found = moe_route(x, router, top_k, norm_topk_prob)
+        return found._replace(weights=found.weights.masked_fill(found.experts == expert, 0.0))
+
+    return route
+
+
 def only_at(places: Bool[Tensor, "chats seq"], routing: Routing) -> Routing:
     """Routes as `routing` does at some tokens of one batch, and as usual at all others."""
 

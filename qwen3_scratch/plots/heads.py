@@ -27,7 +27,7 @@ from .canvas import (  # fmt: skip
     styled,
 )
 
-__all__ = ["followed_note", "head_map", "head_scores", "hidden_looks"]
+__all__ = ["followed_mark", "head_map", "head_scores", "hidden_looks"]
 
 FOUND = 3  # times the score of an even look: what counts as a head that does a thing, and not as chance
 
@@ -117,45 +117,45 @@ def back(distance: int) -> str:
 
 
 @styled
-def followed_note(
+def followed_mark(
     looks: Mapping[str, Float[Tensor, "seq"]],
-    notes: Mapping[str, Sequence[str]],
+    marks: Mapping[str, Sequence[str]],
     labels: Sequence[str],
     read: str,
 ) -> Figure:
-    """Where the last token looks, and what is noted beside each word, as it is and with other notes.
+    """Where the last token looks, and the mark beside each word, as it is and with other marks.
 
-    A panel for each key of `looks`. `labels` name the last tokens, `notes` what stands noted beside each of them; the
-    weight on all tokens before is said. Notes that name the word `read` are framed: they are what its query fits.
+    A panel for each key of `looks`. `labels` name the last tokens, `marks` what stands beside each of them; the
+    weight on all tokens before is said. Marks that name the word `read` are framed: they are what its query fits.
     """
     start = len(next(iter(looks.values()))) - len(labels)
     tops = {name: int(look[start:].argmax()) for name, look in looks.items()}
-    found = all(notes[name][top] == read for name, top in tops.items())
+    found = all(marks[name][top] == read for name, top in tops.items())
     said = [f"{spoken(float(looks[name][start + top]))} on “{labels[top]}”" for name, top in tops.items()]
-    title = f"The look goes {'' if found else 'not always '}where “{read}” is noted: {', then '.join(said)}"
+    title = f"The look goes {'' if found else 'not always '}where “{read}” is the mark: {', then '.join(said)}"
     upright = max(map(len, labels)) * SMALL * 0.62 / 72 > 8.4 / len(labels)  # as `label_axis` turns what is below
-    longer = max(0, max(len(note) for beside in notes.values() for note in beside) - 6)  # letters, where they stand
+    longer = max(0, max(len(mark) for beside in marks.values() for mark in beside) - 6)  # letters, where they stand
     low, high = (-1.1 - 0.15 * longer, 2.1 + 0.12 * longer) if upright else (-0.4, 1.6)
     figure = new_figure(title, 9.0, high * len(looks) + 0.5)
     panels = figure.subplots(len(looks), 1, squeeze=False)[:, 0]
     for ax, (name, look) in zip(panels, looks.items(), strict=True):
         shares, before = look[start:].tolist(), float(look[:start].sum())
-        shades = [DARK if note == read else PALE for note in notes[name]]
+        shades = [DARK if mark == read else PALE for mark in marks[name]]
         ax.bar(range(len(shares)), shares, 0.7, color=shades, ec=DARK, lw=0.5)
         ax.axhline(0, color="black", lw=0.6)
-        for place, (share, note) in enumerate(zip(shares, notes[name], strict=True)):
+        for place, (share, mark) in enumerate(zip(shares, marks[name], strict=True)):
             where: dict[str, Any] = {"ha": "center", "fontsize": SMALL}
             if share >= 0.095:
                 ax.text(place, share + 0.04, spoken(share), va="bottom", **where)
-            frame = {"boxstyle": "square,pad=0.25", "fc": LIT, "ec": DARK, "lw": 0.8} if note == read else None
-            turned = 90 if upright and len(note) > 1 else 0
-            ax.text(place, low / 2, note, va="center", rotation=turned, bbox=frame, **where)
+            frame = {"boxstyle": "square,pad=0.25", "fc": LIT, "ec": DARK, "lw": 0.8} if mark == read else None
+            turned = 90 if upright and len(mark) > 1 else 0
+            ax.text(place, low / 2, mark, va="center", rotation=turned, bbox=frame, **where)
         label_axis(ax.xaxis, labels, 8.4)
         ax.set(title=f"{name} (on all tokens before: {spoken(before)})", xlim=(-0.6, len(labels) - 0.4))
         ax.set(ylim=(low, 1.25), ylabel="weight")
-        ax.set_yticks((low / 2, 0, 0.5, 1), ("noted:", "0%", "50%", "100%"))
-    panels[-1].set_xlabel(f"the words that stand there (framed: “{read}” is noted beside this word)")
-    figure.alt = f"{len(looks)} panels of bars, one a word, and under each what is noted beside it. {title}."
+        ax.set_yticks((low / 2, 0, 0.5, 1), ("marked:", "0%", "50%", "100%"))
+    panels[-1].set_xlabel(f"the words that stand there (framed: “{read}” is the mark beside this word)")
+    figure.alt = f"{len(looks)} panels of bars, one a word, and under each its mark. {title}."
     figure.few_colours = True
     return figure
 

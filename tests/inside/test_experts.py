@@ -13,6 +13,7 @@ from qwen3_scratch.inside.experts import (
     only_at,
     random_experts,
     rises_at,
+    silenced,
     text_losses,
     through_the_lens,
     without,
@@ -76,6 +77,14 @@ def test_without_an_expert_routes_are_those_of_a_router_that_gives_it_no_share(n
     weights = weights / weights.sum(-1, keepdim=True) if norm_topk_prob else weights
     assert torch.equal(found.experts, experts) and (moe_route(x, router, 2, True).experts == 2).any()
     torch.testing.assert_close(found.weights, weights)
+
+
+@pytest.mark.parametrize("norm_topk_prob", [True, False])
+def test_a_silenced_expert_counts_nothing_and_nobody_takes_its_place(norm_topk_prob):
+    x, router = torch.randn(30, 6), torch.randn(4, 6)
+    found, own = (way(x, router, 2, norm_topk_prob) for way in (silenced(2), moe_route))
+    assert torch.equal(found.experts, own.experts) and (own.experts == 2).any()
+    assert torch.equal(found.weights, own.weights * (own.experts != 2))
 
 
 def test_only_the_given_places_are_sent_elsewhere():
@@ -197,6 +206,11 @@ def test_in_the_embedded_checkpoint_one_expert_is_asked_for_sums_and_differences
     first = (whole.first[2] == 7).float().mean((1, 2))
     assert first[0] > 0.9 and first[1] > 0.9 and first[2] < 0.1
     left = gone.right.float().mean((1, 2))
+    assert left[0] < 0.3 and left[1] < 0.3 and left[2] > 0.95
+
+
+def test_in_the_embedded_checkpoint_sums_and_differences_are_lost_with_nobody_in_the_experts_place_too(tiny):
+    left = all_sums(tiny, in_layer(tiny, 2, silenced(7))).right.float().mean((1, 2))
     assert left[0] < 0.3 and left[1] < 0.3 and left[2] > 0.95
 
 

@@ -66,16 +66,16 @@ def test_hidden_looks_say_what_is_left_of_the_weight_in_each_way():
     assert title(nobody) == "No head gives the name more than half of its weight"
 
 
-def test_a_look_that_follows_what_is_noted_is_said_to_and_drawn_beside_it():
+def test_a_look_that_follows_its_mark_is_said_to_and_drawn_beside_it():
     looks = {"as it is": torch.tensor([0.1, 0.0, 0.8, 0.1, 0.0]), "exchanged": torch.tensor([0.1, 0.1, 0.1, 0.0, 0.7])}
-    notes = {"as it is": ["-", "coat", "Leo", "cup"], "exchanged": ["-", "cup", "Leo", "coat"]}
+    marks = {"as it is": ["-", "coat", "Leo", "cup"], "exchanged": ["-", "cup", "Leo", "coat"]}
     labels = ["coat", "Leo", "cup", "Nora"]
-    figure = plots.followed_note(looks, notes, labels, "coat")
-    assert title(figure) == "The look goes where “coat” is noted: 80% on “Leo”, then 70% on “Nora”"
+    figure = plots.followed_mark(looks, marks, labels, "coat")
+    assert title(figure) == "The look goes where “coat” is the mark: 80% on “Leo”, then 70% on “Nora”"
     for ax, (name, look) in zip(figure.axes, looks.items(), strict=True):
         assert [bar.get_height() for bar in ax.patches] == look[1:].tolist()
-        assert [text.get_text() for text in ax.texts if "%" not in text.get_text()] == notes[name]
+        assert [text.get_text() for text in ax.texts if "%" not in text.get_text()] == marks[name]
         framed = [text.get_text() for text in ax.texts if text.get_bbox_patch()]
         assert framed == ["coat"] and ax.get_title("left") == f"{name} (on all tokens before: 10%)"
     looks["exchanged"] = looks["as it is"]
-    assert title(plots.followed_note(looks, notes, labels, "coat")).startswith("The look goes not always where “coat”")
+    assert title(plots.followed_mark(looks, marks, labels, "coat")).startswith("The look goes not always where “coat”")

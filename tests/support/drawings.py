@@ -327,7 +327,7 @@ DRAWINGS = {  # each from a number of tokens
     "head_scores, deep": lambda n: plots.head_scores(head_numbers(16, 28), "the token before", 0.01 * n),
     "head_map": lambda n: plots.head_map(one_head(n), labels(n), "L1H4"),
     "head_map, some rows": lambda n: plots.head_map(one_head(n)[-20:], labels(n), "L27H12", start=n // 2),
-    "followed_note": lambda n: plots.followed_note(
+    "followed_mark": lambda n: plots.followed_mark(
         dict.fromkeys(("as it is", "L0H2 says another word"), attention(1, n + 1)[0, -1]),
         {"as it is": labels(n), "L0H2 says another word": labels(n)[::-1]},
         labels(n),

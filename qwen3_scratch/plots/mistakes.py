@@ -110,9 +110,8 @@ def check_grid(names: Sequence[str], found: Mapping[str, Sequence[bool]], costs:
     beside: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "center"}
     for row, count in [*enumerate(counts), (-0.75, "found")]:
         ax.annotate(str(count), (1, row), (4, 0), fontsize=SMALL, **beside)
-    figure.supxlabel(
-        "dark: found · × passes, though answers are lost · light: passes, and no answer is lost", fontsize=8.5
-    )
+    legend = "dark: found · × passes, though answers are lost where the mistake shows · light: passes, none lost"
+    figure.supxlabel(legend, fontsize=8.5)
     figure.alt = f"{title}. A row for each check, from {counts[0]} found to {counts[-1]}, and a column for each mistake"
-    figure.alt += ": dark where it is found, a cross where it passes though answers are lost."
+    figure.alt += ": dark where it is found, a cross where it passes though answers are lost where the mistake shows."
     return figure

@@ -20,7 +20,6 @@ from qwen3_scratch.inside.drafting import kept, look_up
 from qwen3_scratch.inside.heads import attention_inputs, lending, normed_terms, previous_token, without
 from qwen3_scratch.inside.mistakes import MISTAKES
 from qwen3_scratch.inside.routers import guessed
-from qwen3_scratch.inside.wrong_steps import repeated_heads
 from qwen3_scratch.learning.other_routers import biased_route, capacity_route, moved_bias
 from qwen3_scratch.model import attention_weights, expert_ffn, moe, moe_route
 from qwen3_scratch.tiny.evaluate import padded_chats, questions
@@ -123,14 +122,6 @@ def test_the_few_tokens_that_12_asks_for_are_those_behind_which_thinking_begins(
         there = found(batch.token_ids, batch.written)
     assert there.sum(1).tolist() == [1] * 4
     assert set(batch.token_ids.roll(-1, 1)[there].tolist()) == set(tiny.tokenizer.encode("<think>"))
-
-
-def test_the_mistake_that_13_asks_for_is_the_catalogues():
-    q, k, v = torch.randn(1, 8, 5, 16), torch.randn(1, 2, 5, 16), torch.randn(1, 2, 5, 16)
-    mask = torch.ones(5, 5).tril().bool()[None, None]
-    with unchecked():
-        found = pasted("13_pitfalls")["my_repeat"](q, k, v, mask)
-    assert torch.equal(found, repeated_heads(q, k, v, mask))
 
 
 def test_the_mistakes_that_13_swaps_in_are_the_catalogues():

@@ -164,14 +164,6 @@ def domain_bits(
 # ---- words -----------------------------------------------------------------------------------------
 
 
-def loyalty(
-    first: Int[Tensor, "layers tokens"], word: Int[Tensor, "tokens"], experts: int
-) -> Float[Tensor, "layers words"]:
-    """The share of each word's tokens that goes to the expert which most of them go to. `word` counts from 0."""
-    counts = tally(first, word, experts)
-    return counts.amax(-1) / counts.sum(-1)
-
-
 class Told(NamedTuple):
     """How often an expert is guessed right from the word alone, and by how much more often with a context."""
 

@@ -13,7 +13,6 @@ from qwen3_scratch.inside.routers import (
     domain_bits,
     guessed,
     kept_words,
-    loyalty,
     mean_by_question,
     met,
     numbered,
@@ -85,11 +84,6 @@ def test_an_interval_over_questions_is_wider_than_over_tokens_where_those_of_a_q
     mean, half = mean_by_question(alike, question)
     assert mean.item() == 0.5 and half.item() == pytest.approx(1.96 * 0.5 / 19**0.5, rel=1e-4)
     assert mean_by_question(apart, question)[1].item() == 0.0
-
-
-def test_a_loyal_word_goes_to_one_expert_always():
-    first, word = torch.tensor([[1, 1, 0, 2, 2, 2]]), torch.tensor([0, 0, 0, 1, 1, 1])
-    assert loyalty(first, word, 3)[0].tolist() == pytest.approx([2 / 3, 1.0])
 
 
 def test_back_off_asks_the_shorter_key_where_the_longer_was_never_met():

@@ -10,7 +10,7 @@ from .canvas import LIT, MIDDLE, PALE, SMALL, Figure, logarithmic, new_figure, s
 
 __all__ = ["pipeline_times", "way_times"]
 
-TEXTS = (MIDDLE, PALE, LIT)  # their shades, in turns
+TEXTS = (MIDDLE, PALE)  # their shades, in turns
 WAITS: dict[str, Any] = {"fc": "white", "ec": "#999999", "hatch": "////", "lw": 0.0}
 
 
@@ -31,7 +31,7 @@ def pipeline_times(cases: Mapping[str, Sequence[Sequence[int | float]]], work: i
         for host, begun in enumerate(starts):
             ax.add_patch(Rectangle((0, host + 0.1), ends[case], 0.8, **WAITS))
             for text, start in enumerate(begun):
-                look: dict[str, Any] = {"fc": TEXTS[text % 3], "ec": "black", "lw": 0.6}
+                look: dict[str, Any] = {"fc": TEXTS[text % 2], "ec": "black", "lw": 0.6}
                 ax.add_patch(Rectangle((start, host + 0.1), work, 0.8, **look))
                 if 80 * work > max(ends.values()):
                     middle = start + work / 2, host + 0.5

@@ -23,7 +23,7 @@ from .canvas import (  # fmt: skip
 
 __all__ = ["carried_tokens"]
 
-PALE = "#8c8c8c"
+GREY_LINE = "#8c8c8c"
 
 
 @styled
@@ -37,7 +37,7 @@ def carried_tokens(shares: Mapping[str, Float[Tensor, "places n"]], places: Sequ
     title += f"{span(means[:, 1:]) if len(places) > 1 else 'nothing'} elsewhere; an even look: {spoken(even)}"
     figure = new_figure(title, 7.6, 2.9)
     ax = figure.subplots()
-    lines = (*LINES[:3], (*LINES[3][:2], PALE, LINES[3][3]))  # a fourth must not look like the first
+    lines = (*LINES[:3], (*LINES[3][:2], GREY_LINE, LINES[3][3]))  # a fourth must not look like the first
     for row, ((kind, values), (form, marker, colour, width)) in enumerate(zip(shares.items(), lines, strict=False)):
         at = [number + 0.08 * (row - 1.5) for number in range(len(places))]
         look: dict[str, Any] = {"ls": form, "marker": marker, "color": colour, "lw": width, "ms": 4, "capsize": 2}
